@@ -1,0 +1,111 @@
+//! The trait that every encoding of weights implements, and the list of them.
+
+use crate::{Encoding, float};
+
+/// Rows of weights to encode.
+#[derive(Clone, Copy, Debug)]
+pub struct Rows<'a> {
+    /// The weights, row-major; a whole number of rows.
+    pub values: &'a [f32],
+    /// Length of a row, a multiple of the encoding's block length.
+    pub cols: usize,
+    /// Importance of each column (`cols` values, e.g. the mean square of the activation that meets it);
+    /// without it all columns count alike.
+    pub importance: Option<&'a [f32]>,
+}
+
+impl<'a> Rows<'a> {
+    /// Rows of `cols` weights without importance.
+    pub fn new(values: &'a [f32], cols: usize) -> Self {
+        Rows { values, cols, importance: None }
+    }
+}
+
+/// Encodes and decodes the weights of one [`Encoding`].
+///
+/// A codec is stateless and works on whole rows: the bytes of a row depend on that row (and the importance)
+/// alone, so rows may be cut into chunks anywhere and encoded in any order by any number of threads.
+pub trait Codec: Send + Sync {
+    /// The encoding that this codec writes and reads.
+    fn encoding(&self) -> Encoding;
+
+    /// Whether [`encode`](Codec::encode) is implemented; some types are read only.
+    fn can_encode(&self) -> bool {
+        true
+    }
+
+    /// Encodes `rows` into `out`, which is exactly as long as the rows take
+    /// ([`Encoding::row_bytes`] times the number of rows).
+    ///
+    /// # Errors
+    /// [`EncodeError`] with the index of the first weight that is not finite or does not fit the encoding;
+    /// `out` is then unspecified.
+    ///
+    /// # Panics
+    /// If the lengths of `rows.values`, `rows.cols` and `out` do not fit together.
+    fn encode(&self, rows: Rows<'_>, out: &mut [u8]) -> Result<(), EncodeError>;
+
+    /// Decodes whole blocks of `bytes` into `out`.
+    ///
+    /// # Panics
+    /// If `bytes` does not hold exactly `out.len()` values.
+    fn decode(&self, bytes: &[u8], out: &mut [f32]);
+}
+
+/// Why rows could not be encoded.
+#[derive(Clone, Copy, Debug, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum EncodeError {
+    /// A weight is NaN or infinite.
+    #[error("the weight at index {index} is {value}")]
+    NonFinite {
+        /// Index in `rows.values`.
+        index: usize,
+        /// The weight.
+        value: f32,
+    },
+    /// A weight is finite but larger than the encoding can hold.
+    #[error("the weight {value} at index {index} does not fit in {encoding} (largest: {limit})")]
+    Overflow {
+        /// Index in `rows.values`.
+        index: usize,
+        /// The weight.
+        value: f32,
+        /// The encoding that cannot hold it.
+        encoding: Encoding,
+        /// The largest magnitude it can hold.
+        limit: f32,
+    },
+    /// An importance is negative, NaN or infinite.
+    #[error("the importance of column {column} is {value}")]
+    Importance {
+        /// Index in `rows.importance`.
+        column: usize,
+        /// The importance.
+        value: f32,
+    },
+    /// The encoding can be decoded but not made.
+    #[error("{0} can be read but not written")]
+    ReadOnly(Encoding),
+}
+
+/// Every codec, in the order of [`Encoding`].
+pub static CODECS: &[&dyn Codec] = &[&float::F64, &float::F32, &float::F16, &float::BF16];
+
+/// The codec of `encoding`, if it is one of [`CODECS`].
+pub fn codec(encoding: Encoding) -> Option<&'static dyn Codec> {
+    CODECS.iter().copied().find(|c| c.encoding() == encoding)
+}
+
+/// The first value that is NaN or infinite, as an error.
+pub(crate) fn check_finite(values: &[f32]) -> Result<(), EncodeError> {
+    // An OR of exponent tests vectorises; the index is looked up only when something is wrong.
+    const EXPONENT: u32 = 0x7f80_0000;
+    for (n, chunk) in values.chunks(4096).enumerate() {
+        let bad = chunk.iter().fold(false, |bad, v| bad | (v.to_bits() & EXPONENT == EXPONENT));
+        if bad && let Some(i) = chunk.iter().position(|v| !v.is_finite()) {
+            return Err(EncodeError::NonFinite { index: n * 4096 + i, value: chunk[i] });
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,14 @@
+//! The numbers of rwkv-quant: how rows of `f32` become bytes and back.
+//!
+//! This crate knows no files, no model, no threads and prints nothing. Its parts:
+//!
+//! - [`Encoding`]: the id of every way an element (or a block of elements) can be stored, with its exact size;
+//! - [`Codec`]: encode and decode for one encoding; [`CODECS`] lists them all, [`codec`] finds one;
+//! - [`float`]: the plain floating point encodings.
+
+mod codec;
+mod encoding;
+pub mod float;
+
+pub use codec::{CODECS, Codec, EncodeError, Rows, codec};
+pub use encoding::Encoding;

@@ -1,0 +1,1 @@
+//! rwkv-quant: converts and quantizes RWKV checkpoints.

@@ -1,0 +1,3 @@
+//! The `rwkv-quant` program.
+
+fn main() {}
