@@ -118,7 +118,7 @@ impl Encoding {
     /// does not fit in 64 bits.
     pub fn row_bytes(self, cols: u64) -> Option<u64> {
         let len = self.block_len() as u64;
-        if cols % len != 0 {
+        if !cols.is_multiple_of(len) {
             return None;
         }
         (cols / len).checked_mul(self.block_bytes() as u64)
