@@ -1,1 +1,30 @@
-//! Containers.
+//! The containers of rwkv-quant: how named tensors lie in files.
+//!
+//! This crate knows no RWKV version and no quality: only names, shapes, encodings, bytes and metadata. From
+//! the crate `quant` it takes [`Encoding`](quant::Encoding) ids and their sizes, nothing else.
+//!
+//! Reading is one call: [`open`] looks at the content (never at the extension), finds the [`Format`] in
+//! [`FORMATS`], maps the file and returns a [`Container`], whose tensors are windows on the mapped bytes.
+//! Nothing is copied and nothing is believed: every count, size and offset is checked against [`Limits`]
+//! and the file's length first.
+//!
+//! Writing starts with a *placement*: a format turns the list of tensors to come and the metadata into the
+//! finished head of the file and the offset of every tensor ([`Placement`]), before any work is done.
+
+mod container;
+mod cursor;
+mod error;
+mod format;
+pub mod gguf;
+mod limits;
+mod mapped;
+mod placement;
+mod value;
+
+pub use container::{Container, Tensor};
+pub use error::{Error, Result};
+pub use format::{FORMATS, Format, Sniff, open};
+pub use limits::Limits;
+pub use mapped::Mapped;
+pub use placement::{Placement, Planned};
+pub use value::{Metadata, Value, ValueKind};

@@ -1,0 +1,200 @@
+//! What an opened model looks like, whatever its format.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use quant::Encoding;
+
+use crate::error::{Blame, Result};
+use crate::format::Format;
+use crate::limits::Limits;
+use crate::mapped::Mapped;
+use crate::value::{Metadata, Value};
+
+/// A tensor as it lies in a file.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Tensor {
+    /// Its name in the file.
+    pub name: String,
+    /// How its elements are stored.
+    pub encoding: Encoding,
+    /// Its shape, slowest dimension first (row-major, as numpy and torch print it); empty for a scalar.
+    pub shape: Vec<usize>,
+    /// Distance between neighbours along each dimension, in elements; `None` if the elements lie row-major
+    /// without gaps. Only plain encodings have strides.
+    pub strides: Option<Vec<usize>>,
+    /// Which of the container's files it is in.
+    pub file: usize,
+    /// Where its first element starts in that file, in bytes.
+    pub offset: u64,
+    /// How many bytes it spans there.
+    pub bytes: u64,
+}
+
+impl Tensor {
+    /// Number of elements.
+    pub fn elements(&self) -> u64 {
+        self.shape.iter().map(|d| *d as u64).product()
+    }
+
+    /// The bytes that a tensor of this shape, encoding and strides spans; `None` if that is no whole number
+    /// of blocks or overflows.
+    pub fn span_bytes(encoding: Encoding, shape: &[usize], strides: Option<&[usize]>) -> Option<u64> {
+        let elements = shape.iter().try_fold(1u64, |n, d| n.checked_mul(*d as u64))?;
+        let Some(strides) = strides else {
+            let cols = shape.last().map_or(1, |d| *d as u64);
+            return if cols == 0 { Some(0) } else { encoding.row_bytes(cols)?.checked_mul(elements / cols) };
+        };
+        if !encoding.is_plain() || strides.len() != shape.len() {
+            return None;
+        }
+        if elements == 0 {
+            return Some(0);
+        }
+        let mut last = 0u64; // index of the last element
+        for (d, s) in shape.iter().zip(strides) {
+            last = last.checked_add((*d as u64 - 1).checked_mul(*s as u64)?)?;
+        }
+        last.checked_add(1)?.checked_mul(encoding.block_bytes() as u64)
+    }
+}
+
+/// An opened model: tensors as windows on mapped files, and metadata.
+///
+/// Everything here was checked when it was made: names are unique, and every tensor's bytes lie within its
+/// file and fit its shape and encoding.
+#[derive(Debug)]
+pub struct Container {
+    format: &'static dyn Format,
+    path: PathBuf,
+    files: Vec<Mapped>,
+    tensors: Vec<Tensor>,
+    index: BTreeMap<String, usize>,
+    metadata: Metadata,
+    config: Option<serde_json::Map<String, serde_json::Value>>,
+}
+
+impl Container {
+    /// Checks and joins what a reader found: `tensors` in file order, `files` in the order that
+    /// [`Tensor::file`] counts.
+    pub(crate) fn new(
+        format: &'static dyn Format,
+        path: &Path,
+        files: Vec<Mapped>,
+        tensors: Vec<Tensor>,
+        metadata: Metadata,
+        limits: &Limits,
+    ) -> Result<Container> {
+        let blame = Blame { path, format: format.name() };
+        blame.within("tensors", tensors.len() as u64, limits.tensors)?;
+        blame.within("metadata entries", metadata.len() as u64, limits.values)?;
+        let mut index = BTreeMap::new();
+        for (i, t) in tensors.iter().enumerate() {
+            let blame = Blame { path: files[t.file].path(), ..blame };
+            blame.within("bytes of name", t.name.len() as u64, limits.name_bytes)?;
+            blame.within("dimensions", t.shape.len() as u64, limits.dims)?;
+            let span = Tensor::span_bytes(t.encoding, &t.shape, t.strides.as_deref());
+            if span != Some(t.bytes) {
+                let what = match span {
+                    Some(span) => {
+                        format!("{:?} {} needs {span} bytes but has {}", t.shape, t.encoding, t.bytes)
+                    }
+                    None => format!("the shape {:?} cannot be stored as {}", t.shape, t.encoding),
+                };
+                return Err(blame.malformed(what).in_tensor(&t.name));
+            }
+            if files[t.file].slice(t.offset, t.bytes).is_none() {
+                let len = files[t.file].bytes().len();
+                let what = format!("the data reaches past the end of the file ({len} bytes)");
+                return Err(blame.malformed(what).in_tensor(&t.name).at(t.offset));
+            }
+            if index.insert(t.name.clone(), i).is_some() {
+                return Err(blame.malformed("two tensors have the same name").in_tensor(&t.name));
+            }
+        }
+        Ok(Container { format, path: path.to_owned(), files, tensors, index, metadata, config: None })
+    }
+
+    /// Joins the parts of a sharded set into one container that was opened as `path`.
+    pub(crate) fn join(path: &Path, parts: Vec<Container>, limits: &Limits) -> Result<Container> {
+        let mut parts = parts.into_iter();
+        let Some(mut first) = parts.next() else {
+            let blame = Blame { path, format: "sharded" };
+            return Err(blame.malformed("the set names no files"));
+        };
+        for part in parts {
+            let before = first.files.len();
+            first.files.extend(part.files);
+            first.tensors.extend(part.tensors.into_iter().map(|t| Tensor { file: t.file + before, ..t }));
+            for (key, value) in part.metadata {
+                if first.metadata.iter().all(|(k, _)| *k != key) {
+                    first.metadata.push((key, value));
+                }
+            }
+        }
+        Container::new(first.format, path, first.files, first.tensors, first.metadata, limits)
+    }
+
+    /// The same container with the `config.json` that stands beside it.
+    #[must_use]
+    pub(crate) fn with_config(mut self, config: Option<serde_json::Map<String, serde_json::Value>>) -> Self {
+        self.config = config;
+        self
+    }
+
+    /// The format it was read from.
+    pub fn format(&self) -> &'static dyn Format {
+        self.format
+    }
+
+    /// The path that was opened: a file, or a folder.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The files that hold the tensors.
+    pub fn files(&self) -> &[Mapped] {
+        &self.files
+    }
+
+    /// All tensors, in file order.
+    pub fn tensors(&self) -> &[Tensor] {
+        &self.tensors
+    }
+
+    /// The tensor of that name.
+    pub fn tensor(&self, name: &str) -> Option<&Tensor> {
+        self.index.get(name).map(|i| &self.tensors[*i])
+    }
+
+    /// The bytes that a tensor spans.
+    pub fn bytes(&self, tensor: &Tensor) -> &[u8] {
+        self.files[tensor.file].slice(tensor.offset, tensor.bytes).unwrap_or_default()
+    }
+
+    /// Says that a range of a tensor's bytes is not needed for now (see [`Mapped::release`]).
+    pub fn release(&self, tensor: &Tensor, range: Range<u64>) {
+        self.files[tensor.file].release(tensor.offset + range.start..tensor.offset + range.end);
+    }
+
+    /// Metadata, in file order.
+    pub fn metadata(&self) -> &Metadata {
+        &self.metadata
+    }
+
+    /// The metadata value of that key.
+    pub fn value(&self, key: &str) -> Option<&Value> {
+        self.metadata.iter().find(|(k, _)| k == key).map(|(_, v)| v)
+    }
+
+    /// The `config.json` of a Hugging Face folder.
+    pub fn config(&self) -> Option<&serde_json::Map<String, serde_json::Value>> {
+        self.config.as_ref()
+    }
+
+    /// Bytes of all files together.
+    pub fn file_bytes(&self) -> u64 {
+        self.files.iter().map(|f| f.bytes().len() as u64).sum()
+    }
+}

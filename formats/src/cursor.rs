@@ -1,0 +1,71 @@
+//! A checked walk over little-endian bytes.
+
+use crate::error::{Blame, Result};
+
+/// Reads numbers and strings from bytes, front to back; running off the end is an error with its offset.
+pub(crate) struct Cursor<'a> {
+    bytes: &'a [u8],
+    pos: usize,
+    pub blame: Blame<'a>,
+}
+
+impl<'a> Cursor<'a> {
+    pub fn new(bytes: &'a [u8], blame: Blame<'a>) -> Self {
+        Cursor { bytes, pos: 0, blame }
+    }
+
+    /// Where the walk stands.
+    pub fn pos(&self) -> u64 {
+        self.pos as u64
+    }
+
+    /// How many bytes are left.
+    pub fn left(&self) -> u64 {
+        (self.bytes.len() - self.pos) as u64
+    }
+
+    /// The next `len` bytes; `what` names them in the error.
+    pub fn take(&mut self, len: u64, what: &str) -> Result<&'a [u8]> {
+        let end = usize::try_from(len).ok().and_then(|len| self.pos.checked_add(len));
+        match end.and_then(|end| self.bytes.get(self.pos..end)) {
+            Some(bytes) => {
+                self.pos += bytes.len();
+                Ok(bytes)
+            }
+            None => Err(self
+                .blame
+                .malformed(format!("it ends within {what} ({len} bytes needed, {} left)", self.left()))
+                .at(self.pos())),
+        }
+    }
+
+    fn array<const N: usize>(&mut self, what: &str) -> Result<[u8; N]> {
+        let mut array = [0; N];
+        array.copy_from_slice(self.take(N as u64, what)?);
+        Ok(array)
+    }
+
+    pub fn u8(&mut self, what: &str) -> Result<u8> {
+        Ok(self.array::<1>(what)?[0])
+    }
+
+    pub fn u16(&mut self, what: &str) -> Result<u16> {
+        Ok(u16::from_le_bytes(self.array(what)?))
+    }
+
+    pub fn u32(&mut self, what: &str) -> Result<u32> {
+        Ok(u32::from_le_bytes(self.array(what)?))
+    }
+
+    pub fn u64(&mut self, what: &str) -> Result<u64> {
+        Ok(u64::from_le_bytes(self.array(what)?))
+    }
+
+    /// `len` bytes of UTF-8.
+    pub fn text(&mut self, len: u64, what: &str) -> Result<&'a str> {
+        let at = self.pos();
+        let bytes = self.take(len, what)?;
+        std::str::from_utf8(bytes)
+            .map_err(|_| self.blame.malformed(format!("{what} is not valid UTF-8")).at(at))
+    }
+}

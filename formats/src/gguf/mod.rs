@@ -1,0 +1,55 @@
+//! GGUF, the file format of llama.cpp and everything built on it.
+//!
+//! ```text
+//! "GGUF"  u32 version  u64 tensors  u64 keys
+//! keys:     string key, u32 kind, value          (string = u64 length + UTF-8; array = u32 kind, u64 n, values)
+//! tensors:  string name, u32 dims, u64 dim[]     (fastest first), u32 type, u64 offset from the data base
+//! zeros up to a multiple of the alignment (32 unless `general.alignment` says otherwise)
+//! data:     each tensor padded with zeros to the alignment, in the order of the table, without gaps
+//! ```
+//!
+//! Everything is little endian. Version 3 is written; 2 and 3, which differ in nothing here, are read.
+//! Source: ggml's `docs/gguf.md` and what llama.cpp's loader accepts.
+
+mod read;
+mod types;
+mod write;
+
+pub use types::{encoding_of, type_id};
+pub use write::place;
+
+use crate::container::Container;
+use crate::error::Result;
+use crate::format::{Format, Sniff};
+use crate::limits::Limits;
+use crate::mapped::Mapped;
+
+const MAGIC: &[u8; 4] = b"GGUF";
+const VERSION: u32 = 3;
+const ALIGNMENT: u64 = 32;
+const ALIGNMENT_KEY: &str = "general.alignment";
+
+/// The format GGUF.
+pub struct Gguf;
+
+impl Format for Gguf {
+    fn name(&self) -> &'static str {
+        "GGUF"
+    }
+
+    fn about(&self) -> &'static str {
+        "llama.cpp, ollama, LM Studio, KoboldCpp"
+    }
+
+    fn extensions(&self) -> &'static [&'static str] {
+        &["gguf"]
+    }
+
+    fn sniff(&self, file: Sniff<'_>) -> bool {
+        file.bytes.starts_with(MAGIC)
+    }
+
+    fn read(&self, file: Mapped, limits: &Limits) -> Result<Container> {
+        read::read(file, limits)
+    }
+}

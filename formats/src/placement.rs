@@ -1,0 +1,32 @@
+//! Where everything will lie in a file to be written, known before any work.
+
+use quant::Encoding;
+
+/// A tensor to be written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Planned {
+    /// Its name in the file.
+    pub name: String,
+    /// How its elements will be stored.
+    pub encoding: Encoding,
+    /// Its shape, slowest dimension first.
+    pub shape: Vec<usize>,
+}
+
+impl Planned {
+    /// Exact bytes of the data; `None` if a row is no whole number of blocks or the size overflows.
+    pub fn bytes(&self) -> Option<u64> {
+        crate::Tensor::span_bytes(self.encoding, &self.shape, None)
+    }
+}
+
+/// The finished head of a file, and the offset of the data of every tensor. All other bytes are zero.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Placement {
+    /// The first bytes of the file: magic, metadata, tensor table, padding.
+    pub head: Vec<u8>,
+    /// Where each tensor's data starts, in the order given.
+    pub offsets: Vec<u64>,
+    /// Size of the whole file.
+    pub total_bytes: u64,
+}
