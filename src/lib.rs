@@ -1,1 +1,10 @@
-//! rwkv-quant: converts and quantizes RWKV checkpoints.
+//! rwkv-quant: converts and quantizes RWKV checkpoints into files that runtimes load, and proves it.
+//!
+//! The library behind the program of the same name. Containers are read and placed by the crate `formats`,
+//! numbers encoded by `quant`; here is what RWKV is ([`model`]), and how a model becomes a file.
+
+pub mod error;
+pub mod model;
+pub mod vocab;
+
+pub use error::{Error, Result, Status};

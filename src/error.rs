@@ -1,0 +1,162 @@
+//! What can go wrong, and with which status the program then ends.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use quant::EncodeError;
+
+/// Result with this crate's [`Error`].
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// Why the work was not done.
+///
+/// The text says what and where, [`help`](Error::help) what to do next, [`status`](Error::status) how the
+/// program ends.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A file is damaged, of no known format, or not readable.
+    #[error(transparent)]
+    Format(#[from] formats::Error),
+    /// The file is sound but holds no model that can be used.
+    #[error("{} {what}", path.display())]
+    Model {
+        /// The file or folder.
+        path: PathBuf,
+        /// What it is or does: a sentence whose subject is the path.
+        what: String,
+        /// What to do about it.
+        help: String,
+    },
+    /// A tensor is missing, unexpected, or of the wrong shape.
+    #[error("{}: the tensor {tensor:?} {what}", path.display())]
+    Tensor {
+        /// The file or folder.
+        path: PathBuf,
+        /// The tensor's name in the file.
+        tensor: String,
+        /// What is wrong: a sentence whose subject is the tensor.
+        what: String,
+        /// What to do about it.
+        help: String,
+    },
+    /// A weight cannot be encoded.
+    #[error("{}: in the tensor {tensor:?}, {source}", path.display())]
+    Weight {
+        /// The source file.
+        path: PathBuf,
+        /// The tensor's canonical name.
+        tensor: String,
+        /// Which weight, and why.
+        source: EncodeError,
+    },
+    /// What was asked for makes no sense or does not exist.
+    #[error("{what}")]
+    Usage {
+        /// What was asked for.
+        what: String,
+        /// What to ask for instead.
+        help: String,
+    },
+    /// The output is there already.
+    #[error("{} exists already", path.display())]
+    Exists {
+        /// The output.
+        path: PathBuf,
+    },
+    /// Too little disk space or memory.
+    #[error("{what}")]
+    Resources {
+        /// What is short, and by how much.
+        what: String,
+        /// What to do about it.
+        help: String,
+    },
+    /// The operating system refused.
+    #[error("cannot {action} {}: {source}", path.display())]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// The file or folder.
+        path: PathBuf,
+        /// Why the system refused.
+        source: io::Error,
+    },
+    /// A check that was asked for did not pass.
+    #[error("{what}")]
+    Check {
+        /// What did not pass.
+        what: String,
+    },
+    /// The user stopped the work.
+    #[error("interrupted: nothing was written")]
+    Interrupted,
+}
+
+impl Error {
+    /// An [`Error::Io`] for `path`, to be used with `map_err`.
+    pub fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
+        let path = path.to_owned();
+        move |source| Error::Io { action, path, source }
+    }
+
+    /// What to do next.
+    pub fn help(&self) -> Option<String> {
+        match self {
+            Error::Format(e) => e.help(),
+            Error::Model { help, .. }
+            | Error::Tensor { help, .. }
+            | Error::Usage { help, .. }
+            | Error::Resources { help, .. } => Some(help.clone()),
+            Error::Weight { source, .. } => Some(match source {
+                EncodeError::NonFinite { .. } => {
+                    "a model with such a weight computes nothing sensible: get a \
+                     sound copy, or the release before or after it"
+                        .to_owned()
+                }
+                EncodeError::Overflow { .. } => "choose a type with a larger range: bf16 or f32".to_owned(),
+                _ => return None,
+            }),
+            Error::Exists { .. } => Some("give another name, or --force to replace it".to_owned()),
+            Error::Io { source, .. } => match source.kind() {
+                io::ErrorKind::StorageFull => Some("free some space, or write to another disk".to_owned()),
+                io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+                    Some("write to a folder that you may write to".to_owned())
+                }
+                io::ErrorKind::NotFound => Some("check that the folder exists".to_owned()),
+                _ => None,
+            },
+            Error::Check { .. } | Error::Interrupted => None,
+        }
+    }
+
+    /// How the program ends.
+    pub fn status(&self) -> Status {
+        match self {
+            Error::Usage { .. } => Status::Usage,
+            Error::Check { .. } => Status::CheckFailed,
+            Error::Resources { .. } => Status::Resources,
+            Error::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => Status::Resources,
+            Error::Interrupted => Status::Interrupted,
+            _ => Status::BadInput,
+        }
+    }
+}
+
+/// The program's exit codes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Status {
+    /// Done.
+    Ok = 0,
+    /// The input or data is bad, or a file could not be read or written.
+    BadInput = 1,
+    /// The command line makes no sense.
+    Usage = 2,
+    /// A check that was asked for did not pass.
+    CheckFailed = 3,
+    /// Out of disk space or memory.
+    Resources = 5,
+    /// Interrupted by the user.
+    Interrupted = 130,
+}

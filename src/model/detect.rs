@@ -1,0 +1,423 @@
+//! From a container to a model: which version it is, and what every tensor in it is for.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use formats::{Container, Value};
+
+use super::shape::Solver;
+use super::slot::{Dim, Role, Scope, Slot};
+use super::{Dims, Lazy, Map, NAMINGS, Naming, Ranks, Stored, VERSIONS, Version, refused};
+use crate::error::{Error, Result};
+
+/// A model: a file's tensors in their canonical places.
+#[derive(Debug)]
+pub struct Model {
+    /// The file.
+    pub container: Container,
+    /// The architecture's version.
+    pub version: &'static Version,
+    /// How the file names its tensors.
+    pub naming: &'static Naming,
+    /// The wrapper before every name, such as `module.`.
+    pub prefix: String,
+    /// The sizes.
+    pub dims: Dims,
+    /// The ranks of every block.
+    pub ranks: Vec<Ranks>,
+    /// Every tensor, in canonical order: first the entry, then block by block, then the exit.
+    pub tensors: Vec<Held>,
+    /// Tensors of the file that are left out, each by a rule.
+    pub dropped: Vec<Dropped>,
+}
+
+/// A tensor that the model has.
+#[derive(Debug)]
+pub struct Held {
+    /// Its row in the version's table.
+    pub slot: &'static Slot,
+    /// Its block (0 for tensors outside the blocks).
+    pub layer: usize,
+    /// Its values, in canonical shape and orientation.
+    pub values: Lazy,
+}
+
+impl Held {
+    /// The canonical name.
+    pub fn name(&self) -> String {
+        self.slot.name_in(self.layer)
+    }
+}
+
+/// A tensor of the file that is left out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dropped {
+    /// Its name in the file.
+    pub name: String,
+    /// Why it is not needed.
+    pub rule: String,
+}
+
+/// Wrappers that training code leaves before the names.
+const WRAPPERS: &[&str] = &["module.", "_orig_mod.", "_forward_module.", "model.", "rwkv."];
+
+impl Model {
+    /// Finds out what `container` holds. Tensors whose names match one of the patterns in `drop` (a name,
+    /// with `*` for anything) are left out.
+    ///
+    /// # Errors
+    /// [`Error::Model`] if it is no RWKV model, or one that is recognised but cannot be used;
+    /// [`Error::Tensor`] if a tensor is missing, unexpected or of the wrong shape.
+    pub fn detect(container: Container, drop: &[String]) -> Result<Model> {
+        let (version, naming, prefix) = identify(&container)?;
+        Builder::new(container, version, naming, prefix).build(drop)
+    }
+
+    /// The tensor of a slot in a block.
+    pub fn tensor(&self, slot_name: &str, layer: usize) -> Option<&Held> {
+        self.tensors.iter().find(|t| t.slot.name == slot_name && t.layer == layer)
+    }
+
+    /// Number of weights of the model.
+    pub fn weights(&self) -> u64 {
+        self.tensors.iter().map(|t| t.values.elements() as u64).sum()
+    }
+
+    /// The rank of a branch, if all blocks that have it agree.
+    pub fn uniform_rank(&self, rank: super::Rank) -> Option<usize> {
+        let mut found = self.ranks.iter().filter_map(|r| r.get(&rank));
+        let first = *found.next()?;
+        found.all(|r| *r == first).then_some(first)
+    }
+}
+
+/// Version, naming and wrapper of a file.
+fn identify(container: &Container) -> Result<(&'static Version, &'static Naming, String)> {
+    let path = container.path();
+    if let Some((what, help)) = refused::find(container) {
+        return Err(Error::Model { path: path.to_owned(), what, help });
+    }
+    for version in VERSIONS {
+        for naming in NAMINGS.iter().filter(|n| n.formats.contains(&container.format().name())) {
+            if let Some(prefix) = matches(container, version, naming) {
+                return Ok((version, naming, prefix));
+            }
+        }
+    }
+    Err(not_rwkv(container))
+}
+
+/// The wrapper under which `container` has this version in this naming.
+fn matches(container: &Container, version: &Version, naming: &Naming) -> Option<String> {
+    let stored = |name: &str| {
+        let slot = version.slots().find(|s| s.name == name)?;
+        naming.store(version, slot)
+    };
+    let embedding = stored("emb.weight")?;
+    let prefix = prefix(container, &embedding.name, naming.wrapped)?;
+    let get = |stored: &Stored| lookup(container, &prefix, &stored.name_in(0));
+    let all = version.markers.iter().all(|m| stored(m).is_some_and(|s| get(&s).is_some()));
+    // Where two namings differ in orientation only, the shape of the first low-rank matrix decides.
+    let embd = *container.tensors()[get(&embedding)?].shape.last()?;
+    let low_rank = version.slots().find(|s| s.role == Role::LowRank && s.shape.first() == Some(&Dim::C));
+    let oriented = low_rank.is_none_or(|slot| {
+        let Some(stored) = naming.store(version, slot) else { return false };
+        let Some(i) = get(&stored) else { return true };
+        match container.tensors()[i].shape.as_slice() {
+            [rows, cols] => (if stored.transposed { cols } else { rows }) == &embd,
+            _ => true,
+        }
+    });
+    // Where two versions differ in shape only, the decay decides: a value a head, or a value a channel.
+    let count = |name: &str| Some(container.tensors()[get(&stored(name)?)?].elements());
+    let decay = "blocks.{}.att.time_decay";
+    let per_channel = version
+        .slots()
+        .find(|s| s.name == decay)
+        .is_some_and(|s| s.shape.contains(&Dim::N) || s.shape.contains(&Dim::A));
+    let grained = match (count(decay), count("blocks.{}.att.ln_x.weight")) {
+        (Some(decays), Some(channels)) => (decays == channels) == per_channel,
+        _ => true,
+    };
+    (all && oriented && grained).then_some(prefix)
+}
+
+/// The wrapper before `name` in `container`: nothing, or some of [`WRAPPERS`].
+fn prefix(container: &Container, name: &str, wrapped: bool) -> Option<String> {
+    if container.tensor(name).is_some() {
+        return Some(String::new());
+    }
+    if !wrapped {
+        return None;
+    }
+    container.tensors().iter().find_map(|t| {
+        let prefix = t.name.strip_suffix(name)?;
+        let mut rest = prefix;
+        while let Some(r) = WRAPPERS.iter().find_map(|w| rest.strip_prefix(w)) {
+            rest = r;
+        }
+        rest.is_empty().then(|| prefix.to_owned())
+    })
+}
+
+/// The number of the tensor `name`, behind the wrapper or (as transformers stores heads) without it.
+fn lookup(container: &Container, prefix: &str, name: &str) -> Option<usize> {
+    let find = |name: &str| container.tensors().iter().position(|t| t.name == name);
+    find(&format!("{prefix}{name}")).or_else(|| find(name))
+}
+
+/// Says why a container holds no RWKV model.
+fn not_rwkv(container: &Container) -> Error {
+    let path = container.path().to_owned();
+    let architecture = container
+        .value("general.architecture")
+        .and_then(Value::as_str)
+        .map(str::to_owned)
+        .or_else(|| Some(container.config()?.get("architectures")?.get(0)?.as_str()?.to_owned()));
+    let what = match architecture {
+        Some(name) => {
+            format!("holds a model of the architecture {name:?}, not an RWKV model of version 4 to 7")
+        }
+        None => {
+            let names: Vec<&str> = container.tensors().iter().take(3).map(|t| t.name.as_str()).collect();
+            format!("holds no RWKV model of version 4 to 7 (its first tensors: {})", names.join(", "))
+        }
+    };
+    let help = "see `rwkv-quant inspect` for what is in the file".to_owned();
+    Error::Model { path, what, help }
+}
+
+/// Gives every tensor its place.
+struct Builder {
+    container: Container,
+    version: &'static Version,
+    naming: &'static Naming,
+    prefix: String,
+    /// Numbers of the container's tensors by name.
+    index: BTreeMap<String, usize>,
+    /// Numbers of the tensors that have a place.
+    used: BTreeSet<usize>,
+    solver: Solver,
+}
+
+impl Builder {
+    fn new(
+        container: Container,
+        version: &'static Version,
+        naming: &'static Naming,
+        prefix: String,
+    ) -> Builder {
+        let index = container.tensors().iter().enumerate().map(|(i, t)| (t.name.clone(), i)).collect();
+        let mut solver = Solver::default();
+        for (key, value) in container.metadata() {
+            // llama.cpp joins heads and head size in one vector, so the size must come from a key.
+            if let (true, Some(size)) = (key.ends_with(".wkv.head_size"), value.as_u64()) {
+                solver.set(Dim::N, size as usize, key);
+            }
+        }
+        Builder { container, version, naming, prefix, index, used: BTreeSet::new(), solver }
+    }
+
+    fn build(mut self, drop: &[String]) -> Result<Model> {
+        let layers = self.layers();
+        let mut tensors = Vec::new();
+        for (slot, layer) in canonical_order(self.version, layers) {
+            if let Some(values) = self.place(slot, layer)? {
+                tensors.push(Held { slot, layer, values });
+            }
+        }
+        let dropped = self.account(layers, drop)?;
+        let dims = self.solver.dims(layers);
+        let ranks = self.solver.ranks(layers);
+        self.check_heads(&dims)?;
+        let Builder { container, version, naming, prefix, .. } = self;
+        Ok(Model { container, version, naming, prefix, dims, ranks, tensors, dropped })
+    }
+
+    /// Number of the tensor that stores a slot, and how.
+    fn find(&self, slot: &Slot, layer: usize) -> Option<(usize, Stored)> {
+        let stored = self.naming.store(self.version, slot)?;
+        let name = stored.name_in(layer);
+        let i = self.index.get(&format!("{}{name}", self.prefix)).or_else(|| self.index.get(&name))?;
+        Some((*i, stored))
+    }
+
+    /// Number of blocks: those that have a first norm, from 0 on.
+    fn layers(&self) -> usize {
+        let Some(norm) = self.version.slots().find(|s| s.short_name() == "ln1.weight") else { return 0 };
+        (0..).take_while(|layer| self.find(norm, *layer).is_some()).count()
+    }
+
+    /// The values of a slot; `None` if this block need not have it and has not.
+    fn place(&mut self, slot: &'static Slot, layer: usize) -> Result<Option<Lazy>> {
+        let optional = slot.scope == Scope::Later && layer == 0;
+        let Some((i, stored)) = self.find(slot, layer) else {
+            return if optional { Ok(None) } else { Err(self.missing(slot, layer)) };
+        };
+        if optional && self.container.format().name() == "GGUF" {
+            return Ok(None); // llama.cpp's placeholder, of another shape
+        }
+        self.used.insert(i);
+        let name = self.container.tensors()[i].name.clone();
+        let wrong = |what: String| Error::Tensor {
+            path: self.container.path().to_owned(),
+            tensor: name.clone(),
+            what,
+            help: "the file mixes tensors of different models, or is damaged: get a sound copy".to_owned(),
+        };
+        let mut values = Lazy::of(&self.container, i).ok_or_else(|| {
+            let encoding = self.container.tensors()[i].encoding;
+            wrong(format!("is stored as {encoding}, which holds no weights that can be read"))
+        })?;
+        if let Some(k) = stored.stack {
+            let shape = values.shape().to_vec();
+            values = values.slice(k).ok_or_else(|| {
+                wrong(format!("has the shape {shape:?}, with no slice {k} for {}", slot.short_name()))
+            })?;
+        }
+        if stored.transposed {
+            let shape = values.shape().to_vec();
+            values =
+                values.transposed().ok_or_else(|| wrong(format!("has the shape {shape:?}, no matrix")))?;
+        }
+        let shape = self.solver.fit(slot, layer, &name, values.shape()).map_err(&wrong)?;
+        values = values
+            .reshaped(&shape)
+            .ok_or_else(|| wrong(format!("has a layout in memory that cannot become {shape:?}")))?;
+        let rescale = self.rescale(slot, layer);
+        if let Some(map) = stored.undo.or(rescale) {
+            values = values.mapped(map).ok_or_else(|| wrong("is transformed twice".to_owned()))?;
+        }
+        Ok(Some(values))
+    }
+
+    /// llama.cpp's RWKV-6 files may hold two matrices divided by 2^(layer / n); the original is wanted.
+    fn rescale(&self, slot: &Slot, layer: usize) -> Option<Map> {
+        let every = self.container.value("rwkv6.rescale_every_n_layers")?.as_u64().filter(|n| *n > 0)?;
+        let halved = matches!(slot.short_name(), "att.output.weight" | "ffn.value.weight");
+        let power = layer as u64 / every;
+        (halved && power > 0).then(|| Map::Scale((power as f32).exp2()))
+    }
+
+    fn missing(&self, slot: &Slot, layer: usize) -> Error {
+        let stored = self.naming.store(self.version, slot);
+        let name = stored.map_or_else(|| slot.name_in(layer), |s| s.name_in(layer));
+        Error::Tensor {
+            path: self.container.path().to_owned(),
+            tensor: format!("{}{name}", self.prefix),
+            what: format!("is missing from this {} model", self.version.about),
+            help: "the file is incomplete: get a sound copy, or give all parts of the model".to_owned(),
+        }
+    }
+
+    /// Every tensor of the file without a place is dropped by a rule, or an error.
+    fn account(&self, layers: usize, drop: &[String]) -> Result<Vec<Dropped>> {
+        let mut dropped = Vec::new();
+        for (i, t) in self.container.tensors().iter().enumerate() {
+            if self.used.contains(&i) {
+                continue;
+            }
+            let rule = if self.is_placeholder(&t.name) {
+                "llama.cpp wants a placeholder here and never reads it".to_owned()
+            } else if let Some(pattern) = drop.iter().find(|p| wildcard(p, &t.name)) {
+                format!("left out by --drop {pattern}")
+            } else {
+                return Err(self.unexpected(&t.name, layers));
+            };
+            dropped.push(Dropped { name: t.name.clone(), rule });
+        }
+        Ok(dropped)
+    }
+
+    /// Whether this is block 0's value residual in a GGUF file.
+    fn is_placeholder(&self, name: &str) -> bool {
+        self.container.format().name() == "GGUF"
+            && self
+                .version
+                .slots()
+                .filter(|s| s.scope == Scope::Later)
+                .filter_map(|s| self.naming.store(self.version, s))
+                .any(|s| s.name_in(0) == name)
+    }
+
+    fn unexpected(&self, name: &str, layers: usize) -> Error {
+        let path: &Path = self.container.path();
+        let later_block = self.version.slots().filter_map(|s| self.naming.store(self.version, s)).any(|s| {
+            s.name.split_once("{}").is_some_and(|(before, after)| {
+                let rest = name.strip_prefix(&self.prefix).unwrap_or(name);
+                rest.strip_prefix(before)
+                    .and_then(|r| r.strip_suffix(after))
+                    .is_some_and(|n| n.bytes().all(|b| b.is_ascii_digit()))
+            })
+        });
+        let (what, help) = if later_block {
+            (
+                format!("belongs to a later block, but block {layers} is missing"),
+                "the file is incomplete: get a sound copy, or give all parts of the model".to_owned(),
+            )
+        } else if name.contains("time_state") {
+            (
+                "is a tuned initial state, which this conversion would lose".to_owned(),
+                format!("if the state may be lost, leave it out: --drop '{}'", "*time_state"),
+            )
+        } else {
+            (
+                format!("is no part of {}", self.version.about),
+                format!(
+                    "the model may compute something else than its version says; if you know that this \
+                         tensor is not needed, leave it out: --drop '{name}'"
+                ),
+            )
+        };
+        Error::Tensor { path: path.to_owned(), tensor: name.to_owned(), what, help }
+    }
+
+    fn check_heads(&self, dims: &Dims) -> Result<()> {
+        if dims.heads * dims.head_size == dims.att || dims.heads == 0 {
+            return Ok(());
+        }
+        Err(Error::Model {
+            path: self.container.path().to_owned(),
+            what: format!(
+                "has {} heads of size {}, which make {} and not the {} of its time mix",
+                dims.heads,
+                dims.head_size,
+                dims.heads * dims.head_size,
+                dims.att
+            ),
+            help: "the file mixes tensors of different models, or is damaged: get a sound copy".to_owned(),
+        })
+    }
+}
+
+/// All slots and blocks of a model of so many layers: entry, block by block, exit.
+fn canonical_order(version: &'static Version, layers: usize) -> Vec<(&'static Slot, usize)> {
+    let is_exit = |s: &Slot| s.name.starts_with("ln_out") || s.name.starts_with("head");
+    let outside = |exit: bool| {
+        version.slots().filter(move |s| s.scope == Scope::Model && is_exit(s) == exit).map(|s| (s, 0))
+    };
+    let blocks = (0..layers)
+        .flat_map(|layer| version.slots().filter(|s| s.scope != Scope::Model).map(move |s| (s, layer)));
+    outside(false).chain(blocks).chain(outside(true)).collect()
+}
+
+/// Whether `name` matches `pattern`, in which `*` stands for anything.
+fn wildcard(pattern: &str, name: &str) -> bool {
+    let mut parts = pattern.split('*');
+    let first = parts.next().unwrap_or_default();
+    let Some(mut rest) = name.strip_prefix(first) else { return false };
+    let mut parts = parts.peekable();
+    if parts.peek().is_none() {
+        return rest.is_empty();
+    }
+    while let Some(part) = parts.next() {
+        if parts.peek().is_none() {
+            return rest.ends_with(part);
+        }
+        match rest.find(part) {
+            Some(at) => rest = &rest[at + part.len()..],
+            None => return false,
+        }
+    }
+    true
+}

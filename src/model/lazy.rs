@@ -1,0 +1,322 @@
+//! Tensors that are described, not computed: views on stored bytes, transposed, sliced, stacked and mapped.
+//!
+//! A conversion changes little about a tensor besides its encoding: it is transposed, squeezed, stacked with
+//! its neighbours or scaled. [`Lazy`] records that, and [`Lazy::read`] yields any range of rows as f32, so
+//! that a model of any size passes through a buffer of a few megabytes.
+
+use std::ops::Range;
+
+use formats::{Container, Tensor};
+use quant::{Encoding, codec};
+
+/// A change of single values.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Map {
+    /// `x * factor`.
+    Scale(f32),
+    /// `ln(x)`: undoes an `exp` that a format applied.
+    Ln,
+    /// `ln(-x)`: undoes `-exp`.
+    LnNeg,
+    /// `ln(-ln(x))`: undoes `exp(-exp)`.
+    LnNegLn,
+}
+
+impl Map {
+    fn apply(self, values: &mut [f32]) {
+        for x in values {
+            *x = match self {
+                Map::Scale(factor) => *x * factor,
+                Map::Ln => x.ln(),
+                Map::LnNeg => (-*x).ln(),
+                Map::LnNegLn => (-x.ln()).ln(),
+            };
+        }
+    }
+}
+
+/// A strided window on one stored tensor.
+#[derive(Clone, Debug, PartialEq)]
+struct View {
+    /// The tensor of the container.
+    tensor: usize,
+    encoding: Encoding,
+    /// Index of the first element within the tensor's span.
+    start: usize,
+    shape: Vec<usize>,
+    /// Distance between neighbours along each dimension, in elements.
+    strides: Vec<usize>,
+}
+
+impl View {
+    fn elements(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// Whether the elements lie row-major without gaps.
+    fn is_contiguous(&self) -> bool {
+        let mut next = 1;
+        self.shape.iter().zip(&self.strides).rev().all(|(d, s)| {
+            let fits = *d == 1 || *s == next;
+            next *= d;
+            fits
+        })
+    }
+
+    /// Index in the span of the `i`-th element in row-major order.
+    fn index(&self, mut i: usize) -> usize {
+        let mut at = self.start;
+        for (d, s) in self.shape.iter().zip(&self.strides).rev() {
+            at += i % d * s;
+            i /= d;
+        }
+        at
+    }
+
+    /// Decodes elements `range` in row-major order.
+    fn read(&self, container: &Container, range: Range<usize>, out: &mut [f32]) {
+        let bytes = container.bytes(&container.tensors()[self.tensor]);
+        if self.is_contiguous() {
+            decode_run(self.encoding, bytes, self.start + range.start, out);
+        } else if self.encoding.is_plain() {
+            let size = self.encoding.block_bytes();
+            self.gather(range, out, |at, x| decode(self.encoding, &bytes[at * size..(at + 1) * size], x));
+        } else {
+            let mut all = vec![0.0; container.tensors()[self.tensor].elements() as usize];
+            decode(self.encoding, bytes, &mut all);
+            self.gather(range, out, |at, x| x[0] = all[at]);
+        }
+    }
+
+    /// Fills `out` element by element along the last dimension.
+    fn gather(&self, range: Range<usize>, out: &mut [f32], mut element: impl FnMut(usize, &mut [f32])) {
+        let (cols, stride) = match (self.shape.last(), self.strides.last()) {
+            (Some(d), Some(s)) => (*d, *s),
+            _ => (1, 0),
+        };
+        let mut i = range.start;
+        while i < range.end {
+            let run = (cols - i % cols).min(range.end - i);
+            let first = self.index(i);
+            for k in 0..run {
+                let o = i - range.start + k;
+                element(first + k * stride, &mut out[o..o + 1]);
+            }
+            i += run;
+        }
+    }
+}
+
+/// Decodes `out.len()` values from element `first` on, which need not be the start of a block.
+fn decode_run(encoding: Encoding, bytes: &[u8], first: usize, out: &mut [f32]) {
+    let (len, size) = (encoding.block_len(), encoding.block_bytes());
+    let (block, skip) = (first / len, first % len);
+    let blocks = (skip + out.len()).div_ceil(len);
+    let bytes = &bytes[block * size..(block + blocks) * size];
+    if skip == 0 && out.len() == blocks * len {
+        return decode(encoding, bytes, out);
+    }
+    let mut whole = vec![0.0; blocks * len];
+    decode(encoding, bytes, &mut whole);
+    out.copy_from_slice(&whole[skip..skip + out.len()]);
+}
+
+fn decode(encoding: Encoding, bytes: &[u8], out: &mut [f32]) {
+    match codec(encoding) {
+        Some(codec) => codec.decode(bytes, out),
+        // `Lazy::of` takes tensors of encodings that have a codec only.
+        None => unreachable!("no codec decodes {encoding}"),
+    }
+}
+
+/// A tensor as a function of stored tensors: views stacked along the first dimension, then mapped.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Lazy {
+    shape: Vec<usize>,
+    parts: Vec<View>,
+    map: Option<Map>,
+}
+
+impl Lazy {
+    /// Tensor number `tensor` of `container` as it is; `None` if its encoding holds no weights or cannot be
+    /// decoded.
+    pub fn of(container: &Container, tensor: usize) -> Option<Lazy> {
+        let t: &Tensor = container.tensors().get(tensor)?;
+        codec(t.encoding).filter(|_| t.encoding.is_real())?;
+        let strides = t.strides.clone().unwrap_or_else(|| contiguous(&t.shape));
+        let view = View { tensor, encoding: t.encoding, start: 0, shape: t.shape.clone(), strides };
+        Some(Lazy { shape: t.shape.clone(), parts: vec![view], map: None })
+    }
+
+    /// The shape, slowest dimension first.
+    pub fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    /// Number of elements.
+    pub fn elements(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// Length of a row: the last dimension, 1 for a scalar.
+    pub fn cols(&self) -> usize {
+        self.shape.last().copied().unwrap_or(1)
+    }
+
+    /// Number of rows: all dimensions but the last.
+    pub fn rows(&self) -> usize {
+        self.elements().checked_div(self.cols()).unwrap_or(0)
+    }
+
+    /// The encoding of the stored elements, if all parts have the same.
+    pub fn encoding(&self) -> Option<Encoding> {
+        let first = self.parts.first()?.encoding;
+        self.parts.iter().all(|p| p.encoding == first).then_some(first)
+    }
+
+    /// The same elements in another shape. `None` if the counts differ or a view would have to be split.
+    pub fn reshaped(&self, shape: &[usize]) -> Option<Lazy> {
+        if shape.iter().product::<usize>() != self.elements() {
+            return None;
+        }
+        let mut parts = Vec::new();
+        if let [view] = self.parts.as_slice() {
+            parts.push(View { shape: shape.to_vec(), strides: restride(view, shape)?, ..view.clone() });
+        } else {
+            // Each part keeps being one slice along the first dimension, or all become a flat run.
+            for view in &self.parts {
+                let flat = [view.elements()];
+                parts.push(View { shape: flat.to_vec(), strides: restride(view, &flat)?, ..view.clone() });
+            }
+        }
+        Some(Lazy { shape: shape.to_vec(), parts, map: self.map })
+    }
+
+    /// The last two dimensions swapped. `None` below two dimensions, or for stacked parts.
+    pub fn transposed(&self) -> Option<Lazy> {
+        let [view] = self.parts.as_slice() else { return None };
+        let n = view.shape.len();
+        if n < 2 {
+            return None;
+        }
+        let mut view = view.clone();
+        view.shape.swap(n - 2, n - 1);
+        view.strides.swap(n - 2, n - 1);
+        Some(Lazy { shape: view.shape.clone(), parts: vec![view], map: self.map })
+    }
+
+    /// Slice `k` along the first dimension, which is dropped. `None` if there is none, or for stacked parts.
+    pub fn slice(&self, k: usize) -> Option<Lazy> {
+        let [view] = self.parts.as_slice() else { return None };
+        if k >= *view.shape.first()? {
+            return None;
+        }
+        let view = View {
+            start: view.start + k * view.strides[0],
+            shape: view.shape[1..].to_vec(),
+            strides: view.strides[1..].to_vec(),
+            ..view.clone()
+        };
+        Some(Lazy { shape: view.shape.clone(), parts: vec![view], map: self.map })
+    }
+
+    /// Tensors of one shape stacked along a new first dimension. `None` if the shapes or maps differ.
+    pub fn stacked(items: &[Lazy]) -> Option<Lazy> {
+        let first = items.first()?;
+        if items.iter().any(|i| i.shape != first.shape || i.map != first.map) {
+            return None;
+        }
+        let shape = std::iter::once(items.len()).chain(first.shape.iter().copied()).collect();
+        let parts = items.iter().flat_map(|i| i.parts.iter().cloned()).collect();
+        Some(Lazy { shape, parts, map: first.map })
+    }
+
+    /// Every value changed by `map`. `None` if the values are mapped already.
+    pub fn mapped(&self, map: Map) -> Option<Lazy> {
+        self.map.is_none().then(|| Lazy { map: Some(map), ..self.clone() })
+    }
+
+    /// Reads rows `rows` as f32 into `out`.
+    ///
+    /// # Panics
+    /// If `out` is not exactly as long as the rows, or the rows do not exist.
+    pub fn read(&self, container: &Container, rows: Range<usize>, out: &mut [f32]) {
+        let cols = self.cols();
+        let (start, end) = (rows.start * cols, rows.end * cols);
+        assert!(end <= self.elements() && out.len() == end - start, "rows {rows:?} of {:?}", self.shape);
+        let mut base = 0;
+        for part in &self.parts {
+            let n = part.elements();
+            let (from, to) = (start.max(base), end.min(base + n));
+            if from < to {
+                part.read(container, from - base..to - base, &mut out[from - start..to - start]);
+            }
+            base += n;
+        }
+        if let Some(map) = self.map {
+            map.apply(out);
+        }
+    }
+
+    /// The stored bytes of rows `rows`, if they can be copied as they are: the elements lie without gaps,
+    /// start at a block, and no value is changed.
+    pub fn stored<'a>(&self, container: &'a Container, rows: Range<usize>) -> Option<&'a [u8]> {
+        let [view] = self.parts.as_slice() else { return None };
+        if self.map.is_some() || !view.is_contiguous() {
+            return None;
+        }
+        let (len, size) = (view.encoding.block_len(), view.encoding.block_bytes());
+        let (first, last) = (view.start + rows.start * self.cols(), view.start + rows.end * self.cols());
+        if !first.is_multiple_of(len) || !last.is_multiple_of(len) {
+            return None;
+        }
+        container.bytes(&container.tensors()[view.tensor]).get(first / len * size..last / len * size)
+    }
+
+    /// Lets go of the pages that rows `rows` were read from (see [`formats::Mapped::release`]).
+    pub fn release(&self, container: &Container, rows: Range<usize>) {
+        for part in &self.parts {
+            let tensor = &container.tensors()[part.tensor];
+            if self.parts.len() == 1 && part.is_contiguous() {
+                let (len, size) = (part.encoding.block_len(), part.encoding.block_bytes());
+                let at = |row: usize| ((part.start + row * self.cols()) / len * size) as u64;
+                container.release(tensor, at(rows.start)..at(rows.end).min(tensor.bytes));
+            } else {
+                container.release(tensor, 0..tensor.bytes);
+            }
+        }
+    }
+
+    /// Numbers of the container's tensors that this one is made of.
+    pub fn sources(&self) -> impl Iterator<Item = usize> + '_ {
+        self.parts.iter().map(|p| p.tensor)
+    }
+}
+
+/// Row-major strides of a shape.
+fn contiguous(shape: &[usize]) -> Vec<usize> {
+    let mut strides = vec![1; shape.len()];
+    for i in (1..shape.len()).rev() {
+        strides[i - 1] = strides[i] * shape[i];
+    }
+    strides
+}
+
+/// The strides of a view's elements in another shape: possible if they lie without gaps, or if the shapes
+/// differ in dimensions of one only.
+fn restride(view: &View, shape: &[usize]) -> Option<Vec<usize>> {
+    if view.is_contiguous() {
+        return Some(contiguous(shape));
+    }
+    let mut long = view.shape.iter().zip(&view.strides).filter(|(d, _)| **d != 1);
+    let mut strides = Vec::new();
+    for d in shape {
+        strides.push(if *d == 1 {
+            0
+        } else {
+            let (dim, stride) = long.next()?;
+            (dim == d).then_some(*stride)?
+        });
+    }
+    Some(strides)
+}

@@ -1,0 +1,155 @@
+//! How families of files name and orient the tensors.
+
+use super::slot::{Role, Slot, fill};
+use super::{Map, Version};
+
+/// How a family of files stores the tensors of a model.
+#[derive(Debug)]
+pub struct Naming {
+    /// What people call it.
+    pub name: &'static str,
+    /// The container formats ([`formats::Format::name`]) that it is found in.
+    pub formats: &'static [&'static str],
+    /// Whether names may stand behind wrappers such as `module.`.
+    pub wrapped: bool,
+    /// How a slot of a version is stored; `None` if this naming does not know the version or slot.
+    store: fn(&Version, &Slot) -> Option<Stored>,
+}
+
+/// How one slot is stored.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Stored {
+    /// Its name; `{}` stands for the block's number.
+    pub name: String,
+    /// Whether its last two dimensions are swapped against BlinkDL's.
+    pub transposed: bool,
+    /// Its place along the first dimension, if it is stacked with others under this name.
+    pub stack: Option<usize>,
+    /// What turns the stored values into BlinkDL's.
+    pub undo: Option<Map>,
+}
+
+impl Stored {
+    fn named(name: impl Into<String>) -> Stored {
+        Stored { name: name.into(), transposed: false, stack: None, undo: None }
+    }
+
+    /// The name in block `layer`.
+    pub fn name_in(&self, layer: usize) -> String {
+        fill(&self.name, layer)
+    }
+}
+
+impl Naming {
+    /// How `slot` of `version` is stored, if this naming has it.
+    pub fn store(&self, version: &Version, slot: &Slot) -> Option<Stored> {
+        (self.store)(version, slot)
+    }
+}
+
+const TENSOR_FILES: &[&str] = &["safetensors", "torch", "torch (legacy)"];
+
+/// Every naming, in the order they are tried.
+pub static NAMINGS: &[Naming] = &[
+    Naming { name: "llama.cpp", formats: &["GGUF"], wrapped: false, store: gguf },
+    Naming { name: "rwkv.cpp", formats: &["rwkv.cpp"], wrapped: false, store: rwkv_cpp },
+    Naming { name: "flash-linear-attention", formats: TENSOR_FILES, wrapped: true, store: fla },
+    Naming {
+        name: "flash-linear-attention (stacked x_x)",
+        formats: TENSOR_FILES,
+        wrapped: true,
+        store: fla_x_x,
+    },
+    Naming { name: "Hugging Face", formats: TENSOR_FILES, wrapped: true, store: hugging_face },
+    Naming { name: "Hugging Face (model.blocks)", formats: TENSOR_FILES, wrapped: true, store: hf_blocks },
+    Naming { name: "BlinkDL", formats: TENSOR_FILES, wrapped: true, store: blinkdl },
+    Naming { name: "web-rwkv", formats: TENSOR_FILES, wrapped: false, store: web_rwkv },
+];
+
+fn blinkdl(_: &Version, slot: &Slot) -> Option<Stored> {
+    Some(Stored::named(slot.name))
+}
+
+/// GGUF files of llama.cpp: own names, low-rank matrices [out, in], token-shift vectors stacked.
+fn gguf(_: &Version, slot: &Slot) -> Option<Stored> {
+    let transposed = slot.role == Role::LowRank;
+    Some(Stored { transposed, stack: slot.stack, ..Stored::named(slot.gguf?) })
+}
+
+/// Folders of flash-linear-attention, RWKV-7 only: low-rank matrices are `nn.Linear`, so [out, in].
+fn fla(_: &Version, slot: &Slot) -> Option<Stored> {
+    Some(Stored { transposed: slot.role == Role::LowRank, ..Stored::named(slot.fla?) })
+}
+
+/// The same of early 2025: one tensor `x_x` [6, C] for the six token-shift vectors.
+fn fla_x_x(version: &Version, slot: &Slot) -> Option<Stored> {
+    let stored = fla(version, slot)?;
+    Some(match slot.stack {
+        Some(_) => Stored { stack: slot.stack, ..Stored::named("model.layers.{}.attn.x_x") },
+        None => stored,
+    })
+}
+
+/// Folders of transformers (RWKV-4) and of BBuf's remote code (RWKV-5 and 6).
+fn hugging_face(version: &Version, slot: &Slot) -> Option<Stored> {
+    if version.major() > 6 {
+        return None;
+    }
+    let name = match slot.name {
+        "head.weight" => "head.weight".to_owned(),
+        "emb.weight" => "rwkv.embeddings.weight".to_owned(),
+        other => {
+            let mut name = format!("rwkv.{other}")
+                .replace(".att.", ".attention.")
+                .replace(".ffn.", ".feed_forward.")
+                .replace(".ln0.", ".pre_ln.");
+            for (short, long) in [("k", "key"), ("v", "value"), ("r", "receptance"), ("g", "gate")] {
+                if name.ends_with(&format!(".time_mix_{short}")) {
+                    name.truncate(name.len() - 1);
+                    name += long;
+                }
+            }
+            name
+        }
+    };
+    Some(Stored::named(name))
+}
+
+/// The other Hugging Face naming of RWKV-7, in BlinkDL's orientation.
+fn hf_blocks(version: &Version, slot: &Slot) -> Option<Stored> {
+    if version.major() != 7 {
+        return None;
+    }
+    Some(Stored::named(match slot.name {
+        "head.weight" => "head.weight".to_owned(),
+        "emb.weight" => "model.embeddings.weight".to_owned(),
+        other => format!("model.{}", other.replace("blocks.0.ln0.", "pre_ln."))
+            .replace(".att.", ".attention.")
+            .replace(".ffn.", ".feed_forward."),
+    }))
+}
+
+/// Files for web-rwkv and Ai00: BlinkDL's names with two words changed, low-rank matrices [out, in].
+fn web_rwkv(version: &Version, slot: &Slot) -> Option<Stored> {
+    if matches!(version.name, "5.0" | "7a") {
+        return None;
+    }
+    let name = slot.name.replace("time_faaaa", "time_first").replace("time_maa", "time_mix");
+    Some(Stored { transposed: slot.role == Role::LowRank, ..Stored::named(name) })
+}
+
+/// Files of rwkv.cpp: BlinkDL's names; decays and bonuses of versions 4 and 5 are stored transformed, low-rank
+/// matrices [out, in], the token-shift vectors of version 7 stacked.
+fn rwkv_cpp(version: &Version, slot: &Slot) -> Option<Stored> {
+    let mut stored = Stored { transposed: slot.role == Role::LowRank, ..Stored::named(slot.name) };
+    match (version.major(), slot.short_name()) {
+        (4, "att.time_decay") => stored.undo = Some(Map::LnNeg),
+        (5, "att.time_decay") => stored.undo = Some(Map::LnNegLn),
+        (5, "att.time_first") => stored.undo = Some(Map::Ln),
+        (7, _) if slot.stack.is_some() => {
+            stored = Stored { stack: slot.stack, ..Stored::named("blocks.{}.att.x_rwkvag") };
+        }
+        _ => {}
+    }
+    Some(stored)
+}

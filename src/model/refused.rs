@@ -1,0 +1,96 @@
+//! Files that are recognised and refused by name, with what to do instead.
+
+use formats::Container;
+
+/// A kind of file that cannot be converted.
+struct Refused {
+    /// What it is.
+    what: &'static str,
+    /// What to do instead.
+    help: &'static str,
+    /// A part of a tensor's name that only this kind has.
+    marks: &'static [&'static str],
+}
+
+const OTHER_RELEASE: &str = "use a release of RWKV-4, 5, 6, 7 or 7a";
+
+/// In the order they are looked for.
+const REFUSED: &[Refused] = &[
+    Refused {
+        what: "is a LoRA adapter, not a model",
+        help: "merge it into its base model first, or give the base model",
+        marks: &[".lora_A", ".lora_B", ".lora.0\0", ".lora.1\0", ".disha", ".bone"],
+    },
+    Refused {
+        what: "is an RWKV-8 ROSA model, which no runtime that we write for can run",
+        help: OTHER_RELEASE,
+        marks: &["rosa.", ".rosa_qkv", "rosa1."],
+    },
+    Refused {
+        what: "is an RWKV-8 rc00 model (with ffn.enn), which no runtime that we write for can run",
+        help: OTHER_RELEASE,
+        marks: &[".ffn.enn.weight"],
+    },
+    Refused {
+        what: "is an RWKV-7b model (DeepEmbed with attention), which no runtime that we write for can run",
+        help: "use the release of RWKV-7 or 7a of the same size",
+        marks: &[".qkv.qq.weight", ".qkv.k_emb.weight"],
+    },
+    Refused {
+        what: "is an RWKV-7 release candidate (rc2 to rc4 of 2024), whose arithmetic differs from RWKV-7",
+        help: "use a final RWKV-7 (x070) release; version 6 converters that accept this file make a wrong model",
+        marks: &[".att.time_aaaaa", ".att.time_aaa_w1", ".att.time_kkk_w1", ".att.time_maa_a"],
+    },
+    Refused {
+        what: "is an RWKV-6a experiment (low-rank gate), which no runtime runs",
+        help: "use an RWKV-6 (x060) release",
+        marks: &[".att.gate_w1", ".att.gate_w2"],
+    },
+    Refused {
+        what: "is an RWKV-6b or 6c experiment, which no runtime runs",
+        help: "use an RWKV-6 (x060) release",
+        marks: &[".att.time_maa_rkvw_w1"],
+    },
+    Refused {
+        what: "is an RWKV-X model (RWKV with sparse attention blocks)",
+        help: OTHER_RELEASE,
+        marks: &["moba."],
+    },
+    Refused {
+        what: "is an embedding or reranking model built on RWKV-7, not a language model",
+        help: OTHER_RELEASE,
+        marks: &["reranker.", "vit."],
+    },
+    Refused {
+        what: "is a hybrid of RWKV-7 and attention (cxa or hxa)",
+        help: "only ARWKV-7 and RWKV6-Qwen2 hybrids are converted",
+        marks: &[".self_attn.r_norm", ".self_attn.k_norm", ".self_attn.w0"],
+    },
+    Refused {
+        what: "is an RWKV-6 folder of flash-linear-attention, whose token-shift order is another one",
+        help: "use the original .pth, or the folder made for the RWKV-6 remote code",
+        marks: &[".x_proj.0.linear", ".x_bias"],
+    },
+    Refused { what: "is an RWKV-2 or RWKV-3 model", help: OTHER_RELEASE, marks: &[".att.time_mix\0"] },
+];
+
+/// If `container` is one of the kinds refused: what it is, and what to do instead.
+pub(super) fn find(container: &Container) -> Option<(String, String)> {
+    if container.value("_strategy").is_some() {
+        return Some((
+            "was converted by the pip package rwkv for one strategy: its tensors are transposed and scaled"
+                .into(),
+            "give the original .pth that it was made from".into(),
+        ));
+    }
+    if container.tensors().iter().all(|t| t.name.contains("time_state")) {
+        return Some((
+            "is an initial state (state tuning), not a model".into(),
+            "give the model that the state was tuned for".into(),
+        ));
+    }
+    // The ends of names are marked by NUL, so that a mark can ask for one.
+    let names: Vec<String> = container.tensors().iter().map(|t| format!("{}\0", t.name)).collect();
+    let has = |mark: &str| names.iter().any(|n| n.contains(mark) || mark == n.trim_end_matches('\0'));
+    REFUSED.iter().find(|r| r.marks.iter().any(|m| has(m))).map(|r| (r.what.to_owned(), r.help.to_owned()))
+}

@@ -1,0 +1,127 @@
+//! Vocabularies: which bytes a token stands for.
+//!
+//! RWKV tokenizers are lists of byte strings, used greedily: the longest token that fits is taken. The World
+//! vocabulary of all RWKV World, G1 and later models is built in (`world.txt.zst`: `rwkv_vocab_v20230424.txt`
+//! by Bo Peng, Apache-2.0); others come from a file.
+
+mod literal;
+mod parse;
+
+use std::fmt;
+use std::path::Path;
+
+use crate::error::{Error, Result};
+
+/// What every id stands for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Vocab {
+    /// Where it comes from, as shown to people: `World`, `bytes`, or the file's name.
+    pub name: String,
+    /// The tokens; the index is the id.
+    pub tokens: Vec<Token>,
+}
+
+/// What one id stands for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Token {
+    /// The end of a text (id 0 of the World vocabulary).
+    End,
+    /// A string of bytes.
+    Bytes(Vec<u8>),
+    /// Nothing: the model has a row for the id, but no text ever becomes it.
+    Unused,
+}
+
+/// Number of tokens that World models have rows for.
+pub const WORLD_SIZE: usize = 65536;
+/// Number of tokens of byte-level models.
+pub const BYTES_SIZE: usize = 256;
+
+const WORLD: &[u8] = include_bytes!("world.txt.zst");
+
+impl Vocab {
+    /// The World vocabulary: the end token and 65529 byte strings.
+    pub fn world() -> Vocab {
+        let text = zstd::decode_all(WORLD).unwrap_or_default();
+        let tokens = parse::lines(&text).unwrap_or_default();
+        debug_assert_eq!(tokens.len(), 65530);
+        Vocab { name: "World".to_owned(), tokens }
+    }
+
+    /// The vocabulary of byte-level models: the id is the byte.
+    pub fn bytes() -> Vocab {
+        let tokens = (0..=u8::MAX).map(|b| Token::Bytes(vec![b])).collect();
+        Vocab { name: "bytes".to_owned(), tokens }
+    }
+
+    /// The vocabulary that a model of `size` tokens has if no other is given.
+    pub fn usual(size: usize) -> Option<Vocab> {
+        match size {
+            WORLD_SIZE => Some(Vocab::world()),
+            BYTES_SIZE => Some(Vocab::bytes()),
+            _ => None,
+        }
+    }
+
+    /// Reads a vocabulary file: `world` and `bytes` name the built-in ones. The formats are RWKV's text files
+    /// (`<id> <python literal> <length>`), web-rwkv's JSON (`{"1": "a", "2": [128]}`), and `vocab.txt` of
+    /// Hugging Face folders (one Python bytes literal a line).
+    ///
+    /// # Errors
+    /// If the file cannot be read, or a line of it cannot be understood.
+    pub fn load(path: &Path) -> Result<Vocab> {
+        match path.to_str() {
+            Some("world") => return Ok(Vocab::world()),
+            Some("bytes") => return Ok(Vocab::bytes()),
+            _ => {}
+        }
+        let text = std::fs::read(path).map_err(Error::io("read the vocabulary", path))?;
+        let tokens = parse::any(&text).map_err(|what| Error::Model {
+            path: path.to_owned(),
+            what: format!("is no vocabulary: {what}"),
+            help:
+                "give an RWKV vocabulary text file, web-rwkv's JSON, or a vocab.txt of a Hugging Face folder"
+                    .to_owned(),
+        })?;
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        Ok(Vocab { name, tokens })
+    }
+
+    /// The same vocabulary with unused ids up to `size`; `None` if it has more.
+    #[must_use]
+    pub fn padded(mut self, size: usize) -> Option<Vocab> {
+        if self.tokens.len() > size {
+            return None;
+        }
+        self.tokens.resize(size, Token::Unused);
+        Some(self)
+    }
+}
+
+impl fmt::Display for Vocab {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let used = self.tokens.iter().filter(|t| **t != Token::Unused).count();
+        write!(f, "{} ({used} tokens)", self.name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_world_vocabulary_is_whole() {
+        let world = Vocab::world();
+        assert_eq!(world.tokens.len(), 65530);
+        assert_eq!(world.tokens[0], Token::End);
+        for b in 0..=255u8 {
+            assert_eq!(world.tokens[b as usize + 1], Token::Bytes(vec![b]));
+        }
+        assert_eq!(world.tokens[261], Token::Bytes(b"\n\n".to_vec()));
+        assert_eq!(world.tokens[65529], Token::Bytes(vec![b' '; 128]));
+        let mut all: Vec<_> = world.tokens.iter().collect();
+        all.sort_by_key(|t| format!("{t:?}"));
+        all.dedup();
+        assert_eq!(all.len(), 65530, "no token stands twice");
+    }
+}
