@@ -1,0 +1,128 @@
+//! What is wanted: which encoding the tensors of a file get.
+
+use quant::Encoding;
+
+use crate::error::{Error, Result};
+use crate::model::Role;
+
+/// A file type: the name people ask for, and the encoding that each role gets under it.
+#[derive(Debug, PartialEq, Eq)]
+pub struct FileType {
+    /// The name, as llama.cpp's users know it.
+    pub name: &'static str,
+    /// Number of the type in GGUF's `general.file_type`.
+    pub gguf_number: u32,
+    /// Large matrices.
+    pub matrix: Encoding,
+    /// The embedding.
+    pub embedding: Encoding,
+    /// The output layer.
+    pub head: Encoding,
+    /// Small low-rank matrices, where the target does not fix their type.
+    pub low_rank: Encoding,
+}
+
+const fn plain(name: &'static str, gguf_number: u32, e: Encoding) -> FileType {
+    FileType { name, gguf_number, matrix: e, embedding: e, head: e, low_rank: e }
+}
+
+/// Low-rank matrices are small and used in every step: they keep 8 bits in files of fewer.
+const fn blocks(name: &'static str, gguf_number: u32, e: Encoding) -> FileType {
+    FileType { name, gguf_number, matrix: e, embedding: e, head: Encoding::Q6K, low_rank: Encoding::Q8_0 }
+}
+
+/// Every file type.
+pub static FILE_TYPES: &[FileType] = &[
+    plain("f32", 0, Encoding::F32),
+    plain("f16", 1, Encoding::F16),
+    plain("bf16", 32, Encoding::BF16),
+    plain("q8_0", 7, Encoding::Q8_0),
+    blocks("q5_1", 9, Encoding::Q5_1),
+    blocks("q5_0", 8, Encoding::Q5_0),
+    blocks("q4_1", 3, Encoding::Q4_1),
+    blocks("q4_0", 2, Encoding::Q4_0),
+];
+
+impl FileType {
+    /// The file type of that name, in any case.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] that names the nearest type.
+    pub fn named(name: &str) -> Result<&'static FileType> {
+        FILE_TYPES.iter().find(|t| t.name.eq_ignore_ascii_case(name)).ok_or_else(|| {
+            let names: Vec<&str> = FILE_TYPES.iter().map(|t| t.name).collect();
+            let nearest = names.iter().min_by_key(|n| distance(n, &name.to_ascii_lowercase()));
+            Error::Usage {
+                what: format!("there is no file type {name:?}"),
+                help: format!(
+                    "did you mean {}? The types are {}",
+                    nearest.copied().unwrap_or("q8_0"),
+                    names.join(", ")
+                ),
+            }
+        })
+    }
+
+    /// The encoding that a tensor of this role gets, if its rows allow it.
+    pub fn wanted(&self, role: Role) -> Encoding {
+        match role {
+            Role::Vector => Encoding::F32,
+            Role::Matrix => self.matrix,
+            Role::Embedding => self.embedding,
+            Role::Head => self.head,
+            Role::LowRank => self.low_rank,
+        }
+    }
+}
+
+/// The encoding that stands in for `wanted` where rows of `cols` values are no whole blocks of it: the
+/// smallest one of at least its quality whose blocks fit (the same choice as llama-quantize's).
+pub fn fitting(wanted: Encoding, cols: usize) -> Encoding {
+    let mut encoding = wanted;
+    while !cols.is_multiple_of(encoding.block_len()) {
+        encoding = match encoding {
+            Encoding::Q2K | Encoding::Q3K => Encoding::Q4_0,
+            Encoding::IQ4XS => Encoding::IQ4NL,
+            Encoding::Q4K => Encoding::Q5_0,
+            Encoding::Q5K => Encoding::Q5_1,
+            Encoding::Q6K => Encoding::Q8_0,
+            _ => Encoding::F16,
+        };
+    }
+    encoding
+}
+
+/// Number of single-character edits between two words (Levenshtein).
+fn distance(a: &str, b: &str) -> usize {
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.bytes().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, y) in b.bytes().enumerate() {
+            let cost = diagonal + usize::from(x != y);
+            diagonal = row[j + 1];
+            row[j + 1] = cost.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unknown_types_suggest_the_nearest() {
+        assert_eq!(FileType::named("Q8_0").unwrap().name, "q8_0");
+        let error = FileType::named("q8").unwrap_err();
+        assert!(error.help().unwrap().starts_with("did you mean q8_0?"), "{:?}", error.help());
+    }
+
+    #[test]
+    fn rows_that_fit_no_block_fall_back() {
+        assert_eq!(fitting(Encoding::Q6K, 512), Encoding::Q6K);
+        assert_eq!(fitting(Encoding::Q6K, 320), Encoding::Q8_0);
+        assert_eq!(fitting(Encoding::Q6K, 30), Encoding::F16);
+        assert_eq!(fitting(Encoding::Q4_0, 48), Encoding::F16);
+    }
+}

@@ -1,0 +1,159 @@
+//! GGUF for llama.cpp and what is built on it: ollama, LM Studio, KoboldCpp.
+//!
+//! llama.cpp runs RWKV-6 and 7. It wants the low-rank matrices [out, in], the token-shift vectors stacked,
+//! every vector in F32, and for block 0 of version 7, whose value residual is never read, a copy of the
+//! in-context learning rate in its place. It checks the set of tensors exactly.
+
+mod keys;
+mod tokenizer;
+
+use std::collections::BTreeMap;
+
+use formats::{Metadata, Placement, Planned};
+use quant::Encoding;
+
+use super::{About, Item, Objection, Target};
+use crate::error::{Error, Result};
+use crate::model::{Held, Lazy, Model, Rank, Role, Scope};
+use crate::recipe::FileType;
+
+/// The target GGUF.
+pub struct Gguf;
+
+/// Head sizes that llama.cpp's RWKV-7 kernels compute right on every CPU.
+const HEAD_SIZES_7: &[usize] = &[64, 128];
+
+/// Tensors that llama.cpp computes with in F32 only, besides all vectors.
+const F32_ONLY: &[&str] =
+    &["time_mix_w1.weight", "time_mix_w2.weight", "time_mix_decay_w1.weight", "time_mix_decay_w2.weight"];
+
+impl Target for Gguf {
+    fn name(&self) -> &'static str {
+        "GGUF"
+    }
+
+    fn runtimes(&self) -> &'static str {
+        "llama.cpp, ollama, LM Studio, KoboldCpp"
+    }
+
+    fn extensions(&self) -> &'static [&'static str] {
+        &["gguf"]
+    }
+
+    fn check(&self, model: &Model) -> Result<Vec<Objection>> {
+        let refuse = |what: String, help: &str| {
+            Err(Error::Model { path: model.container.path().to_owned(), what, help: help.to_owned() })
+        };
+        let version = model.version;
+        if version.slots().any(|s| s.gguf.is_none()) {
+            return refuse(
+                format!("is {}, and llama.cpp runs only versions 6 and 7", version.about),
+                "use web-rwkv (versions 4, 5.1, 5.2), rwkv.cpp (4, 5.0, 5.2) or the pip package rwkv, with the files \
+                 made for them",
+            );
+        }
+        for rank in Rank::ALL {
+            let has = model.ranks.iter().any(|r| r.contains_key(&rank));
+            if has && model.uniform_rank(rank).is_none() {
+                return refuse(
+                    format!(
+                        "has different {} ranks in different blocks, and llama.cpp knows one",
+                        rank.name()
+                    ),
+                    "this model needs a runtime that reads the ranks of every block, such as the pip package rwkv",
+                );
+            }
+        }
+        let dims = &model.dims;
+        let mut objections = Vec::new();
+        if version.major() == 7 && !HEAD_SIZES_7.contains(&dims.head_size) {
+            objections.push(Objection {
+                what: format!(
+                    "has heads of size {}, for which llama.cpp's RWKV-7 kernels compute wrong values on some CPUs \
+                     (right: 64 and 128)",
+                    dims.head_size
+                ),
+                help: "use another runtime, such as the pip package rwkv".to_owned(),
+            });
+        }
+        Ok(objections)
+    }
+
+    fn items(&self, model: &Model) -> Result<Vec<Item>> {
+        let mut stacks: BTreeMap<String, Vec<(usize, Lazy)>> = BTreeMap::new();
+        let mut items = Vec::new();
+        for held in &model.tensors {
+            if held.slot.scope == Scope::Later && held.layer == 0 {
+                continue;
+            }
+            let name = name(held);
+            let values = oriented(held).ok_or_else(|| unfit(model, held))?;
+            if let Some(k) = held.slot.stack {
+                let stack = stacks.entry(name.clone()).or_default();
+                stack.push((k, values));
+                let size =
+                    model.version.slots().filter(|s| s.stack.is_some() && s.gguf == held.slot.gguf).count();
+                if stack.len() < size {
+                    continue;
+                }
+                stack.sort_by_key(|(k, _)| *k);
+                let parts: Vec<Lazy> = stack.iter().map(|(_, values)| values.clone()).collect();
+                let values = Lazy::stacked(&parts)
+                    .and_then(|v| v.reshaped(&[size, 1, 1, model.dims.embd]))
+                    .ok_or_else(|| unfit(model, held))?;
+                items.push(item(name, held, values));
+                continue;
+            }
+            if held.layer == 0
+                && let Some(twin) = placeholder(&name)
+            {
+                items.push(item(twin, held, values.clone()));
+            }
+            items.push(item(name, held, values));
+        }
+        Ok(items)
+    }
+
+    fn metadata(&self, model: &Model, about: &About, file_type: &FileType, weights: u64) -> Result<Metadata> {
+        keys::metadata(model, about, file_type, weights)
+    }
+
+    fn place(&self, metadata: &Metadata, tensors: &[Planned]) -> formats::Result<Placement> {
+        formats::gguf::place(metadata, tensors)
+    }
+}
+
+fn name(held: &Held) -> String {
+    held.slot.gguf.unwrap_or_default().replacen("{}", &held.layer.to_string(), 1)
+}
+
+/// Values in llama.cpp's shape: low-rank matrices turned, vectors flat, but the bonus of version 6 per head.
+fn oriented(held: &Held) -> Option<Lazy> {
+    match held.slot.role {
+        Role::LowRank => held.values.transposed(),
+        Role::Vector if held.slot.short_name() != "att.time_faaaa" => {
+            held.values.reshaped(&[held.values.elements()])
+        }
+        _ => Some(held.values.clone()),
+    }
+}
+
+fn item(name: String, held: &Held, values: Lazy) -> Item {
+    let f32_only = held.slot.role == Role::Vector || F32_ONLY.iter().any(|n| name.ends_with(n));
+    Item { name, role: held.slot.role, values, fixed: f32_only.then_some(Encoding::F32) }
+}
+
+/// The name under which block 0 of version 7 holds another copy of this tensor.
+fn placeholder(name: &str) -> Option<String> {
+    let (before, after) = name.split_once(".time_mix_a")?;
+    matches!(after, "0.weight" | "1.weight" | "2.weight").then(|| format!("{before}.time_mix_v{after}"))
+}
+
+fn unfit(model: &Model, held: &Held) -> Error {
+    Error::Tensor {
+        path: model.container.path().to_owned(),
+        tensor: held.name(),
+        what: "cannot be brought into the layout that llama.cpp wants".to_owned(),
+        help: "please report this file as a bug".to_owned(),
+    }
+}

@@ -1,0 +1,110 @@
+//! The tokenizer keys of a GGUF file: llama.cpp's tokenizer `rwkv`, a list of byte strings used greedily.
+
+use formats::{Metadata, Value, ValueKind};
+
+use super::super::About;
+use crate::error::{Error, Result};
+use crate::model::Model;
+use crate::vocab::{Token, Vocab};
+
+/// The prompt format of RWKV World and G1 models; the comment in it is what llama.cpp's built-in templates
+/// recognise it by.
+pub const WORLD_CHAT_TEMPLATE: &str = include_str!("chat_template.jinja");
+
+/// The token after which World models end their turn: two line feeds.
+const END_OF_TURN: &[u8] = b"\n\n";
+
+/// llama.cpp's kinds of tokens.
+const NORMAL: i32 = 1;
+const CONTROL: i32 = 3;
+const UNUSED: i32 = 5;
+
+pub(super) fn keys(model: &Model, about: &About) -> Result<Metadata> {
+    let Some(vocab) = &about.vocab else { return Ok(Metadata::new()) };
+    let Some(vocab) = vocab.clone().padded(model.dims.vocab) else {
+        return Err(Error::Usage {
+            what: format!(
+                "the vocabulary {} has {} ids, but the model has rows for {} only",
+                vocab.name,
+                vocab.tokens.len(),
+                model.dims.vocab
+            ),
+            help: "give the vocabulary that the model was trained with".to_owned(),
+        });
+    };
+    let mut keys = Metadata::new();
+    let mut put = |key: &str, value: Value| keys.push((format!("tokenizer.{key}"), value));
+    put("ggml.model", Value::from("rwkv"));
+    put("ggml.tokens", Value::strings(vocab.tokens.iter().enumerate().map(|(id, t)| text(t, id))));
+    let kinds = vocab.tokens.iter().map(|t| Value::I32(kind(t))).collect();
+    put("ggml.token_type", Value::Array(ValueKind::I32, kinds));
+    if let Some(end) = id_of(&vocab, |t| *t == Token::End) {
+        put("ggml.bos_token_id", Value::U32(end));
+        put("ggml.eos_token_id", Value::U32(end));
+    }
+    if about.chat_template.is_some()
+        && let Some(turn) = id_of(&vocab, |t| matches!(t, Token::Bytes(b) if b == END_OF_TURN))
+    {
+        put("ggml.eot_token_id", Value::U32(turn));
+    }
+    if let Some(template) = &about.chat_template {
+        put("chat_template", Value::from(template.as_str()));
+    }
+    Ok(keys)
+}
+
+fn id_of(vocab: &Vocab, is: impl Fn(&Token) -> bool) -> Option<u32> {
+    vocab.tokens.iter().position(is).and_then(|id| u32::try_from(id).ok())
+}
+
+fn kind(token: &Token) -> i32 {
+    match token {
+        Token::End => CONTROL,
+        Token::Bytes(_) => NORMAL,
+        Token::Unused => UNUSED,
+    }
+}
+
+/// A token as llama.cpp reads it back: what stands between the quotes of the token as a Python bytes literal.
+fn text(token: &Token, id: usize) -> String {
+    let bytes = match token {
+        Token::End => return "<s>".to_owned(),
+        Token::Unused => return format!("[PAD{id}]"),
+        Token::Bytes(bytes) => bytes,
+    };
+    // Python quotes with " if there is a ' and no ", so only a token with both escapes the '.
+    let escape_quote = bytes.contains(&b'\'') && bytes.contains(&b'"');
+    let mut text = String::new();
+    for b in bytes {
+        match b {
+            b'\t' => text += "\\t",
+            b'\n' => text += "\\n",
+            b'\r' => text += "\\r",
+            b'\\' => text += "\\\\",
+            b'\'' if escape_quote => text += "\\'",
+            b' '..=b'~' => text.push(char::from(*b)),
+            _ => text += &format!("\\x{b:02x}"),
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_are_written_as_python_writes_bytes() {
+        for (bytes, expected) in [
+            (&b"a b"[..], "a b"),
+            (b"\x00\xff", "\\x00\\xff"),
+            (b"it's", "it's"),
+            (b"'\"", "\\'\""),
+            (b"\\\n", "\\\\\\n"),
+            ("é".as_bytes(), "\\xc3\\xa9"),
+        ] {
+            assert_eq!(text(&Token::Bytes(bytes.to_vec()), 7), expected);
+        }
+        assert_eq!(text(&Token::Unused, 65530), "[PAD65530]");
+    }
+}
