@@ -1,6 +1,6 @@
 //! The trait that every encoding of weights implements, and the list of them.
 
-use crate::{Encoding, float};
+use crate::{Encoding, float, ggml};
 
 /// Rows of weights to encode.
 #[derive(Clone, Copy, Debug)]
@@ -90,7 +90,17 @@ pub enum EncodeError {
 }
 
 /// Every codec, in the order of [`Encoding`].
-pub static CODECS: &[&dyn Codec] = &[&float::F64, &float::F32, &float::F16, &float::BF16];
+pub static CODECS: &[&dyn Codec] = &[
+    &float::F64,
+    &float::F32,
+    &float::F16,
+    &float::BF16,
+    &ggml::Q4_0,
+    &ggml::Q4_1,
+    &ggml::Q5_0,
+    &ggml::Q5_1,
+    &ggml::Q8_0,
+];
 
 /// The codec of `encoding`, if it is one of [`CODECS`].
 pub fn codec(encoding: Encoding) -> Option<&'static dyn Codec> {

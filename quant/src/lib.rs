@@ -4,11 +4,14 @@
 //!
 //! - [`Encoding`]: the id of every way an element (or a block of elements) can be stored, with its exact size;
 //! - [`Codec`]: encode and decode for one encoding; [`CODECS`] lists them all, [`codec`] finds one;
-//! - [`float`]: the plain floating point encodings.
+//! - [`float`]: the plain floating point encodings; [`ggml`]: the block types of ggml;
+//! - [`arch`]: run-time choice of the instruction set.
 
+pub mod arch;
 mod codec;
 mod encoding;
 pub mod float;
+pub mod ggml;
 
 pub use codec::{CODECS, Codec, EncodeError, Rows, codec};
 pub use encoding::Encoding;

@@ -1,0 +1,110 @@
+//! Instruction sets: which one this processor has, and how a kernel is compiled for each.
+//!
+//! A [`Kernel`] is written once, in plain Rust, and compiled once for every [`Level`]. The levels differ in speed
+//! only: Rust never contracts or reorders floating point operations, so the bytes are the same at each.
+
+use std::cell::Cell;
+
+/// A set of instructions that kernels are compiled for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum Level {
+    /// What every processor of the architecture has (SSE2 on x86-64, NEON on AArch64).
+    Baseline,
+    /// AVX2 and F16C.
+    Avx2,
+    /// AVX-512 F, BW, DQ, VL.
+    Avx512,
+}
+
+impl Level {
+    /// The levels that this processor can run, slowest first.
+    pub fn available() -> impl Iterator<Item = Level> {
+        [Level::Baseline, Level::Avx2, Level::Avx512].into_iter().filter(|l| l.is_available())
+    }
+
+    fn is_available(self) -> bool {
+        match self {
+            Level::Baseline => true,
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx2 => is_x86_feature_detected!("avx2") && is_x86_feature_detected!("f16c"),
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512 => {
+                Level::Avx2.is_available()
+                    && is_x86_feature_detected!("avx512f")
+                    && is_x86_feature_detected!("avx512bw")
+                    && is_x86_feature_detected!("avx512dq")
+                    && is_x86_feature_detected!("avx512vl")
+            }
+            #[cfg(not(target_arch = "x86_64"))]
+            _ => false,
+        }
+    }
+}
+
+thread_local! {
+    static LIMIT: Cell<Level> = const { Cell::new(Level::Avx512) };
+}
+
+/// Runs `f` with the codecs of this thread held to `level` or below (to compare levels in tests and benches).
+pub fn with_limit<R>(level: Level, f: impl FnOnce() -> R) -> R {
+    struct Restore(Level);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            LIMIT.set(self.0);
+        }
+    }
+    let _restore = Restore(LIMIT.replace(level));
+    f()
+}
+
+/// Work that is compiled for every level.
+pub(crate) trait Kernel {
+    type Output;
+
+    /// Does the work. Implementations are `#[inline(always)]`, and so is what they call in inner loops, so that
+    /// the code is compiled with the instructions of the caller.
+    fn run(self) -> Self::Output;
+}
+
+/// Runs `kernel` at the best level that this processor has.
+pub(crate) fn dispatch<K: Kernel>(kernel: K) -> K::Output {
+    #[cfg(target_arch = "x86_64")]
+    {
+        let limit = LIMIT.get();
+        if limit >= Level::Avx512 && Level::Avx512.is_available() {
+            // SAFETY: the features that `avx512` needs were found on this processor.
+            return unsafe { avx512(kernel) };
+        }
+        if limit >= Level::Avx2 && Level::Avx2.is_available() {
+            // SAFETY: the features that `avx2` needs were found on this processor.
+            return unsafe { avx2(kernel) };
+        }
+    }
+    kernel.run()
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,f16c")]
+fn avx2<K: Kernel>(kernel: K) -> K::Output {
+    kernel.run()
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,f16c,avx512f,avx512bw,avx512dq,avx512vl")]
+fn avx512<K: Kernel>(kernel: K) -> K::Output {
+    kernel.run()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_limit_is_restored() {
+        let before = LIMIT.get();
+        with_limit(Level::Baseline, || assert_eq!(LIMIT.get(), Level::Baseline));
+        assert_eq!(LIMIT.get(), before);
+        assert_eq!(Level::available().next(), Some(Level::Baseline));
+    }
+}

@@ -1,0 +1,21 @@
+//! The block types of ggml (the tensors of a GGUF file), byte for byte.
+//!
+//! Each file holds one type: the picture of its block, its error bound, encoder and decoder. The encoders give the
+//! bytes of ggml's reference quantizer as it is built for generic x86-64: IEEE f32 operations in source order,
+//! none fused. Decoders give the same floats.
+//!
+//! A weight so large that a scale does not fit in f16 is [`EncodeError::Overflow`](crate::EncodeError): ggml
+//! writes an infinite scale there, and then refuses the file.
+
+mod blocks;
+mod q4_0;
+mod q4_1;
+mod q5_0;
+mod q5_1;
+mod q8_0;
+
+pub use q4_0::Q4_0;
+pub use q4_1::Q4_1;
+pub use q5_0::Q5_0;
+pub use q5_1::Q5_1;
+pub use q8_0::Q8_0;

@@ -1,0 +1,44 @@
+//! Q4_0: 4.5 bits a weight, one scale for 32 values, codes -8 to 7.
+//!
+//! ```text
+//! d: f16 | 16 bytes: byte i holds value i (low half) and value i + 16 (high half)
+//! x' = d * (code - 8)
+//! ```
+//!
+//! `d` is the value of largest magnitude over -8, so that this value is kept best. The error is at most `|d| / 2`,
+//! and `|d|` for values beyond `7.5 d` on the other side, plus the rounding of `d` to f16.
+
+use super::blocks::{Block, block_codec, extreme, get_f16, inverse, pack_nibbles, put_f16, unpack_nibbles};
+use crate::encoding::Encoding;
+
+/// ggml's Q4_0 (18 bytes for 32 weights).
+pub struct Q4_0;
+
+block_codec!(Q4_0, 32, 18);
+
+impl Block<32, 18> for Q4_0 {
+    const ENCODING: Encoding = Encoding::Q4_0;
+    const LIMIT: f32 = 65504.0 * 8.0;
+
+    #[inline(always)]
+    fn encode(values: &[f32; 32], out: &mut [u8; 18]) -> bool {
+        let d = extreme(values) / -8.0;
+        let mut codes = [0u8; 32];
+        if let Some(id) = inverse(d) {
+            for (code, v) in codes.iter_mut().zip(values) {
+                *code = ((v * id + 8.5) as i32).min(15) as u8;
+            }
+        }
+        pack_nibbles(&codes, &mut out[2..]);
+        put_f16(d, &mut out[..2])
+    }
+
+    #[inline(always)]
+    fn decode(bytes: &[u8; 18], out: &mut [f32; 32]) {
+        let d = get_f16(bytes);
+        let codes = unpack_nibbles(&bytes[2..]);
+        for (v, code) in out.iter_mut().zip(codes) {
+            *v = f32::from(code as i8 - 8) * d;
+        }
+    }
+}

@@ -1,0 +1,45 @@
+//! Q4_1: 5 bits a weight, one scale and one minimum for 32 values, codes 0 to 15.
+//!
+//! ```text
+//! d: f16 | m: f16 | 16 bytes: byte i holds value i (low half) and value i + 16 (high half)
+//! x' = d * code + m
+//! ```
+//!
+//! `m` is the least value and `d` a fifteenth of the range. The error is at most `d / 2` plus the rounding of `d`
+//! and `m` to f16.
+
+use super::blocks::{Block, block_codec, get_f16, inverse, min_max, pack_nibbles, put_f16, unpack_nibbles};
+use crate::encoding::Encoding;
+
+/// ggml's Q4_1 (20 bytes for 32 weights).
+pub struct Q4_1;
+
+block_codec!(Q4_1, 32, 20);
+
+impl Block<32, 20> for Q4_1 {
+    const ENCODING: Encoding = Encoding::Q4_1;
+    const LIMIT: f32 = 65504.0;
+
+    #[inline(always)]
+    fn encode(values: &[f32; 32], out: &mut [u8; 20]) -> bool {
+        let (min, max) = min_max(values);
+        let d = (max - min) / 15.0;
+        let mut codes = [0u8; 32];
+        if let Some(id) = inverse(d) {
+            for (code, v) in codes.iter_mut().zip(values) {
+                *code = (((v - min) * id + 0.5) as i32).min(15) as u8;
+            }
+        }
+        pack_nibbles(&codes, &mut out[4..]);
+        put_f16(d, &mut out[..2]) & put_f16(min, &mut out[2..4])
+    }
+
+    #[inline(always)]
+    fn decode(bytes: &[u8; 20], out: &mut [f32; 32]) {
+        let (d, m) = (get_f16(bytes), get_f16(&bytes[2..]));
+        let codes = unpack_nibbles(&bytes[4..]);
+        for (v, code) in out.iter_mut().zip(codes) {
+            *v = f32::from(code) * d + m;
+        }
+    }
+}

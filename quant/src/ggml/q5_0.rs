@@ -1,0 +1,49 @@
+//! Q5_0: 5.5 bits a weight, one scale for 32 values, codes -16 to 15.
+//!
+//! ```text
+//! d: f16 | u32: bit i is bit 4 of code i | 16 bytes: low 4 bits, value i (low half) and value i + 16 (high half)
+//! x' = d * (code - 16)
+//! ```
+//!
+//! `d` is the value of largest magnitude over -16. The error is at most `|d| / 2`, and `|d|` for values beyond
+//! `15.5 d` on the other side, plus the rounding of `d` to f16.
+
+use super::blocks::{
+    Block, block_codec, extreme, get_f16, inverse, pack_fifth_bits, pack_nibbles, put_f16, unpack_fifth_bits,
+    unpack_nibbles,
+};
+use crate::encoding::Encoding;
+
+/// ggml's Q5_0 (22 bytes for 32 weights).
+pub struct Q5_0;
+
+block_codec!(Q5_0, 32, 22);
+
+impl Block<32, 22> for Q5_0 {
+    const ENCODING: Encoding = Encoding::Q5_0;
+    const LIMIT: f32 = 65504.0 * 16.0;
+
+    #[inline(always)]
+    fn encode(values: &[f32; 32], out: &mut [u8; 22]) -> bool {
+        let d = extreme(values) / -16.0;
+        let mut codes = [0u8; 32];
+        if let Some(id) = inverse(d) {
+            for (code, v) in codes.iter_mut().zip(values) {
+                *code = ((v * id + 16.5) as i32).min(31) as u8;
+            }
+        }
+        out[2..6].copy_from_slice(&pack_fifth_bits(&codes));
+        pack_nibbles(&codes, &mut out[6..]);
+        put_f16(d, &mut out[..2])
+    }
+
+    #[inline(always)]
+    fn decode(bytes: &[u8; 22], out: &mut [f32; 32]) {
+        let d = get_f16(bytes);
+        let mut codes = unpack_nibbles(&bytes[6..]);
+        unpack_fifth_bits(&bytes[2..6], &mut codes);
+        for (v, code) in out.iter_mut().zip(codes) {
+            *v = f32::from(code as i8 - 16) * d;
+        }
+    }
+}
