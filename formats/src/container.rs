@@ -1,6 +1,6 @@
 //! What an opened model looks like, whatever its format.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -123,17 +123,25 @@ impl Container {
             let blame = Blame { path, format: "sharded" };
             return Err(blame.malformed("the set names no files"));
         };
+        let mut keys: BTreeSet<String> = first.metadata.iter().map(|(key, _)| key.clone()).collect();
         for part in parts {
             let before = first.files.len();
             first.files.extend(part.files);
             first.tensors.extend(part.tensors.into_iter().map(|t| Tensor { file: t.file + before, ..t }));
             for (key, value) in part.metadata {
-                if first.metadata.iter().all(|(k, _)| *k != key) {
+                if keys.insert(key.clone()) {
                     first.metadata.push((key, value));
                 }
             }
         }
         Container::new(first.format, path, first.files, first.tensors, first.metadata, limits)
+    }
+
+    /// The same container with other metadata.
+    #[must_use]
+    pub(crate) fn with_metadata(mut self, change: impl FnOnce(&mut Metadata)) -> Self {
+        change(&mut self.metadata);
+        self
     }
 
     /// The same container with the `config.json` that stands beside it.

@@ -82,6 +82,14 @@ pub enum Error {
         /// How many files the set has.
         count: usize,
     },
+    /// A folder holds no model, or more than one.
+    #[error("the folder {} holds {}", path.display(), listed(models))]
+    NotOneModel {
+        /// The folder.
+        path: PathBuf,
+        /// The names of the models in it.
+        models: Vec<String>,
+    },
     /// The tensors or metadata to write do not fit the format.
     #[error("cannot write this as {format}: {what}{}", place(tensor, &None))]
     CannotHold {
@@ -121,6 +129,10 @@ impl Error {
                 "no real model comes near this limit: the file is damaged or was made to do harm".to_owned()
             }
             Error::MissingShard { .. } => "copy or download the missing file into the same folder".to_owned(),
+            Error::NotOneModel { models, .. } if models.is_empty() => {
+                format!("these are looked for: {}", crate::hf::LOOKED_FOR)
+            }
+            Error::NotOneModel { .. } => "name one of them instead of the folder".to_owned(),
             Error::CannotHold { .. } => return None,
         })
     }
@@ -185,6 +197,16 @@ impl Blame<'_> {
         } else {
             Err(Error::Limit { path: self.path.to_owned(), what, value, limit })
         }
+    }
+}
+
+/// `2 models: a, b`; at most ten by name.
+fn listed(models: &[String]) -> String {
+    const NAMED: usize = 10;
+    match models.len() {
+        0 => "no model".to_owned(),
+        n @ 1..=NAMED => format!("{n} models: {}", models.join(", ")),
+        n => format!("{n} models: {} and {} more", models[..NAMED].join(", "), n - NAMED),
     }
 }
 

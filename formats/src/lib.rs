@@ -5,6 +5,7 @@
 //!
 //! Reading is one call: [`open`] looks at the content (never at the extension), finds the [`Format`] in
 //! [`FORMATS`], maps the file and returns a [`Container`], whose tensors are windows on the mapped bytes.
+//! A part of a sharded set, its index or a Hugging Face folder opens the whole model, or fails.
 //! Nothing is copied and nothing is believed: every count, size and offset is checked against [`Limits`]
 //! and the file's length first.
 //!
@@ -16,15 +17,22 @@ mod cursor;
 mod error;
 mod format;
 pub mod gguf;
+mod hf;
+mod json;
 mod limits;
 mod mapped;
+mod open;
 mod placement;
+pub mod safetensors;
+mod shards;
+mod unknown;
 mod value;
 
 pub use container::{Container, Tensor};
 pub use error::{Error, Result};
-pub use format::{FORMATS, Format, Sniff, open};
+pub use format::{FORMATS, Format, Sniff};
 pub use limits::Limits;
 pub use mapped::Mapped;
+pub use open::open;
 pub use placement::{Placement, Planned};
 pub use value::{Metadata, Value, ValueKind};

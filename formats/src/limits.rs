@@ -19,6 +19,8 @@ pub struct Limits {
     pub values: u64,
     /// Files of one sharded set.
     pub shards: u64,
+    /// Bytes of a `config.json`.
+    pub config_bytes: u64,
 }
 
 impl Default for Limits {
@@ -30,6 +32,7 @@ impl Default for Limits {
             dims: 8,
             values: 1 << 20,
             shards: 10_000,
+            config_bytes: 4 << 20,
         }
     }
 }

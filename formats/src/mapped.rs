@@ -1,6 +1,7 @@
 //! A file mapped into memory, read only.
 
-use std::fs::File;
+use std::fs::{File, Metadata};
+use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -21,12 +22,11 @@ impl Mapped {
     /// # Errors
     /// [`Error::Io`] if the file cannot be opened or mapped, or is a folder.
     pub fn open(path: &Path) -> Result<Mapped> {
+        // Before it is opened, since opening a pipe waits for somebody to write to it.
+        regular(&std::fs::metadata(path).map_err(dangling(path))?, path)?;
         let file = File::open(path).map_err(Error::io("open", path))?;
         let meta = file.metadata().map_err(Error::io("read", path))?;
-        if !meta.is_file() {
-            let source = std::io::Error::other("it is not a regular file");
-            return Err(Error::Io { action: "read", path: path.to_owned(), source });
-        }
+        regular(&meta, path)?;
         // SAFETY: the map is private and read only, so this program never changes what it shows. Another
         // program that shortens the file meanwhile makes the kernel end this one by a signal: no wrong
         // value is ever read, and no finished output is ever touched, since output is renamed at the end.
@@ -71,5 +71,30 @@ impl Mapped {
         }
         #[cfg(not(unix))]
         let _ = range;
+    }
+}
+
+fn regular(meta: &Metadata, path: &Path) -> Result<()> {
+    if meta.is_file() {
+        return Ok(());
+    }
+    let what = if meta.is_dir() { "it is a folder" } else { "it is a pipe or a device, not a file" };
+    Err(Error::Io { action: "read", path: path.to_owned(), source: io::Error::other(what) })
+}
+
+/// An [`Error::Io`] for `path` that says so if the path is a link to nothing, as an incomplete copy of a
+/// Hugging Face cache leaves it.
+pub(crate) fn dangling(path: &Path) -> impl FnOnce(io::Error) -> Error {
+    let path = path.to_owned();
+    move |source| {
+        let target = std::fs::read_link(&path).ok().filter(|_| source.kind() == io::ErrorKind::NotFound);
+        let source = match target {
+            Some(target) => io::Error::new(
+                io::ErrorKind::NotFound,
+                format!("it is a link to {}, which is not there", target.display()),
+            ),
+            None => source,
+        };
+        Error::Io { action: "open", path, source }
     }
 }
