@@ -5,6 +5,8 @@
 
 pub mod error;
 pub mod model;
+pub mod pipeline;
+pub mod plan;
 pub mod recipe;
 pub mod target;
 pub mod vocab;

@@ -107,8 +107,11 @@ pub fn codec(encoding: Encoding) -> Option<&'static dyn Codec> {
     CODECS.iter().copied().find(|c| c.encoding() == encoding)
 }
 
-/// The first value that is NaN or infinite, as an error.
-pub(crate) fn check_finite(values: &[f32]) -> Result<(), EncodeError> {
+/// Checks that every value is finite.
+///
+/// # Errors
+/// [`EncodeError::NonFinite`] with the first value that is NaN or infinite.
+pub fn check_finite(values: &[f32]) -> Result<(), EncodeError> {
     // An OR of exponent tests vectorises; the index is looked up only when something is wrong.
     const EXPONENT: u32 = 0x7f80_0000;
     for (n, chunk) in values.chunks(4096).enumerate() {

@@ -13,5 +13,5 @@ mod encoding;
 pub mod float;
 pub mod ggml;
 
-pub use codec::{CODECS, Codec, EncodeError, Rows, codec};
+pub use codec::{CODECS, Codec, EncodeError, Rows, check_finite, codec};
 pub use encoding::Encoding;

@@ -1,0 +1,61 @@
+//! How much memory the work may take, and what follows for threads and chunks.
+
+use crate::error::{Error, Result};
+use crate::plan::Plan;
+
+/// What the program needs besides chunks: itself, and the description of the tensors.
+const BASE_BYTES: u64 = 48 << 20;
+/// Memory for the work unless something else is asked for.
+const DEFAULT_BYTES: u64 = 256 << 20;
+/// Most values in a chunk: more gains nothing.
+const MOST_VALUES: usize = 1 << 20;
+/// Memory that a value of a chunk at work takes at most: stored, as f32, and encoded.
+const BYTES_PER_VALUE: u64 = 8 + 4 + 4;
+
+/// How many threads work on chunks of which size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Budget {
+    /// Threads that encode.
+    pub threads: usize,
+    /// Values in a chunk, unless a single row is longer.
+    pub chunk_values: usize,
+    /// The most memory that the work takes: the process' resident set.
+    pub peak_bytes: u64,
+}
+
+impl Budget {
+    /// A budget for `plan` within `max_bytes` of memory (by default 256 MiB) with at most `threads` threads.
+    ///
+    /// # Errors
+    /// [`Error::Resources`] if one thread on single rows needs more.
+    pub fn new(plan: &Plan, threads: usize, max_bytes: Option<u64>) -> Result<Budget> {
+        let longest_row = plan.tensors.iter().map(|t| t.values.cols()).max().unwrap_or(1);
+        // The description of the file is held twice while the result is verified.
+        let fixed = BASE_BYTES + 2 * plan.placement.head.len() as u64;
+        let need = |threads: usize, values: usize| fixed + (threads * values) as u64 * BYTES_PER_VALUE;
+        let max_bytes = max_bytes.unwrap_or_else(|| DEFAULT_BYTES.max(need(1, longest_row)));
+        let least = need(1, longest_row);
+        if max_bytes < least {
+            return Err(Error::Resources {
+                what: format!("this conversion needs {} of memory at least", mib(least)),
+                help: format!("allow more than {}: --max-memory {}", mib(max_bytes), mib(least)),
+            });
+        }
+        let per_thread = |threads: usize| ((max_bytes - fixed) / BYTES_PER_VALUE) as usize / threads;
+        let threads = (1..=threads.max(1)).rev().find(|t| per_thread(*t) >= longest_row).unwrap_or(1);
+        let chunk_values = per_thread(threads).min(MOST_VALUES).max(longest_row);
+        Ok(Budget { threads, chunk_values, peak_bytes: need(threads, chunk_values) })
+    }
+
+    /// A thread pool of its own.
+    pub(super) fn pool(&self) -> Result<rayon::ThreadPool> {
+        rayon::ThreadPoolBuilder::new().num_threads(self.threads).build().map_err(|e| Error::Resources {
+            what: format!("cannot start {} threads: {e}", self.threads),
+            help: "ask for fewer: --threads 1".to_owned(),
+        })
+    }
+}
+
+fn mib(bytes: u64) -> String {
+    format!("{}MiB", bytes.div_ceil(1 << 20))
+}

@@ -1,0 +1,216 @@
+//! What a conversion will do, or did.
+
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+use std::path::Path;
+
+use quant::Encoding;
+use serde::Serialize;
+
+use super::inspection::{ModelSummary, SourceSummary};
+use super::text::Table;
+use super::{Report, bytes, count};
+use crate::model::{Model, Role};
+use crate::pipeline::Budget;
+use crate::plan::Plan;
+
+/// A planned or finished conversion.
+#[derive(Debug, Serialize)]
+pub struct Conversion {
+    source: SourceSummary,
+    model: ModelSummary,
+    output: String,
+    target: &'static str,
+    file_type: &'static str,
+    bytes: u64,
+    bits_per_weight: f64,
+    peak_memory_bytes: u64,
+    threads: usize,
+    vocabulary: Option<String>,
+    tensors: Vec<TensorRow>,
+    fallbacks: Vec<Fallback>,
+    dropped: Vec<DroppedRow>,
+    warnings: Vec<String>,
+    /// Whether the file was written; false for a dry run.
+    written: bool,
+    /// Wall time of the conversion.
+    seconds: Option<f64>,
+}
+
+#[derive(Debug, Serialize)]
+struct TensorRow {
+    name: String,
+    role: &'static str,
+    shape: Vec<usize>,
+    encoding: &'static str,
+    offset: u64,
+    bytes: u64,
+    #[serde(skip)]
+    kind: (Role, Encoding),
+}
+
+#[derive(Debug, Serialize)]
+struct Fallback {
+    name: String,
+    wanted: &'static str,
+    encoding: &'static str,
+    row: usize,
+}
+
+#[derive(Debug, Serialize)]
+struct DroppedRow {
+    name: String,
+    rule: String,
+}
+
+impl Conversion {
+    /// The conversion of `model` to `out` as planned.
+    pub fn planned(
+        model: &Model,
+        plan: &Plan,
+        budget: &Budget,
+        out: &Path,
+        vocabulary: Option<String>,
+    ) -> Conversion {
+        Conversion {
+            source: SourceSummary::of(&model.container),
+            model: ModelSummary::of(model),
+            output: out.display().to_string(),
+            target: plan.target.name(),
+            file_type: plan.file_type.name,
+            bytes: plan.total_bytes(),
+            bits_per_weight: plan.bits_per_weight(),
+            peak_memory_bytes: budget.peak_bytes,
+            threads: budget.threads,
+            vocabulary,
+            tensors: plan
+                .tensors
+                .iter()
+                .map(|t| TensorRow {
+                    name: t.name.clone(),
+                    role: t.role.name(),
+                    shape: t.values.shape().to_vec(),
+                    encoding: t.encoding.name(),
+                    offset: t.offset,
+                    bytes: t.bytes,
+                    kind: (t.role, t.encoding),
+                })
+                .collect(),
+            fallbacks: plan
+                .fallbacks()
+                .map(|t| Fallback {
+                    name: t.name.clone(),
+                    wanted: t.wanted.name(),
+                    encoding: t.encoding.name(),
+                    row: t.values.cols(),
+                })
+                .collect(),
+            dropped: plan
+                .dropped
+                .iter()
+                .map(|d| DroppedRow { name: d.name.clone(), rule: d.rule.clone() })
+                .collect(),
+            warnings: plan.objections.iter().map(|o| format!("the model {}", o.what)).collect(),
+            written: false,
+            seconds: None,
+        }
+    }
+
+    /// The same, done in so many seconds.
+    #[must_use]
+    pub fn done(self, seconds: f64) -> Conversion {
+        Conversion { written: true, seconds: Some(seconds), ..self }
+    }
+}
+
+impl Report for Conversion {
+    fn human(&self, out: &mut dyn Write) -> io::Result<()> {
+        self.source.human(out)?;
+        self.model.human(out)?;
+        writeln!(
+            out,
+            "target    {}  {} {}, {} ({} bytes), {:.2} bits per weight",
+            self.output,
+            self.target,
+            self.file_type,
+            bytes(self.bytes),
+            self.bytes,
+            self.bits_per_weight
+        )?;
+        if let Some(vocabulary) = &self.vocabulary {
+            writeln!(out, "tokens    {vocabulary}")?;
+        }
+        writeln!(
+            out,
+            "memory    at most {} with {} threads",
+            bytes(self.peak_memory_bytes),
+            self.threads
+        )?;
+        if self.written {
+            self.roles(out)?;
+        } else {
+            self.every_tensor(out)?;
+        }
+        self.remarks(out)?;
+        match self.seconds {
+            Some(seconds) => writeln!(out, "written and verified in {seconds:.2} s"),
+            None => writeln!(out, "dry run: nothing was written"),
+        }
+    }
+}
+
+impl Conversion {
+    /// One line for all tensors of a role and encoding.
+    fn roles(&self, out: &mut dyn Write) -> io::Result<()> {
+        let mut kinds: BTreeMap<(Role, Encoding), (usize, u64, u64)> = BTreeMap::new();
+        for t in &self.tensors {
+            let sum = kinds.entry(t.kind).or_default();
+            sum.0 += 1;
+            sum.1 += t.shape.iter().product::<usize>() as u64;
+            sum.2 += t.bytes;
+        }
+        let mut table = Table::new(&["role", "encoding", ">tensors", ">weights", ">size"]);
+        for ((role, encoding), (tensors, weights, size)) in kinds {
+            table.row([
+                role.name().to_owned(),
+                encoding.to_string(),
+                tensors.to_string(),
+                count(weights),
+                bytes(size),
+            ]);
+        }
+        table.write(out)
+    }
+
+    fn every_tensor(&self, out: &mut dyn Write) -> io::Result<()> {
+        let mut table = Table::new(&["tensor", "role", ">shape", "encoding", ">bytes"]);
+        for t in &self.tensors {
+            let shape = format!("{:?}", t.shape);
+            table.row([
+                t.name.clone(),
+                t.role.to_owned(),
+                shape,
+                t.encoding.to_owned(),
+                t.bytes.to_string(),
+            ]);
+        }
+        table.write(out)
+    }
+
+    fn remarks(&self, out: &mut dyn Write) -> io::Result<()> {
+        for f in &self.fallbacks {
+            writeln!(
+                out,
+                "fallback  {}: rows of {} are no whole blocks of {}, so {}",
+                f.name, f.row, f.wanted, f.encoding
+            )?;
+        }
+        for d in &self.dropped {
+            writeln!(out, "dropped   {}: {}", d.name, d.rule)?;
+        }
+        for w in &self.warnings {
+            writeln!(out, "warning   {w}")?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,70 @@
+//! Whether a file is sound: every byte read, every weight finite, every checksum right.
+
+use formats::Container;
+use quant::{check_finite, codec};
+use rayon::prelude::*;
+use sha2::{Digest, Sha256};
+
+use crate::error::{Error, Result};
+
+/// Values decoded at a time by a thread.
+const STEP: usize = 1 << 18;
+
+/// What was found sound.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verified {
+    /// Number of tensors whose every value was decoded and found finite.
+    pub tensors: usize,
+    /// Number of values.
+    pub values: u64,
+    /// SHA-256 of every file, in lower-case hex.
+    pub sha256: Vec<String>,
+}
+
+/// Reads all of a container: each tensor is decoded, and each file hashed.
+///
+/// # Errors
+/// [`Error::Weight`] with the first value that is not finite; [`Error::Format`] if a checksum in the container
+/// disagrees with its data.
+pub fn verify(container: &Container) -> Result<Verified> {
+    container.verify_checksums()?;
+    let mut verified = Verified { tensors: 0, values: 0, sha256: Vec::new() };
+    for t in container.tensors().iter().filter(|t| t.encoding.is_real()) {
+        let Some(codec) = codec(t.encoding) else { continue };
+        let (len, size) = (t.encoding.block_len(), t.encoding.block_bytes());
+        let step = STEP / len * size;
+        container.bytes(t).par_chunks(step).enumerate().try_for_each(|(n, bytes)| {
+            // A strided tensor spans elements that are not its own; they are weights of the same storage.
+            let mut values = vec![0.0; bytes.len() / size * len];
+            codec.decode(bytes, &mut values);
+            let start = (n * step) as u64;
+            container.release(t, start..start + bytes.len() as u64);
+            check_finite(&values).map_err(|mut source| {
+                if let quant::EncodeError::NonFinite { index, .. } = &mut source {
+                    *index += n * step / size * len;
+                }
+                Error::Weight {
+                    path: container.files()[t.file].path().to_owned(),
+                    tensor: t.name.clone(),
+                    source,
+                }
+            })
+        })?;
+        verified.tensors += 1;
+        verified.values += t.elements();
+    }
+    verified.sha256 = container.files().iter().map(sha256).collect();
+    Ok(verified)
+}
+
+/// SHA-256 of a file, letting go of its pages on the way.
+fn sha256(file: &formats::Mapped) -> String {
+    const STEP: usize = 8 << 20;
+    let mut hash = Sha256::new();
+    for (n, bytes) in file.bytes().chunks(STEP).enumerate() {
+        hash.update(bytes);
+        let start = (n * STEP) as u64;
+        file.release(start..start + bytes.len() as u64);
+    }
+    hash.finalize().iter().map(|b| format!("{b:02x}")).collect()
+}
