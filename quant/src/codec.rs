@@ -100,6 +100,19 @@ pub static CODECS: &[&dyn Codec] = &[
     &ggml::Q5_0,
     &ggml::Q5_1,
     &ggml::Q8_0,
+    &ggml::Q2K,
+    &ggml::Q3K,
+    &ggml::Q4K,
+    &ggml::Q5K,
+    &ggml::Q6K,
+    &ggml::Q8K,
+    &ggml::IQ4NL,
+    &ggml::IQ4XS,
+    &ggml::IQ3S,
+    &ggml::IQ3XXS,
+    &ggml::IQ2S,
+    &ggml::IQ2XS,
+    &ggml::IQ2XXS,
 ];
 
 /// The codec of `encoding`, if it is one of [`CODECS`].

@@ -10,14 +10,17 @@ use crate::encoding::Encoding;
 pub(super) trait Block<const LEN: usize, const BYTES: usize> {
     const ENCODING: Encoding;
 
+    /// Decodes one block.
+    fn decode(bytes: &[u8; BYTES], out: &mut [f32; LEN]);
+}
+
+/// A block type whose blocks are encoded one by one.
+pub(super) trait EncodeBlock<const LEN: usize, const BYTES: usize>: Block<LEN, BYTES> {
     /// The largest magnitude that a block can hold.
     const LIMIT: f32;
 
     /// Encodes one block; false if a scale is too large for f16.
     fn encode(values: &[f32; LEN], out: &mut [u8; BYTES]) -> bool;
-
-    /// Decodes one block.
-    fn decode(bytes: &[u8; BYTES], out: &mut [f32; LEN]);
 }
 
 /// Encodes rows of finite values block by block.
@@ -26,7 +29,7 @@ pub(super) fn encode<B, const LEN: usize, const BYTES: usize>(
     out: &mut [u8],
 ) -> Result<(), EncodeError>
 where
-    B: Block<LEN, BYTES>,
+    B: EncodeBlock<LEN, BYTES>,
 {
     const { assert!(B::ENCODING.block_len() == LEN && B::ENCODING.block_bytes() == BYTES) };
     assert!(rows.cols.is_multiple_of(LEN));
@@ -47,7 +50,7 @@ struct Encode<'a, B, const LEN: usize, const BYTES: usize> {
     block: std::marker::PhantomData<B>,
 }
 
-impl<B: Block<LEN, BYTES>, const LEN: usize, const BYTES: usize> Kernel for Encode<'_, B, LEN, BYTES> {
+impl<B: EncodeBlock<LEN, BYTES>, const LEN: usize, const BYTES: usize> Kernel for Encode<'_, B, LEN, BYTES> {
     /// The first block that does not fit.
     type Output = Option<usize>;
 
@@ -78,6 +81,7 @@ pub(super) fn decode<B, const LEN: usize, const BYTES: usize>(bytes: &[u8], out:
 where
     B: Block<LEN, BYTES>,
 {
+    const { assert!(B::ENCODING.block_len() == LEN && B::ENCODING.block_bytes() == BYTES) };
     let (bytes, rest) = bytes.as_chunks::<BYTES>();
     assert!(rest.is_empty());
     let (out, rest) = out.as_chunks_mut::<LEN>();
@@ -102,12 +106,32 @@ impl<B: Block<LEN, BYTES>, const LEN: usize, const BYTES: usize> Kernel for Deco
     }
 }
 
-/// Implements [`Codec`](crate::Codec) for a [`Block`].
+/// Implements [`Codec`](crate::Codec) for a [`Block`]; `read only`, or with the function that encodes rows.
 macro_rules! block_codec {
-    ($type:ident, $len:literal, $bytes:literal) => {
+    ($type:ident, $len:literal, $bytes:literal, read only) => {
+        crate::ggml::blocks::block_codec!(
+            $type,
+            $len,
+            $bytes,
+            |_, _| {
+                Err(crate::codec::EncodeError::ReadOnly(
+                    <$type as crate::ggml::blocks::Block<$len, $bytes>>::ENCODING,
+                ))
+            },
+            false
+        );
+    };
+    ($type:ident, $len:literal, $bytes:literal, $encode:expr) => {
+        crate::ggml::blocks::block_codec!($type, $len, $bytes, $encode, true);
+    };
+    ($type:ident, $len:literal, $bytes:literal, $encode:expr, $can_encode:literal) => {
         impl crate::codec::Codec for $type {
             fn encoding(&self) -> crate::encoding::Encoding {
                 <$type as crate::ggml::blocks::Block<$len, $bytes>>::ENCODING
+            }
+
+            fn can_encode(&self) -> bool {
+                $can_encode
             }
 
             fn encode(
@@ -115,7 +139,9 @@ macro_rules! block_codec {
                 rows: crate::codec::Rows<'_>,
                 out: &mut [u8],
             ) -> Result<(), crate::codec::EncodeError> {
-                crate::ggml::blocks::encode::<$type, $len, $bytes>(rows, out)
+                let encode: fn(crate::codec::Rows<'_>, &mut [u8]) -> Result<(), crate::codec::EncodeError> =
+                    $encode;
+                encode(rows, out)
             }
 
             fn decode(&self, bytes: &[u8], out: &mut [f32]) {

@@ -8,16 +8,17 @@
 //! `d` is the value of largest magnitude over -8, so that this value is kept best. The error is at most `|d| / 2`,
 //! and `|d|` for values beyond `7.5 d` on the other side, plus the rounding of `d` to f16.
 
-use super::blocks::{Block, block_codec, extreme, get_f16, inverse, pack_nibbles, put_f16, unpack_nibbles};
+use super::blocks::{
+    self, Block, EncodeBlock, block_codec, extreme, get_f16, inverse, pack_nibbles, put_f16, unpack_nibbles,
+};
 use crate::encoding::Encoding;
 
 /// ggml's Q4_0 (18 bytes for 32 weights).
 pub struct Q4_0;
 
-block_codec!(Q4_0, 32, 18);
+block_codec!(Q4_0, 32, 18, blocks::encode::<Q4_0, 32, 18>);
 
-impl Block<32, 18> for Q4_0 {
-    const ENCODING: Encoding = Encoding::Q4_0;
+impl EncodeBlock<32, 18> for Q4_0 {
     const LIMIT: f32 = 65504.0 * 8.0;
 
     #[inline(always)]
@@ -32,6 +33,10 @@ impl Block<32, 18> for Q4_0 {
         pack_nibbles(&codes, &mut out[2..]);
         put_f16(d, &mut out[..2])
     }
+}
+
+impl Block<32, 18> for Q4_0 {
+    const ENCODING: Encoding = Encoding::Q4_0;
 
     #[inline(always)]
     fn decode(bytes: &[u8; 18], out: &mut [f32; 32]) {

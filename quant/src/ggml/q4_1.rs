@@ -8,16 +8,17 @@
 //! `m` is the least value and `d` a fifteenth of the range. The error is at most `d / 2` plus the rounding of `d`
 //! and `m` to f16.
 
-use super::blocks::{Block, block_codec, get_f16, inverse, min_max, pack_nibbles, put_f16, unpack_nibbles};
+use super::blocks::{
+    self, Block, EncodeBlock, block_codec, get_f16, inverse, min_max, pack_nibbles, put_f16, unpack_nibbles,
+};
 use crate::encoding::Encoding;
 
 /// ggml's Q4_1 (20 bytes for 32 weights).
 pub struct Q4_1;
 
-block_codec!(Q4_1, 32, 20);
+block_codec!(Q4_1, 32, 20, blocks::encode::<Q4_1, 32, 20>);
 
-impl Block<32, 20> for Q4_1 {
-    const ENCODING: Encoding = Encoding::Q4_1;
+impl EncodeBlock<32, 20> for Q4_1 {
     const LIMIT: f32 = 65504.0;
 
     #[inline(always)]
@@ -33,6 +34,10 @@ impl Block<32, 20> for Q4_1 {
         pack_nibbles(&codes, &mut out[4..]);
         put_f16(d, &mut out[..2]) & put_f16(min, &mut out[2..4])
     }
+}
+
+impl Block<32, 20> for Q4_1 {
+    const ENCODING: Encoding = Encoding::Q4_1;
 
     #[inline(always)]
     fn decode(bytes: &[u8; 20], out: &mut [f32; 32]) {

@@ -9,18 +9,17 @@
 //! `15.5 d` on the other side, plus the rounding of `d` to f16.
 
 use super::blocks::{
-    Block, block_codec, extreme, get_f16, inverse, pack_fifth_bits, pack_nibbles, put_f16, unpack_fifth_bits,
-    unpack_nibbles,
+    self, Block, EncodeBlock, block_codec, extreme, get_f16, inverse, pack_fifth_bits, pack_nibbles, put_f16,
+    unpack_fifth_bits, unpack_nibbles,
 };
 use crate::encoding::Encoding;
 
 /// ggml's Q5_0 (22 bytes for 32 weights).
 pub struct Q5_0;
 
-block_codec!(Q5_0, 32, 22);
+block_codec!(Q5_0, 32, 22, blocks::encode::<Q5_0, 32, 22>);
 
-impl Block<32, 22> for Q5_0 {
-    const ENCODING: Encoding = Encoding::Q5_0;
+impl EncodeBlock<32, 22> for Q5_0 {
     const LIMIT: f32 = 65504.0 * 16.0;
 
     #[inline(always)]
@@ -36,6 +35,10 @@ impl Block<32, 22> for Q5_0 {
         pack_nibbles(&codes, &mut out[6..]);
         put_f16(d, &mut out[..2])
     }
+}
+
+impl Block<32, 22> for Q5_0 {
+    const ENCODING: Encoding = Encoding::Q5_0;
 
     #[inline(always)]
     fn decode(bytes: &[u8; 22], out: &mut [f32; 32]) {

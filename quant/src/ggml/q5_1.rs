@@ -9,18 +9,17 @@
 //! `d` and `m` to f16.
 
 use super::blocks::{
-    Block, block_codec, get_f16, inverse, min_max, pack_fifth_bits, pack_nibbles, put_f16, unpack_fifth_bits,
-    unpack_nibbles,
+    self, Block, EncodeBlock, block_codec, get_f16, inverse, min_max, pack_fifth_bits, pack_nibbles, put_f16,
+    unpack_fifth_bits, unpack_nibbles,
 };
 use crate::encoding::Encoding;
 
 /// ggml's Q5_1 (24 bytes for 32 weights).
 pub struct Q5_1;
 
-block_codec!(Q5_1, 32, 24);
+block_codec!(Q5_1, 32, 24, blocks::encode::<Q5_1, 32, 24>);
 
-impl Block<32, 24> for Q5_1 {
-    const ENCODING: Encoding = Encoding::Q5_1;
+impl EncodeBlock<32, 24> for Q5_1 {
     const LIMIT: f32 = 65504.0;
 
     #[inline(always)]
@@ -37,6 +36,10 @@ impl Block<32, 24> for Q5_1 {
         pack_nibbles(&codes, &mut out[8..]);
         put_f16(d, &mut out[..2]) & put_f16(min, &mut out[2..4])
     }
+}
+
+impl Block<32, 24> for Q5_1 {
+    const ENCODING: Encoding = Encoding::Q5_1;
 
     #[inline(always)]
     fn decode(bytes: &[u8; 24], out: &mut [f32; 32]) {

@@ -8,16 +8,15 @@
 //! `d` is the largest magnitude over 127. The error is at most `d / 2` plus the rounding of `d` to f16. An
 //! importance is not used.
 
-use super::blocks::{Block, block_codec, get_f16, inverse, put_f16};
+use super::blocks::{self, Block, EncodeBlock, block_codec, get_f16, inverse, put_f16};
 use crate::encoding::Encoding;
 
 /// ggml's Q8_0 (34 bytes for 32 weights).
 pub struct Q8_0;
 
-block_codec!(Q8_0, 32, 34);
+block_codec!(Q8_0, 32, 34, blocks::encode::<Q8_0, 32, 34>);
 
-impl Block<32, 34> for Q8_0 {
-    const ENCODING: Encoding = Encoding::Q8_0;
+impl EncodeBlock<32, 34> for Q8_0 {
     const LIMIT: f32 = 65504.0 * 127.0;
 
     #[inline(always)]
@@ -36,6 +35,10 @@ impl Block<32, 34> for Q8_0 {
         }
         put_f16(d, &mut out[..2])
     }
+}
+
+impl Block<32, 34> for Q8_0 {
+    const ENCODING: Encoding = Encoding::Q8_0;
 
     #[inline(always)]
     fn decode(bytes: &[u8; 34], out: &mut [f32; 32]) {

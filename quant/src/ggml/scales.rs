@@ -1,0 +1,22 @@
+//! The 6-bit scales and minima of Q4_K and Q5_K.
+//!
+//! Eight scales `s` and eight minima `m` of 6 bits in 12 bytes:
+//!
+//! ```text
+//! byte j     (0..4): s[j],            and bits 4-5 of s[j + 4] above
+//! byte 4 + j (0..4): m[j],            and bits 4-5 of m[j + 4] above
+//! byte 8 + j (0..4): low 4 bits of s[j + 4], and of m[j + 4] above
+//! ```
+
+/// Scales and minima of the 12 bytes.
+#[inline(always)]
+pub(super) fn unpack_six_bits(bytes: &[u8]) -> ([u8; 8], [u8; 8]) {
+    let (mut scales, mut mins) = ([0; 8], [0; 8]);
+    for j in 0..4 {
+        scales[j] = bytes[j] & 63;
+        mins[j] = bytes[j + 4] & 63;
+        scales[j + 4] = (bytes[j + 8] & 15) | (bytes[j] >> 6 << 4);
+        mins[j + 4] = (bytes[j + 8] >> 4) | (bytes[j + 4] >> 6 << 4);
+    }
+    (scales, mins)
+}
