@@ -73,7 +73,7 @@ pub enum Error {
         limit: u64,
     },
     /// A file of a sharded set is not there.
-    #[error("{} is a part of a model in {count} files, and {} is missing", path.display(), missing.display())]
+    #[error("{} belongs to a model in {count} files, and {} is missing", path.display(), missing.display())]
     MissingShard {
         /// The file that was opened.
         path: PathBuf,

@@ -44,4 +44,5 @@ impl fmt::Debug for dyn Format {
 }
 
 /// Every format, in the order they are tried.
-pub static FORMATS: &[&dyn Format] = &[&crate::gguf::Gguf, &crate::safetensors::Safetensors];
+pub static FORMATS: &[&dyn Format] =
+    &[&crate::gguf::Gguf, &crate::safetensors::Safetensors, &crate::rwkv_cpp::RwkvCpp];

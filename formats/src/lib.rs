@@ -23,6 +23,7 @@ mod limits;
 mod mapped;
 mod open;
 mod placement;
+pub mod rwkv_cpp;
 pub mod safetensors;
 mod shards;
 mod unknown;

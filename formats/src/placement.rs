@@ -20,13 +20,17 @@ impl Planned {
     }
 }
 
-/// The finished head of a file, and the offset of the data of every tensor. All other bytes are zero.
+/// The finished head of a file, what else is known beforehand, and the offset of the data of every tensor.
+/// All other bytes are zero.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Placement {
     /// The first bytes of the file: magic, metadata, tensor table, padding.
     pub head: Vec<u8>,
     /// Where each tensor's data starts, in the order given.
     pub offsets: Vec<u64>,
+    /// Bytes behind the head that are no tensor's data, by offset: formats without a table at the start
+    /// describe every tensor in front of its data.
+    pub between: Vec<(u64, Vec<u8>)>,
     /// Size of the whole file.
     pub total_bytes: u64,
 }

@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use formats::{Container, Error, Limits, Metadata, Placement, Planned, Result, Value, gguf, safetensors};
+use proptest::prelude::*;
 use quant::Encoding;
 use tempfile::TempDir;
 
@@ -325,4 +326,44 @@ fn limits_hold_for_sets() {
     limits.tensors = 1;
     let error = formats::open(&dir.path().join(ONE), &limits).unwrap_err();
     assert!(matches!(error, Error::Limit { value: 2, limit: 1, .. }), "{error}");
+}
+
+#[cfg(unix)]
+#[test]
+fn links_into_a_cache_are_followed() {
+    // Hugging Face's cache holds the files under other names and links to them.
+    let cache = hf();
+    let dir = tempfile::tempdir().unwrap();
+    for name in [ONE, TWO, INDEX, "config.json"] {
+        let blob = cache.path().join(format!("blob of {name}"));
+        fs::rename(cache.path().join(name), &blob).unwrap();
+        std::os::unix::fs::symlink(blob, dir.path().join(name)).unwrap();
+    }
+    for path in [dir.path().to_owned(), dir.path().join(TWO)] {
+        let model = open(&path).unwrap();
+        assert_eq!(names(&model), ["a", "b"]);
+        assert!(model.config().is_some());
+    }
+    fs::remove_file(cache.path().join(format!("blob of {ONE}"))).unwrap();
+    let error = refused(&dir.path().join(TWO), "model-00001-of-00002.safetensors is missing");
+    assert!(error.help().unwrap().contains("the missing file"));
+}
+
+proptest! {
+    #[test]
+    fn a_damaged_index_does_not_panic(
+        flips in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
+    ) {
+        let dir = hf();
+        let mut bytes = fs::read(dir.path().join(INDEX)).unwrap();
+        for (at, byte) in flips {
+            let at = at.index(bytes.len());
+            bytes[at] = byte;
+        }
+        fs::write(dir.path().join(INDEX), bytes).unwrap();
+        // What still opens is the whole model.
+        if let Ok(model) = open(dir.path()) {
+            prop_assert_eq!(names(&model), ["a", "b"]);
+        }
+    }
 }

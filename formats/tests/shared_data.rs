@@ -6,7 +6,7 @@
 
 use std::path::PathBuf;
 
-use formats::{Container, Limits, Value, open};
+use formats::{Container, Error, Limits, Planned, Value, open, rwkv_cpp};
 use quant::Encoding;
 
 /// The folder or file of that name, if the data is there.
@@ -80,4 +80,52 @@ fn hugging_face_folders() {
             }
         }
     }
+}
+
+#[test]
+fn rwkv_cpp_files() {
+    for (name, tensors, blocks, n_layer) in [
+        ("5v2-730K-FP32", 270, (Encoding::F32, 270), 12),
+        ("5v2-730K-Q5_0", 270, (Encoding::Q5_0, 96), 12),
+        ("5v2-730K-Q5_1", 270, (Encoding::Q5_1, 96), 12),
+        ("7v0-834K-FP32", 339, (Encoding::F32, 339), 12),
+        ("7v0-834K-Q5_0", 339, (Encoding::Q5_0, 72), 12),
+        ("7v0-834K-Q5_1", 339, (Encoding::Q5_1, 72), 12),
+    ] {
+        let Some(model) = opened(&format!("rwkv_cpp/tiny-rwkv-{name}.bin")) else { return };
+        assert_eq!(model.format().name(), "rwkv.cpp");
+        assert_eq!(model.tensors().len(), tensors);
+        assert_eq!(count(&model, blocks.0), blocks.1);
+        let number = |key: &str| model.value(&format!("rwkv_cpp.{key}")).and_then(Value::as_u64);
+        let keys = ["version", "n_vocab", "n_embed", "n_layer"];
+        assert_eq!(keys.map(number), [101, 256, 64, n_layer].map(Some));
+        shape(&model, "emb.weight", &[256, 64], Encoding::F32);
+        if name.starts_with('5') {
+            shape(&model, "blocks.0.att.time_decay", &[8, 8, 1], Encoding::F32);
+            shape(&model, "blocks.5.ffn.value.weight", &[64, 256], blocks.0);
+        } else {
+            shape(&model, "blocks.0.att.x_rwkvag", &[6, 1, 64], Encoding::F32);
+            shape(&model, "blocks.0.att.w1", &[32, 64], Encoding::F32);
+        }
+
+        // The writer makes the same file again, but for the data.
+        let planned: Vec<Planned> = model
+            .tensors()
+            .iter()
+            .map(|t| Planned { name: t.name.clone(), encoding: t.encoding, shape: t.shape.clone() })
+            .collect();
+        let header = rwkv_cpp::Header { n_vocab: 256, n_embed: 64, n_layer: 12, encoding: blocks.0 };
+        let placement = rwkv_cpp::place(&header, &planned).unwrap();
+        let bytes = model.files()[0].bytes();
+        assert!(bytes.starts_with(&placement.head));
+        assert_eq!(placement.total_bytes, bytes.len() as u64);
+        assert!(placement.offsets.iter().zip(model.tensors()).all(|(offset, t)| *offset == t.offset));
+        assert!(placement.between.iter().all(|(at, piece)| bytes[*at as usize..].starts_with(piece)));
+    }
+}
+
+#[test]
+fn expected_logits_are_no_model() {
+    let Some(path) = data("rwkv_cpp/expected-logits-7v0-834K.bin") else { return };
+    assert!(matches!(open(&path, &Limits::default()), Err(Error::NotAModel { .. })));
 }

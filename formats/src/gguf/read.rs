@@ -1,5 +1,7 @@
 //! Reading GGUF.
 
+use std::collections::BTreeSet;
+
 use crate::container::{Container, Tensor};
 use crate::cursor::Cursor;
 use crate::error::{Blame, Result};
@@ -32,10 +34,11 @@ pub(super) fn read(file: Mapped, limits: &Limits) -> Result<Container> {
     let key_count = blame.within("keys", cursor.u64("the number of keys")?, limits.values)?;
 
     let mut metadata = Metadata::new();
+    let mut keys = BTreeSet::new();
     for _ in 0..key_count {
         let at = cursor.pos();
         let key = name(&mut cursor, limits, "a key")?;
-        if metadata.iter().any(|(k, _)| k == key) {
+        if !keys.insert(key) {
             return Err(blame.malformed(format!("the key {key:?} stands twice")).at(at));
         }
         let kind = kind(&mut cursor)?;

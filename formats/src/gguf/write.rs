@@ -76,7 +76,7 @@ pub fn place(metadata: &Metadata, tensors: &[Planned]) -> Result<Placement> {
     }
     let total_bytes =
         end.checked_add(base).ok_or_else(|| cannot("the file would be absurdly large".to_owned(), None))?;
-    Ok(Placement { head, offsets, total_bytes })
+    Ok(Placement { head, offsets, between: Vec::new(), total_bytes })
 }
 
 fn cannot(what: String, tensor: Option<String>) -> Error {
