@@ -45,7 +45,7 @@ impl fmt::Debug for dyn Format {
 }
 
 /// Every format, in the order they are tried.
-pub static FORMATS: &[&dyn Format] = &[&crate::gguf::Gguf];
+pub static FORMATS: &[&dyn Format] = &[&crate::gguf::Gguf, &crate::pth::Pth];
 
 /// Opens a model of any format.
 ///

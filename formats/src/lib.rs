@@ -19,6 +19,7 @@ pub mod gguf;
 mod limits;
 mod mapped;
 mod placement;
+pub mod pth;
 mod value;
 
 pub use container::{Container, Tensor};
