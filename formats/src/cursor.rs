@@ -14,6 +14,12 @@ impl<'a> Cursor<'a> {
         Cursor { bytes, pos: 0, blame }
     }
 
+    /// A walk that starts at byte `pos` of `bytes`, so that the offsets in errors are those of the whole file.
+    pub fn starting_at(bytes: &'a [u8], pos: u64, blame: Blame<'a>) -> Self {
+        let pos = usize::try_from(pos).map_or(bytes.len(), |pos| pos.min(bytes.len()));
+        Cursor { bytes, pos, blame }
+    }
+
     /// Where the walk stands.
     pub fn pos(&self) -> u64 {
         self.pos as u64
@@ -37,6 +43,15 @@ impl<'a> Cursor<'a> {
                 .malformed(format!("it ends within {what} ({len} bytes needed, {} left)", self.left()))
                 .at(self.pos())),
         }
+    }
+
+    /// The bytes up to the next line feed, which is skipped.
+    pub fn line(&mut self, what: &str) -> Result<&'a [u8]> {
+        let rest = self.bytes.get(self.pos..).unwrap_or_default();
+        // Without a line feed, asking for one byte more than is left makes the error.
+        let len = rest.iter().position(|b| *b == b'\n').unwrap_or(rest.len());
+        let line = self.take(len as u64 + 1, what)?;
+        Ok(line.get(..len).unwrap_or_default())
     }
 
     fn array<const N: usize>(&mut self, what: &str) -> Result<[u8; N]> {

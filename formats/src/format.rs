@@ -45,4 +45,4 @@ impl fmt::Debug for dyn Format {
 
 /// Every format, in the order they are tried.
 pub static FORMATS: &[&dyn Format] =
-    &[&crate::gguf::Gguf, &crate::safetensors::Safetensors, &crate::rwkv_cpp::RwkvCpp];
+    &[&crate::gguf::Gguf, &crate::rwkv_cpp::RwkvCpp, &crate::pth::Pth, &crate::safetensors::Safetensors];

@@ -23,6 +23,7 @@ mod limits;
 mod mapped;
 mod open;
 mod placement;
+pub mod pth;
 pub mod rwkv_cpp;
 pub mod safetensors;
 mod shards;

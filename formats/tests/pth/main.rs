@@ -1,0 +1,9 @@
+//! Torch checkpoints: real files, every feature, every attack.
+
+#![allow(clippy::unwrap_used, missing_docs)]
+
+mod attacks;
+mod build;
+mod features;
+mod legacy;
+mod real;
