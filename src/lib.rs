@@ -3,12 +3,16 @@
 //! The library behind the program of the same name. Containers are read and placed by the crate `formats`,
 //! numbers encoded by `quant`; here is what RWKV is ([`model`]), and how a model becomes a file.
 
+pub mod cli;
+pub mod diff;
 pub mod error;
 pub mod model;
 pub mod pipeline;
 pub mod plan;
 pub mod recipe;
+pub mod report;
 pub mod target;
+pub mod verify;
 pub mod vocab;
 
 pub use error::{Error, Result, Status};

@@ -1,3 +1,7 @@
-//! The `rwkv-quant` program.
+//! The program `rwkv-quant`: see [`rwkv_quant::cli`].
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    rwkv_quant::cli::main()
+}

@@ -35,6 +35,15 @@ pub trait Format: Send + Sync {
     /// # Errors
     /// If the file breaks the format's rules, uses something unsupported or exceeds `limits`.
     fn read(&self, file: Mapped, limits: &Limits) -> Result<Container>;
+
+    /// Compares the data with the checksums in the file, where the format has any.
+    ///
+    /// # Errors
+    /// [`Error::Malformed`](crate::Error::Malformed) that names the damaged part.
+    fn verify_checksums(&self, file: &Mapped, limits: &Limits) -> Result<()> {
+        let _ = (file, limits);
+        Ok(())
+    }
 }
 
 impl fmt::Debug for dyn Format {

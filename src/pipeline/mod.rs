@@ -77,6 +77,9 @@ pub fn write(
     let pool = budget.pool()?;
     let chunks = chunk::grid(plan, budget);
     partial.write_at(&plan.placement.head, 0)?;
+    for (offset, bytes) in &plan.placement.between {
+        partial.write_at(bytes, *offset)?;
+    }
     let sums: Vec<u32> = pool.install(|| {
         chunks
             .par_iter()

@@ -140,12 +140,7 @@ impl Report for Conversion {
         if let Some(vocabulary) = &self.vocabulary {
             writeln!(out, "tokens    {vocabulary}")?;
         }
-        writeln!(
-            out,
-            "memory    at most {} with {} threads",
-            bytes(self.peak_memory_bytes),
-            self.threads
-        )?;
+        writeln!(out, "memory    at most {} with {} threads", bytes(self.peak_memory_bytes), self.threads)?;
         if self.written {
             self.roles(out)?;
         } else {
@@ -186,13 +181,7 @@ impl Conversion {
         let mut table = Table::new(&["tensor", "role", ">shape", "encoding", ">bytes"]);
         for t in &self.tensors {
             let shape = format!("{:?}", t.shape);
-            table.row([
-                t.name.clone(),
-                t.role.to_owned(),
-                shape,
-                t.encoding.to_owned(),
-                t.bytes.to_string(),
-            ]);
+            table.row([t.name.clone(), t.role.to_owned(), shape, t.encoding.to_owned(), t.bytes.to_string()]);
         }
         table.write(out)
     }

@@ -82,8 +82,16 @@ impl Report for DiffReport {
     fn human(&self, out: &mut dyn Write) -> io::Result<()> {
         writeln!(out, "a  {}", self.a)?;
         writeln!(out, "b  {}", self.b)?;
-        let mut table =
-            Table::new(&["tensor", "a", "b", ">bytes a", ">bytes b", ">max error", ">rms error", ">relative"]);
+        let mut table = Table::new(&[
+            "tensor",
+            "a",
+            "b",
+            ">bytes a",
+            ">bytes b",
+            ">max error",
+            ">rms error",
+            ">relative",
+        ]);
         for t in &self.tensors {
             table.row([
                 t.name.clone(),

@@ -29,9 +29,12 @@ impl Progress {
             Shown::Nothing
         } else if stderr().is_terminal() {
             // Writing and reading back both count.
-            let bar = ProgressBar::with_draw_target(Some(2 * total_bytes), ProgressDrawTarget::stderr_with_hz(10));
+            let bar =
+                ProgressBar::with_draw_target(Some(2 * total_bytes), ProgressDrawTarget::stderr_with_hz(10));
             let template = "{bar:30} {percent:>3}%  {binary_bytes_per_sec}  {eta} left  {msg}";
-            bar.set_style(ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()));
+            bar.set_style(
+                ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()),
+            );
             Shown::Bar(bar)
         } else {
             Shown::Lines

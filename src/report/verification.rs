@@ -34,10 +34,7 @@ impl Verification {
             model: ModelSummary::of(model),
             tensors: verified.tensors,
             values: verified.values,
-            sha256: files
-                .zip(verified.sha256)
-                .map(|(path, sha256)| FileHash { path, sha256 })
-                .collect(),
+            sha256: files.zip(verified.sha256).map(|(path, sha256)| FileHash { path, sha256 }).collect(),
         }
     }
 }

@@ -7,6 +7,8 @@
 mod keys;
 mod tokenizer;
 
+pub use tokenizer::{WORLD_CHAT_TEMPLATE, vocab_of};
+
 use std::collections::BTreeMap;
 
 use formats::{Metadata, Placement, Planned};

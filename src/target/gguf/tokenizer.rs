@@ -1,6 +1,6 @@
 //! The tokenizer keys of a GGUF file: llama.cpp's tokenizer `rwkv`, a list of byte strings used greedily.
 
-use formats::{Metadata, Value, ValueKind};
+use formats::{Container, Metadata, Value, ValueKind};
 
 use super::super::About;
 use crate::error::{Error, Result};
@@ -51,6 +51,49 @@ pub(super) fn keys(model: &Model, about: &About) -> Result<Metadata> {
         put("chat_template", Value::from(template.as_str()));
     }
     Ok(keys)
+}
+
+/// The vocabulary of a GGUF file, if it has one of this kind.
+pub fn vocab_of(container: &Container) -> Option<Vocab> {
+    if container.value("tokenizer.ggml.model")?.as_str() != Some("rwkv") {
+        return None;
+    }
+    let array = |key: &str| match container.value(key) {
+        Some(Value::Array(_, items)) => Some(items),
+        _ => None,
+    };
+    let kinds = array("tokenizer.ggml.token_type")?;
+    let tokens = array("tokenizer.ggml.tokens")?.iter().zip(kinds).map(|(text, kind)| {
+        Some(match kind {
+            Value::I32(CONTROL) => Token::End,
+            Value::I32(UNUSED) => Token::Unused,
+            _ => Token::Bytes(bytes(text.as_str()?)?),
+        })
+    });
+    Some(Vocab { name: "of the source".to_owned(), tokens: tokens.collect::<Option<_>>()? })
+}
+
+/// The bytes of a token's [`text`].
+fn bytes(text: &str) -> Option<Vec<u8>> {
+    let mut out = Vec::new();
+    let mut rest = text.bytes();
+    while let Some(b) = rest.next() {
+        if b != b'\\' {
+            out.push(b);
+            continue;
+        }
+        out.push(match rest.next()? {
+            b't' => b'\t',
+            b'n' => b'\n',
+            b'r' => b'\r',
+            b'x' => {
+                let digits = [rest.next()?, rest.next()?];
+                u8::from_str_radix(std::str::from_utf8(&digits).ok()?, 16).ok()?
+            }
+            other => other,
+        });
+    }
+    Some(out)
 }
 
 fn id_of(vocab: &Vocab, is: impl Fn(&Token) -> bool) -> Option<u32> {
@@ -104,6 +147,7 @@ mod tests {
             ("é".as_bytes(), "\\xc3\\xa9"),
         ] {
             assert_eq!(text(&Token::Bytes(bytes.to_vec()), 7), expected);
+            assert_eq!(super::bytes(expected).as_deref(), Some(bytes));
         }
         assert_eq!(text(&Token::Unused, 65530), "[PAD65530]");
     }

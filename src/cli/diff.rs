@@ -1,0 +1,38 @@
+//! `rwkv-quant diff`.
+
+use std::path::PathBuf;
+
+use super::{open_model, show};
+use crate::diff::compare;
+use crate::error::{Error, Result};
+use crate::report::{DiffReport, Style};
+
+/// Compares the weights of two models.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// The model to compare with
+    a: PathBuf,
+    /// The model to compare
+    b: PathBuf,
+    /// Fail (exit code 3) if the relative error of any tensor is larger, or a tensor is missing
+    #[arg(long, value_name = "ERROR")]
+    max_relative: Option<f64>,
+}
+
+pub(super) fn run(args: &Args, style: Style) -> Result<()> {
+    let (a, b) = (open_model(&args.a, &[])?, open_model(&args.b, &[])?);
+    let path = |p: &PathBuf| p.display().to_string();
+    let report = DiffReport::new(path(&args.a), path(&args.b), compare(&a, &b));
+    show(&report, style)?;
+    match args.max_relative {
+        Some(limit) if report.worst_relative() > limit || report.worst_relative().is_nan() => {
+            Err(Error::Check {
+                what: format!(
+                    "the models differ by more than {limit} (worst tensor: {:.3e})",
+                    report.worst_relative()
+                ),
+            })
+        }
+        _ => Ok(()),
+    }
+}

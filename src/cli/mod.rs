@@ -1,0 +1,93 @@
+//! The command line: one file a verb.
+
+mod convert;
+mod diff;
+mod generated;
+mod inspect;
+mod size;
+mod verify;
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use formats::Limits;
+
+use crate::error::{Error, Result, Status};
+use crate::model::Model;
+use crate::pipeline::Stop;
+use crate::report::{self, Style};
+
+/// Set by Ctrl-C; every command looks at it.
+static STOP: Stop = Stop::new();
+
+/// Converts and quantizes RWKV language models (versions 4 to 7).
+#[derive(Debug, Parser)]
+#[command(name = "rwkv-quant", version, max_term_width = 100, arg_required_else_help = true)]
+#[command(
+    after_help = "Exit codes: 0 done, 1 bad input or data, 2 usage, 3 a check failed, 5 out of disk or \
+    memory, 130 interrupted"
+)]
+pub struct Cli {
+    /// How results are shown
+    #[arg(long, global = true, value_enum, default_value_t, hide_possible_values = false)]
+    format: Style,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Converts a checkpoint into a file that a runtime loads, quantized or not
+    #[command(visible_alias = "quantize")]
+    Convert(Box<convert::Args>),
+    /// Shows what is in a file: version, sizes, tokenizer, metadata, tensors
+    Inspect(inspect::Args),
+    /// Reads all of a file and tells whether it is sound
+    Verify(verify::Args),
+    /// Compares the weights of two models, in whatever formats they are
+    Diff(diff::Args),
+    /// Prints the completions of a shell
+    Completions(generated::Completions),
+    /// Prints the manual page, or writes those of all commands into a folder
+    Man(generated::Man),
+}
+
+/// Runs the program and tells how it ended.
+pub fn main() -> ExitCode {
+    // clap ends the program itself for --help, --version and usage errors (with status 2).
+    let cli = Cli::parse();
+    if let Err(error) = ctrlc::set_handler(|| STOP.ask()) {
+        eprintln!("warning: Ctrl-C will not clean up: {error}");
+    }
+    let outcome = match cli.command {
+        Command::Convert(args) => convert::run(&args, cli.format),
+        Command::Inspect(args) => inspect::run(&args, cli.format),
+        Command::Verify(args) => verify::run(&args, cli.format),
+        Command::Diff(args) => diff::run(&args, cli.format),
+        Command::Completions(args) => generated::completions(&args),
+        Command::Man(args) => generated::man(&args),
+    };
+    match outcome {
+        Ok(()) => ExitCode::from(Status::Ok as u8),
+        Err(error) => {
+            report::show_error(&error, cli.format);
+            ExitCode::from(error.status() as u8)
+        }
+    }
+}
+
+/// Opens the model at `path`.
+fn open_model(path: &Path, drop: &[String]) -> Result<Model> {
+    Model::detect(formats::open(path, &Limits::default())?, drop)
+}
+
+/// Shows a result; a reader that went away (`| head`) is no error.
+fn show<R: report::Report>(report: &R, style: Style) -> Result<()> {
+    match report::show(report, style) {
+        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(Error::io("write to", Path::new("standard output"))(e))
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,35 @@
+//! `rwkv-quant verify`.
+
+use std::path::PathBuf;
+
+use super::{open_model, show};
+use crate::error::{Error, Result};
+use crate::report::{Style, Verification};
+use crate::verify::verify;
+
+/// Reads all of a file and tells whether it is sound.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// The file, any part of a sharded set, or a folder
+    model: PathBuf,
+    /// The SHA-256 that the file must have; for a set, once for every file
+    #[arg(long, value_name = "HEX")]
+    sha256: Vec<String>,
+}
+
+pub(super) fn run(args: &Args, style: Style) -> Result<()> {
+    let model = open_model(&args.model, &[])?;
+    let verified = verify(&model.container)?;
+    for wanted in &args.sha256 {
+        if !verified.sha256.iter().any(|found| found.eq_ignore_ascii_case(wanted)) {
+            return Err(Error::Check {
+                what: format!(
+                    "the SHA-256 of {} is {}, not {wanted}",
+                    args.model.display(),
+                    verified.sha256.join(", ")
+                ),
+            });
+        }
+    }
+    show(&Verification::new(&model, verified), style)
+}
