@@ -11,6 +11,7 @@ pub mod pipeline;
 pub mod plan;
 pub mod recipe;
 pub mod report;
+pub mod runner;
 pub mod target;
 pub mod verify;
 pub mod vocab;

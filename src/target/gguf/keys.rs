@@ -92,7 +92,7 @@ fn number(size: usize) -> Value {
 }
 
 /// The epsilon that a Hugging Face folder or a GGUF file states, else BlinkDL's.
-fn norm_epsilon(model: &Model) -> Result<f32> {
+pub(crate) fn norm_epsilon(model: &Model) -> Result<f32> {
     let stated = model.container.config().and_then(|config| {
         ["layer_norm_epsilon", "norm_eps"].iter().find_map(|key| config.get(*key)).and_then(|v| v.as_f64())
     });

@@ -7,6 +7,7 @@
 mod keys;
 mod tokenizer;
 
+pub(crate) use keys::norm_epsilon;
 pub use tokenizer::{WORLD_CHAT_TEMPLATE, vocab_of};
 
 use std::collections::BTreeMap;

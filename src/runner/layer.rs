@@ -1,0 +1,124 @@
+//! One block of a model as its forward pass sees it: tensors by their short names.
+
+use super::norm::{GROUP_EPSILON, Norm};
+use super::weight::{Dense, Weight};
+use super::{Runner, Vectors};
+use crate::model::{Dims, Held, Role};
+
+/// A block.
+#[derive(Clone, Copy)]
+pub(super) struct Layer<'a> {
+    /// The runner whose model it is of.
+    pub runner: &'a Runner,
+    /// The block's number.
+    pub index: usize,
+}
+
+/// A decoded low-rank matrix: kept by the runner, or only for now.
+pub(super) enum LowRank<'a> {
+    Kept(&'a Dense),
+    Now(Dense),
+}
+
+impl LowRank<'_> {
+    /// As a matrix [out, in].
+    pub fn weight(&self) -> Weight<'_> {
+        match self {
+            LowRank::Kept(dense) => Weight::Dense(dense),
+            LowRank::Now(dense) => Weight::Dense(dense),
+        }
+    }
+}
+
+impl<'a> Layer<'a> {
+    /// The model's sizes.
+    pub fn dims(&self) -> &'a Dims {
+        &self.runner.model.dims
+    }
+
+    /// Whether the version has this tensor.
+    pub fn has(&self, name: &str) -> bool {
+        self.runner.model.version.slots().any(|s| s.short_name() == name)
+    }
+
+    /// A vector.
+    pub fn vector(&self, name: &str) -> &'a [f32] {
+        vector(&self.runner.vectors, name, self.index)
+    }
+
+    /// A large matrix [out, in].
+    pub fn matrix(&self, name: &str) -> Weight<'a> {
+        self.runner.weight(self.held(name))
+    }
+
+    /// A low-rank matrix, turned to [out, in].
+    pub fn low_rank(&self, name: &str) -> LowRank<'a> {
+        let held = self.held(name);
+        match self.runner.kept.get(&(held.slot.name, self.index)) {
+            Some(dense) => LowRank::Kept(dense),
+            None => LowRank::Now(self.runner.low_rank(held)),
+        }
+    }
+
+    /// Matrix `k` of a stack of low-rank matrices, turned to [out, in].
+    pub fn low_rank_slice(&self, name: &str, k: usize) -> LowRank<'a> {
+        let held = self.held(name);
+        let container = &self.runner.model.container;
+        match held.values.slice(k) {
+            Some(values) => LowRank::Now(Dense::low_rank(container, &values)),
+            None => {
+                // A stack made of several stored tensors: read it whole.
+                let [_, ins, outs] = [held.values.shape()[0], held.values.shape()[1], held.values.shape()[2]];
+                let mut data = vec![0.0; ins * outs];
+                held.values.read(container, k * ins..(k + 1) * ins, &mut data);
+                LowRank::Now(Dense::turned(ins, outs, &data))
+            }
+        }
+    }
+
+    /// The row of an embedding that belongs to a token.
+    pub fn embedding(&self, name: &str, token: u32, out: &mut [f32]) {
+        let row = token as usize;
+        self.held(name).values.read(&self.runner.model.container, row..row + 1, out);
+    }
+
+    /// A norm of the residual stream: `ln1` or `ln2`.
+    pub fn norm(&self, name: &str) -> Norm<'a> {
+        Norm {
+            weight: self.vector(&format!("{name}.weight")),
+            bias: self.vector(&format!("{name}.bias")),
+            epsilon: self.runner.norm_epsilon,
+        }
+    }
+
+    /// The norm over the heads of the time mix.
+    pub fn group_norm(&self) -> Norm<'a> {
+        Norm {
+            weight: self.vector("att.ln_x.weight"),
+            bias: self.vector("att.ln_x.bias"),
+            epsilon: self.runner.options.group_norm_epsilon.unwrap_or(GROUP_EPSILON),
+        }
+    }
+
+    fn held(&self, name: &str) -> &'a Held {
+        let model = &self.runner.model;
+        let found = self.runner.places.get(&(name_of(model, name), self.index));
+        // Detection gave every slot of the version its tensor, but for those that block 0 need not have.
+        &model.tensors[found.copied().unwrap_or_else(|| unreachable!("block {} has no {name}", self.index))]
+    }
+}
+
+/// The full name of a slot from its short one.
+fn name_of(model: &crate::model::Model, short: &str) -> &'static str {
+    model.version.slots().find(|s| s.short_name() == short).map_or("", |s| s.name)
+}
+
+/// A vector from those that were read.
+pub(super) fn vector<'a>(vectors: &'a Vectors, name: &str, layer: usize) -> &'a [f32] {
+    vectors.get(&layer).and_then(|v| v.get(name)).map_or(&[], Vec::as_slice)
+}
+
+/// Whether a tensor is kept decoded from the start: the small ones that every token needs.
+pub(super) fn is_vector(held: &Held) -> bool {
+    held.slot.role == Role::Vector
+}

@@ -1,0 +1,236 @@
+//! The reference runner: what a model says, computed in `f32` straight from whatever file it is in.
+//!
+//! It follows the official runner (the pip package `rwkv`, fp32 on a CPU) operation by operation; [`v4`] to [`v7`]
+//! hold what differs between the versions. A pass takes a run of tokens of several sequences through the model
+//! block by block: the matrices stay as the file stores them and are decoded in panels while they multiply, so
+//! nothing but the activations of the run takes memory. Every sum has a fixed order ([`arch`]), so the same tokens
+//! give the same bits alone and in company, one by one and in long runs, and for any number of threads.
+
+mod arch;
+mod layer;
+mod lora;
+pub(crate) mod math;
+mod matrix;
+mod norm;
+mod pass;
+mod state;
+#[cfg(test)]
+mod tests;
+mod v4;
+mod v5;
+mod v6;
+mod v7;
+mod weight;
+
+use std::collections::{BTreeMap, HashMap};
+
+pub use state::State;
+
+use crate::error::{Error, Result};
+use crate::model::{Held, Model, Role};
+use layer::Layer;
+use matrix::{Matrix, Pool};
+use norm::Norm;
+use pass::{Pass, each_row};
+use weight::{Dense, Weight};
+
+/// How a model is run.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// Epsilon of the norm over heads, if not the official 64e-5 (rwkv.cpp uses 1e-5 for version 5).
+    pub group_norm_epsilon: Option<f32>,
+    /// Keep the low-rank matrices decoded: worth their memory where tokens come one by one.
+    pub keep_low_rank: bool,
+    /// Let go of the pages of every block once it is computed, so that the file does not fill the memory.
+    pub stream: bool,
+}
+
+/// Decoded vectors by block and short name.
+type Vectors = BTreeMap<usize, HashMap<&'static str, Vec<f32>>>;
+
+/// A model that can be run.
+#[derive(Debug)]
+pub struct Runner {
+    model: Model,
+    options: Options,
+    norm_epsilon: f32,
+    vectors: Vectors,
+    /// Numbers of the model's tensors by slot and block.
+    places: HashMap<(&'static str, usize), usize>,
+    /// Low-rank matrices that are kept decoded.
+    kept: HashMap<(&'static str, usize), Dense>,
+    deltas: HashMap<(&'static str, usize), lora::Delta>,
+    pool: Pool,
+}
+
+/// What the last block says about the tokens of a run, before the head: a row a token.
+#[derive(Debug)]
+pub struct Hidden(Matrix);
+
+impl Hidden {
+    /// Number of tokens.
+    pub fn rows(&self) -> usize {
+        self.0.rows
+    }
+}
+
+impl Runner {
+    /// A runner of `model`.
+    ///
+    /// # Errors
+    /// [`Error::Model`] if the model states an epsilon that is none.
+    pub fn new(model: Model, options: Options) -> Result<Runner> {
+        let norm_epsilon = crate::target::gguf::norm_epsilon(&model)?;
+        let mut vectors = Vectors::new();
+        for held in model.tensors.iter().filter(|h| layer::is_vector(h)) {
+            let mut values = vec![0.0; held.values.elements()];
+            held.values.read(&model.container, 0..held.values.rows(), &mut values);
+            vectors.entry(held.layer).or_default().insert(held.slot.short_name(), values);
+        }
+        let places = model.tensors.iter().enumerate().map(|(i, h)| ((h.slot.name, h.layer), i)).collect();
+        let mut runner = Runner {
+            model,
+            options,
+            norm_epsilon,
+            vectors,
+            places,
+            kept: HashMap::new(),
+            deltas: HashMap::new(),
+            pool: Pool::default(),
+        };
+        if runner.options.keep_low_rank {
+            let low = runner.model.tensors.iter().filter(|h| h.slot.role == Role::LowRank);
+            let flat = low.filter(|h| h.values.shape().len() == 2);
+            runner.kept = flat.map(|h| ((h.slot.name, h.layer), runner.low_rank(h))).collect();
+        }
+        Ok(runner)
+    }
+
+    /// The model.
+    pub fn model(&self) -> &Model {
+        &self.model
+    }
+
+    /// The state before a text.
+    pub fn start(&self) -> State {
+        State::zero(self.model.version, &self.model.dims)
+    }
+
+    /// Runs one sequence of tokens for every state, and advances the states.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] for a token that the model has no row for; [`Error::Model`] naming the block if a value
+    /// becomes infinite or NaN.
+    ///
+    /// # Panics
+    /// If there are not as many runs as states.
+    pub fn run(&self, runs: &[&[u32]], states: &mut [State]) -> Result<Hidden> {
+        assert_eq!(runs.len(), states.len());
+        let vocab = self.model.dims.vocab;
+        if let Some(token) = runs.iter().flat_map(|r| r.iter()).find(|t| **t as usize >= vocab) {
+            return Err(Error::Usage {
+                what: format!(
+                    "the token {token} is unknown to {}, which has {vocab} tokens",
+                    self.model.container.path().display()
+                ),
+                help: "give the vocabulary that the model was trained with: --vocab FILE".to_owned(),
+            });
+        }
+        let mut pass = Pass::new(runs, states, self.pool.clone());
+        let mut x = self.enter(&pass.tokens);
+        if self.model.version.name == "7a" {
+            let mut entry = self.pool.matrix(x.rows, x.cols);
+            entry.data.copy_from_slice(&x.data);
+            pass.entry = Some(entry);
+        }
+        for index in 0..self.model.dims.layers {
+            self.block(Layer { runner: self, index }, &mut pass, &mut x)?;
+        }
+        Ok(Hidden(self.outer_norm("ln_out").rows(&x)))
+    }
+
+    /// The logits of rows `rows` of a run, a row a token, handed to `f`.
+    pub fn logits<R>(&self, hidden: &Hidden, rows: std::ops::Range<usize>, f: impl FnOnce(&[f32]) -> R) -> R {
+        let mut part = self.pool.matrix(rows.len(), hidden.0.cols);
+        for (i, row) in rows.enumerate() {
+            part.row_mut(i).copy_from_slice(hidden.0.row(row));
+        }
+        let head = self.places.get(&("head.weight", 0)).map(|i| &self.model.tensors[*i]);
+        let out = head.map(|head| {
+            let out = self.weight(head).multiply(&part);
+            self.forget(head);
+            out
+        });
+        f(out.as_ref().map_or(&[], |m| &m.data))
+    }
+
+    /// The embeddings of tokens after their norm.
+    fn enter(&self, tokens: &[u32]) -> Matrix {
+        let embedding = self.places.get(&("emb.weight", 0)).map(|i| &self.model.tensors[*i]);
+        let mut x = self.pool.matrix(tokens.len(), self.model.dims.embd);
+        if let Some(embedding) = embedding {
+            each_row(&mut x, |i, row| {
+                let token = tokens[i] as usize;
+                embedding.values.read(&self.model.container, token..token + 1, row);
+            });
+        }
+        self.outer_norm("blocks.0.ln0").rows(&x)
+    }
+
+    fn block(&self, layer: Layer<'_>, pass: &mut Pass<'_>, x: &mut Matrix) -> Result<()> {
+        let major = self.model.version.major();
+        let y = layer.norm("ln1").rows(x);
+        let change = match major {
+            4 => v4::time_mix(&layer, pass, &y),
+            5 => v5::time_mix(&layer, pass, &y),
+            6 => v6::time_mix(&layer, pass, &y),
+            _ => v7::time_mix(&layer, pass, &y),
+        };
+        drop(y);
+        each_row(x, |i, row| pass::add(row, change.row(i)));
+        drop(change);
+        let y = layer.norm("ln2").rows(x);
+        let change = match major {
+            4 | 5 => v4::channel_mix(&layer, pass, &y),
+            6 => v6::channel_mix(&layer, pass, &y),
+            _ => v7::channel_mix(&layer, pass, &y),
+        };
+        each_row(x, |i, row| pass::add(row, change.row(i)));
+        if self.options.stream {
+            self.model.tensors.iter().filter(|h| h.layer == layer.index).for_each(|h| self.forget(h));
+        }
+        if quant::check_finite(&x.data).is_err() {
+            return Err(Error::Model {
+                path: self.model.container.path().to_owned(),
+                what: format!("computes infinite or NaN values in block {}", layer.index),
+                help:
+                    "a weight of that block is damaged or too large: `rwkv-quant verify` finds damaged ones, \
+                       `rwkv-quant diff` with a sound copy tells which"
+                        .to_owned(),
+            });
+        }
+        Ok(())
+    }
+
+    fn outer_norm(&self, name: &str) -> Norm<'_> {
+        let vector = |part: &str| layer::vector(&self.vectors, &format!("{name}.{part}"), 0);
+        // `blocks.0.ln0` has no place for a block's number, so its short name is its whole name.
+        Norm { weight: vector("weight"), bias: vector("bias"), epsilon: self.norm_epsilon }
+    }
+
+    fn weight<'a>(&'a self, held: &'a Held) -> Weight<'a> {
+        let delta = self.deltas.get(&(held.slot.name, held.layer));
+        Weight::Stored { container: &self.model.container, values: &held.values, delta }
+    }
+
+    fn low_rank(&self, held: &Held) -> Dense {
+        Dense::low_rank(&self.model.container, &held.values)
+    }
+
+    /// Lets go of a tensor's pages, if the model is streamed.
+    fn forget(&self, held: &Held) {
+        if self.options.stream {
+            held.values.release(&self.model.container, 0..held.values.rows());
+        }
+    }
+}
