@@ -24,6 +24,10 @@
 //!
 //! Names are kept as they are stored. Tensors that share a storage are fine.
 //!
+//! # Writing
+//!
+//! [`place`] lays out a file in the zip layout; the data can then be written in any order.
+//!
 //! Source: torch's `serialization.py` and `_utils.py`.
 
 mod globals;
@@ -34,7 +38,16 @@ mod read;
 mod rebuild;
 mod refuse;
 mod state;
+mod verify;
+mod write;
+mod write_pickle;
 mod zip;
+mod zip_write;
+
+/// The CRC-32 of zip archives; [`combine`](crc32fast::Hasher::combine) joins those of two neighbours.
+pub use crc32fast::Hasher as Crc32;
+pub use verify::{Checksums, verify_crcs};
+pub use write::{PthPlacement, holds, place};
 
 use crate::container::Container;
 use crate::error::Result;

@@ -7,3 +7,4 @@ mod build;
 mod features;
 mod legacy;
 mod real;
+mod write;
