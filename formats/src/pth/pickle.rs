@@ -48,7 +48,7 @@ pub(super) fn run<'a>(file: &'a [u8], start: u64, limits: &Limits, blame: Blame<
         if opcode == b'.' {
             let root = machine.pop()?;
             let end = machine.cursor.pos();
-            return Ok(Pickle { root, objects: machine.objects, end });
+            return Ok(Pickle { root, objects: machine.objects, bytes: end - start, end });
         }
         machine.step(opcode).map_err(|e| e.at(machine.at))?;
     }
