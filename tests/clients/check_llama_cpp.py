@@ -4,7 +4,7 @@
 1. Logits: every model with golden logits of the official runner, in every type below, at every position of every prompt.
 2. Byte-level vocabularies: every byte is its own token.
 3. World vocabulary: llama.cpp splits mixed text and random bytes as the official tokenizer does.
-4. Refusal: rwkv7 with heads of 16, which llama.cpp computes wrongly, needs --force-target.
+4. Refusal: rwkv7 with small heads, which llama.cpp computes wrongly, needs --force-target; no file is left.
 
 Environment: RWKV_QUANT, the program (target/release/rwkv-quant); RWKV_QUANT_DATA, a folder with more models and golden
 logits (../shared/data), left out where it does not exist.
@@ -153,7 +153,7 @@ def official_tokenize(texts):
     return [tokenizer.encodeBytes(text) if text else [] for text in texts]
 
 
-def write_world_model(path, layers=2, hidden=64, rank=32, vocab=65536):
+def write_world_model(path, head_size=64, layers=2, hidden=64, rank=32, vocab=65536):
     """A random RWKV-7 with the World vocabulary: BlinkDL names, bf16, safetensors."""
     shapes = {"emb.weight": (vocab, hidden), "head.weight": (vocab, hidden)}
     norms = ["ln_out", "blocks.0.ln0"]
@@ -164,7 +164,7 @@ def write_world_model(path, layers=2, hidden=64, rank=32, vocab=65536):
         shapes |= {att + c: (1, 1, hidden) for c in ("w0", "a0", "v0", "k_k", "k_a")}
         shapes |= {att + c + "1": (hidden, rank) for c in "wavg"} | {att + c + "2": (rank, hidden) for c in "wavg"}
         shapes |= {att + m + ".weight": (hidden, hidden) for m in ("receptance", "key", "value", "output")}
-        shapes |= {att + "r_k": (1, hidden)}
+        shapes |= {att + "r_k": (hidden // head_size, head_size)}
         shapes |= {ffn + "key.weight": (4 * hidden, hidden), ffn + "value.weight": (hidden, 4 * hidden)}
     shapes |= {f"{norm}.{leaf}": (hidden,) for norm in norms for leaf in ("weight", "bias")}
     header, offset = {}, 0
@@ -196,16 +196,21 @@ def check_world_vocabulary(tmp):
     return f"{sum(map(len, texts))} bytes, {sum(map(len, got))} tokens"
 
 
-def check_refusal(tmp):
-    out = tmp / "refused.gguf"
+def check_refusal(source, reason, tmp):
+    if source is None:
+        source = tmp / "heads_of_32.safetensors"
+        write_world_model(source, head_size=32)
+    out = tmp / "out"
+    out.mkdir()
     try:
-        convert(TOO_SMALL_HEADS, out, "--type", "f16")
+        convert(source, out / "refused.gguf", "--type", "f16")
     except Failed as refusal:
-        left = [p.name for p in tmp.iterdir()]
-        if left:
+        if left := [p.name for p in out.iterdir()]:
             raise Failed(f"refused, but left {left}") from None
+        if reason not in str(refusal):
+            raise Failed(f"refused, but the message does not speak of {reason!r}: {refusal}") from None
         return str(refusal).splitlines()[0]
-    raise Failed("converted a model with heads of 16 without --force-target")
+    raise Failed("converted without --force-target")
 
 
 def checks():
@@ -215,8 +220,9 @@ def checks():
             yield f"{name} {kind}", check_logits, (source, golden, kind)
         yield f"{name} vocabulary", check_byte_vocabulary, (source,)
     yield "World vocabulary", check_world_vocabulary, ()
+    yield "rwkv7 heads of 32 refused", check_refusal, (None, "head")
     if DATA.is_dir():
-        yield "rwkv7 heads of 16 refused", check_refusal, ()
+        yield "rwkv7 heads of 16 refused", check_refusal, (TOO_SMALL_HEADS, "")
     else:
         print(f"no {DATA}: its models are left out")
 

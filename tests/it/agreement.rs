@@ -74,7 +74,11 @@ fn a_shard_opens_the_whole_set() {
     let Some(data) = shared_data() else { return };
     let folder = data.join("hf/tiny-rwkv6-1m-hf");
     let whole = summary(&folder);
-    for part in ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors", "model.safetensors.index.json"] {
+    for part in [
+        "model-00001-of-00002.safetensors",
+        "model-00002-of-00002.safetensors",
+        "model.safetensors.index.json",
+    ] {
         assert_eq!(summary(&folder.join(part)), whole, "{part}");
     }
 }

@@ -111,8 +111,22 @@ fn metadata_come_from_flags_and_pass_through() {
     let dir = tempfile::tempdir().unwrap();
     let (a, b) = (dir.path().join("a.gguf"), dir.path().join("b.gguf"));
     let flags = [
-        "--name", "My Model", "--author", "Me", "--license", "apache-2.0", "--base-model", "BlinkDL/rwkv7-g1",
-        "--url", "https://example.org", "--organization", "Us", "--description", "Small", "--model-version", "1",
+        "--name",
+        "My Model",
+        "--author",
+        "Me",
+        "--license",
+        "apache-2.0",
+        "--base-model",
+        "BlinkDL/rwkv7-g1",
+        "--url",
+        "https://example.org",
+        "--organization",
+        "Us",
+        "--description",
+        "Small",
+        "--model-version",
+        "1",
     ];
     ok(["convert", &source(), a.to_str().unwrap(), "-t", "f16"].iter().chain(&flags));
     ok(["convert", a.to_str().unwrap(), b.to_str().unwrap(), "-t", "q8_0"]);

@@ -14,7 +14,13 @@ fn an_interrupted_conversion_cleans_up() {
     // was faster than the signal is tried again.
     for _ in 0..50 {
         let mut child = program()
-            .args(["convert", testdata("rwkv7-bytes.pth").to_str().unwrap(), out.to_str().unwrap(), "-t", "q5_1"])
+            .args([
+                "convert",
+                testdata("rwkv7-bytes.pth").to_str().unwrap(),
+                out.to_str().unwrap(),
+                "-t",
+                "q5_1",
+            ])
             .args(["--threads", "1", "--force"])
             .stderr(Stdio::piped())
             .stdout(Stdio::null())

@@ -7,3 +7,5 @@ mod memory;
 mod messages;
 mod parity;
 mod run;
+#[path = "../../benches/synthetic.rs"]
+mod synthetic;

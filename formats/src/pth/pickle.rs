@@ -48,7 +48,7 @@ pub(super) fn run<'a>(file: &'a [u8], start: u64, limits: &Limits, blame: Blame<
         if opcode == b'.' {
             let root = machine.pop()?;
             let end = machine.cursor.pos();
-            return Ok(Pickle { root, objects: machine.objects, end });
+            return Ok(Pickle { root, objects: machine.objects, bytes: end - start, end });
         }
         machine.step(opcode).map_err(|e| e.at(machine.at))?;
     }
@@ -352,17 +352,16 @@ impl<'a> Machine<'a> {
 
     fn long(&mut self, len: u64) -> Result<()> {
         let bytes = self.cursor.take(len, "an integer")?;
-        self.stack.push(match bytes.last() {
-            Some(top) if bytes.len() <= 8 => {
-                let mut all = [if top & 0x80 == 0 { 0 } else { 0xff }; 8];
-                for (to, from) in all.iter_mut().zip(bytes) {
-                    *to = *from;
-                }
-                Item::Int(i64::from_le_bytes(all))
-            }
-            Some(_) => Item::Big(bytes),
-            None => Item::Int(0),
-        });
+        // More bytes than needed are fine, as long as they only repeat the sign.
+        let sign = if bytes.last().is_some_and(|top| top & 0x80 != 0) { 0xff } else { 0 };
+        let (low, high) = bytes.split_at(bytes.len().min(8));
+        let mut all = [sign; 8];
+        for (to, from) in all.iter_mut().zip(low) {
+            *to = *from;
+        }
+        let number = i64::from_le_bytes(all);
+        let fits = high.iter().all(|b| *b == sign) && (number < 0) == (sign != 0);
+        self.stack.push(if fits { Item::Int(number) } else { Item::Big(bytes) });
         Ok(())
     }
 
