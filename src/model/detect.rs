@@ -260,7 +260,9 @@ impl Builder {
             };
             patterns.iter().filter_map(between).max()
         };
-        self.index.keys().filter_map(|name| number(name)).max().map_or(0, |n| n.saturating_add(1))
+        let largest = self.index.keys().filter_map(|name| number(name)).max();
+        // A number larger than the count of tensors means that some are missing, so no more need be looked for.
+        largest.map_or(0, |n| n.saturating_add(1)).min(self.index.len())
     }
 
     /// The values of a slot; `None` if this block need not have it and has not.
