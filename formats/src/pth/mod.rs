@@ -32,6 +32,7 @@
 
 mod globals;
 mod legacy;
+mod literal;
 mod object;
 mod pickle;
 mod read;

@@ -46,6 +46,24 @@ pub struct PthPlacement {
 /// of its own. The metadata become further keys of the dict, which programs that expect nothing but tensors
 /// may not like.
 ///
+/// # Example
+/// ```
+/// use formats::{Metadata, Planned, pth};
+/// use quant::Encoding;
+///
+/// let tensors = [Planned { name: "emb.weight".into(), encoding: Encoding::F32, shape: vec![2, 2] }];
+/// let placement = pth::place("model", &Metadata::new(), &tensors)?;
+/// let mut file = vec![0; placement.total_bytes as usize];
+/// let data = [1f32, 2., 3., 4.].map(f32::to_le_bytes).concat();
+/// file[placement.offsets[0] as usize..][..data.len()].copy_from_slice(&data);
+/// let mut crc = pth::Crc32::new();
+/// crc.update(&data);
+/// for (offset, piece) in placement.finish(&[crc.finalize()]) {
+///     file[offset as usize..][..piece.len()].copy_from_slice(&piece);
+/// }
+/// # Ok::<(), formats::Error>(())
+/// ```
+///
 /// # Errors
 /// [`Error::CannotHold`] if a name is used twice, torch has no type for an encoding, or `root` is no name.
 pub fn place(root: &str, metadata: &Metadata, tensors: &[Planned]) -> Result<PthPlacement> {
