@@ -5,7 +5,7 @@
 
 DIR are the unpacked source tree (with convert_hf_to_gguf.py) and the folder of llama-quantize. The interpreter needs torch,
 transformers, safetensors and gguf. Each model becomes a Hugging Face folder, then GGUF files by convert_hf_to_gguf.py
-(f32, f16, bf16) and, from the f32 file, by llama-quantize. Written to testdata/golden/llama_cpp/:
+(f32, f16, bf16, q8_0) and, from the f32 file, by llama-quantize. Written to testdata/golden/llama_cpp/:
 
     <model>.<outtype>.json                what convert_hf_to_gguf.py wrote
     <model>.llama-quantize.<type>.json    what llama-quantize wrote
@@ -29,7 +29,7 @@ import gguf
 from hf_folder import byte_vocab_lines, load_pth, write_hf_folder
 
 ROOT = Path(__file__).resolve().parents[2]
-OUTTYPES = ["f32", "f16", "bf16"]
+OUTTYPES = ["f32", "f16", "bf16", "q8_0"]  # q8_0 here also covers the a, v, g matrices, which llama-quantize leaves alone
 QUANTIZED = "q8_0 q4_0 q4_1 q5_0 q5_1 q6_k q5_k_m q4_k_m q3_k_m q2_k iq4_nl iq4_xs".split()
 TOKEN_ARRAYS = ("tokenizer.ggml.tokens", "tokenizer.ggml.token_type")
 
