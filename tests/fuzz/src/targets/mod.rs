@@ -1,0 +1,4 @@
+//! The targets, one file a format.
+
+pub mod gguf;
+pub mod pth;
