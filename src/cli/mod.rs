@@ -2,9 +2,13 @@
 
 mod convert;
 mod diff;
+mod eval_ppl;
+mod generate;
 mod generated;
 mod inspect;
+mod runnable;
 mod size;
+mod tokenize;
 mod verify;
 
 use std::path::Path;
@@ -47,6 +51,12 @@ enum Command {
     Verify(verify::Args),
     /// Compares the weights of two models, in whatever formats they are
     Diff(diff::Args),
+    /// Measures how well a model predicts a text, and how far it is from another model
+    EvalPpl(Box<eval_ppl::Args>),
+    /// Continues a text
+    Generate(Box<generate::Args>),
+    /// Turns text into tokens, or tokens into text
+    Tokenize(tokenize::Args),
     /// Prints the completions of a shell
     Completions(generated::Completions),
     /// Prints the manual page, or writes those of all commands into a folder
@@ -65,6 +75,9 @@ pub fn main() -> ExitCode {
         Command::Inspect(args) => inspect::run(&args, cli.format),
         Command::Verify(args) => verify::run(&args, cli.format),
         Command::Diff(args) => diff::run(&args, cli.format),
+        Command::EvalPpl(args) => eval_ppl::run(&args, cli.format),
+        Command::Generate(args) => generate::run(&args, cli.format),
+        Command::Tokenize(args) => tokenize::run(&args, cli.format),
         Command::Completions(args) => generated::completions(&args),
         Command::Man(args) => generated::man(&args),
     };

@@ -52,7 +52,11 @@ impl Stop {
         self.0.store(true, Ordering::Relaxed);
     }
 
-    fn check(&self) -> Result<()> {
+    /// [`Error::Interrupted`] if somebody asked.
+    ///
+    /// # Errors
+    /// That one.
+    pub fn check(&self) -> Result<()> {
         if self.0.load(Ordering::Relaxed) { Err(Error::Interrupted) } else { Ok(()) }
     }
 }

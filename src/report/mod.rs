@@ -2,9 +2,12 @@
 
 mod conversion;
 mod diff;
+mod evaluation;
 mod inspection;
 mod progress;
+mod steps;
 mod text;
+mod tokens;
 mod verification;
 
 use std::io::{self, Write};
@@ -13,9 +16,12 @@ use serde::Serialize;
 
 pub use conversion::Conversion;
 pub use diff::DiffReport;
+pub use evaluation::{EvaluationReport, Format, Setting};
 pub use inspection::Inspection;
 pub use progress::Progress;
+pub use steps::Steps;
 pub use text::{bytes, count};
+pub use tokens::Tokens;
 pub use verification::Verification;
 
 use crate::error::Error;

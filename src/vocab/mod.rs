@@ -6,6 +6,9 @@
 
 mod literal;
 mod parse;
+mod tokenize;
+
+pub use tokenize::{Tokenizer, Untokenizable};
 
 use std::fmt;
 use std::path::Path;

@@ -1,0 +1,104 @@
+//! What the commands that run a model have in common: flags, vocabulary, threads.
+
+use std::path::{Path, PathBuf};
+
+use formats::Limits;
+
+use super::{open_model, size};
+use crate::error::{Error, Result};
+use crate::model::Model;
+use crate::runner::{Layout, Options, Runner};
+use crate::target::gguf;
+use crate::vocab::Vocab;
+
+/// How a model is run.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Running the model")]
+pub(super) struct RunArgs {
+    /// Vocabulary: a file, or `world` or `bytes` [default: the model's own, else by the number of tokens]
+    #[arg(long, value_name = "FILE")]
+    pub vocab: Option<PathBuf>,
+    /// Threads [default: as many as the machine runs at once]
+    #[arg(long, value_name = "N")]
+    pub threads: Option<usize>,
+    /// Most memory to take; blocks are then streamed from the file
+    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    pub max_memory: Option<u64>,
+    /// A LoRA file to add to the model
+    #[arg(long, value_name = "FILE", requires = "lora_alpha")]
+    pub lora: Option<PathBuf>,
+    /// The LoRA's alpha, which its file does not hold (its rank, if it was trained without scaling)
+    #[arg(long, value_name = "ALPHA")]
+    pub lora_alpha: Option<f32>,
+    /// A tuned initial state that every text starts from
+    #[arg(long, value_name = "FILE")]
+    pub state: Option<PathBuf>,
+    /// How the state file keeps the matrix of a head
+    #[arg(long, value_enum, default_value = "value-key", requires = "state")]
+    pub state_layout: Layout,
+    /// Epsilon of the norm over heads [default: 64e-5, the official runner's; rwkv.cpp has 1e-5 for version 5]
+    #[arg(long, value_name = "EPSILON")]
+    pub group_norm_epsilon: Option<f32>,
+    /// Leave out the tensors of this name (* stands for anything); may be given several times
+    #[arg(long, value_name = "PATTERN")]
+    pub drop: Vec<String>,
+}
+
+impl RunArgs {
+    /// A runner of the model at `path`, with the LoRA and the state if `adapted`.
+    pub fn runner(&self, path: &Path, adapted: bool, keep_low_rank: bool) -> Result<Runner> {
+        let model = open_model(path, &self.drop)?;
+        let options = Options {
+            group_norm_epsilon: self.group_norm_epsilon,
+            keep_low_rank,
+            stream: self.max_memory.is_some(),
+        };
+        let mut runner = Runner::new(model, options)?;
+        if let (Some(lora), Some(alpha), true) = (&self.lora, self.lora_alpha, adapted) {
+            runner.add_lora(&formats::open(lora, &Limits::default())?, alpha)?;
+        }
+        if let (Some(state), true) = (&self.state, adapted) {
+            runner.set_initial_state(&formats::open(state, &Limits::default())?, self.state_layout)?;
+        }
+        Ok(runner)
+    }
+
+    /// The vocabulary asked for, else the model's own, else the usual one of its size.
+    pub fn vocabulary(&self, model: &Model) -> Result<Vocab> {
+        let vocab = match &self.vocab {
+            Some(path) => Vocab::load(path)?,
+            None => gguf::vocab_of(&model.container).or_else(|| Vocab::usual(model.dims.vocab)).ok_or_else(
+                || Error::Usage {
+                    what: format!(
+                        "no built-in vocabulary has {} tokens, as many as the model has rows for",
+                        model.dims.vocab
+                    ),
+                    help: "give the vocabulary that the model was trained with: --vocab FILE".to_owned(),
+                },
+            )?,
+        };
+        if vocab.tokens.len() > model.dims.vocab {
+            return Err(Error::Usage {
+                what: format!(
+                    "the vocabulary {} has {} ids, but {} has rows for {} only",
+                    vocab.name,
+                    vocab.tokens.len(),
+                    model.container.path().display(),
+                    model.dims.vocab
+                ),
+                help: "give the vocabulary that the model was trained with".to_owned(),
+            });
+        }
+        Ok(vocab)
+    }
+
+    /// Runs `work` with as many threads as asked for.
+    pub fn with_threads<R: Send>(&self, work: impl FnOnce() -> Result<R> + Send) -> Result<R> {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(self.threads.unwrap_or(0)).build();
+        let pool = pool.map_err(|e| Error::Resources {
+            what: format!("cannot start {} threads: {e}", self.threads.unwrap_or(0)),
+            help: "give fewer: --threads 1".to_owned(),
+        })?;
+        pool.install(work)
+    }
+}

@@ -1,0 +1,166 @@
+//! Texts to evaluate on: text, JSON lines, or tokens.
+
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest, Sha256};
+
+use crate::error::{Error, Result};
+use crate::vocab::{Token, Tokenizer, Vocab};
+
+/// Texts as tokens.
+#[derive(Clone, Debug)]
+pub struct Corpus {
+    /// The tokens of all documents.
+    pub tokens: Vec<u32>,
+    /// The documents, as ranges of tokens.
+    pub documents: Vec<Range<usize>>,
+    /// Bytes of the files.
+    pub file_bytes: u64,
+    /// SHA-256 of all files, one after the other.
+    pub sha256: String,
+}
+
+/// The hexadecimal SHA-256 of bytes.
+pub fn sha256<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> String {
+    let mut hash = Sha256::new();
+    parts.into_iter().for_each(|p| hash.update(p));
+    hash.finalize().iter().map(|b| format!("{b:02x}")).collect()
+}
+
+/// The SHA-256 of what a vocabulary maps: every id's bytes, each after its length as a little-endian u32.
+pub fn vocabulary_sha256(vocab: &Vocab) -> String {
+    let mut hash = Sha256::new();
+    for token in &vocab.tokens {
+        let bytes: &[u8] = if let Token::Bytes(b) = token { b } else { &[] };
+        hash.update((bytes.len() as u32).to_le_bytes());
+        hash.update(bytes);
+    }
+    hash.finalize().iter().map(|b| format!("{b:02x}")).collect()
+}
+
+impl Corpus {
+    /// Reads files: `.jsonl` (a document a line: a string, or an object with a string `text`), `.npy` (tokens as
+    /// 2-, 4- or 8-byte integers), `.ids` (tokens as decimal numbers between blanks), and anything else as text, of
+    /// any bytes.
+    ///
+    /// # Errors
+    /// If a file cannot be read or understood, or has bytes that the vocabulary has no tokens for.
+    pub fn read(paths: &[PathBuf], tokenizer: &Tokenizer) -> Result<Corpus> {
+        let mut corpus =
+            Corpus { tokens: Vec::new(), documents: Vec::new(), file_bytes: 0, sha256: String::new() };
+        let mut hash = Sha256::new();
+        for path in paths {
+            let bytes = std::fs::read(path).map_err(Error::io("read the text", path))?;
+            hash.update(&bytes);
+            corpus.file_bytes += bytes.len() as u64;
+            let extension = path.extension().and_then(|e| e.to_str()).unwrap_or_default();
+            let documents = match extension.to_ascii_lowercase().as_str() {
+                "jsonl" => json_lines(&bytes, tokenizer),
+                "npy" => npy(&bytes).map(|ids| vec![ids]),
+                "ids" => decimal(&bytes).map(|ids| vec![ids]),
+                _ => tokenizer.encode(&bytes).map(|ids| vec![ids]).map_err(|e| e.to_string()),
+            };
+            for ids in documents.map_err(|what| unreadable(path, &what))? {
+                let start = corpus.tokens.len();
+                corpus.tokens.extend(ids);
+                corpus.documents.push(start..corpus.tokens.len());
+            }
+        }
+        corpus.sha256 = hash.finalize().iter().map(|b| format!("{b:02x}")).collect();
+        Ok(corpus)
+    }
+}
+
+fn unreadable(path: &Path, what: &str) -> Error {
+    Error::Model {
+        path: path.to_owned(),
+        what: format!("cannot be turned into tokens: {what}"),
+        help: "give text of any kind, .jsonl with a \"text\" a line, .npy or .ids with tokens, and --vocab FILE for \
+               another vocabulary"
+            .to_owned(),
+    }
+}
+
+fn json_lines(bytes: &[u8], tokenizer: &Tokenizer) -> std::result::Result<Vec<Vec<u32>>, String> {
+    let mut documents = Vec::new();
+    for (n, line) in bytes.split(|b| *b == b'\n').enumerate() {
+        if line.trim_ascii().is_empty() {
+            continue;
+        }
+        let value: serde_json::Value =
+            serde_json::from_slice(line).map_err(|e| format!("line {}: {e}", n + 1))?;
+        let text = value
+            .as_str()
+            .or_else(|| value.get("text")?.as_str())
+            .ok_or_else(|| format!("line {} is no string and has no string \"text\"", n + 1))?;
+        documents.push(tokenizer.encode(text.as_bytes()).map_err(|e| format!("line {}: {e}", n + 1))?);
+    }
+    Ok(documents)
+}
+
+fn decimal(bytes: &[u8]) -> std::result::Result<Vec<u32>, String> {
+    let text = std::str::from_utf8(bytes).map_err(|_| "it is not UTF-8")?;
+    text.split_ascii_whitespace().map(|id| id.parse().map_err(|_| format!("{id:?} is no token"))).collect()
+}
+
+/// A one-dimensional array of numpy's format 1 or 2.
+fn npy(bytes: &[u8]) -> std::result::Result<Vec<u32>, String> {
+    let header = || -> Option<(&str, &[u8])> {
+        let (size, start) = match (bytes.get(..6)? == b"\x93NUMPY", bytes.get(6)?) {
+            (true, 1) => (usize::from(u16::from_le_bytes(bytes.get(8..10)?.try_into().ok()?)), 10),
+            (true, 2) => (u32::from_le_bytes(bytes.get(8..12)?.try_into().ok()?) as usize, 12),
+            _ => return None,
+        };
+        let end = size.checked_add(start)?;
+        Some((std::str::from_utf8(bytes.get(start..end)?).ok()?, bytes.get(end..)?))
+    };
+    let (header, data) = header().ok_or("it is no .npy file")?;
+    let size = ["'<u2'", "'<i4'", "'<u4'", "'<i8'", "'<u8'"].into_iter().find(|t| header.contains(*t));
+    let size = match size.map(|t| t.as_bytes()[3]) {
+        Some(b'2') => 2,
+        Some(b'4') => 4,
+        Some(_) => 8,
+        None => return Err(format!("it holds no integers: {header}")),
+    };
+    data.chunks_exact(size)
+        .map(|b| {
+            let mut wide = [0; 8];
+            wide[..size].copy_from_slice(b);
+            let id = u64::from_le_bytes(wide);
+            u32::try_from(id).map_err(|_| format!("{id} is no token"))
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_kinds_of_files_are_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let tokenizer = Tokenizer::new(&Vocab::bytes());
+        let mut npy = b"\x93NUMPY\x01\x00".to_vec();
+        let header = "{'descr': '<i4', 'fortran_order': False, 'shape': (2,), }\n";
+        npy.extend((header.len() as u16).to_le_bytes());
+        npy.extend(header.as_bytes());
+        npy.extend([97, 0, 0, 0, 98, 0, 0, 0]);
+        let mut paths = Vec::new();
+        for (name, bytes) in [
+            ("a.txt", &b"a\xff"[..]),
+            ("b.jsonl", b"{\"text\": \"ab\"}\n\n\"c\"\n"),
+            ("c.ids", b"1 2\n3"),
+            ("d.npy", &npy),
+        ] {
+            paths.push(folder.path().join(name));
+            std::fs::write(folder.path().join(name), bytes).unwrap();
+        }
+        let corpus = Corpus::read(&paths, &tokenizer).unwrap();
+        assert_eq!(corpus.tokens, [97, 255, 97, 98, 99, 1, 2, 3, 97, 98]);
+        assert_eq!(corpus.documents, [0..2, 2..4, 4..5, 5..8, 8..10]);
+        std::fs::write(&paths[2], "1 x").unwrap();
+        let error = Corpus::read(&paths, &tokenizer).unwrap_err().to_string();
+        assert!(error.ends_with("c.ids cannot be turned into tokens: \"x\" is no token"), "{error}");
+    }
+}

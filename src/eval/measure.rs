@@ -1,0 +1,181 @@
+//! Running models over a text, side by side, and keeping what each says about every scored token.
+
+use rayon::prelude::*;
+
+use super::window::Sequence;
+use crate::error::{Error, Result};
+use crate::runner::math::{divergence, log_sum_exp};
+use crate::runner::{Hidden, Runner, State};
+
+/// What the first model says about one token, and where the token stands.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Score {
+    /// The token's place in the text.
+    pub place: usize,
+    /// Its window.
+    pub window: usize,
+    /// How many tokens of its sequence come before.
+    pub position: usize,
+    /// -ln of the probability that the model gave it.
+    pub nll: f64,
+}
+
+/// What another model says about the same token.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Comparison {
+    /// -ln of the probability that it gave the token.
+    pub nll: f64,
+    /// Divergence of its prediction from the first model's.
+    pub kl: f64,
+    /// Whether both would have chosen the same token.
+    pub same_top: bool,
+}
+
+/// What all models say: one score a token, one comparison a token and further model.
+#[derive(Clone, Debug, Default)]
+pub struct Measured {
+    /// The first model's scores.
+    pub scores: Vec<Score>,
+    /// For each further model its comparisons, in the order of the scores.
+    pub comparisons: Vec<Vec<Comparison>>,
+}
+
+/// How much is computed together.
+#[derive(Clone, Copy, Debug)]
+pub struct Load {
+    /// Tokens of a pass.
+    pub tokens: usize,
+    /// Tokens whose logits are computed together.
+    pub logits: usize,
+}
+
+/// Runs all models over `sequences` of `tokens`; `progress` hears of the tokens done and may stop the work.
+///
+/// The result depends on neither the load nor the threads.
+///
+/// # Errors
+/// As [`Runner::run`]; [`Error::Model`] if a model's logits are not finite; whatever `progress` says.
+pub fn measure(
+    models: &[&Runner],
+    tokens: &[u32],
+    sequences: &[Sequence],
+    load: Load,
+    mut progress: impl FnMut(usize) -> Result<()>,
+) -> Result<Measured> {
+    let mut measured =
+        Measured { scores: Vec::new(), comparisons: vec![Vec::new(); models.len().saturating_sub(1)] };
+    let mut at = 0;
+    while at < sequences.len() {
+        // As many sequences as a pass has room for; one that is longer takes several passes.
+        let longest = sequences[at].tokens.len().min(load.tokens).max(1);
+        let side_by_side = (load.tokens / longest).max(1);
+        let group = &sequences[at..sequences.len().min(at + side_by_side)];
+        at += group.len();
+        let mut states: Vec<Vec<State>> =
+            models.iter().map(|m| group.iter().map(|_| m.start()).collect()).collect();
+        let step = (load.tokens / group.len()).max(1);
+        let mut scored: Vec<Part> = group.iter().map(|_| Part::default()).collect();
+        let length = group.iter().map(|s| s.tokens.len()).max().unwrap_or(0);
+        for from in (0..length).step_by(step) {
+            let runs: Vec<&[u32]> = group
+                .iter()
+                .map(|s| {
+                    let run = &tokens[s.tokens.clone()];
+                    &run[from.min(run.len())..(from + step).min(run.len())]
+                })
+                .collect();
+            let hidden: Vec<Hidden> = models
+                .iter()
+                .zip(&mut states)
+                .map(|(model, states)| model.run(&runs, states))
+                .collect::<Result<_>>()?;
+            score(models, tokens, group, from, &runs, &hidden, load, &mut scored)?;
+            progress(runs.iter().map(|r| r.len()).sum())?;
+        }
+        // In the order of the text, however the sequences were cut into passes.
+        for part in scored {
+            measured.scores.extend(part.scores);
+            for (all, part) in measured.comparisons.iter_mut().zip(part.comparisons) {
+                all.extend(part);
+            }
+        }
+    }
+    Ok(measured)
+}
+
+/// What was measured of one sequence so far.
+#[derive(Default)]
+struct Part {
+    scores: Vec<Score>,
+    comparisons: Vec<Vec<Comparison>>,
+}
+
+/// Scores one pass.
+#[allow(clippy::too_many_arguments)] // one call, taken out of a long function
+fn score(
+    models: &[&Runner],
+    tokens: &[u32],
+    group: &[Sequence],
+    from: usize,
+    runs: &[&[u32]],
+    hidden: &[Hidden],
+    load: Load,
+    parts: &mut [Part],
+) -> Result<()> {
+    // The row of each scored prediction, the place of the token it predicts, and the sequence.
+    let mut wanted = Vec::new();
+    let mut row = 0;
+    for (n, (sequence, run)) in group.iter().zip(runs).enumerate() {
+        for i in 0..run.len() {
+            let predicted = sequence.tokens.start + from + i + 1;
+            if sequence.scored.contains(&predicted) {
+                wanted.push((row + i, predicted, n));
+            }
+        }
+        row += run.len();
+    }
+    for wanted in wanted.chunks(load.logits.max(1)) {
+        let rows: Vec<usize> = wanted.iter().map(|w| w.0).collect();
+        let logits: Vec<_> = models.iter().zip(hidden).map(|(m, h)| m.logits(h, &rows)).collect();
+        let one = |i: usize| -> Result<(Score, Vec<Comparison>)> {
+            let (_, place, n) = wanted[i];
+            let token = tokens[place] as usize;
+            let mut sums = models.iter().zip(&logits).map(|(model, logits)| {
+                let row = logits.row(i);
+                let (sum, top) = log_sum_exp(row);
+                if sum.is_finite() { Ok((row, sum, top)) } else { Err(not_finite(model, place)) }
+            });
+            let Some(first) = sums.next().transpose()? else { unreachable!("there is a model") };
+            let nll = |(row, sum, _): (&[f32], f64, usize)| sum - f64::from(row[token]);
+            let comparisons = sums
+                .map(|other| {
+                    let other = other?;
+                    let kl = divergence(first.0, first.1, other.0, other.1);
+                    Ok(Comparison { nll: nll(other), kl, same_top: first.2 == other.2 })
+                })
+                .collect::<Result<_>>()?;
+            let sequence = &group[n];
+            let position = place - sequence.tokens.start;
+            let score = Score { place, window: sequence.window_of(place), position, nll: nll(first) };
+            Ok((score, comparisons))
+        };
+        let rows: Vec<_> = (0..wanted.len()).into_par_iter().map(one).collect::<Result<_>>()?;
+        for ((score, comparisons), (_, _, n)) in rows.into_iter().zip(wanted) {
+            let part = &mut parts[*n];
+            part.scores.push(score);
+            part.comparisons.resize(comparisons.len(), Vec::new());
+            for (all, one) in part.comparisons.iter_mut().zip(comparisons) {
+                all.push(one);
+            }
+        }
+    }
+    Ok(())
+}
+
+fn not_finite(model: &Runner, place: usize) -> Error {
+    Error::Model {
+        path: model.model().container.path().to_owned(),
+        what: format!("gives logits that are infinite or NaN for the token at place {place} of the text"),
+        help: "its last norm or head is damaged: `rwkv-quant verify` tells whether the file is".to_owned(),
+    }
+}

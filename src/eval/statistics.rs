@@ -1,0 +1,137 @@
+//! Means, percentiles, and how sure they are.
+//!
+//! The tokens of a window depend on each other, so a standard error computed over tokens is too small. Here whole
+//! windows are drawn again and again, with replacement (the bootstrap of B. Efron, 1979), and every figure is
+//! computed from each draw. All figures use the same draws, so the difference of two models is judged on the same
+//! windows (paired).
+
+use serde::Serialize;
+
+/// Draws of the bootstrap.
+pub const DRAWS: usize = 1000;
+
+/// A figure and how sure it is.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Estimate {
+    /// The figure, from all windows.
+    pub value: f64,
+    /// Its standard error; absent where there are not windows enough (two) to tell.
+    pub error: Option<f64>,
+    /// The interval that holds 95 % of the draws.
+    pub interval: Option<[f64; 2]>,
+}
+
+/// Drawn windows: for each draw, how often each window was drawn.
+#[derive(Clone, Debug)]
+pub struct Bootstrap {
+    draws: Vec<Vec<u32>>,
+}
+
+impl Bootstrap {
+    /// The draws for so many windows: always the same ones.
+    pub fn new(windows: usize) -> Bootstrap {
+        let mut random = Random::new(0x5eed);
+        let draw = |_| {
+            let mut counts = vec![0; windows];
+            for _ in 0..windows {
+                counts[random.below(windows)] += 1;
+            }
+            counts
+        };
+        Bootstrap { draws: if windows < 2 { Vec::new() } else { (0..DRAWS).map(draw).collect() } }
+    }
+
+    /// `f` of the sums over windows of `parts` (one row of sums a window).
+    pub fn estimate<const N: usize>(&self, parts: &[[f64; N]], f: impl Fn([f64; N]) -> f64) -> Estimate {
+        let sum = |count: &dyn Fn(usize) -> f64| {
+            let mut total = [0.0; N];
+            for (i, part) in parts.iter().enumerate() {
+                let n = count(i);
+                for (total, v) in total.iter_mut().zip(part) {
+                    *total += n * v;
+                }
+            }
+            total
+        };
+        let value = f(sum(&|_| 1.0));
+        let mut drawn: Vec<f64> = self.draws.iter().map(|d| f(sum(&|i| f64::from(d[i])))).collect();
+        if drawn.is_empty() || drawn.iter().any(|v| !v.is_finite()) {
+            return Estimate { value, error: None, interval: None };
+        }
+        let n = drawn.len() as f64;
+        let mean = drawn.iter().sum::<f64>() / n;
+        let variance = drawn.iter().map(|v| (v - mean) * (v - mean)).sum::<f64>() / (n - 1.0);
+        drawn.sort_by(f64::total_cmp);
+        let interval = [quantile(&drawn, 0.025), quantile(&drawn, 0.975)];
+        Estimate { value, error: Some(variance.sqrt()), interval: Some(interval) }
+    }
+}
+
+/// The value below which the share `q` of sorted values lies, interpolated between neighbours; NaN of none.
+pub fn quantile(sorted: &[f64], q: f64) -> f64 {
+    let Some(last) = sorted.len().checked_sub(1) else { return f64::NAN };
+    let at = q * last as f64;
+    let (low, high) = (sorted[at.floor() as usize], sorted[at.ceil() as usize]);
+    low + (high - low) * at.fract()
+}
+
+/// Random numbers that are the same on every machine (SplitMix64).
+#[derive(Clone, Debug)]
+pub struct Random(u64);
+
+impl Random {
+    /// A sequence of its own for every seed.
+    pub fn new(seed: u64) -> Random {
+        Random(seed)
+    }
+
+    /// The next 64 bits.
+    pub fn bits(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// A number below `n` (0 if `n` is 0).
+    pub fn below(&mut self, n: usize) -> usize {
+        ((u128::from(self.bits()) * n as u128) >> 64) as usize
+    }
+
+    /// A number from 0 up to, but not including, 1.
+    pub fn unit(&mut self) -> f64 {
+        (self.bits() >> 11) as f64 / (1u64 << 53) as f64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quantiles_are_interpolated() {
+        assert_eq!(quantile(&[1.0, 2.0, 4.0], 0.5), 2.0);
+        assert_eq!(quantile(&[1.0, 2.0, 4.0], 0.75), 3.0);
+        assert!(quantile(&[], 0.5).is_nan());
+    }
+
+    #[test]
+    fn the_standard_error_of_a_mean_is_that_of_theory() {
+        let mut random = Random::new(1);
+        let parts: Vec<[f64; 2]> = (0..400).map(|_| [random.unit(), 1.0]).collect();
+        let estimate = Bootstrap::new(parts.len()).estimate(&parts, |[sum, n]| sum / n);
+        // The standard deviation of uniform numbers is 1 / sqrt(12).
+        let theory = (1.0f64 / 12.0 / 400.0).sqrt();
+        let error = estimate.error.unwrap();
+        assert!((error / theory - 1.0).abs() < 0.1, "{error} {theory}");
+        let [low, high] = estimate.interval.unwrap();
+        assert!(low < estimate.value && estimate.value < high);
+    }
+
+    #[test]
+    fn one_window_has_no_error() {
+        let estimate = Bootstrap::new(1).estimate(&[[3.0, 2.0]], |[sum, n]| sum / n);
+        assert_eq!(estimate, Estimate { value: 1.5, error: None, interval: None });
+    }
+}

@@ -1,0 +1,40 @@
+//! Tokens of a text.
+
+use std::io::{self, Write};
+
+use serde::Serialize;
+
+use super::Report;
+use crate::vocab::Tokenizer;
+
+/// The tokens of a text, with what each stands for.
+#[derive(Debug, Serialize)]
+pub struct Tokens {
+    count: usize,
+    bytes: usize,
+    tokens: Vec<Piece>,
+}
+
+#[derive(Debug, Serialize)]
+struct Piece {
+    id: u32,
+    /// The bytes as text; what is not UTF-8 is replaced.
+    text: String,
+}
+
+impl Tokens {
+    /// Tokens `ids` of a tokenizer.
+    pub fn new(ids: Vec<u32>, tokenizer: &Tokenizer) -> Tokens {
+        let bytes = ids.iter().map(|id| tokenizer.bytes(*id).len()).sum();
+        let piece = |id| Piece { id, text: String::from_utf8_lossy(tokenizer.bytes(id)).into_owned() };
+        Tokens { count: ids.len(), bytes, tokens: ids.into_iter().map(piece).collect() }
+    }
+}
+
+impl Report for Tokens {
+    /// The numbers alone, on one line, as `--decode` takes them.
+    fn human(&self, out: &mut dyn Write) -> io::Result<()> {
+        let ids: Vec<String> = self.tokens.iter().map(|t| t.id.to_string()).collect();
+        writeln!(out, "{}", ids.join(" "))
+    }
+}

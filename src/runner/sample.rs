@@ -1,0 +1,76 @@
+//! Choosing the next token.
+
+use crate::error::{Error, Result};
+use crate::eval::Random;
+
+/// Chooses tokens by their probability.
+#[derive(Clone, Debug)]
+pub struct Sampler {
+    temperature: f32,
+    top_p: f32,
+    random: Random,
+}
+
+impl Sampler {
+    /// With temperature 0 always the likeliest token; else one of the likeliest that together have the probability
+    /// `top_p`, each as often as its probability to the power 1 / temperature says.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] for a negative temperature or a share outside 0 to 1.
+    pub fn new(temperature: f32, top_p: f32, seed: u64) -> Result<Sampler> {
+        if !(temperature >= 0.0 && temperature.is_finite() && (0.0..=1.0).contains(&top_p)) {
+            return Err(Error::Usage {
+                what: format!("a temperature of {temperature} and a top-p of {top_p} make no sense"),
+                help: "temperatures are 0 or more, top-p is between 0 and 1".to_owned(),
+            });
+        }
+        Ok(Sampler { temperature, top_p, random: Random::new(seed) })
+    }
+
+    /// A token, from the logits of all.
+    pub fn choose(&mut self, logits: &[f32]) -> u32 {
+        let (sum, top) = super::math::log_sum_exp(logits);
+        if self.temperature == 0.0 {
+            return top as u32;
+        }
+        let mut likely: Vec<(f64, u32)> =
+            logits.iter().enumerate().map(|(i, v)| ((f64::from(*v) - sum).exp(), i as u32)).collect();
+        likely.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+        let mut share = 0.0;
+        let enough = likely.iter().position(|(p, _)| {
+            share += p;
+            share >= f64::from(self.top_p)
+        });
+        likely.truncate(enough.map_or(likely.len(), |n| n + 1));
+        for (p, _) in &mut likely {
+            *p = p.powf(1.0 / f64::from(self.temperature));
+        }
+        let mut left = self.random.unit() * likely.iter().map(|l| l.0).sum::<f64>();
+        for (p, id) in &likely {
+            left -= p;
+            if left < 0.0 {
+                return *id;
+            }
+        }
+        likely.last().map_or(top as u32, |l| l.1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn choices_follow_the_probabilities() {
+        let logits: Vec<f32> = [0.5f32, 0.3, 0.2].iter().map(|p| p.ln()).collect();
+        let share = |mut sampler: Sampler, id| {
+            (0..4000).filter(|_| sampler.choose(&logits) == id).count() as f64 / 4000.0
+        };
+        assert_eq!(share(Sampler::new(0.0, 1.0, 1).unwrap(), 0), 1.0);
+        assert!((share(Sampler::new(1.0, 1.0, 1).unwrap(), 1) - 0.3).abs() < 0.03);
+        // The two likeliest make 0.8.
+        assert_eq!(share(Sampler::new(1.0, 0.7, 1).unwrap(), 2), 0.0);
+        assert!((share(Sampler::new(1.0, 0.7, 2).unwrap(), 0) - 0.625).abs() < 0.03);
+        assert!(Sampler::new(-1.0, 1.0, 1).is_err() && Sampler::new(1.0, 1.5, 1).is_err());
+    }
+}

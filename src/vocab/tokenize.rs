@@ -1,0 +1,157 @@
+//! Text to tokens and back: at every place the longest token that fits.
+
+use super::{Token, Vocab};
+
+/// A vocabulary as a tree of bytes.
+///
+/// ```
+/// use rwkv_quant::vocab::{Tokenizer, Vocab};
+/// let tokenizer = Tokenizer::new(&Vocab::world());
+/// let ids = tokenizer.encode(b"Hello, world").unwrap();
+/// assert_eq!(ids, [33155, 45, 40213]);
+/// assert_eq!(tokenizer.decode(&ids), b"Hello, world");
+/// ```
+#[derive(Clone, Debug)]
+pub struct Tokenizer {
+    /// For each node, where its edges start; one more entry ends the last node's.
+    starts: Vec<u32>,
+    /// Edges in the order of their bytes: the byte, and the node that it leads to.
+    edges: Vec<(u8, u32)>,
+    /// For each node, the token that ends there.
+    ends: Vec<Option<u32>>,
+    /// The bytes of every token; empty for those that stand for no bytes.
+    tokens: Vec<Vec<u8>>,
+}
+
+/// A byte for which a vocabulary has no token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the vocabulary has no token for the byte 0x{byte:02x} at offset {offset}")]
+pub struct Untokenizable {
+    /// The byte.
+    pub byte: u8,
+    /// Where it stands in the text.
+    pub offset: usize,
+}
+
+impl Tokenizer {
+    /// The tokenizer of a vocabulary.
+    pub fn new(vocab: &Vocab) -> Tokenizer {
+        let tokens: Vec<Vec<u8>> = vocab
+            .tokens
+            .iter()
+            .map(|t| if let Token::Bytes(b) = t { b.clone() } else { Vec::new() })
+            .collect();
+        let mut sorted: Vec<(&[u8], u32)> = tokens
+            .iter()
+            .enumerate()
+            .filter(|(_, b)| !b.is_empty())
+            .map(|(i, b)| (b.as_slice(), i as u32))
+            .collect();
+        // Of two tokens with the same bytes, the one with the smaller id comes first and is the one used.
+        sorted.sort();
+        sorted.dedup_by_key(|(bytes, _)| *bytes);
+        let mut tree = Tokenizer { starts: vec![0], edges: Vec::new(), ends: vec![None], tokens: Vec::new() };
+        // Level by level: a node is a run of sorted tokens that share their first `depth` bytes.
+        let mut level = vec![sorted.as_slice()];
+        let mut depth = 0;
+        while !level.is_empty() {
+            let mut below = Vec::new();
+            for run in level {
+                let rest = match run.first() {
+                    Some((bytes, _)) if bytes.len() == depth => &run[1..],
+                    _ => run,
+                };
+                for group in rest.chunk_by(|a, b| a.0[depth] == b.0[depth]) {
+                    let (bytes, id) = group[0];
+                    tree.edges.push((bytes[depth], tree.ends.len() as u32));
+                    tree.ends.push((bytes.len() == depth + 1).then_some(id));
+                    below.push(group);
+                }
+                tree.starts.push(tree.edges.len() as u32);
+            }
+            level = below;
+            depth += 1;
+        }
+        tree.tokens = tokens;
+        tree
+    }
+
+    /// The tokens of a text.
+    ///
+    /// # Errors
+    /// If the text has a byte that no token starts with, or only tokens that do not fit.
+    pub fn encode(&self, text: &[u8]) -> Result<Vec<u32>, Untokenizable> {
+        let mut ids = Vec::new();
+        let mut at = 0;
+        while at < text.len() {
+            let (mut node, mut longest) = (0u32, None);
+            for (n, byte) in text[at..].iter().enumerate() {
+                let edges =
+                    &self.edges[self.starts[node as usize] as usize..self.starts[node as usize + 1] as usize];
+                let Ok(edge) = edges.binary_search_by_key(byte, |e| e.0) else { break };
+                node = edges[edge].1;
+                if let Some(id) = self.ends[node as usize] {
+                    longest = Some((id, n + 1));
+                }
+            }
+            let (id, length) = longest.ok_or(Untokenizable { byte: text[at], offset: at })?;
+            ids.push(id);
+            at += length;
+        }
+        Ok(ids)
+    }
+
+    /// The bytes of a token; none for the end token and for ids that stand for nothing.
+    pub fn bytes(&self, id: u32) -> &[u8] {
+        self.tokens.get(id as usize).map_or(&[], Vec::as_slice)
+    }
+
+    /// The bytes of tokens.
+    pub fn decode(&self, ids: &[u32]) -> Vec<u8> {
+        ids.iter().flat_map(|id| self.bytes(*id)).copied().collect()
+    }
+
+    /// Number of ids.
+    pub fn size(&self) -> usize {
+        self.tokens.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn of(tokens: &[&[u8]]) -> Tokenizer {
+        let tokens = tokens.iter().map(|t| if t.is_empty() { Token::End } else { Token::Bytes(t.to_vec()) });
+        Tokenizer::new(&Vocab { name: "test".to_owned(), tokens: tokens.collect() })
+    }
+
+    #[test]
+    fn the_longest_token_is_taken_even_where_a_longer_one_begins() {
+        let t = of(&[b"", b"a", b"b", b"ab", b"abab!", b"c"]);
+        assert_eq!(t.encode(b"ababc"), Ok(vec![3, 3, 5]));
+        assert_eq!(t.encode(b"abab!c"), Ok(vec![4, 5]));
+        assert_eq!(t.encode(b"abx"), Err(Untokenizable { byte: b'x', offset: 2 }));
+        assert_eq!(t.encode(b""), Ok(vec![]));
+        assert_eq!(t.decode(&[0, 3, 99]), b"ab");
+    }
+
+    #[test]
+    fn world_gives_the_tokens_of_the_official_tokenizer() {
+        let t = Tokenizer::new(&Vocab::world());
+        assert_eq!(t.encode(b"Hello, world"), Ok(vec![33155, 45, 40213]));
+        assert_eq!(t.encode(b"\n\n"), Ok(vec![261]));
+        assert_eq!(t.encode(&[b' '; 200]).map(|ids| ids[0]), Ok(65529));
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_come_back(text: Vec<u8>) {
+            thread_local!(static WORLD: Tokenizer = Tokenizer::new(&Vocab::world()));
+            let back = WORLD.with(|w| w.decode(&w.encode(&text).unwrap()));
+            prop_assert_eq!(back, text);
+        }
+    }
+}
