@@ -6,10 +6,10 @@ use std::time::Instant;
 use super::runnable::RunArgs;
 use super::{STOP, show};
 use crate::error::{Error, Result};
-use crate::eval::{Corpus, Load, Protocol, cut, measure, summarise, vocabulary_sha256};
+use crate::eval::{Corpus, Load, Protocol, Sequence, cut, measure, summarise, vocabulary_sha256};
 use crate::model::Model;
 use crate::report::{EvaluationReport, Setting, Steps, Style};
-use crate::runner::Runner;
+use crate::runner::{Runner, fast_available};
 use crate::target::gguf;
 use crate::vocab::{Tokenizer, Vocab};
 
@@ -100,8 +100,10 @@ fn evaluate(args: &Args, style: Style) -> Result<EvaluationReport> {
     let mut paths: Vec<(&Path, bool)> = args.against.iter().map(|p| (p.as_path(), false)).collect();
     paths.push((&args.model, true));
     paths.extend(args.candidate.iter().map(|p| (p.as_path(), true)));
-    let runners: Vec<Runner> =
-        paths.iter().map(|(p, adapted)| args.run.runner(p, *adapted, false)).collect::<Result<_>>()?;
+    let runners: Vec<Runner> = paths
+        .iter()
+        .map(|(p, adapted)| args.run.runner(p, *adapted, false, args.run.fast))
+        .collect::<Result<_>>()?;
     let vocab = args.run.vocabulary(runners[0].model())?;
     for other in &runners[1..] {
         same_vocabulary(runners[0].model(), other.model(), &vocab, args.run.vocab.is_some())?;
@@ -117,9 +119,11 @@ fn evaluate(args: &Args, style: Style) -> Result<EvaluationReport> {
     };
     let sequences = cut(&corpus.documents, protocol, args.windows)?;
     let tokens: usize = sequences.iter().map(|s| s.tokens.len()).sum();
-    let windows: usize = sequences.iter().map(crate::eval::Sequence::windows).sum();
+    let windows: usize = sequences.iter().map(Sequence::windows).sum();
     let models: Vec<&Runner> = runners.iter().collect();
     let load = load(&models, args.run.max_memory)?;
+    let fast =
+        if args.run.fast { Some(fast_error(args, &runners, &corpus, &sequences, load)?) } else { None };
     let steps = Steps::new(tokens as u64, "tokens", style);
     let measured = measure(&models, &corpus.tokens, &sequences, load, |done| {
         steps.add(done as u64);
@@ -141,6 +145,8 @@ fn evaluate(args: &Args, style: Style) -> Result<EvaluationReport> {
             Protocol::LlamaCpp { .. } => "llama.cpp",
             Protocol::Document { .. } => "document",
         },
+        arithmetic: if fast.flatten().is_some() { "bf16 pairs (AMX)" } else { "f32" },
+        fast_kl: fast.flatten(),
         ctx: args.ctx,
         stride: match protocol {
             Protocol::Windows { stride, .. } => stride,
@@ -156,6 +162,41 @@ fn evaluate(args: &Args, style: Style) -> Result<EvaluationReport> {
         start.elapsed().as_secs_f64(),
     ))
 }
+
+/// How far the predictions of `--fast` are from the exact ones: the worst model's mean divergence over the first
+/// tokens; `None` where this machine has nothing faster.
+fn fast_error(
+    args: &Args,
+    fast: &[Runner],
+    corpus: &Corpus,
+    sequences: &[Sequence],
+    load: Load,
+) -> Result<Option<f64>> {
+    if !fast_available() {
+        return Ok(None);
+    }
+    let first: Vec<Sequence> = sequences.iter().take(1).cloned().collect();
+    let first: Vec<Sequence> = first
+        .into_iter()
+        .map(|s| {
+            let end = s.tokens.end.min(s.tokens.start + FAST_TOKENS);
+            Sequence { tokens: s.tokens.start..end, scored: s.tokens.start + 1..end, ..s }
+        })
+        .collect();
+    let mut worst = 0.0;
+    for fast in fast {
+        let path = fast.model().container.path();
+        let exact = args.run.runner(path, args.against.as_deref() != Some(path), false, false)?;
+        let measured = measure(&[&exact, fast], &corpus.tokens, &first, load, |_| STOP.check())?;
+        let kls = measured.comparisons.iter().flatten().map(|c| c.kl);
+        let mean = kls.clone().sum::<f64>() / kls.count().max(1) as f64;
+        worst = if mean > worst || mean.is_nan() { mean } else { worst };
+    }
+    Ok(Some(worst))
+}
+
+/// Tokens on which `--fast` is compared with the exact arithmetic.
+const FAST_TOKENS: usize = 256;
 
 /// What fits into the memory, half of it for the activations of a pass and a quarter for logits.
 fn load(models: &[&Runner], max_memory: Option<u64>) -> Result<Load> {

@@ -49,7 +49,7 @@ pub(super) fn run(args: &Args, style: Style) -> Result<()> {
 }
 
 fn generate(args: &Args, style: Style) -> Result<()> {
-    let runner = args.run.runner(&args.model, true, true)?;
+    let runner = args.run.runner(&args.model, true, true, args.run.fast)?;
     let vocab = args.run.vocabulary(runner.model())?;
     let tokenizer = Tokenizer::new(&vocab);
     let temperature = if args.greedy { 0.0 } else { args.temperature };

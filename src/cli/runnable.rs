@@ -18,6 +18,9 @@ pub(super) struct RunArgs {
     /// Vocabulary: a file, or `world` or `bytes` [default: the model's own, else by the number of tokens]
     #[arg(long, value_name = "FILE")]
     pub vocab: Option<PathBuf>,
+    /// Multiply on the processor's matrix unit where it has one (Intel AMX), with 16 of the 24 bits of f32
+    #[arg(long)]
+    pub fast: bool,
     /// Threads [default: as many as the machine runs at once]
     #[arg(long, value_name = "N")]
     pub threads: Option<usize>,
@@ -46,11 +49,12 @@ pub(super) struct RunArgs {
 
 impl RunArgs {
     /// A runner of the model at `path`, with the LoRA and the state if `adapted`.
-    pub fn runner(&self, path: &Path, adapted: bool, keep_low_rank: bool) -> Result<Runner> {
+    pub fn runner(&self, path: &Path, adapted: bool, keep_low_rank: bool, fast: bool) -> Result<Runner> {
         let model = open_model(path, &self.drop)?;
         let options = Options {
             group_norm_epsilon: self.group_norm_epsilon,
             keep_low_rank,
+            fast,
             stream: self.max_memory.is_some(),
         };
         let mut runner = Runner::new(model, options)?;

@@ -25,6 +25,10 @@ pub struct Setting {
     pub protocol: &'static str,
     pub ctx: usize,
     pub stride: usize,
+    /// How products were computed.
+    pub arithmetic: &'static str,
+    /// Mean divergence of that arithmetic from the exact one, where it is another.
+    pub fast_kl: Option<f64>,
 }
 
 /// An evaluation of one model, or of several against a reference.
@@ -221,6 +225,13 @@ pub enum Format {
 impl Report for EvaluationReport {
     fn human(&self, out: &mut dyn Write) -> io::Result<()> {
         writeln!(out, "{}", self.how())?;
+        if let Some(kl) = self.setting.fast_kl {
+            let arithmetic = self.setting.arithmetic;
+            writeln!(
+                out,
+                "products in {arithmetic}: mean KL {kl:.2e} from the exact arithmetic (first 256 tokens)"
+            )?;
+        }
         if self.candidates.is_empty() {
             writeln!(out, "model           {}", self.model.path)?;
             writeln!(out, "perplexity      {}", both(&self.model.score.perplexity, 4))?;

@@ -1,7 +1,9 @@
 //! One block of a model as its forward pass sees it: tensors by their short names.
 
+use std::borrow::Cow;
+
 use super::norm::{GROUP_EPSILON, Norm};
-use super::weight::{Dense, Weight};
+use super::weight::{Dense, Values, Weight};
 use super::{Runner, Vectors};
 use crate::model::{Dims, Held, Role};
 
@@ -15,18 +17,15 @@ pub(super) struct Layer<'a> {
 }
 
 /// A decoded low-rank matrix: kept by the runner, or only for now.
-pub(super) enum LowRank<'a> {
-    Kept(&'a Dense),
-    Now(Dense),
+pub(super) struct LowRank<'a> {
+    dense: Cow<'a, Dense>,
+    fast: bool,
 }
 
 impl LowRank<'_> {
     /// As a matrix [out, in].
     pub fn weight(&self) -> Weight<'_> {
-        match self {
-            LowRank::Kept(dense) => Weight::Dense(dense),
-            LowRank::Now(dense) => Weight::Dense(dense),
-        }
+        Weight { values: Values::Dense(&self.dense), fast: self.fast }
     }
 }
 
@@ -55,9 +54,13 @@ impl<'a> Layer<'a> {
     pub fn low_rank(&self, name: &str) -> LowRank<'a> {
         let held = self.held(name);
         match self.runner.kept.get(&(held.slot.name, self.index)) {
-            Some(dense) => LowRank::Kept(dense),
-            None => LowRank::Now(self.runner.low_rank(held)),
+            Some(dense) => self.now(Cow::Borrowed(dense)),
+            None => self.now(Cow::Owned(self.runner.low_rank(held))),
         }
+    }
+
+    fn now(&self, dense: Cow<'a, Dense>) -> LowRank<'a> {
+        LowRank { dense, fast: self.runner.options.fast }
     }
 
     /// Matrix `k` of a stack of low-rank matrices, turned to [out, in].
@@ -65,13 +68,13 @@ impl<'a> Layer<'a> {
         let held = self.held(name);
         let container = &self.runner.model.container;
         match held.values.slice(k) {
-            Some(values) => LowRank::Now(Dense::low_rank(container, &values)),
+            Some(values) => self.now(Cow::Owned(Dense::low_rank(container, &values))),
             None => {
                 // A stack made of several stored tensors: read it whole.
                 let [_, ins, outs] = [held.values.shape()[0], held.values.shape()[1], held.values.shape()[2]];
                 let mut data = vec![0.0; ins * outs];
                 held.values.read(container, k * ins..(k + 1) * ins, &mut data);
-                LowRank::Now(Dense::turned(ins, outs, &data))
+                self.now(Cow::Owned(Dense::turned(ins, outs, &data)))
             }
         }
     }

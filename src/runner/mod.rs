@@ -34,7 +34,7 @@ use layer::Layer;
 use matrix::{Matrix, Pool};
 use norm::Norm;
 use pass::{Pass, each_row};
-use weight::{Dense, Weight};
+use weight::{Dense, Values, Weight};
 
 /// How a model is run.
 #[derive(Clone, Debug, Default)]
@@ -45,6 +45,14 @@ pub struct Options {
     pub keep_low_rank: bool,
     /// Let go of the pages of every block once it is computed, so that the file does not fill the memory.
     pub stream: bool,
+    /// Multiply on the processor's matrix unit, if it has one ([`fast_available`]): values are split into two of
+    /// bf16 each, so the results are no longer the same on every machine, nor to the last bits those of `f32`.
+    pub fast: bool,
+}
+
+/// Whether [`Options::fast`] changes anything on this machine.
+pub fn fast_available() -> bool {
+    weight::fast_available()
 }
 
 /// Decoded vectors by block and short name.
@@ -237,12 +245,13 @@ impl Runner {
 
     fn weight<'a>(&'a self, held: &'a Held) -> Weight<'a> {
         let delta = self.deltas.get(&(held.slot.name, held.layer));
-        Weight::Stored {
+        let values = Values::Stored {
             container: &self.model.container,
             values: &held.values,
             delta,
             stream: self.options.stream,
-        }
+        };
+        Weight { values, fast: self.options.fast }
     }
 
     fn low_rank(&self, held: &Held) -> Dense {

@@ -3,8 +3,12 @@
 use std::cell::RefCell;
 
 use formats::Container;
+#[cfg(target_arch = "x86_64")]
+use quant::Encoding;
 use rayon::prelude::*;
 
+#[cfg(target_arch = "x86_64")]
+use super::arch::amx;
 use super::arch::{LANES, Level, Operand, product, split_columns};
 use super::lora::Delta;
 use super::matrix::Matrix;
@@ -18,8 +22,17 @@ const TOKENS: usize = 48;
 
 /// A matrix [out, in].
 #[derive(Clone, Copy)]
-pub(super) enum Weight<'a> {
-    /// As the file stores it; decoded on the way.
+pub(super) struct Weight<'a> {
+    /// Where its values are.
+    pub values: Values<'a>,
+    /// Multiply on the processor's matrix unit.
+    pub fast: bool,
+}
+
+/// Where the values of a matrix are.
+#[derive(Clone, Copy)]
+pub(super) enum Values<'a> {
+    /// As the file stores them; decoded on the way.
     Stored {
         container: &'a Container,
         values: &'a Lazy,
@@ -100,20 +113,34 @@ thread_local! {
     static BUFFER: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
 }
 
+#[cfg(target_arch = "x86_64")]
+thread_local! {
+    /// The panel that this thread prepares for the matrix unit.
+    static PAIRS: RefCell<amx::Pairs> = RefCell::default();
+}
+
+/// Whether this processor has a matrix unit that [`Weight::fast`] can use.
+pub(super) fn fast_available() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return amx::available();
+    #[cfg(not(target_arch = "x86_64"))]
+    false
+}
+
 impl Weight<'_> {
     /// Number of rows: values of a product.
     pub fn rows(&self) -> usize {
-        match self {
-            Weight::Stored { values, .. } => values.rows(),
-            Weight::Dense(dense) => dense.rows,
+        match self.values {
+            Values::Stored { values, .. } => values.rows(),
+            Values::Dense(dense) => dense.rows,
         }
     }
 
     /// Number of columns: values that a product takes.
     pub fn cols(&self) -> usize {
-        match self {
-            Weight::Stored { values, .. } => values.cols(),
-            Weight::Dense(dense) => dense.cols,
+        match self.values {
+            Values::Stored { values, .. } => values.cols(),
+            Values::Dense(dense) => dense.cols,
         }
     }
 
@@ -123,56 +150,87 @@ impl Weight<'_> {
     /// If `x` has another number of columns.
     pub fn multiply(&self, x: &Matrix) -> Matrix {
         assert_eq!(x.cols, self.cols());
-        let (len, outs) = (padded(x.cols), self.rows());
-        let padded;
-        let data = if len == x.cols {
-            &x.data
+        let mut out = x.pool().matrix(x.rows, self.rows());
+        if out.data.is_empty() {
+            return out;
+        }
+        #[cfg(target_arch = "x86_64")]
+        if self.fast && amx::available() {
+            self.multiply_fast(x, &mut out);
+            return out;
+        }
+        let len = padded(x.cols);
+        if len == x.cols {
+            self.multiply_exact(&x.data, len, &mut out);
         } else {
             let mut copy = x.pool().matrix(x.rows, len);
             for (to, from) in copy.data.chunks_mut(len).zip(x.data.chunks(x.cols)) {
                 to[..x.cols].copy_from_slice(from);
                 to[x.cols..].fill(0.0);
             }
-            padded = copy;
-            &padded.data
-        };
-        let mut out = x.pool().matrix(x.rows, outs);
-        if x.rows == 0 || outs == 0 {
-            return out;
-        }
-        match self {
-            Weight::Dense(dense) => {
-                let w = Operand { data: &dense.data, stride: dense.stride, rows: outs };
-                out.data.par_chunks_mut(TOKENS * outs).zip(data.par_chunks(TOKENS * len)).for_each(
-                    |(out, x)| {
-                        let x = Operand { data: x, stride: len, rows: x.len() / len };
-                        for mut columns in split_columns(out, outs, outs) {
-                            product(Level::best(), x, w, len, &mut columns);
-                        }
-                    },
-                );
-            }
-            Weight::Stored { .. } => {
-                let x = Operand { data, stride: len, rows: x.rows };
-                let panel = panel(outs);
-                split_columns(&mut out.data, outs, panel).into_par_iter().enumerate().for_each(
-                    |(n, mut columns)| {
-                        BUFFER.with_borrow_mut(|buffer| {
-                            let rows = n * panel..n * panel + columns.cols();
-                            self.decode(rows, len, buffer);
-                            let w = Operand { data: buffer, stride: len, rows: columns.cols() };
-                            product(Level::best(), x, w, len, &mut columns);
-                        });
-                    },
-                );
-            }
+            self.multiply_exact(&copy.data, len, &mut out);
         }
         out
     }
 
+    /// The product with rows of `len` values.
+    fn multiply_exact(&self, data: &[f32], len: usize, out: &mut Matrix) {
+        let outs = out.cols;
+        if let Values::Dense(dense) = self.values {
+            let w = Operand { data: &dense.data, stride: dense.stride, rows: outs };
+            out.data.par_chunks_mut(TOKENS * outs).zip(data.par_chunks(TOKENS * len)).for_each(|(out, x)| {
+                let x = Operand { data: x, stride: len, rows: x.len() / len };
+                for mut columns in split_columns(out, outs, outs) {
+                    product(Level::best(), x, w, len, &mut columns);
+                }
+            });
+            return;
+        }
+        let x = Operand { data, stride: len, rows: out.rows };
+        let panel = panel(outs);
+        split_columns(&mut out.data, outs, panel).into_par_iter().enumerate().for_each(|(n, mut columns)| {
+            BUFFER.with_borrow_mut(|buffer| {
+                self.decode(n * panel..n * panel + columns.cols(), len, buffer);
+                let w = Operand { data: buffer, stride: len, rows: columns.cols() };
+                product(Level::best(), x, w, len, &mut columns);
+            });
+        });
+    }
+
+    /// The product on the processor's matrix unit.
+    #[cfg(target_arch = "x86_64")]
+    fn multiply_fast(&self, x: &Matrix, out: &mut Matrix) {
+        let (outs, cols) = (out.cols, x.cols);
+        let activations = amx::Pairs::activations(&x.data, cols);
+        // bf16 weights are exact in one part.
+        let exact = match self.values {
+            Values::Stored { values, delta: None, .. } => values.encoding() == Some(Encoding::BF16),
+            _ => false,
+        };
+        let panel = panel(outs).next_multiple_of(amx::SIDE);
+        split_columns(&mut out.data, outs, panel).into_par_iter().enumerate().for_each(|(n, mut columns)| {
+            BUFFER.with_borrow_mut(|buffer| {
+                PAIRS.with_borrow_mut(|pairs| {
+                    let rows = n * panel..n * panel + columns.cols();
+                    match self.values {
+                        Values::Dense(dense) => {
+                            let data = &dense.data[rows.start * dense.stride..];
+                            pairs.weights(data, dense.stride, rows.len(), cols, exact);
+                        }
+                        Values::Stored { .. } => {
+                            self.decode(rows.clone(), cols, buffer);
+                            pairs.weights(buffer, cols, rows.len(), cols, exact);
+                        }
+                    }
+                    amx::product(&activations, pairs, &mut columns);
+                });
+            });
+        });
+    }
+
     /// Decodes some rows, each padded to `stride`.
     fn decode(&self, rows: std::ops::Range<usize>, stride: usize, out: &mut Vec<f32>) {
-        let Weight::Stored { container, values, delta, stream } = self else { return };
+        let Values::Stored { container, values, delta, stream } = self.values else { return };
         let cols = values.cols();
         out.resize(rows.len() * stride, 0.0);
         if stride == cols {
@@ -183,7 +241,7 @@ impl Weight<'_> {
                 out[cols..].fill(0.0);
             }
         }
-        if *stream {
+        if stream {
             values.release(container, rows.clone());
         }
         if let Some(delta) = delta {

@@ -2,6 +2,7 @@
 
 mod agreement;
 mod convert;
+mod evaluate;
 mod interrupt;
 mod memory;
 mod messages;

@@ -7,6 +7,8 @@
 //! token as well as in long runs. Processors without it round twice, and only there the last bits differ.
 
 #[cfg(target_arch = "x86_64")]
+pub(super) mod amx;
+#[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
