@@ -1,6 +1,8 @@
 //! Matrices of weights, decoded panel by panel while they multiply.
 
 use std::cell::RefCell;
+#[cfg(target_arch = "x86_64")]
+use std::sync::{Mutex, PoisonError};
 
 use formats::Container;
 #[cfg(target_arch = "x86_64")]
@@ -119,6 +121,10 @@ thread_local! {
     static PAIRS: RefCell<amx::Pairs> = RefCell::default();
 }
 
+/// Activations prepared for the matrix unit, for use again.
+#[cfg(target_arch = "x86_64")]
+static SPARE: Mutex<Vec<amx::Pairs>> = Mutex::new(Vec::new());
+
 /// Whether this processor has a matrix unit that [`Weight::fast`] can use.
 pub(super) fn fast_available() -> bool {
     #[cfg(target_arch = "x86_64")]
@@ -201,31 +207,43 @@ impl Weight<'_> {
     #[cfg(target_arch = "x86_64")]
     fn multiply_fast(&self, x: &Matrix, out: &mut Matrix) {
         let (outs, cols) = (out.cols, x.cols);
-        let activations = amx::Pairs::activations(&x.data, cols);
-        // bf16 weights are exact in one part.
-        let exact = match self.values {
-            Values::Stored { values, delta: None, .. } => values.encoding() == Some(Encoding::BF16),
-            _ => false,
-        };
+        let mut activations = SPARE.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default();
+        activations.activations(&x.data, cols);
         let panel = panel(outs).next_multiple_of(amx::SIDE);
         split_columns(&mut out.data, outs, panel).into_par_iter().enumerate().for_each(|(n, mut columns)| {
-            BUFFER.with_borrow_mut(|buffer| {
-                PAIRS.with_borrow_mut(|pairs| {
-                    let rows = n * panel..n * panel + columns.cols();
-                    match self.values {
-                        Values::Dense(dense) => {
-                            let data = &dense.data[rows.start * dense.stride..];
-                            pairs.weights(data, dense.stride, rows.len(), cols, exact);
-                        }
-                        Values::Stored { .. } => {
-                            self.decode(rows.clone(), cols, buffer);
-                            pairs.weights(buffer, cols, rows.len(), cols, exact);
-                        }
-                    }
-                    amx::product(&activations, pairs, &mut columns);
-                });
+            let rows = n * panel..n * panel + columns.cols();
+            PAIRS.with_borrow_mut(|pairs| {
+                if let Some(bytes) = self.halves(rows.clone()) {
+                    pairs.weights(amx::Rows::Half(bytes), rows.len(), cols);
+                } else if let Values::Dense(dense) = self.values {
+                    let data = &dense.data[rows.start * dense.stride..];
+                    pairs.weights(amx::Rows::Wide(data, dense.stride), rows.len(), cols);
+                } else {
+                    BUFFER.with_borrow_mut(|buffer| {
+                        self.decode(rows.clone(), cols, buffer);
+                        pairs.weights(amx::Rows::Wide(buffer, cols), rows.len(), cols);
+                    });
+                }
+                if let Values::Stored { container, values, stream: true, .. } = self.values {
+                    values.release(container, rows);
+                }
+                amx::product(&activations, pairs, &mut columns);
             });
         });
+        SPARE.lock().unwrap_or_else(PoisonError::into_inner).push(activations);
+    }
+
+    /// The stored bytes of some rows, if they are bf16 and nothing is added to them: one part holds them exactly.
+    #[cfg(target_arch = "x86_64")]
+    fn halves(&self, rows: std::ops::Range<usize>) -> Option<&[u8]> {
+        match self.values {
+            Values::Stored { container, values, delta: None, .. }
+                if values.encoding() == Some(Encoding::BF16) =>
+            {
+                values.stored(container, rows)
+            }
+            _ => None,
+        }
     }
 
     /// Decodes some rows, each padded to `stride`.

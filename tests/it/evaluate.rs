@@ -112,7 +112,7 @@ fn documents_carry_their_state() {
     assert_eq!(tokens, 5999.0);
     // A document is one window as long as itself.
     let (_, long) = bits(&["--ctx", "6000"]);
-    assert_eq!(carried, long);
+    assert!((carried - long).abs() < 1e-12, "{carried} {long}"); // summed up window by window
     let (tokens, short) = bits(&["--ctx", "128"]);
     assert_eq!(tokens, 46.0 * 127.0);
     assert!(short > carried, "{short} {carried}");

@@ -32,7 +32,10 @@ fn has_unit() -> bool {
     const AMX_BF16: u32 = 1 << 22;
     const AMX_TILE: u32 = 1 << 24;
     let needed = AMX_BF16 | AMX_TILE;
-    is_x86_feature_detected!("avx512f") && __cpuid(0).eax >= 7 && __cpuid_count(7, 0).edx & needed == needed
+    is_x86_feature_detected!("avx512bw")
+        && is_x86_feature_detected!("avx512bf16")
+        && __cpuid(0).eax >= 7
+        && __cpuid_count(7, 0).edx & needed == needed
 }
 
 /// Asks Linux for the registers of the unit (arch_prctl, ARCH_REQ_XCOMP_PERM).
@@ -72,63 +75,161 @@ pub(in crate::runner) struct Pairs {
     rows: usize,
 }
 
-/// The nearest bf16, ties to even; NaN stays NaN.
-#[inline(always)]
-fn round(v: f32) -> u16 {
-    let bits = v.to_bits();
-    let rounded = (bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) >> 16) as u16;
-    if v.is_nan() { 0x7fc0 } else { rounded }
-}
-
-#[inline(always)]
-fn widen(v: u16) -> f32 {
-    f32::from_bits(u32::from(v) << 16)
+/// Where the weights of a panel come from.
+#[derive(Clone, Copy)]
+pub(in crate::runner) enum Rows<'a> {
+    /// Rows of f32, so many values apart.
+    Wide(&'a [f32], usize),
+    /// Rows of little-endian bf16 without gaps, which one part holds exactly.
+    Half(&'a [u8]),
 }
 
 impl Pairs {
-    /// Rows of `cols` values, filled with zero rows up to whole tiles.
-    pub fn activations(data: &[f32], cols: usize) -> Pairs {
+    /// Rows of `cols` values, filled with zeros up to whole tiles.
+    pub fn activations(&mut self, data: &[f32], cols: usize) {
         use rayon::prelude::*;
-        let rows = data.len().checked_div(cols).unwrap_or(0);
-        let len = cols.next_multiple_of(DEPTH);
-        let size = rows.next_multiple_of(SIDE) * len;
-        let (mut high, mut low) = (vec![0; size], vec![0; size]);
-        (high.par_chunks_mut(len)).zip(low.par_chunks_mut(len)).zip(data.par_chunks(cols.max(1))).for_each(
-            |((high, low), x)| {
-                for ((high, low), x) in high.iter_mut().zip(low).zip(x) {
-                    *high = round(*x);
-                    *low = round(x - widen(*high));
+        self.rows = data.len().checked_div(cols).unwrap_or(0);
+        self.len = cols.next_multiple_of(DEPTH);
+        let size = self.rows.next_multiple_of(SIDE) * self.len;
+        self.high.resize(size, 0);
+        self.low.resize(size, 0);
+        let (len, rows) = (self.len, self.rows);
+        self.high[rows * len..].fill(0);
+        self.low[rows * len..].fill(0);
+        (self.high.par_chunks_mut(len * 16)).zip(self.low.par_chunks_mut(len * 16)).enumerate().for_each(
+            |(n, (high, low))| {
+                for (i, (high, low)) in high.chunks_mut(len).zip(low.chunks_mut(len)).enumerate() {
+                    if let Some(x) = data.get((n * 16 + i) * cols..(n * 16 + i + 1) * cols) {
+                        // SAFETY: the unit is only used where AVX-512 and its bf16 are (`available`).
+                        unsafe { split_row(x, high, low) };
+                    }
                 }
             },
         );
-        Pairs { high, low, len, rows }
     }
 
-    /// Weights, rows of `len` values with `stride` between them, in the order in which tiles take them: for every
-    /// [`SIDE`] rows and [`DEPTH`] columns two tiles of 16 rows, in which two neighbours of one row lie together and
-    /// the pairs of 16 rows side by side.
-    pub fn weights(&mut self, data: &[f32], stride: usize, rows: usize, len: usize, exact: bool) {
-        self.len = len.next_multiple_of(DEPTH);
+    /// Weights, `rows` rows of `cols` values, in the order in which tiles take them: for every [`SIDE`] rows and
+    /// [`DEPTH`] columns two tiles of 16 rows, in which two neighbours of one row lie together and the pairs of 16
+    /// rows side by side.
+    pub fn weights(&mut self, source: Rows<'_>, rows: usize, cols: usize) {
+        self.len = cols.next_multiple_of(DEPTH);
         self.rows = rows;
         let size = rows.next_multiple_of(SIDE) * self.len;
-        self.high.clear();
         self.high.resize(size, 0);
-        self.low.clear();
-        self.low.resize(if exact { 0 } else { size }, 0);
-        for (n, row) in data.chunks(stride).take(rows).enumerate() {
-            let tile = n / SIDE * SIDE * self.len + n % SIDE / 16 * 512 + n % 16 * 2;
-            for (step, values) in row[..len].chunks(DEPTH).enumerate() {
-                for (pair, two) in values.chunks(2).enumerate() {
-                    let at = tile + step * STEP + pair * 32;
-                    for (i, v) in two.iter().enumerate() {
-                        let high = round(*v);
-                        self.high[at + i] = high;
-                        if !exact {
-                            self.low[at + i] = round(v - widen(high));
+        self.low.resize(if matches!(source, Rows::Half(_)) { 0 } else { size }, 0);
+        for tile in 0..size / 16 / self.len {
+            for step in 0..self.len / DEPTH {
+                let at = tile / 2 * SIDE * self.len + tile % 2 * 512 + step * STEP;
+                let (mut high, mut low) = ([[0u32; 16]; 16], [[0u32; 16]; 16]);
+                for n in 0..16.min(rows.saturating_sub(tile * 16)) {
+                    let row = tile * 16 + n;
+                    let (from, to) = (step * DEPTH, cols.min((step + 1) * DEPTH));
+                    match source {
+                        Rows::Half(bytes) => {
+                            let bytes = &bytes[(row * cols + from) * 2..(row * cols + to) * 2];
+                            for (pair, two) in high[n].iter_mut().zip(bytes.chunks(4)) {
+                                *pair = match *two {
+                                    [a, b, c, d] => u32::from_le_bytes([a, b, c, d]),
+                                    [a, b, ..] => u32::from_le_bytes([a, b, 0, 0]),
+                                    _ => 0,
+                                };
+                            }
+                        }
+                        Rows::Wide(data, stride) => {
+                            let mut values = [0.0; DEPTH];
+                            let row = &data[row * stride + from..row * stride + to];
+                            values[..row.len()].copy_from_slice(row);
+                            // SAFETY: as in `activations`.
+                            unsafe { split(&values, &mut high[n], &mut low[n]) };
                         }
                     }
                 }
+                // SAFETY: as in `activations`.
+                unsafe {
+                    transpose(&high, &mut self.high[at..at + 512]);
+                    if !self.low.is_empty() {
+                        transpose(&low, &mut self.low[at..at + 512]);
+                    }
+                }
             }
+        }
+    }
+}
+
+/// Splits a row into its high and low parts, and fills up with zeros.
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+fn split_row(x: &[f32], high: &mut [u16], low: &mut [u16]) {
+    let steps = high.as_chunks_mut::<DEPTH>().0.iter_mut().zip(low.as_chunks_mut::<DEPTH>().0);
+    let mut rest = x;
+    for (high, low) in steps {
+        let mut values = [0.0; DEPTH];
+        let n = rest.len().min(DEPTH);
+        values[..n].copy_from_slice(&rest[..n]);
+        rest = &rest[n..];
+        let (mut h, mut l) = ([0; 16], [0; 16]);
+        split(&values, &mut h, &mut l);
+        for i in 0..16 {
+            (high[2 * i], high[2 * i + 1]) = (h[i] as u16, (h[i] >> 16) as u16);
+            (low[2 * i], low[2 * i + 1]) = (l[i] as u16, (l[i] >> 16) as u16);
+        }
+    }
+}
+
+/// The nearest bf16 of 32 values, and the nearest bf16 of what they lack; two neighbours in one word.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+fn split(values: &[f32; DEPTH], high: &mut [u32; 16], low: &mut [u32; 16]) {
+    use std::arch::x86_64::*;
+    // SAFETY: all arrays are 32 values of f32 or 16 words long.
+    unsafe {
+        let (a, b) = (_mm512_loadu_ps(values.as_ptr()), _mm512_loadu_ps(values[16..].as_ptr()));
+        let near: __m512i = std::mem::transmute(_mm512_cvtne2ps_pbh(b, a));
+        _mm512_storeu_si512(high.as_mut_ptr().cast(), near);
+        let widen = |half| _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(half)));
+        let rest_a = _mm512_sub_ps(a, widen(_mm512_castsi512_si256(near)));
+        let rest_b = _mm512_sub_ps(b, widen(_mm512_extracti64x4_epi64::<1>(near)));
+        let rest: __m512i = std::mem::transmute(_mm512_cvtne2ps_pbh(rest_b, rest_a));
+        _mm512_storeu_si512(low.as_mut_ptr().cast(), rest);
+    }
+}
+
+/// `out[pair][row] = rows[row][pair]`, each a word of two values.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+fn transpose(rows: &[[u32; 16]; 16], out: &mut [u16]) {
+    use std::arch::x86_64::*;
+    assert!(out.len() == 512);
+    let mut r = [_mm512_setzero_si512(); 16];
+    for (r, row) in r.iter_mut().zip(rows) {
+        // SAFETY: a row has 16 words.
+        *r = unsafe { _mm512_loadu_si512(row.as_ptr().cast()) };
+    }
+    // Words, then pairs of words, within quarters; then the quarters.
+    let mut t = r;
+    for i in 0..8 {
+        t[2 * i] = _mm512_unpacklo_epi32(r[2 * i], r[2 * i + 1]);
+        t[2 * i + 1] = _mm512_unpackhi_epi32(r[2 * i], r[2 * i + 1]);
+    }
+    for i in 0..4 {
+        r[4 * i] = _mm512_unpacklo_epi64(t[4 * i], t[4 * i + 2]);
+        r[4 * i + 1] = _mm512_unpackhi_epi64(t[4 * i], t[4 * i + 2]);
+        r[4 * i + 2] = _mm512_unpacklo_epi64(t[4 * i + 1], t[4 * i + 3]);
+        r[4 * i + 3] = _mm512_unpackhi_epi64(t[4 * i + 1], t[4 * i + 3]);
+    }
+    // r[4 i + j] has in quarter q the column 4 q + j of the rows 4 i to 4 i + 3.
+    for j in 0..4 {
+        let (a, b, c, d) = (r[j], r[4 + j], r[8 + j], r[12 + j]);
+        let (ab02, cd02) = (_mm512_shuffle_i32x4::<0x88>(a, b), _mm512_shuffle_i32x4::<0x88>(c, d));
+        let (ab13, cd13) = (_mm512_shuffle_i32x4::<0xdd>(a, b), _mm512_shuffle_i32x4::<0xdd>(c, d));
+        let columns = [
+            _mm512_shuffle_i32x4::<0x88>(ab02, cd02),
+            _mm512_shuffle_i32x4::<0x88>(ab13, cd13),
+            _mm512_shuffle_i32x4::<0xdd>(ab02, cd02),
+            _mm512_shuffle_i32x4::<0xdd>(ab13, cd13),
+        ];
+        for (q, column) in columns.into_iter().enumerate() {
+            // SAFETY: column 4 q + j starts 32 values apart for each, the last at 480 of 512.
+            unsafe { _mm512_storeu_si512(out.as_mut_ptr().add((4 * q + j) * 32).cast(), column) };
         }
     }
 }
@@ -301,16 +402,19 @@ mod tests {
             return;
         }
         let value = |i: usize, f: f32| (i as f32 * f).sin();
-        for (rows, outs, len) in [(1, 5, 32), (45, 70, 1024), (33, 32, 80)] {
+        for (rows, outs, len) in [(1, 5, 32), (45, 70, 1024), (33, 32, 80), (3, 17, 31)] {
             let x: Vec<f32> = (0..rows * len).map(|i| value(i, 0.37)).collect();
             for exact in [false, true] {
-                let weight = |i| if exact { widen(round(value(i, 0.73))) } else { value(i, 0.73) };
-                let w: Vec<f32> = (0..outs * len).map(weight).collect();
-                let mut packed = Pairs::default();
-                packed.weights(&w, len, outs, len, exact);
+                let cut = |v: f32| if exact { f32::from_bits(v.to_bits() & 0xffff_0000) } else { v };
+                let w: Vec<f32> = (0..outs * len).map(|i| cut(value(i, 0.73))).collect();
+                let half: Vec<u8> =
+                    w.iter().flat_map(|v| ((v.to_bits() >> 16) as u16).to_le_bytes()).collect();
+                let (mut left, mut right) = (Pairs::default(), Pairs::default());
+                left.activations(&x, len);
+                right.weights(if exact { Rows::Half(&half) } else { Rows::Wide(&w, len) }, outs, len);
                 let mut out = vec![0.0; rows * outs];
                 for mut columns in split_columns(&mut out, outs, outs) {
-                    product(&Pairs::activations(&x, len), &packed, &mut columns);
+                    product(&left, &right, &mut columns);
                 }
                 for i in 0..rows {
                     for j in 0..outs {
