@@ -65,7 +65,7 @@ fn permitted() -> bool {
     false
 }
 
-/// Rows of bf16 pairs: `high + low` is the value.
+/// Rows of bf16 pairs: `high + low` is the value. They lie in tiles, one after the other as products take them.
 #[derive(Debug, Default)]
 pub(in crate::runner) struct Pairs {
     high: Vec<u16>,
@@ -85,7 +85,7 @@ pub(in crate::runner) enum Rows<'a> {
 }
 
 impl Pairs {
-    /// Rows of `cols` values, filled with zeros up to whole tiles.
+    /// Rows of `cols` values, in tiles of 16 rows by [`DEPTH`] columns, filled with zeros.
     pub fn activations(&mut self, data: &[f32], cols: usize) {
         use rayon::prelude::*;
         self.rows = data.len().checked_div(cols).unwrap_or(0);
@@ -93,16 +93,14 @@ impl Pairs {
         let size = self.rows.next_multiple_of(SIDE) * self.len;
         self.high.resize(size, 0);
         self.low.resize(size, 0);
-        let (len, rows) = (self.len, self.rows);
-        self.high[rows * len..].fill(0);
-        self.low[rows * len..].fill(0);
-        (self.high.par_chunks_mut(len * 16)).zip(self.low.par_chunks_mut(len * 16)).enumerate().for_each(
+        let block = 16 * self.len;
+        (self.high.par_chunks_mut(block)).zip(self.low.par_chunks_mut(block)).enumerate().for_each(
             |(n, (high, low))| {
-                for (i, (high, low)) in high.chunks_mut(len).zip(low.chunks_mut(len)).enumerate() {
-                    if let Some(x) = data.get((n * 16 + i) * cols..(n * 16 + i + 1) * cols) {
-                        // SAFETY: the unit is only used where AVX-512 and its bf16 are (`available`).
-                        unsafe { split_row(x, high, low) };
-                    }
+                for i in 0..16 {
+                    let at = (n * 16 + i) * cols;
+                    let x = data.get(at..at + cols).unwrap_or_default();
+                    // SAFETY: the unit is only used where AVX-512 and its bf16 are (`available`).
+                    unsafe { split_row(x, i, high, low) };
                 }
             },
         );
@@ -120,19 +118,15 @@ impl Pairs {
         for tile in 0..size / 16 / self.len {
             for step in 0..self.len / DEPTH {
                 let at = tile / 2 * SIDE * self.len + tile % 2 * 512 + step * STEP;
-                let (mut high, mut low) = ([[0u32; 16]; 16], [[0u32; 16]; 16]);
+                let (mut high, mut low) = ([[0u16; DEPTH]; 16], [[0u16; DEPTH]; 16]);
                 for n in 0..16.min(rows.saturating_sub(tile * 16)) {
                     let row = tile * 16 + n;
                     let (from, to) = (step * DEPTH, cols.min((step + 1) * DEPTH));
                     match source {
                         Rows::Half(bytes) => {
                             let bytes = &bytes[(row * cols + from) * 2..(row * cols + to) * 2];
-                            for (pair, two) in high[n].iter_mut().zip(bytes.chunks(4)) {
-                                *pair = match *two {
-                                    [a, b, c, d] => u32::from_le_bytes([a, b, c, d]),
-                                    [a, b, ..] => u32::from_le_bytes([a, b, 0, 0]),
-                                    _ => 0,
-                                };
+                            for (value, two) in high[n].iter_mut().zip(bytes.as_chunks::<2>().0) {
+                                *value = u16::from_le_bytes(*two);
                             }
                         }
                         Rows::Wide(data, stride) => {
@@ -156,31 +150,27 @@ impl Pairs {
     }
 }
 
-/// Splits a row into its high and low parts, and fills up with zeros.
+/// Splits row `i` of a block of tiles into its high and low parts, and fills up with zeros.
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-fn split_row(x: &[f32], high: &mut [u16], low: &mut [u16]) {
-    let steps = high.as_chunks_mut::<DEPTH>().0.iter_mut().zip(low.as_chunks_mut::<DEPTH>().0);
+fn split_row(x: &[f32], i: usize, high: &mut [u16], low: &mut [u16]) {
+    let tiles = high.chunks_exact_mut(16 * DEPTH).zip(low.chunks_exact_mut(16 * DEPTH));
     let mut rest = x;
-    for (high, low) in steps {
+    for (high, low) in tiles {
         let mut values = [0.0; DEPTH];
         let n = rest.len().min(DEPTH);
         values[..n].copy_from_slice(&rest[..n]);
         rest = &rest[n..];
-        let (mut h, mut l) = ([0; 16], [0; 16]);
-        split(&values, &mut h, &mut l);
-        for i in 0..16 {
-            (high[2 * i], high[2 * i + 1]) = (h[i] as u16, (h[i] >> 16) as u16);
-            (low[2 * i], low[2 * i + 1]) = (l[i] as u16, (l[i] >> 16) as u16);
-        }
+        split(&values, &mut high[i * DEPTH..(i + 1) * DEPTH], &mut low[i * DEPTH..(i + 1) * DEPTH]);
     }
 }
 
-/// The nearest bf16 of 32 values, and the nearest bf16 of what they lack; two neighbours in one word.
+/// The nearest bf16 of 32 values, and the nearest bf16 of what they lack.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-fn split(values: &[f32; DEPTH], high: &mut [u32; 16], low: &mut [u32; 16]) {
+fn split(values: &[f32; DEPTH], high: &mut [u16], low: &mut [u16]) {
     use std::arch::x86_64::*;
-    // SAFETY: all arrays are 32 values of f32 or 16 words long.
+    assert!(high.len() == DEPTH && low.len() == DEPTH);
+    // SAFETY: there are 32 values each.
     unsafe {
         let (a, b) = (_mm512_loadu_ps(values.as_ptr()), _mm512_loadu_ps(values[16..].as_ptr()));
         let near: __m512i = std::mem::transmute(_mm512_cvtne2ps_pbh(b, a));
@@ -193,15 +183,15 @@ fn split(values: &[f32; DEPTH], high: &mut [u32; 16], low: &mut [u32; 16]) {
     }
 }
 
-/// `out[pair][row] = rows[row][pair]`, each a word of two values.
+/// `out[pair][row] = rows[row][pair]`, where a pair is two neighbouring values.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-fn transpose(rows: &[[u32; 16]; 16], out: &mut [u16]) {
+fn transpose(rows: &[[u16; DEPTH]; 16], out: &mut [u16]) {
     use std::arch::x86_64::*;
     assert!(out.len() == 512);
     let mut r = [_mm512_setzero_si512(); 16];
     for (r, row) in r.iter_mut().zip(rows) {
-        // SAFETY: a row has 16 words.
+        // SAFETY: a row has 32 values.
         *r = unsafe { _mm512_loadu_si512(row.as_ptr().cast()) };
     }
     // Words, then pairs of words, within quarters; then the quarters.
@@ -309,23 +299,23 @@ unsafe fn two(high: &[u16], low: &[u16], w: &[u16], len: usize, block: &mut Bloc
             "2:",
             "tileloadd tmm6, [{w} + {tile}]",
             "tileloadd tmm7, [{w} + {tile} + 1024]",
-            "tileloadd tmm4, [{h0} + {stride}]",
-            "tileloadd tmm5, [{h1} + {stride}]",
+            "tileloadd tmm4, [{h0} + {tile}]",
+            "tileloadd tmm5, [{h1} + {tile}]",
             "tdpbf16ps tmm0, tmm4, tmm6",
             "tdpbf16ps tmm1, tmm4, tmm7",
             "tdpbf16ps tmm2, tmm5, tmm6",
             "tdpbf16ps tmm3, tmm5, tmm7",
-            "tileloadd tmm4, [{l0} + {stride}]",
-            "tileloadd tmm5, [{l1} + {stride}]",
+            "tileloadd tmm4, [{l0} + {tile}]",
+            "tileloadd tmm5, [{l1} + {tile}]",
             "tdpbf16ps tmm0, tmm4, tmm6",
             "tdpbf16ps tmm1, tmm4, tmm7",
             "tdpbf16ps tmm2, tmm5, tmm6",
             "tdpbf16ps tmm3, tmm5, tmm7",
             "add {w}, 2048",
-            "add {h0}, 64",
-            "add {h1}, 64",
-            "add {l0}, 64",
-            "add {l1}, 64",
+            "add {h0}, 1024",
+            "add {h1}, 1024",
+            "add {l0}, 1024",
+            "add {l1}, 1024",
             "dec {steps}",
             "jnz 2b",
             "tilestored [{out} + {row}], tmm0",
@@ -339,7 +329,6 @@ unsafe fn two(high: &[u16], low: &[u16], w: &[u16], len: usize, block: &mut Bloc
             l1 = inout(reg) low[half..].as_ptr() => _,
             steps = inout(reg) len / DEPTH => _,
             tile = in(reg) 64usize,
-            stride = in(reg) 2 * len,
             row = in(reg) 4 * SIDE,
             out = in(reg) block.0.as_mut_ptr(),
             options(nostack),
@@ -362,15 +351,15 @@ unsafe fn one(high: &[u16], w: &[u16], len: usize, block: &mut Block) {
             "2:",
             "tileloadd tmm6, [{w} + {tile}]",
             "tileloadd tmm7, [{w} + {tile} + 1024]",
-            "tileloadd tmm4, [{h0} + {stride}]",
-            "tileloadd tmm5, [{h1} + {stride}]",
+            "tileloadd tmm4, [{h0} + {tile}]",
+            "tileloadd tmm5, [{h1} + {tile}]",
             "tdpbf16ps tmm0, tmm4, tmm6",
             "tdpbf16ps tmm1, tmm4, tmm7",
             "tdpbf16ps tmm2, tmm5, tmm6",
             "tdpbf16ps tmm3, tmm5, tmm7",
             "add {w}, 2048",
-            "add {h0}, 64",
-            "add {h1}, 64",
+            "add {h0}, 1024",
+            "add {h1}, 1024",
             "dec {steps}",
             "jnz 2b",
             "tilestored [{out} + {row}], tmm0",
@@ -382,7 +371,6 @@ unsafe fn one(high: &[u16], w: &[u16], len: usize, block: &mut Block) {
             h1 = inout(reg) high[16 * len..].as_ptr() => _,
             steps = inout(reg) len / DEPTH => _,
             tile = in(reg) 64usize,
-            stride = in(reg) 2 * len,
             row = in(reg) 4 * SIDE,
             out = in(reg) block.0.as_mut_ptr(),
             options(nostack),
