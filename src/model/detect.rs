@@ -252,7 +252,9 @@ impl Builder {
     fn layers(&self) -> usize {
         let slots = self.version.slots().filter_map(|s| self.naming.store(self.version, s));
         let patterns: BTreeSet<(String, String)> = slots
-            .filter_map(|s| s.name.split_once("{}").map(|(a, b)| (format!("{}{a}", self.prefix), b.to_owned())))
+            .filter_map(|s| {
+                s.name.split_once("{}").map(|(a, b)| (format!("{}{a}", self.prefix), b.to_owned()))
+            })
             .collect();
         let number = |name: &str| {
             let between = |(a, b): &(String, String)| {
