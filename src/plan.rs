@@ -6,7 +6,7 @@ use quant::{Encoding, codec};
 
 use crate::error::{Error, Result};
 use crate::model::{Dropped, Lazy, Model, Role};
-use crate::recipe::{FileType, fitting};
+use crate::recipe::{Fallback, Recipe, fitting};
 use crate::target::{About, Objection, Target};
 
 /// Everything about a file to be written, known before any work.
@@ -14,8 +14,8 @@ use crate::target::{About, Objection, Target};
 pub struct Plan {
     /// What kind of file.
     pub target: &'static dyn Target,
-    /// Its type.
-    pub file_type: &'static FileType,
+    /// What was wanted.
+    pub recipe: Recipe,
     /// Its metadata.
     pub metadata: Metadata,
     /// Where everything lies.
@@ -55,7 +55,7 @@ impl Plan {
     pub fn new(
         model: &Model,
         target: &'static dyn Target,
-        file_type: &'static FileType,
+        recipe: Recipe,
         about: &About,
         force: bool,
     ) -> Result<Plan> {
@@ -69,13 +69,24 @@ impl Plan {
         }
         let items = target.items(model)?;
         let weights = items.iter().map(|i| i.values.elements() as u64).sum();
-        let metadata = target.metadata(model, about, file_type, weights)?;
+        let metadata = target.metadata(model, about, recipe.file_type, weights)?;
 
         let mut planned = Vec::new();
         let mut wanted_encodings = Vec::new();
         for item in &items {
-            let wanted = item.fixed.unwrap_or_else(|| file_type.wanted(item.role));
+            let wanted = item.fixed.unwrap_or_else(|| recipe.wanted(item.role, item.values.encoding()));
             let encoding = fitting(wanted, item.values.cols());
+            if encoding != wanted && recipe.fallback == Fallback::Error {
+                return Err(Error::Tensor {
+                    path: model.container.path().to_owned(),
+                    tensor: item.name.clone(),
+                    what: format!(
+                        "has rows of {}, which are no whole blocks of {wanted}",
+                        item.values.cols()
+                    ),
+                    help: format!("--fallback warn stores it as {encoding}"),
+                });
+            }
             if !codec(encoding).is_some_and(quant::Codec::can_encode) {
                 return Err(Error::Usage {
                     what: format!("tensors cannot be encoded as {encoding}"),
@@ -102,7 +113,7 @@ impl Plan {
                 bytes: planned.bytes().unwrap_or(0),
             })
             .collect();
-        Ok(Plan { target, file_type, metadata, placement, tensors, dropped: dropped(model), objections })
+        Ok(Plan { target, recipe, metadata, placement, tensors, dropped: dropped(model), objections })
     }
 
     /// Size of the file.
