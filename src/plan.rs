@@ -1,10 +1,13 @@
 //! From a model and what is wanted to a plan: for every tensor its encoding, exact bytes and place. Pure: no
 //! file is read or written beyond what describes the tensors.
 
+use std::sync::Arc;
+
 use formats::{Metadata, Placement, Planned};
 use quant::{Encoding, codec};
 
 use crate::error::{Error, Result};
+use crate::importance::Importance;
 use crate::model::{Dropped, Lazy, Model, Role};
 use crate::recipe::{Fallback, Recipe, fitting};
 use crate::target::{About, Objection, Target};
@@ -41,6 +44,8 @@ pub struct Write {
     pub encoding: Encoding,
     /// How they would be encoded if their rows were whole blocks of it.
     pub wanted: Encoding,
+    /// How much each of its columns matters.
+    pub importance: Option<Arc<[f32]>>,
     /// Where its data starts in the file.
     pub offset: u64,
     /// How many bytes it takes.
@@ -69,10 +74,10 @@ impl Plan {
         }
         let items = target.items(model)?;
         let weights = items.iter().map(|i| i.values.elements() as u64).sum();
-        let metadata = target.metadata(model, about, recipe.file_type, weights)?;
+        let mut metadata = target.metadata(model, about, recipe.file_type, weights)?;
 
         let mut planned = Vec::new();
-        let mut wanted_encodings = Vec::new();
+        let mut choices = Vec::new();
         for item in &items {
             let wanted = item.fixed.unwrap_or_else(|| recipe.wanted(item.role, item.values.encoding()));
             let encoding = fitting(wanted, item.values.cols());
@@ -94,21 +99,27 @@ impl Plan {
                 });
             }
             planned.push(Planned { name: item.name.clone(), encoding, shape: item.values.shape().to_vec() });
-            wanted_encodings.push(wanted);
+            let importance = match &recipe.importance {
+                Some(importance) if !encoding.is_plain() && item.fixed.is_none() => importance.of(item)?,
+                _ => None,
+            };
+            choices.push((wanted, importance));
         }
+        metadata.extend(recipe.importance.iter().flat_map(Importance::keys));
         let placement = target.place(&metadata, &planned)?;
 
         let tensors = items
             .into_iter()
             .zip(&planned)
-            .zip(wanted_encodings)
+            .zip(choices)
             .zip(&placement.offsets)
-            .map(|(((item, planned), wanted), offset)| Write {
+            .map(|(((item, planned), (wanted, importance)), offset)| Write {
                 name: item.name,
                 role: item.role,
                 values: item.values,
                 encoding: planned.encoding,
                 wanted,
+                importance,
                 offset: *offset,
                 bytes: planned.bytes().unwrap_or(0),
             })

@@ -7,6 +7,7 @@ use formats::Value;
 
 use super::{STOP, open_model, show, size};
 use crate::error::{Error, Result};
+use crate::importance::Importance;
 use crate::model::Model;
 use crate::pipeline::{self, Budget};
 use crate::plan::Plan;
@@ -31,6 +32,9 @@ pub(super) struct Args {
     /// What to do where rows are no whole blocks of a type, so that another stands in
     #[arg(long, value_enum, default_value_t)]
     fallback: Fallback,
+    /// Importance matrix of llama.cpp (GGUF or .dat): columns that matter more get the smaller errors
+    #[arg(long, value_name = "FILE")]
+    imatrix: Option<PathBuf>,
     /// Show what would be written, and write nothing
     #[arg(long)]
     dry_run: bool,
@@ -103,7 +107,12 @@ pub(super) fn run(args: &Args, style: Style) -> Result<()> {
     let target = target::of_path(&args.output)?;
     let model = open_model(&args.input, &args.drop)?;
     let about = about(&args.about, &model, &args.input)?;
-    let recipe = Recipe { file_type: args.file_type, mix: args.mix, fallback: args.fallback };
+    let recipe = Recipe {
+        file_type: args.file_type,
+        mix: args.mix,
+        fallback: args.fallback,
+        importance: args.imatrix.as_deref().map(Importance::load).transpose()?,
+    };
     let plan = Plan::new(&model, target, recipe, &about, args.force_target)?;
     let threads = match args.threads {
         Some(n) => n.into(),

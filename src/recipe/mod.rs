@@ -3,10 +3,11 @@
 use quant::Encoding;
 
 use crate::error::{Error, Result};
+use crate::importance::Importance;
 use crate::model::Role;
 
 /// What is wanted of a file.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Recipe {
     /// The file type.
     pub file_type: &'static FileType,
@@ -14,12 +15,14 @@ pub struct Recipe {
     pub mix: Mix,
     /// What to do where rows are no whole blocks of the type wanted.
     pub fallback: Fallback,
+    /// Which input channels matter more than others.
+    pub importance: Option<Importance>,
 }
 
 impl Recipe {
     /// A file of this type, with everything else as usual.
     pub fn of(file_type: &'static FileType) -> Recipe {
-        Recipe { file_type, mix: Mix::default(), fallback: Fallback::default() }
+        Recipe { file_type, mix: Mix::default(), fallback: Fallback::default(), importance: None }
     }
 
     /// The encoding that a tensor of this role gets if its rows allow it; `stored` is how the source holds it.

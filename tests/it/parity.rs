@@ -68,36 +68,64 @@ fn same_as_the_converter(model: &str, outtype: &str) {
     assert_eq!(found, expected, "keys, in order");
 }
 
-fn same_as_llama_quantize(model: &str) {
+/// Every file type that llama-quantize's records are of.
+const QUANTIZED: [&str; 12] = [
+    "q8_0", "q6_k", "q5_k_m", "q5_1", "q5_0", "q4_k_m", "q4_1", "q4_0", "q3_k_m", "q2_k", "iq4_nl", "iq4_xs",
+];
+
+fn same_as_llama_quantize(model: &str, records: &str, flags: &[&str]) {
     let dir = tempfile::tempdir().unwrap();
     let full = dir.path().join("f32.gguf");
     let source = testdata(&format!("{model}.pth"));
     ok(["convert", source.to_str().unwrap(), full.to_str().unwrap(), "--type", "f32"]);
-    for kind in [
-        "q8_0", "q6_k", "q5_k_m", "q5_1", "q5_0", "q4_k_m", "q4_1", "q4_0", "q3_k_m", "q2_k", "iq4_nl",
-        "iq4_xs",
-    ] {
-        let record = current_record(model, &format!("llama-quantize.{kind}"));
+    for kind in QUANTIZED {
+        let record = current_record(model, &format!("{records}.{kind}"));
         let out = dir.path().join(format!("{kind}.gguf"));
         let (full, path) = (full.to_str().unwrap(), out.to_str().unwrap());
-        ok(["convert", full, path, "--type", kind, "--mix", "llama.cpp"]);
+        ok(["convert", full, path, "--type", kind, "--mix", "llama.cpp"].iter().chain(flags));
         let (tensors, inspected) = tensors_in(&out);
         assert_eq!(tensors, tensors_of(&record), "{kind}");
-        assert_eq!(
-            inspected["metadata"]["general.file_type"], record["kv"]["general.file_type"][1],
-            "{kind}"
-        );
+        let keys = inspected["metadata"].as_object().unwrap();
+        let of_quantization = |key: &str| key == "general.file_type" || key.starts_with("quantize.");
+        for (key, typed) in record["kv"].as_object().unwrap().iter().filter(|(key, _)| of_quantization(key)) {
+            assert_eq!(keys[key], typed[1], "{kind} {key}");
+        }
     }
+}
+
+fn same_with_an_importance_matrix(model: &str) {
+    let imatrix = testdata(&format!("golden/llama_cpp/{model}.imatrix.gguf"));
+    same_as_llama_quantize(model, "imatrix", &["--imatrix", imatrix.to_str().unwrap()]);
+}
+
+#[test]
+fn rwkv6_with_an_importance_matrix() {
+    same_with_an_importance_matrix("rwkv6-bytes");
+}
+
+#[test]
+fn rwkv7_with_an_importance_matrix() {
+    same_with_an_importance_matrix("rwkv7-bytes");
+}
+
+#[test]
+fn rwkv6_q8_0() {
+    same_as_the_converter("rwkv6-bytes", "q8_0");
+}
+
+#[test]
+fn rwkv7_q8_0() {
+    same_as_the_converter("rwkv7-bytes", "q8_0");
 }
 
 #[test]
 fn rwkv6_quantized() {
-    same_as_llama_quantize("rwkv6-bytes");
+    same_as_llama_quantize("rwkv6-bytes", "llama-quantize", &[]);
 }
 
 #[test]
 fn rwkv7_quantized() {
-    same_as_llama_quantize("rwkv7-bytes");
+    same_as_llama_quantize("rwkv7-bytes", "llama-quantize", &[]);
 }
 
 #[test]
