@@ -122,15 +122,21 @@ pub fn codec(encoding: Encoding) -> Option<&'static dyn Codec> {
 
 /// The first value that is NaN or infinite, as an error.
 pub(crate) fn check_finite(values: &[f32]) -> Result<(), EncodeError> {
-    // An OR of exponent tests vectorises; the index is looked up only when something is wrong.
-    const EXPONENT: u32 = 0x7f80_0000;
+    // The index is looked up only when something is wrong.
     for (n, chunk) in values.chunks(4096).enumerate() {
-        let bad = chunk.iter().fold(false, |bad, v| bad | (v.to_bits() & EXPONENT == EXPONENT));
-        if bad && let Some(i) = chunk.iter().position(|v| !v.is_finite()) {
+        if !all_finite(chunk)
+            && let Some(i) = chunk.iter().position(|v| !v.is_finite())
+        {
             return Err(EncodeError::NonFinite { index: n * 4096 + i, value: chunk[i] });
         }
     }
     Ok(())
+}
+
+/// Whether no value is NaN or infinite.
+fn all_finite(values: &[f32]) -> bool {
+    const EXPONENT: u32 = 0x7f80_0000;
+    !values.iter().fold(false, |bad, v| bad | (v.to_bits() & EXPONENT == EXPONENT))
 }
 
 /// The first importance that is negative, NaN or infinite, as an error.

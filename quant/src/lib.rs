@@ -9,6 +9,8 @@
 
 pub mod arch;
 mod codec;
+#[cfg(test)]
+mod conformance;
 mod encoding;
 pub mod float;
 pub mod ggml;
