@@ -1,6 +1,6 @@
 //! The trait that every encoding of weights implements, and the list of them.
 
-use crate::{Encoding, float, ggml};
+use crate::{Encoding, float, fp8, ggml};
 
 /// Rows of weights to encode.
 #[derive(Clone, Copy, Debug)]
@@ -95,6 +95,7 @@ pub static CODECS: &[&dyn Codec] = &[
     &float::F32,
     &float::F16,
     &float::BF16,
+    &fp8::F8E4M3,
     &ggml::Q4_0,
     &ggml::Q4_1,
     &ggml::Q5_0,

@@ -78,8 +78,8 @@ fn a_round_trip_stays_within_the_bound() {
         for (x, y) in values.chunks(e.block_len()).zip(decoded.chunks(e.block_len())) {
             let largest = x.iter().fold(0.0f32, |m, v| m.max(v.abs()));
             for (x, y) in x.iter().zip(y) {
-                // Half a step of the denormals of f16.
-                let error = bound(e) * largest + 3e-8;
+                let half_denormal = if e == Encoding::F8E4M3 { 0.001 } else { 3e-8 };
+                let error = bound(e) * largest + half_denormal;
                 assert!((x - y).abs() <= error, "{e}: {x} became {y}, largest {largest}");
             }
         }
@@ -170,6 +170,10 @@ fn levels_and_chunks_do_not_change_the_bytes() {
     values.extend(gaussian(512 * 5, 4));
     let importance = floats(&golden("importance.f32"));
     for codec in encoders() {
+        let values: Vec<f32> = match codec.encoding() {
+            Encoding::F8E4M3 => values.iter().map(|v| v.clamp(-448.0, 448.0)).collect(),
+            _ => values.clone(),
+        };
         for importance in [None, Some(&*importance)] {
             let rows = |values| Rows { values, cols: 512, importance };
             let whole = encode(codec, rows(&values)).unwrap();
