@@ -36,8 +36,8 @@ impl Importance {
         Ok(Importance { path: path.to_owned(), imatrix })
     }
 
-    /// The importance of the columns of `item`; `None` if there is none and need not be: llama-imatrix measures the
-    /// matrices of the blocks only, not the embedding and the head.
+    /// The importance of the columns of `item`; `None` if there is none and need not be: llama-imatrix measures
+    /// neither the embedding and the head nor the placeholders of block 0.
     ///
     /// # Errors
     /// [`Error::Tensor`] if the entry is missing, or of another length than the rows.
@@ -52,7 +52,7 @@ impl Importance {
         match self.imatrix.entries.get(&item.name) {
             Some(values) if values.len() == cols => Ok(Some(values.as_slice().into())),
             Some(values) => Err(wrong(format!("has {} importances for rows of {cols}", values.len()))),
-            None if matches!(item.role, Role::Embedding | Role::Head) => Ok(None),
+            None if item.role != Role::Matrix => Ok(None),
             None => Err(wrong("has no entry in this importance matrix".to_owned())),
         }
     }

@@ -300,6 +300,33 @@ fn command_lines_that_make_no_sense() {
     let file = t.file("vocab.safetensors", safetensors(&small));
     t.cannot_convert("a vocabulary of unknown size", &file, &[]);
 
+    // An importance matrix of one entry, in the old layout.
+    let importance = |name: &str, values: &[f32]| {
+        let int = |n: usize| (n as u32).to_le_bytes();
+        let mut bytes =
+            [&int(1)[..], &int(name.len()), name.as_bytes(), &int(1), &int(values.len())].concat();
+        bytes.extend(values.iter().flat_map(|v| v.to_le_bytes()));
+        bytes
+    };
+    let first = "blk.0.time_mix_receptance.weight";
+    for (what, file, content) in [
+        ("an importance that is NaN", "nan.dat", importance(first, &[1.0, f32::NAN])),
+        ("an importance of the wrong length", "short.dat", importance(first, &[1.0; 255])),
+        ("an importance that is missing", "other.dat", importance("blk.7.some.weight", &[1.0])),
+        ("an importance matrix cut short", "cut.dat", importance(first, &[1.0; 8])[..50].to_vec()),
+    ] {
+        let file = t.file(file, content);
+        t.cannot_convert(what, &model, &["-t", "q4_k_m", "--imatrix", file.to_str().unwrap()]);
+    }
+    let mut odd = parts("rwkv7-bytes.pth");
+    for (name, shape, values) in &mut odd {
+        if name.ends_with("att.g1") || name.ends_with("att.g2") {
+            let rank = if name.ends_with("g1") { [256, 30] } else { [30, 256] };
+            (*shape, *values) = (rank.to_vec(), vec![0.5; 256 * 30]);
+        }
+    }
+    let file = t.file("odd.safetensors", safetensors(&odd));
+    t.cannot_convert("rows that fit no block", &file, &["--fallback", "error"]);
     t.fails("JSON errors", &["--format", "json", "convert", source, &out, "-t", "q8_0"]);
     let hash = "0".repeat(64);
     t.fails("another SHA-256", &["verify", source, "--sha256", &hash]);
