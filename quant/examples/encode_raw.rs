@@ -3,6 +3,7 @@
 //! ```text
 //! encode_raw encode TYPE COLS IN.f32 OUT [IMPORTANCE.f32]
 //! encode_raw decode TYPE IN OUT.f32
+//! encode_raw count TYPE COLS ROWS LEVEL                 encodes fixed rows once, to count instructions
 //! encode_raw time TYPE COLS IN.f32 [IMPORTANCE.f32]     GB of f32 a second at each level of instructions
 //! ```
 
@@ -38,6 +39,18 @@ fn run(args: &[&str]) -> Result<(), String> {
             quant::codec(encoding).ok_or("no codec")?.decode(&bytes, &mut values);
             let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
             fs::write(output, bytes).map_err(|e| format!("{output}: {e}"))
+        }
+        ["count", encoding, cols, rows, level] => {
+            let (encoding, cols) = (parse(encoding)?, number(cols)?);
+            let level = Level::available().find(|l| format!("{l:?}") == *level).ok_or("no such level here")?;
+            // Bell-shaped enough: the sum of two uniform values.
+            let value = |i: usize| {
+                let bits = (i as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 16;
+                ((bits & 0xffff) + (bits >> 24 & 0xffff)) as f32 / 65536.0 - 1.0
+            };
+            let values: Vec<f32> = (0..cols * number(rows)?).map(value).collect();
+            arch::with_limit(level, || encode(encoding, Rows::new(&values, cols)))?;
+            Ok(())
         }
         ["time", encoding, cols, input, importance @ ..] => {
             let (encoding, cols, values) = (parse(encoding)?, number(cols)?, read_f32(input)?);

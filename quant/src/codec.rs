@@ -45,6 +45,18 @@ pub trait Codec: Send + Sync {
     /// If the lengths of `rows.values`, `rows.cols` and `out` do not fit together.
     fn encode(&self, rows: Rows<'_>, out: &mut [u8]) -> Result<(), EncodeError>;
 
+    /// Encodes with a longer search for scales and codes: never a larger error than [`encode`](Codec::encode), where
+    /// the error is the sum of `importance * (weight - decoded)^2` over each block. The bytes are as deterministic.
+    ///
+    /// # Errors
+    /// As [`encode`](Codec::encode), which types without a search fall back to.
+    ///
+    /// # Panics
+    /// As [`encode`](Codec::encode).
+    fn encode_best(&self, rows: Rows<'_>, out: &mut [u8]) -> Result<(), EncodeError> {
+        self.encode(rows, out)
+    }
+
     /// Decodes whole blocks of `bytes` into `out`.
     ///
     /// # Panics

@@ -216,6 +216,43 @@ fn one_block_is_encoded_as_among_others() {
     }
 }
 
+fn loss(x: &[f32], y: &[f32], importance: Option<&[f32]>) -> f64 {
+    let w = |i: usize| importance.map_or(1.0, |q| f64::from(q[i % q.len()]));
+    (0..x.len()).map(|i| w(i) * (f64::from(x[i]) - f64::from(y[i])).powi(2)).sum()
+}
+
+#[test]
+fn the_longer_search_is_never_worse_and_the_same_at_all_levels() {
+    let mut values = floats(&golden("values.f32"));
+    values.extend(gaussian(512 * 5, 6));
+    let importance = floats(&golden("importance.f32"));
+    for codec in encoders().filter(|c| !c.encoding().is_plain()) {
+        let e = codec.encoding();
+        let mut gained = false;
+        for importance in [None, Some(&*importance)] {
+            let rows = Rows { values: &values, cols: 512, importance };
+            let default = encode(codec, rows).unwrap();
+            let results: Vec<Vec<u8>> = Level::available()
+                .map(|level| {
+                    let mut out = vec![0; default.len()];
+                    with_limit(level, || codec.encode_best(rows, &mut out)).unwrap();
+                    out
+                })
+                .collect();
+            assert!(results.windows(2).all(|pair| pair[0] == pair[1]), "{e}");
+            let (a, b) = (decode(codec, &default), decode(codec, &results[0]));
+            for (n, x) in values.chunks(e.block_len()).enumerate() {
+                let at = n * e.block_len()..(n + 1) * e.block_len();
+                let columns = importance.map(|q| &q[at.start % 512..][..e.block_len()]);
+                assert!(loss(x, &b[at.clone()], columns) <= loss(x, &a[at], columns), "{e}");
+            }
+            gained |= loss(&values[values.len() - 2560..], &b[b.len() - 2560..], None)
+                < 0.97 * loss(&values[values.len() - 2560..], &a[a.len() - 2560..], None);
+        }
+        assert!(gained, "{e}: the search finds nothing on bell-shaped weights");
+    }
+}
+
 #[test]
 fn the_bytes_are_those_of_libggml() {
     let (values, importance) = (floats(&golden("values.f32")), floats(&golden("importance.f32")));

@@ -144,9 +144,16 @@ macro_rules! block_codec {
         );
     };
     ($type:ident, $len:literal, $bytes:literal, $encode:expr) => {
-        crate::ggml::blocks::block_codec!($type, $len, $bytes, $encode, true);
+        crate::ggml::blocks::block_codec!(
+            $type,
+            $len,
+            $bytes,
+            $encode,
+            true,
+            crate::ggml::best::encode::<$type, $len, $bytes>
+        );
     };
-    ($type:ident, $len:literal, $bytes:literal, $encode:expr, $can_encode:literal) => {
+    ($type:ident, $len:literal, $bytes:literal, $encode:expr, $can_encode:literal $(, $best:expr)?) => {
         impl crate::codec::Codec for $type {
             fn encoding(&self) -> crate::encoding::Encoding {
                 <$type as crate::ggml::blocks::Block<$len, $bytes>>::ENCODING
@@ -165,6 +172,14 @@ macro_rules! block_codec {
                     $encode;
                 encode(rows, out)
             }
+
+            $(fn encode_best(
+                &self,
+                rows: crate::codec::Rows<'_>,
+                out: &mut [u8],
+            ) -> Result<(), crate::codec::EncodeError> {
+                $best(self, rows, out)
+            })?
 
             fn decode(&self, bytes: &[u8], out: &mut [f32]) {
                 crate::ggml::blocks::decode::<$type, $len, $bytes>(bytes, out)

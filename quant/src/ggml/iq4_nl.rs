@@ -5,6 +5,7 @@
 //! x' = d * LEVELS[code]
 //! ```
 
+use super::best::{self, Best, Grid, Levels, Solution};
 use super::blocks::{Block, block_codec, get_f16, pack_nibbles, put_f16, unpack_nibbles};
 use super::search::{Transposed, levels};
 use super::weighted::{self, EncodeWeighted};
@@ -52,5 +53,14 @@ impl Block<32, 18> for IQ4NL {
         for (v, code) in out.iter_mut().zip(unpack_nibbles(&bytes[2..])) {
             *v = d * f32::from(LEVELS[usize::from(code)]);
         }
+    }
+}
+
+impl Best<32, 18> for IQ4NL {
+    const GRID: Grid = best::single(Levels::Iq4);
+
+    fn pack(solution: &Solution, out: &mut [u8; 18]) {
+        out[..2].copy_from_slice(&solution.d.to_le_bytes());
+        best::pack32(solution, &mut out[2..]);
     }
 }

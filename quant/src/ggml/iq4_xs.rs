@@ -8,6 +8,7 @@
 //! x' = d * (scale - 32) * LEVELS[code]
 //! ```
 
+use super::best::{Best, Grid, Levels, Solution};
 use super::blocks::{Block, block_codec, get_f16, pack_nibbles, put_f16, unpack_nibbles};
 use super::iq4_nl::LEVELS;
 use super::search::{levels, square_weights};
@@ -84,4 +85,20 @@ fn finish<S: Lanes>(s: S, values: &[f32; 256], scales: &[f32], out: &mut [u8; 13
     }
     out[2..4].copy_from_slice(&high.to_le_bytes());
     put_f16(s, d, &mut out[..2])
+}
+
+impl Best<256, 136> for IQ4XS {
+    const GRID: Grid = Grid { group: 32, levels: Levels::Iq4, scales: (-32, 31), mins: (0, 0) };
+
+    fn pack(solution: &Solution, out: &mut [u8; 136]) {
+        out[..2].copy_from_slice(&solution.d.to_le_bytes());
+        let mut high = 0u16;
+        for (j, codes) in solution.codes.as_chunks::<32>().0.iter().enumerate() {
+            let scale = (solution.scales[j] + 32) as u8;
+            out[4 + j / 2] |= (scale & 15) << (j % 2 * 4);
+            high |= u16::from(scale >> 4) << (2 * j);
+            pack_nibbles(codes, &mut out[8 + 16 * j..][..16]);
+        }
+        out[2..4].copy_from_slice(&high.to_le_bytes());
+    }
 }

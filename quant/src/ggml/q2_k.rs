@@ -8,6 +8,7 @@
 //! ```
 
 use super::affine_k::importance_trials;
+use super::best::{Best, Grid, Levels, Solution};
 use super::blocks::{Block, block_codec, get_f16, pack_two_bits, put_f16};
 use super::search::affine::{self, Affine, Trials};
 use super::search::{GROUPS, requantize, scales, sums};
@@ -110,5 +111,18 @@ fn four_bits(scales: &[f32; 16]) -> (f32, [u8; 16]) {
         (max / 15.0, scales.map(|v| nearest_int(inverse * v) as u8))
     } else {
         (0.0, [0; 16])
+    }
+}
+
+impl Best<256, 84> for Q2K {
+    const GRID: Grid = Grid { group: 16, levels: Levels::Integers(0.0, 3.0), scales: (0, 15), mins: (0, 15) };
+
+    fn pack(solution: &Solution, out: &mut [u8; 84]) {
+        for j in 0..16 {
+            out[j] = (solution.scales[j] | solution.mins[j] << 4) as u8;
+        }
+        pack_two_bits(&solution.codes, &mut out[16..80]);
+        out[80..82].copy_from_slice(&solution.d.to_le_bytes());
+        out[82..].copy_from_slice(&solution.dmin.to_le_bytes());
     }
 }

@@ -8,6 +8,7 @@
 //! `d` is the value of largest magnitude over -8, so that this value is kept best. The error is at most `|d| / 2`,
 //! and `|d|` for values beyond `7.5 d` on the other side, plus the rounding of `d` to f16.
 
+use super::best::{self, Best, Grid, Levels, Solution};
 use super::blocks::{
     self, Block, EncodeBlock, block_codec, codes, extreme, get_f16, pack_nibbles, put_f16, unpack_nibbles,
 };
@@ -74,4 +75,13 @@ impl EncodeWeighted<18> for Q4_0 {
 fn pack<S: Lanes>(s: S, d: f32, codes: &[u8; 32], out: &mut [u8; 18]) -> bool {
     pack_nibbles(codes, &mut out[2..]);
     put_f16(s, d, &mut out[..2])
+}
+
+impl Best<32, 18> for Q4_0 {
+    const GRID: Grid = best::single(Levels::Integers(-8.0, 7.0));
+
+    fn pack(solution: &Solution, out: &mut [u8; 18]) {
+        out[..2].copy_from_slice(&solution.d.to_le_bytes());
+        best::pack32(solution, &mut out[2..]);
+    }
 }

@@ -9,6 +9,7 @@
 //! and `m` to f16.
 
 use super::affine_k::importance_trials;
+use super::best::{self, Best, Grid, Levels, Solution};
 use super::blocks::{
     self, Block, EncodeBlock, block_codec, codes, get_f16, min_max, pack_nibbles, put_f16, unpack_nibbles,
 };
@@ -76,4 +77,15 @@ impl EncodeWeighted<20> for Q4_1 {
 fn pack<S: Lanes>(s: S, d: f32, min: f32, codes: &[u8; 32], out: &mut [u8; 20]) -> bool {
     pack_nibbles(codes, &mut out[4..]);
     put_f16(s, d, &mut out[..2]) & put_f16(s, min, &mut out[2..4])
+}
+
+impl Best<32, 20> for Q4_1 {
+    const GRID: Grid = Grid { group: 32, levels: Levels::Integers(0.0, 15.0), scales: (1, 1), mins: (1, 1) };
+
+    fn pack(solution: &Solution, out: &mut [u8; 20]) {
+        out[..2].copy_from_slice(&solution.d.to_le_bytes());
+        // The block holds the minimum, not its negative.
+        out[2..4].copy_from_slice(&(solution.dmin ^ 0x8000).to_le_bytes());
+        best::pack32(solution, &mut out[4..]);
+    }
 }

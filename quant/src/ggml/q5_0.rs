@@ -8,6 +8,7 @@
 //! `d` is the value of largest magnitude over -16. The error is at most `|d| / 2`, and `|d|` for values beyond
 //! `15.5 d` on the other side, plus the rounding of `d` to f16.
 
+use super::best::{self, Best, Grid, Levels, Solution};
 use super::blocks::{
     self, Block, EncodeBlock, block_codec, codes, extreme, get_f16, pack_fifth_bits, pack_nibbles, put_f16,
     unpack_fifth_bits, unpack_nibbles,
@@ -77,4 +78,14 @@ fn pack<S: Lanes>(s: S, d: f32, codes: &[u8; 32], out: &mut [u8; 22]) -> bool {
     out[2..6].copy_from_slice(&pack_fifth_bits(codes));
     pack_nibbles(codes, &mut out[6..]);
     put_f16(s, d, &mut out[..2])
+}
+
+impl Best<32, 22> for Q5_0 {
+    const GRID: Grid = best::single(Levels::Integers(-16.0, 15.0));
+
+    fn pack(solution: &Solution, out: &mut [u8; 22]) {
+        out[..2].copy_from_slice(&solution.d.to_le_bytes());
+        out[2..6].copy_from_slice(&pack_fifth_bits(&best::codes32(solution)));
+        best::pack32(solution, &mut out[6..]);
+    }
 }

@@ -9,6 +9,7 @@
 //! `d` and `m` to f16.
 
 use super::affine_k::importance_trials;
+use super::best::{self, Best, Grid, Levels, Solution};
 use super::blocks::{
     self, Block, EncodeBlock, block_codec, codes, get_f16, min_max, pack_fifth_bits, pack_nibbles, put_f16,
     unpack_fifth_bits, unpack_nibbles,
@@ -79,4 +80,16 @@ fn pack<S: Lanes>(s: S, d: f32, min: f32, codes: &[u8; 32], out: &mut [u8; 24]) 
     out[4..8].copy_from_slice(&pack_fifth_bits(codes));
     pack_nibbles(codes, &mut out[8..]);
     put_f16(s, d, &mut out[..2]) & put_f16(s, min, &mut out[2..4])
+}
+
+impl Best<32, 24> for Q5_1 {
+    const GRID: Grid = Grid { group: 32, levels: Levels::Integers(0.0, 31.0), scales: (1, 1), mins: (1, 1) };
+
+    fn pack(solution: &Solution, out: &mut [u8; 24]) {
+        out[..2].copy_from_slice(&solution.d.to_le_bytes());
+        // The block holds the minimum, not its negative.
+        out[2..4].copy_from_slice(&(solution.dmin ^ 0x8000).to_le_bytes());
+        out[4..8].copy_from_slice(&pack_fifth_bits(&best::codes32(solution)));
+        best::pack32(solution, &mut out[8..]);
+    }
 }

@@ -8,6 +8,7 @@
 //! x' = d * scale * (code - 32)
 //! ```
 
+use super::best::{Best, Grid, Levels, Solution};
 use super::blocks::{Block, block_codec, get_f16, put_f16};
 use super::search::symmetric::{self, Symmetric};
 use super::search::{ZERO, requantize, square_weights};
@@ -87,6 +88,13 @@ fn finish<S: Lanes>(s: S, values: &[f32; 256], found: &Symmetric, out: &mut [u8;
             requantize(s, x, 0.0, scale, -32.0, 31.0, codes);
         }
     }
+    pack_codes(&codes, out);
+    true
+}
+
+/// Packs codes of 6 bits.
+#[inline(always)]
+fn pack_codes(codes: &[u8; 256], out: &mut [u8; 210]) {
     for (half, codes) in codes.as_chunks::<128>().0.iter().enumerate() {
         for i in 0..64 {
             out[64 * half + i] = (codes[i] & 15) | codes[i + 64] << 4;
@@ -96,5 +104,17 @@ fn finish<S: Lanes>(s: S, values: &[f32; 256], found: &Symmetric, out: &mut [u8;
                 codes[i] >> 4 | codes[i + 32] >> 4 << 2 | codes[i + 64] >> 4 << 4 | codes[i + 96] >> 4 << 6;
         }
     }
-    true
+}
+
+impl Best<256, 210> for Q6K {
+    const GRID: Grid =
+        Grid { group: 16, levels: Levels::Integers(-32.0, 31.0), scales: (-128, 127), mins: (0, 0) };
+
+    fn pack(solution: &Solution, out: &mut [u8; 210]) {
+        pack_codes(&solution.codes, out);
+        for j in 0..16 {
+            out[192 + j] = solution.scales[j] as i8 as u8;
+        }
+        out[208..].copy_from_slice(&solution.d.to_le_bytes());
+    }
 }

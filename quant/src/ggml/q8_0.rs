@@ -8,6 +8,7 @@
 //! `d` is the largest magnitude over 127. The error is at most `d / 2` plus the rounding of `d` to f16. An
 //! importance is not used.
 
+use super::best::{self, Best, Grid, Levels, Solution};
 use super::blocks::{self, Block, EncodeBlock, block_codec, get_f16, inverse, put_f16};
 use crate::arch::Lanes;
 use crate::encoding::Encoding;
@@ -62,6 +63,18 @@ fn round_half_away<S: Lanes>(s: S, v: S::F) -> S::F {
 }
 
 const BELOW_HALF: f32 = 0.5_f32.next_down();
+
+impl Best<32, 34> for Q8_0 {
+    // Runtimes may rely on ggml never writing -128.
+    const GRID: Grid = best::single(Levels::Integers(-127.0, 127.0));
+
+    fn pack(solution: &Solution, out: &mut [u8; 34]) {
+        out[..2].copy_from_slice(&solution.d.to_le_bytes());
+        for (byte, code) in out[2..].iter_mut().zip(solution.codes) {
+            *byte = code.wrapping_sub(127);
+        }
+    }
+}
 
 #[cfg(test)]
 mod tests {

@@ -81,3 +81,9 @@ pub(in crate::ggml) fn codes<S: Lanes>(s: S, x: &[f32], inverse: f32, out: &mut 
         s.store_u8(s.quantize_to_levels(inverse * s.load(x), &MIDDLES, &NUMBERS), out);
     }
 }
+
+/// The levels nearest to `v`.
+#[inline(always)]
+pub(in crate::ggml) fn nearest<S: Lanes>(s: S, v: S::F) -> S::F {
+    s.quantize_to_levels(v, &MIDDLES, &FLOATS)
+}
