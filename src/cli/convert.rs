@@ -11,7 +11,7 @@ use crate::importance::Importance;
 use crate::model::Model;
 use crate::pipeline::{self, Budget};
 use crate::plan::Plan;
-use crate::recipe::{FILE_TYPES, Fallback, FileType, Mix, Recipe};
+use crate::recipe::{FILE_TYPES, Fallback, FileType, Mix, Recipe, Search};
 use crate::report::{Conversion, Progress, Style};
 use crate::target::{self, About, gguf};
 use crate::vocab::Vocab;
@@ -32,6 +32,9 @@ pub(super) struct Args {
     /// What to do where rows are no whole blocks of a type, so that another stands in
     #[arg(long, value_enum, default_value_t)]
     fallback: Fallback,
+    /// How long to search for the codes of quantized types
+    #[arg(long, value_enum, default_value_t)]
+    search: Search,
     /// Importance matrix of llama.cpp (GGUF or .dat): columns that matter more get the smaller errors
     #[arg(long, value_name = "FILE")]
     imatrix: Option<PathBuf>,
@@ -111,6 +114,7 @@ pub(super) fn run(args: &Args, style: Style) -> Result<()> {
         file_type: args.file_type,
         mix: args.mix,
         fallback: args.fallback,
+        search: args.search,
         importance: args.imatrix.as_deref().map(Importance::load).transpose()?,
     };
     let plan = Plan::new(&model, target, recipe, &about, args.force_target)?;

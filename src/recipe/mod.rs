@@ -15,6 +15,8 @@ pub struct Recipe {
     pub mix: Mix,
     /// What to do where rows are no whole blocks of the type wanted.
     pub fallback: Fallback,
+    /// How long encoders look for good codes.
+    pub search: Search,
     /// Which input channels matter more than others.
     pub importance: Option<Importance>,
 }
@@ -22,7 +24,13 @@ pub struct Recipe {
 impl Recipe {
     /// A file of this type, with everything else as usual.
     pub fn of(file_type: &'static FileType) -> Recipe {
-        Recipe { file_type, mix: Mix::default(), fallback: Fallback::default(), importance: None }
+        Recipe {
+            file_type,
+            mix: Mix::default(),
+            fallback: Fallback::default(),
+            search: Search::default(),
+            importance: None,
+        }
     }
 
     /// The encoding that a tensor of this role gets if its rows allow it; `stored` is how the source holds it.
@@ -58,6 +66,16 @@ pub enum Fallback {
     Warn,
     /// Go on.
     Allow,
+}
+
+/// How long encoders look for good codes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Search {
+    /// As the type's home project does: the same bytes.
+    #[default]
+    Standard,
+    /// Longer, for a smaller error in the same format.
+    Best,
 }
 
 /// A file type: the name people ask for, and the encoding that each role gets under it.
