@@ -42,7 +42,8 @@ pub fn compare(a: &Model, b: &Model) -> Diff {
     let mut diff = Diff::default();
     for held in &a.tensors {
         match b.tensor(held.slot.name, held.layer) {
-            None => diff.only_a.push(held.name()),
+            None if !held.is_unread() => diff.only_a.push(held.name()),
+            None => {}
             Some(other) if other.values.shape() != held.values.shape() => diff.incomparable.push(format!(
                 "{}: {:?} against {:?}",
                 held.name(),
@@ -52,7 +53,7 @@ pub fn compare(a: &Model, b: &Model) -> Diff {
             Some(other) => diff.common.push(tensor(a, held, b, other)),
         }
     }
-    let missing = b.tensors.iter().filter(|t| a.tensor(t.slot.name, t.layer).is_none());
+    let missing = b.tensors.iter().filter(|t| !t.is_unread() && a.tensor(t.slot.name, t.layer).is_none());
     diff.only_b = missing.map(Held::name).collect();
     diff
 }

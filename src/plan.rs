@@ -5,7 +5,7 @@ use formats::{Metadata, Placement, Planned};
 use quant::{Encoding, codec};
 
 use crate::error::{Error, Result};
-use crate::model::{Dropped, Lazy, Model, Role, Scope};
+use crate::model::{Dropped, Lazy, Model, Role};
 use crate::recipe::{FileType, fitting};
 use crate::target::{About, Objection, Target};
 
@@ -128,7 +128,7 @@ impl Plan {
 
 /// What the reader dropped, and block 0's value residual, which no version ever reads.
 fn dropped(model: &Model) -> Vec<Dropped> {
-    let unread = model.tensors.iter().filter(|t| t.slot.scope == Scope::Later && t.layer == 0);
+    let unread = model.tensors.iter().filter(|t| t.is_unread());
     let unread = unread.map(|t| Dropped {
         name: t.name(),
         rule: "block 0 has no earlier value to mix in, so it is never read".to_owned(),

@@ -1,6 +1,6 @@
 //! Whether a file is sound: every byte read, every weight finite, every checksum right.
 
-use formats::{Container, Limits};
+use formats::{Checksums, Container, Limits};
 use quant::{check_finite, codec};
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
@@ -13,6 +13,8 @@ const STEP: usize = 1 << 18;
 /// What was found sound.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verified {
+    /// Number of checksums in the container, all found right.
+    pub checksums: usize,
     /// Number of tensors whose every value was decoded and found finite.
     pub tensors: usize,
     /// Number of values.
@@ -27,10 +29,11 @@ pub struct Verified {
 /// [`Error::Weight`] with the first value that is not finite; [`Error::Format`] if a checksum in the container
 /// disagrees with its data.
 pub fn verify(container: &Container) -> Result<Verified> {
-    for file in container.files() {
-        container.format().verify_checksums(file, &Limits::default())?;
-    }
-    let mut verified = Verified { tensors: 0, values: 0, sha256: Vec::new() };
+    let checksums = match container.format().verify_checksums(container, &Limits::default())? {
+        Checksums::Match(count) => count,
+        Checksums::Absent => 0,
+    };
+    let mut verified = Verified { checksums, tensors: 0, values: 0, sha256: Vec::new() };
     for t in container.tensors().iter().filter(|t| t.encoding.is_real()) {
         let Some(codec) = codec(t.encoding) else { continue };
         let (len, size) = (t.encoding.block_len(), t.encoding.block_bytes());

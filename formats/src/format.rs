@@ -36,14 +36,23 @@ pub trait Format: Send + Sync {
     /// If the file breaks the format's rules, uses something unsupported or exceeds `limits`.
     fn read(&self, file: Mapped, limits: &Limits) -> Result<Container>;
 
-    /// Compares the data with the checksums in the file, where the format has any.
+    /// Reads all data and compares it with the checksums in the files, where the format has any.
     ///
     /// # Errors
     /// [`Error::Malformed`](crate::Error::Malformed) that names the damaged part.
-    fn verify_checksums(&self, file: &Mapped, limits: &Limits) -> Result<()> {
-        let _ = (file, limits);
-        Ok(())
+    fn verify_checksums(&self, container: &Container, limits: &Limits) -> Result<Checksums> {
+        let _ = (container, limits);
+        Ok(Checksums::Absent)
     }
+}
+
+/// What the checksums in a file say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Checksums {
+    /// All agree with the data; how many there are.
+    Match(usize),
+    /// There are none: the format has none, or they were left out.
+    Absent,
 }
 
 impl fmt::Debug for dyn Format {

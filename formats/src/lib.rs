@@ -32,7 +32,7 @@ mod value;
 
 pub use container::{Container, Tensor};
 pub use error::{Error, Result};
-pub use format::{FORMATS, Format, Sniff};
+pub use format::{Checksums, FORMATS, Format, Sniff};
 pub use limits::Limits;
 pub use mapped::Mapped;
 pub use open::open;

@@ -59,7 +59,11 @@ impl Mapped {
     pub fn release(&self, range: Range<u64>) {
         #[cfg(unix)]
         if let Some(map) = &self.map {
-            let (start, end) = (range.start as usize, (range.end as usize).min(map.len()));
+            // A fault also maps cached pages around it, at most to the ends of its page table. They would stay
+            // if exactly the range were released, so all that the table covers goes.
+            const WINDOW: u64 = 2 << 20;
+            let start = (range.start / WINDOW * WINDOW) as usize;
+            let end = (range.end.next_multiple_of(WINDOW) as usize).min(map.len());
             if start < end {
                 // SAFETY: the map is a private, read-only map of a file and is never written, so dropping
                 // its pages loses nothing: the next access reads the same bytes from the file. A failure

@@ -43,11 +43,13 @@ fn run(args: &[&str]) -> Result<(), String> {
             let (encoding, cols, values) = (parse(encoding)?, number(cols)?, read_f32(input)?);
             let importance = importance.first().map(|path| read_f32(path)).transpose()?;
             let rows = Rows { values: &values, cols, importance: importance.as_deref() };
+            let mut out = encode(encoding, rows)?;
+            let codec = quant::codec(encoding).ok_or("no codec")?;
             for level in Level::available() {
                 let mut best = f64::INFINITY;
                 for _ in 0..5 {
                     let start = std::time::Instant::now();
-                    arch::with_limit(level, || encode(encoding, rows))?;
+                    arch::with_limit(level, || codec.encode(rows, &mut out)).map_err(|e| e.to_string())?;
                     best = best.min(start.elapsed().as_secs_f64());
                 }
                 println!("{encoding} {level:?} {:.4}", values.len() as f64 * 4e-9 / best);

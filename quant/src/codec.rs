@@ -135,3 +135,16 @@ pub fn check_finite(values: &[f32]) -> Result<(), EncodeError> {
     }
     Ok(())
 }
+
+/// The first importance that is negative, NaN or infinite, as an error.
+///
+/// # Panics
+/// If there is not one for each column.
+pub(crate) fn check_importance(rows: Rows<'_>) -> Result<(), EncodeError> {
+    let Some(importance) = rows.importance else { return Ok(()) };
+    assert_eq!(importance.len(), rows.cols);
+    match importance.iter().position(|q| !(*q >= 0.0 && q.is_finite())) {
+        None => Ok(()),
+        Some(column) => Err(EncodeError::Importance { column, value: importance[column] }),
+    }
+}

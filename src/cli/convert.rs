@@ -41,8 +41,8 @@ pub(super) struct Args {
     #[arg(long, value_name = "SIZE", value_parser = size::parse)]
     max_memory: Option<u64>,
     /// Threads [default: as many as the machine runs at once]
-    #[arg(long, value_name = "N")]
-    threads: Option<usize>,
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    threads: Option<u16>,
     #[command(flatten)]
     about: AboutArgs,
 }
@@ -100,8 +100,11 @@ pub(super) fn run(args: &Args, style: Style) -> Result<()> {
     let model = open_model(&args.input, &args.drop)?;
     let about = about(&args.about, &model, &args.input)?;
     let plan = Plan::new(&model, target, args.file_type, &about, args.force_target)?;
-    let threads = args.threads.or_else(|| std::thread::available_parallelism().ok().map(Into::into));
-    let budget = Budget::new(&plan, threads.unwrap_or(1), args.max_memory)?;
+    let threads = match args.threads {
+        Some(n) => n.into(),
+        None => std::thread::available_parallelism().map_or(1, Into::into),
+    };
+    let budget = Budget::new(&plan, threads, args.max_memory)?;
     let vocabulary = about.tokenizer.as_ref().map(ToString::to_string);
     let conversion = Conversion::planned(&model, &plan, &budget, &args.output, vocabulary);
     if args.dry_run {

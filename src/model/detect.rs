@@ -47,6 +47,11 @@ impl Held {
     pub fn name(&self) -> String {
         self.slot.name_in(self.layer)
     }
+
+    /// Whether no forward pass ever reads it: block 0 has no earlier value to mix in.
+    pub fn is_unread(&self) -> bool {
+        self.slot.scope == Scope::Later && self.layer == 0
+    }
 }
 
 /// A tensor of the file that is left out.
@@ -134,7 +139,7 @@ impl Builder {
             }
         }
         self.check_parts(layers, &tensors)?;
-        let dropped = self.account(layers, drop)?;
+        let dropped = self.account(drop)?;
         let dims = self.solver.dims(layers);
         let ranks = self.solver.ranks(layers);
         self.check_heads(&dims)?;
@@ -150,10 +155,24 @@ impl Builder {
         Some((*i, stored))
     }
 
-    /// Number of blocks: those that have a first norm, from 0 on.
+    /// Number of blocks: one more than the largest number in a name. (If a block between is missing, its first
+    /// tensor will be.)
     fn layers(&self) -> usize {
-        let Some(norm) = self.version.slots().find(|s| s.short_name() == "ln1.weight") else { return 0 };
-        (0..).take_while(|layer| self.find(norm, *layer).is_some()).count()
+        let slots = self.version.slots().filter_map(|s| self.naming.store(self.version, s));
+        let patterns: BTreeSet<(String, String)> = slots
+            .filter_map(|s| {
+                s.name.split_once("{}").map(|(a, b)| (format!("{}{a}", self.prefix), b.to_owned()))
+            })
+            .collect();
+        let number = |name: &str| {
+            let between = |(a, b): &(String, String)| {
+                name.strip_prefix(a.as_str())?.strip_suffix(b.as_str())?.parse::<usize>().ok()
+            };
+            patterns.iter().filter_map(between).max()
+        };
+        let largest = self.index.keys().filter_map(|name| number(name)).max();
+        // A number larger than the count of tensors means that some are missing, so no more need be looked for.
+        largest.map_or(0, |n| n.saturating_add(1)).min(self.index.len())
     }
 
     /// The values of a slot; `None` if this block need not have it and has not.
@@ -260,7 +279,7 @@ impl Builder {
     }
 
     /// Every tensor of the file without a place is dropped by a rule, or an error.
-    fn account(&self, layers: usize, drop: &[String]) -> Result<Vec<Dropped>> {
+    fn account(&self, drop: &[String]) -> Result<Vec<Dropped>> {
         let mut dropped = Vec::new();
         for (i, t) in self.container.tensors().iter().enumerate() {
             if self.used.contains(&i) {
@@ -271,7 +290,7 @@ impl Builder {
             } else if let Some(pattern) = drop.iter().find(|p| wildcard(p, &t.name)) {
                 format!("left out by --drop {pattern}")
             } else {
-                return Err(self.unexpected(&t.name, layers));
+                return Err(self.unexpected(&t.name));
             };
             dropped.push(Dropped { name: t.name.clone(), rule });
         }
@@ -289,22 +308,9 @@ impl Builder {
                 .any(|s| s.name_in(0) == name)
     }
 
-    fn unexpected(&self, name: &str, layers: usize) -> Error {
+    fn unexpected(&self, name: &str) -> Error {
         let path: &Path = self.container.path();
-        let later_block = self.version.slots().filter_map(|s| self.naming.store(self.version, s)).any(|s| {
-            s.name.split_once("{}").is_some_and(|(before, after)| {
-                let rest = name.strip_prefix(&self.prefix).unwrap_or(name);
-                rest.strip_prefix(before)
-                    .and_then(|r| r.strip_suffix(after))
-                    .is_some_and(|n| n.bytes().all(|b| b.is_ascii_digit()))
-            })
-        });
-        let (what, help) = if later_block {
-            (
-                format!("belongs to a later block, but block {layers} is missing"),
-                "the file is incomplete: get a sound copy, or give all parts of the model".to_owned(),
-            )
-        } else if name.contains("time_state") {
+        let (what, help) = if name.contains("time_state") {
             (
                 "is a tuned initial state, which this conversion would lose".to_owned(),
                 format!("if the state may be lost, leave it out: --drop '{}'", "*time_state"),

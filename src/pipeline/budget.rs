@@ -7,8 +7,8 @@ use crate::plan::Plan;
 const BASE_BYTES: u64 = 48 << 20;
 /// Memory for the work unless something else is asked for.
 const DEFAULT_BYTES: u64 = 256 << 20;
-/// Most values in a chunk: more gains nothing.
-const MOST_VALUES: usize = 1 << 20;
+/// Most values in a chunk: as f32 they fit the second-level cache.
+const MOST_VALUES: usize = 1 << 18;
 /// Memory that a value of a chunk at work takes at most: stored, as f32, and encoded.
 const BYTES_PER_VALUE: u64 = 8 + 4 + 4;
 

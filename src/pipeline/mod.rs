@@ -83,7 +83,6 @@ pub fn write(
     let sums: Vec<u32> = pool.install(|| {
         chunks
             .par_iter()
-            .with_max_len(1)
             .map_init(chunk::Buffers::default, |buffers, chunk| {
                 stop.check()?;
                 let bytes = chunk.encode(plan, model, buffers)?;

@@ -22,25 +22,40 @@ pub struct FileType {
     pub low_rank: Encoding,
 }
 
+/// A file of one plain encoding, or of q8_0.
 const fn plain(name: &'static str, gguf_number: u32, e: Encoding) -> FileType {
     FileType { name, gguf_number, matrix: e, embedding: e, head: e, low_rank: e }
 }
 
-/// Low-rank matrices are small and used in every step: they keep 8 bits in files of fewer.
+/// A file of fewer than 8 bits: as in llama.cpp's files the head keeps 6 bits, and the low-rank matrices, small
+/// and used in every step, 8.
 const fn blocks(name: &'static str, gguf_number: u32, e: Encoding) -> FileType {
     FileType { name, gguf_number, matrix: e, embedding: e, head: Encoding::Q6K, low_rank: Encoding::Q8_0 }
 }
 
-/// Every file type.
+/// Every file type: llama-quantize's, as far as their encodings can be made here. Its mixtures know the tensor
+/// names of other architectures only, so for RWKV q4_k_s, q4_k_m and the like are one and the same there, and here.
+#[rustfmt::skip]
 pub static FILE_TYPES: &[FileType] = &[
-    plain("f32", 0, Encoding::F32),
-    plain("f16", 1, Encoding::F16),
-    plain("bf16", 32, Encoding::BF16),
-    plain("q8_0", 7, Encoding::Q8_0),
-    blocks("q5_1", 9, Encoding::Q5_1),
-    blocks("q5_0", 8, Encoding::Q5_0),
-    blocks("q4_1", 3, Encoding::Q4_1),
-    blocks("q4_0", 2, Encoding::Q4_0),
+    plain("f32",     0, Encoding::F32),
+    plain("f16",     1, Encoding::F16),
+    plain("bf16",   32, Encoding::BF16),
+    plain("q8_0",    7, Encoding::Q8_0),
+    blocks("q6_k",  18, Encoding::Q6K),
+    blocks("q5_k_m", 17, Encoding::Q5K),
+    blocks("q5_k_s", 16, Encoding::Q5K),
+    blocks("q5_1",   9, Encoding::Q5_1),
+    blocks("q5_0",   8, Encoding::Q5_0),
+    blocks("q4_k_m", 15, Encoding::Q4K),
+    blocks("q4_k_s", 14, Encoding::Q4K),
+    blocks("q4_1",   3, Encoding::Q4_1),
+    blocks("q4_0",   2, Encoding::Q4_0),
+    blocks("iq4_nl", 25, Encoding::IQ4NL),
+    blocks("iq4_xs", 30, Encoding::IQ4XS),
+    blocks("q3_k_l", 13, Encoding::Q3K),
+    blocks("q3_k_m", 12, Encoding::Q3K),
+    blocks("q3_k_s", 11, Encoding::Q3K),
+    blocks("q2_k",  10, Encoding::Q2K),
 ];
 
 impl FileType {

@@ -1,12 +1,17 @@
 //! How far the work is: a bar on a terminal, plain lines elsewhere, both on standard error.
 
 use std::io::{IsTerminal, stderr};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::{Style, bytes};
 use crate::pipeline::Observer;
+
+/// How often a line is written where there is no terminal.
+const LINE_EVERY: Duration = Duration::from_secs(1);
 
 /// Shows the progress of one file being written and verified.
 pub struct Progress {
@@ -17,8 +22,8 @@ pub struct Progress {
 
 enum Shown {
     Bar(ProgressBar),
-    /// A line whenever another quarter is done.
-    Lines,
+    /// A line every second.
+    Lines(Mutex<Instant>),
     Nothing,
 }
 
@@ -37,7 +42,7 @@ impl Progress {
             );
             Shown::Bar(bar)
         } else {
-            Shown::Lines
+            Shown::Lines(Mutex::new(Instant::now()))
         };
         Progress { total_bytes, written: AtomicU64::new(0), shown }
     }
@@ -57,13 +62,13 @@ impl Observer for Progress {
                 bar.set_message(name.to_owned());
                 bar.inc(done);
             }
-            Shown::Lines => {
-                let before = self.written.fetch_add(done, Ordering::Relaxed);
-                let quarter = |n: u64| n * 4 / self.total_bytes.max(1);
-                let (was, is) = (quarter(before), quarter(before + done));
-                if is > was && is < 4 {
-                    let now = bytes(before + done);
-                    eprintln!("{:>3}%  {now} of {} written", is * 25, bytes(self.total_bytes));
+            Shown::Lines(last) => {
+                let so_far = self.written.fetch_add(done, Ordering::Relaxed) + done;
+                let Ok(mut last) = last.lock() else { return };
+                if last.elapsed() >= LINE_EVERY {
+                    *last = Instant::now();
+                    let percent = so_far * 100 / self.total_bytes.max(1);
+                    eprintln!("{percent:>3}%  {} of {} written", bytes(so_far), bytes(self.total_bytes));
                 }
             }
             Shown::Nothing => {}

@@ -14,6 +14,7 @@ use crate::verify::Verified;
 pub struct Verification {
     source: SourceSummary,
     model: ModelSummary,
+    checksums: usize,
     tensors: usize,
     values: u64,
     sha256: Vec<FileHash>,
@@ -32,6 +33,7 @@ impl Verification {
         Verification {
             source: SourceSummary::of(&model.container),
             model: ModelSummary::of(model),
+            checksums: verified.checksums,
             tensors: verified.tensors,
             values: verified.values,
             sha256: files.zip(verified.sha256).map(|(path, sha256)| FileHash { path, sha256 }).collect(),
@@ -48,9 +50,13 @@ impl Report for Verification {
         }
         writeln!(
             out,
-            "sound: {} tensors with {} values, all finite, none missing",
+            "sound: {} tensors with {} values, all finite, none missing{}",
             self.tensors,
-            count(self.values)
+            count(self.values),
+            match self.checksums {
+                0 => String::new(),
+                n => format!("; {n} checksums right"),
+            }
         )
     }
 }

@@ -62,6 +62,16 @@ const UNREAD: &[&str] = &[
     "float8_e5m2fnuz", "float8_e8m0fnu", "float4_e2m1fn_x2",
 ];
 
+/// The storage class of an encoding, if it has one.
+pub(super) fn storage_class(encoding: Encoding) -> Option<&'static str> {
+    TYPES.iter().find(|(.., e)| *e == encoding).map(|(class, ..)| *class)
+}
+
+/// The dtype of an encoding without a storage class.
+pub(super) fn classless_dtype(encoding: Encoding) -> Option<&'static str> {
+    (encoding == Encoding::F8E4M3).then_some(FLOAT8)
+}
+
 impl Global {
     /// Finds `module.name`, which stands at byte `at`.
     ///

@@ -43,7 +43,7 @@ pub(super) fn read(bytes: &[u8], limits: &Limits, blame: Blame<'_>) -> Result<(V
         return Err(blame.unsupported("big-endian numbers", help));
     }
     let pickle = pickle::run(bytes, system.end, limits, blame)?;
-    blame.within("bytes of pickle", pickle.end - system.end, limits.header_bytes)?;
+    blame.within("bytes of pickle", pickle.bytes, limits.header_bytes)?;
     // First the names: files that are no state dict are refused for that, not for what follows.
     let (views, metadata) = state::find(&pickle, limits, blame)?;
     let keys = pickle::run(bytes, pickle.end, limits, blame)?;

@@ -24,21 +24,34 @@
 //!
 //! Names are kept as they are stored. Tensors that share a storage are fine.
 //!
+//! # Writing
+//!
+//! [`place`] lays out a file in the zip layout; the data can then be written in any order.
+//!
 //! Source: torch's `serialization.py` and `_utils.py`.
 
 mod globals;
 mod legacy;
+mod literal;
 mod object;
 mod pickle;
 mod read;
 mod rebuild;
 mod refuse;
 mod state;
+mod verify;
+mod write;
+mod write_pickle;
 mod zip;
+mod zip_write;
+
+/// The CRC-32 of zip archives; [`combine`](crc32fast::Hasher::combine) joins those of two neighbours.
+pub use crc32fast::Hasher as Crc32;
+pub use write::{PthPlacement, holds, place};
 
 use crate::container::Container;
 use crate::error::Result;
-use crate::format::{Format, Sniff};
+use crate::format::{Checksums, Format, Sniff};
 use crate::limits::Limits;
 use crate::mapped::Mapped;
 
@@ -64,6 +77,10 @@ impl Format for Pth {
     /// its name.
     fn sniff(&self, file: Sniff<'_>) -> bool {
         refuse::is_zip(file.bytes) || refuse::is_pickle(file.bytes) || refuse::is_tar(file.bytes)
+    }
+
+    fn verify_checksums(&self, container: &Container, limits: &Limits) -> Result<Checksums> {
+        verify::verify_crcs(container, limits)
     }
 
     fn read(&self, file: Mapped, limits: &Limits) -> Result<Container> {

@@ -72,7 +72,9 @@ pub(super) struct TensorView<'a> {
 pub(super) struct Pickle<'a> {
     pub root: Item<'a>,
     pub objects: Vec<Object<'a>>,
-    /// The first byte behind the pickle.
+    /// The bytes that it takes.
+    pub bytes: u64,
+    /// The first byte behind it.
     pub end: u64,
 }
 

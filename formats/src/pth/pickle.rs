@@ -17,7 +17,7 @@ use crate::error::{Blame, Error, Result};
 use crate::limits::Limits;
 use crate::pth::globals::Global;
 use crate::pth::object::{Item, Object, Pickle, object};
-use crate::pth::rebuild;
+use crate::pth::{literal, rebuild};
 
 /// Instructions for each tensor that is allowed (about 30 are used).
 const WORK_PER_TENSOR: u64 = 64;
@@ -48,7 +48,7 @@ pub(super) fn run<'a>(file: &'a [u8], start: u64, limits: &Limits, blame: Blame<
         if opcode == b'.' {
             let root = machine.pop()?;
             let end = machine.cursor.pos();
-            return Ok(Pickle { root, objects: machine.objects, end });
+            return Ok(Pickle { root, objects: machine.objects, bytes: end - start, end });
         }
         machine.step(opcode).map_err(|e| e.at(machine.at))?;
     }
@@ -70,6 +70,10 @@ pub(super) struct Machine<'a> {
 
 impl<'a> Machine<'a> {
     fn step(&mut self, opcode: u8) -> Result<()> {
+        if let Some(item) = literal::read(&mut self.cursor, opcode)? {
+            self.stack.push(item);
+            return Ok(());
+        }
         match opcode {
             // Framing
             0x80 => {
@@ -85,63 +89,6 @@ impl<'a> Machine<'a> {
                     return Err(self.blame.malformed("a frame reaches past the end of the pickle"));
                 }
             }
-
-            // Plain values
-            b'N' => self.stack.push(Item::None),
-            0x88 => self.stack.push(Item::Bool(true)),
-            0x89 => self.stack.push(Item::Bool(false)),
-            b'K' => {
-                let v = self.cursor.u8("an integer")?;
-                self.stack.push(Item::Int(v.into()));
-            }
-            b'M' => {
-                let v = self.cursor.u16("an integer")?;
-                self.stack.push(Item::Int(v.into()));
-            }
-            b'J' => {
-                let v = self.cursor.u32("an integer")? as i32;
-                self.stack.push(Item::Int(v.into()));
-            }
-            0x8a => {
-                let len = self.cursor.u8("an integer")?;
-                self.long(len.into())?;
-            }
-            0x8b => {
-                let len = self.cursor.u32("an integer")?;
-                self.long(len.into())?;
-            }
-            b'G' => {
-                let bits = self.cursor.u64("a number")?.swap_bytes();
-                self.stack.push(Item::Float(f64::from_bits(bits)));
-            }
-            b'I' | b'L' | b'F' => self.decimal(opcode)?,
-
-            // Text and bytes
-            b'X' => {
-                let len = self.cursor.u32("a string")?;
-                self.text(len.into())?;
-            }
-            0x8c => {
-                let len = self.cursor.u8("a string")?;
-                self.text(len.into())?;
-            }
-            0x8d => {
-                let len = self.cursor.u64("a string")?;
-                self.text(len)?;
-            }
-            b'B' | b'T' => {
-                let len = self.cursor.u32("a byte string")?;
-                self.bytes(opcode == b'T', len.into())?;
-            }
-            b'C' | b'U' => {
-                let len = self.cursor.u8("a byte string")?;
-                self.bytes(opcode == b'U', len.into())?;
-            }
-            0x8e | 0x96 => {
-                let len = self.cursor.u64("a byte string")?;
-                self.bytes(false, len)?;
-            }
-            b'S' | b'V' => self.escaped(opcode)?,
 
             // Containers
             b']' => self.push_object(Object::List(Vec::new()))?,
@@ -227,18 +174,18 @@ impl<'a> Machine<'a> {
                 self.get(index.into())?;
             }
             b'p' => {
-                let index = self.number("a memo number")?;
+                let index = literal::number(&mut self.cursor, "a memo number")?;
                 self.put(index)?;
             }
             b'g' => {
-                let index = self.number("a memo number")?;
+                let index = literal::number(&mut self.cursor, "a memo number")?;
                 self.get(index)?;
             }
 
             // Python objects
             b'c' => {
-                let module = self.text_line("a module name")?;
-                let name = self.text_line("a name")?;
+                let module = literal::line(&mut self.cursor, "a module name")?;
+                let name = literal::line(&mut self.cursor, "a name")?;
                 self.global(module, name)?;
             }
             0x93 => {
@@ -250,8 +197,8 @@ impl<'a> Machine<'a> {
             }
             b'i' => {
                 // Names a class to make an instance of; none of ours is made this way.
-                let module = self.text_line("a module name")?;
-                let name = self.text_line("a name")?;
+                let module = literal::line(&mut self.cursor, "a module name")?;
+                let name = literal::line(&mut self.cursor, "a name")?;
                 self.global(module, name)?;
                 return Err(self.unread_opcode(opcode));
             }
@@ -347,79 +294,6 @@ impl<'a> Machine<'a> {
         let item = self.memo.get(&index).copied();
         let item = item.ok_or_else(|| self.blame.malformed(format!("there is no memo number {index}")))?;
         self.stack.push(item);
-        Ok(())
-    }
-
-    fn long(&mut self, len: u64) -> Result<()> {
-        let bytes = self.cursor.take(len, "an integer")?;
-        self.stack.push(match bytes.last() {
-            Some(top) if bytes.len() <= 8 => {
-                let mut all = [if top & 0x80 == 0 { 0 } else { 0xff }; 8];
-                for (to, from) in all.iter_mut().zip(bytes) {
-                    *to = *from;
-                }
-                Item::Int(i64::from_le_bytes(all))
-            }
-            Some(_) => Item::Big(bytes),
-            None => Item::Int(0),
-        });
-        Ok(())
-    }
-
-    /// A number as text: protocol 0.
-    fn decimal(&mut self, opcode: u8) -> Result<()> {
-        let line = self.text_line("a number")?.trim_end();
-        let item = match (opcode, line) {
-            (b'I', "00") => Some(Item::Bool(false)),
-            (b'I', "01") => Some(Item::Bool(true)),
-            (b'F', _) => line.parse().ok().map(Item::Float),
-            _ => line.strip_suffix('L').unwrap_or(line).parse().ok().map(Item::Int),
-        };
-        self.stack.push(item.ok_or_else(|| self.blame.malformed("a number is none"))?);
-        Ok(())
-    }
-
-    fn number(&mut self, what: &str) -> Result<u64> {
-        let line = self.text_line(what)?;
-        line.trim_end().parse().map_err(|_| self.blame.malformed(format!("{what} is none")))
-    }
-
-    fn text(&mut self, len: u64) -> Result<()> {
-        let text = self.cursor.text(len, "a string")?;
-        self.stack.push(Item::Text(text));
-        Ok(())
-    }
-
-    /// Bytes; those of Python 2 (`str`) are text if they can be.
-    fn bytes(&mut self, python2: bool, len: u64) -> Result<()> {
-        let bytes = self.cursor.take(len, "a byte string")?;
-        self.stack.push(match std::str::from_utf8(bytes) {
-            Ok(text) if python2 => Item::Text(text),
-            _ => Item::Bytes(bytes),
-        });
-        Ok(())
-    }
-
-    fn text_line(&mut self, what: &str) -> Result<&'a str> {
-        let line = self.cursor.line(what)?;
-        std::str::from_utf8(line).map_err(|_| self.blame.malformed(format!("{what} is not valid UTF-8")))
-    }
-
-    /// Text with escapes: protocol 0. Names of tensors need none.
-    fn escaped(&mut self, opcode: u8) -> Result<()> {
-        let mut line = self.text_line("a string")?;
-        if opcode == b'S' {
-            line = line.trim_end();
-            let quoted = |q: char| line.strip_prefix(q).and_then(|l| l.strip_suffix(q));
-            line = quoted('\'')
-                .or_else(|| quoted('"'))
-                .ok_or_else(|| self.blame.malformed("a string has no quotes"))?;
-        }
-        if line.contains('\\') {
-            let help = "save it with protocol 2: torch.save uses it by default";
-            return Err(self.blame.unsupported("escaped text of pickle protocol 0", help));
-        }
-        self.stack.push(Item::Text(line));
         Ok(())
     }
 

@@ -11,6 +11,9 @@ const WRAPPERS: &[&str] = &["state_dict", "model_state_dict", "model", "module",
 /// How many wrappers can be around each other.
 const DEPTH: usize = 4;
 
+/// Bytes of metadata for each byte of the pickle.
+const METADATA_BYTES: u64 = 64;
+
 /// The tensors of the state dict by name, in file order.
 pub(super) type Views<'p, 'a> = Vec<(String, &'p TensorView<'a>)>;
 
@@ -28,8 +31,9 @@ pub(super) fn find<'p, 'a>(
 ) -> Result<(Views<'p, 'a>, Metadata)> {
     let mut metadata = Metadata::new();
     let mut at = pickle.root;
-    // A pickle can mention a long text a million times at two bytes a time; as metadata it is copied.
-    let mut budget = limits.header_bytes;
+    // A pickle can mention a long text a million times at two bytes a time; as metadata it is copied. Honest
+    // metadata is a few times as large as its pickle.
+    let mut budget = pickle.bytes.saturating_mul(METADATA_BYTES);
     for _ in 0..=DEPTH {
         let members = members(pickle, at);
         blame.within("entries of a dict", members.len() as u64, limits.values)?;

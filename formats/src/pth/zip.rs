@@ -15,15 +15,15 @@ use crate::cursor::Cursor;
 use crate::error::{Blame, Result};
 use crate::limits::Limits;
 
-const LOCAL: u32 = 0x0403_4b50;
-const CENTRAL: u32 = 0x0201_4b50;
-const END: &[u8; 4] = b"PK\x05\x06";
-const END64: u32 = 0x0606_4b50;
-const LOCATOR64: &[u8; 4] = b"PK\x06\x07";
+pub(super) const LOCAL: u32 = 0x0403_4b50;
+pub(super) const CENTRAL: u32 = 0x0201_4b50;
+pub(super) const END: &[u8; 4] = b"PK\x05\x06";
+pub(super) const END64: u32 = 0x0606_4b50;
+pub(super) const LOCATOR64: &[u8; 4] = b"PK\x06\x07";
 const END_BYTES: usize = 22;
 const LOCATOR64_BYTES: usize = 20;
 /// Extra field with sizes above 32 bits.
-const EXTRA_ZIP64: u16 = 1;
+pub(super) const EXTRA_ZIP64: u16 = 1;
 const FLAG_ENCRYPTED: u16 = 1;
 /// Sizes and CRC follow the data instead of standing in the local header.
 const FLAG_DESCRIPTOR: u16 = 8;

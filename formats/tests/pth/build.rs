@@ -159,7 +159,7 @@ pub fn pth(pickle: &[u8], storages: &[(&str, usize)]) -> Vec<u8> {
 }
 
 /// A folder for files that are opened; it goes away with this value.
-pub struct Scratch(TempDir);
+pub struct Scratch(pub TempDir);
 
 impl Scratch {
     pub fn new() -> Scratch {

@@ -340,3 +340,25 @@ fn relatives_are_refused_by_name() {
     );
     assert!(matches!(open(b"PK\x03\x04"), Err(Error::Malformed { .. })));
 }
+
+#[test]
+fn integers_of_any_length() {
+    let long = |bytes: &[u8]| {
+        let pickle = dict(|p| p.text("n").op(&[0x8a, bytes.len() as u8]).op(bytes).item("t", "0", &[2]));
+        open(&pth(&pickle, &[("0", 8)])).unwrap().metadata()[0].1.clone()
+    };
+    let large = Value::from("<large integer>");
+    for (bytes, expected) in [
+        (b"".as_slice(), Value::I64(0)),
+        (b"\xff", Value::I64(-1)),
+        (b"\xff\0", Value::I64(255)),
+        (b"\0\x80", Value::I64(-32768)),
+        (b"\x01\0\0\0\0\0\0\0\0\0", Value::I64(1)),
+        (b"\xfe\xff\xff\xff\xff\xff\xff\xff\xff", Value::I64(-2)),
+        (b"\xff\xff\xff\xff\xff\xff\xff\x7f", Value::I64(i64::MAX)),
+        (b"\xff\xff\xff\xff\xff\xff\xff\xff\0", large.clone()),
+        (b"\0\0\0\0\0\0\0\0\x01", large),
+    ] {
+        assert_eq!(long(bytes), expected, "{bytes:?}");
+    }
+}

@@ -6,4 +6,6 @@ mod attacks;
 mod build;
 mod features;
 mod legacy;
+mod random;
 mod real;
+mod write;

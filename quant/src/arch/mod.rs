@@ -5,6 +5,15 @@
 
 use std::cell::Cell;
 
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod baseline;
+mod lanes;
+
+pub(crate) use lanes::{Lanes, nearest_int};
+
 /// A set of instructions that kernels are compiled for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[non_exhaustive]
@@ -64,7 +73,7 @@ pub(crate) trait Kernel {
 
     /// Does the work. Implementations are `#[inline(always)]`, and so is what they call in inner loops, so that
     /// the code is compiled with the instructions of the caller.
-    fn run(self) -> Self::Output;
+    fn run<S: Lanes>(self, lanes: S) -> Self::Output;
 }
 
 /// Runs `kernel` at the best level that this processor has.
@@ -81,19 +90,19 @@ pub(crate) fn dispatch<K: Kernel>(kernel: K) -> K::Output {
             return unsafe { avx2(kernel) };
         }
     }
-    kernel.run()
+    kernel.run(baseline::Baseline)
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,f16c")]
 fn avx2<K: Kernel>(kernel: K) -> K::Output {
-    kernel.run()
+    kernel.run(avx2::Avx2::new())
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,f16c,avx512f,avx512bw,avx512dq,avx512vl")]
 fn avx512<K: Kernel>(kernel: K) -> K::Output {
-    kernel.run()
+    kernel.run(avx512::Avx512::new())
 }
 
 #[cfg(test)]

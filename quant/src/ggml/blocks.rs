@@ -3,7 +3,7 @@
 use half::f16;
 
 use crate::arch::{self, Kernel};
-use crate::codec::{EncodeError, Rows, check_finite};
+use crate::codec::{EncodeError, Rows, check_finite, check_importance};
 use crate::encoding::Encoding;
 
 /// A block type: `LEN` values in `BYTES` bytes.
@@ -23,7 +23,7 @@ pub(super) trait EncodeBlock<const LEN: usize, const BYTES: usize>: Block<LEN, B
     fn encode(values: &[f32; LEN], out: &mut [u8; BYTES]) -> bool;
 }
 
-/// Encodes rows of finite values block by block.
+/// Encodes rows of finite values block by block, without regard to an importance.
 pub(super) fn encode<B, const LEN: usize, const BYTES: usize>(
     rows: Rows<'_>,
     out: &mut [u8],
@@ -34,6 +34,7 @@ where
     const { assert!(B::ENCODING.block_len() == LEN && B::ENCODING.block_bytes() == BYTES) };
     assert!(rows.cols.is_multiple_of(LEN));
     check_finite(rows.values)?;
+    check_importance(rows)?;
     let (values, rest) = rows.values.as_chunks::<LEN>();
     assert!(rest.is_empty());
     let (out, rest) = out.as_chunks_mut::<BYTES>();
@@ -55,7 +56,7 @@ impl<B: EncodeBlock<LEN, BYTES>, const LEN: usize, const BYTES: usize> Kernel fo
     type Output = Option<usize>;
 
     #[inline(always)]
-    fn run(self) -> Option<usize> {
+    fn run<S: arch::Lanes>(self, _: S) -> Option<usize> {
         for (n, (values, out)) in self.values.iter().zip(self.out).enumerate() {
             if !B::encode(values, out) {
                 return Some(n);
@@ -99,7 +100,7 @@ impl<B: Block<LEN, BYTES>, const LEN: usize, const BYTES: usize> Kernel for Deco
     type Output = ();
 
     #[inline(always)]
-    fn run(self) {
+    fn run<S: arch::Lanes>(self, _: S) {
         for (bytes, out) in self.bytes.iter().zip(self.out) {
             B::decode(bytes, out);
         }
@@ -249,5 +250,15 @@ pub(super) fn unpack_fifth_bits(bytes: &[u8], codes: &mut [u8; 32]) {
     let bits = u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
     for (i, code) in codes.iter_mut().enumerate() {
         *code |= ((bits >> i & 1) << 4) as u8;
+    }
+}
+
+/// The low 2 bits of 256 codes: in each half, byte `i` holds codes `i`, `i + 32`, `i + 64`, `i + 96`.
+#[inline(always)]
+pub(super) fn pack_two_bits(codes: &[u8; 256], out: &mut [u8]) {
+    for (out, codes) in out.chunks_exact_mut(32).zip(codes.chunks_exact(128)) {
+        for (i, byte) in out.iter_mut().enumerate() {
+            *byte = codes[i] | codes[i + 32] << 2 | codes[i + 64] << 4 | codes[i + 96] << 6;
+        }
     }
 }

@@ -5,7 +5,10 @@
 //! x' = d * LEVELS[code]
 //! ```
 
-use super::blocks::{Block, block_codec, get_f16, unpack_nibbles};
+use super::blocks::{Block, block_codec, get_f16, pack_nibbles, put_f16, unpack_nibbles};
+use super::search::{Transposed, levels};
+use super::weighted::{self, EncodeWeighted};
+use crate::arch::Lanes;
 use crate::encoding::Encoding;
 
 /// ggml's IQ4_NL (18 bytes for 32 weights).
@@ -15,7 +18,30 @@ pub struct IQ4NL;
 pub(super) const LEVELS: [i8; 16] =
     [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
 
-block_codec!(IQ4NL, 32, 18, read only);
+block_codec!(IQ4NL, 32, 18, weighted::encode::<IQ4NL, 18>);
+
+impl EncodeWeighted<18> for IQ4NL {
+    const LIMIT: f32 = 65504.0 * 127.0;
+    const SIGMA_OF_ROW: bool = false;
+
+    #[inline(always)]
+    fn encode<S: Lanes>(
+        s: S,
+        values: &[[f32; 32]],
+        x: &Transposed<32>,
+        w: &Transposed<32>,
+        out: &mut [[u8; 18]],
+    ) -> Option<usize> {
+        let scales = levels::search(s, x, w);
+        values.iter().zip(out).zip(scales).position(|((values, out), d)| {
+            let inverse = if d == 0.0 { 0.0 } else { 1.0 / d };
+            let mut codes = [0; 32];
+            levels::codes(s, values, inverse, &mut codes);
+            pack_nibbles(&codes, &mut out[2..]);
+            !put_f16(d, &mut out[..2])
+        })
+    }
+}
 
 impl Block<32, 18> for IQ4NL {
     const ENCODING: Encoding = Encoding::IQ4NL;

@@ -7,6 +7,10 @@
 //! A weight so large that a scale does not fit in f16 is [`EncodeError::Overflow`](crate::EncodeError): ggml
 //! writes an infinite scale there, and then refuses the file.
 
+// Loops run over the values of several groups in step.
+#![allow(clippy::needless_range_loop)]
+
+mod affine_k;
 mod blocks;
 mod grids;
 mod iq2;
@@ -25,6 +29,9 @@ mod q6_k;
 mod q8_0;
 mod q8_k;
 mod scales;
+mod search;
+mod super_blocks;
+mod weighted;
 
 pub use iq2::{IQ2S, IQ2XS, IQ2XXS};
 pub use iq3::{IQ3S, IQ3XXS};

@@ -7,13 +7,40 @@
 //! x' = d * scale * code - dmin * minimum
 //! ```
 
-use super::blocks::{Block, block_codec, get_f16};
+use super::affine_k::importance_trials;
+use super::blocks::{Block, block_codec, get_f16, pack_two_bits, put_f16};
+use super::search::affine::{self, Affine, Trials};
+use super::search::{GROUPS, requantize, scales, sums};
+use super::super_blocks::{self, Batch, EncodeSuperBlock};
+use crate::arch::{Lanes, nearest_int};
 use crate::encoding::Encoding;
 
 /// ggml's Q2_K (84 bytes for 256 weights).
 pub struct Q2K;
 
-block_codec!(Q2K, 256, 84, read only);
+block_codec!(Q2K, 256, 84, super_blocks::encode::<Q2K, 84>);
+
+impl EncodeSuperBlock<84> for Q2K {
+    const LIMIT: f32 = 65504.0 * 15.0 * 3.0;
+
+    #[inline(always)]
+    fn encode<S: Lanes>(s: S, batch: &Batch<'_>, out: &mut [[u8; 84]]) -> Option<usize> {
+        let trials =
+            Trials { nmax: 3.0, start: -0.5, step: 0.1, steps: 15, absolute: true, cut_first: false };
+        for (k, x) in batch.groups::<16>() {
+            let weights = batch.weights(s, k, &x, 1.0);
+            let found = match &weights {
+                Some(w) => affine::search(s, &x, w, importance_trials(3.0)),
+                None => affine::search(s, &x, &x.map(|x| x.map(f32::abs)), trials),
+            };
+            let sum_w = weights.map(|w| sums(s, &w));
+            if !finish(s, &batch.values[k], &found, sum_w.as_ref(), &mut out[k]) {
+                return Some(k);
+            }
+        }
+        None
+    }
+}
 
 impl Block<256, 84> for Q2K {
     const ENCODING: Encoding = Encoding::Q2K;
@@ -30,5 +57,58 @@ impl Block<256, 84> for Q2K {
                 *v = scale * f32::from(code >> shift & 3) - min;
             }
         }
+    }
+}
+
+/// Quantizes the scales and minima, and the values with the result; false if `d` or `dmin` does not fit f16.
+#[inline(always)]
+fn finish<S: Lanes>(
+    s: S,
+    values: &[f32; 256],
+    found: &Affine,
+    sum_w: Option<&[f32; GROUPS]>,
+    out: &mut [u8; 84],
+) -> bool {
+    let mins = found.min.map(|m| -m);
+    let (d, scale_codes, dmin, min_codes) = match sum_w {
+        Some(w) => {
+            let (d, scale_codes) = scales::search(&found.scale, w, 15);
+            let (dmin, min_codes) = scales::search(&mins, w, 15);
+            (d, scale_codes, dmin, min_codes)
+        }
+        None => {
+            let (d, scale_codes) = four_bits(&found.scale);
+            let (dmin, min_codes) = four_bits(&mins);
+            (d, scale_codes, dmin, min_codes)
+        }
+    };
+    if !(put_f16(d, &mut out[80..82]) & put_f16(dmin, &mut out[82..])) {
+        return false;
+    }
+    let (d, dmin) = (get_f16(&out[80..]), get_f16(&out[82..]));
+    let mut codes = [0; 256];
+    for j in 0..16 {
+        out[j] = scale_codes[j] | min_codes[j] << 4;
+        let (x, codes) = (&values[16 * j..][..16], &mut codes[16 * j..][..16]);
+        let scale = d * f32::from(out[j] & 15);
+        if scale == 0.0 {
+            found.codes(j, x, 3, codes);
+        } else {
+            requantize(s, x, dmin * f32::from(out[j] >> 4), scale, 0.0, 3.0, codes);
+        }
+    }
+    pack_two_bits(&codes, &mut out[16..80]);
+    true
+}
+
+/// Codes of 4 bits by the largest scale. (A negative scale wraps and spills into its neighbour, as in ggml.)
+#[inline(always)]
+fn four_bits(scales: &[f32; 16]) -> (f32, [u8; 16]) {
+    let max = scales.iter().fold(0.0f32, |m, v| if *v > m { *v } else { m });
+    if max > 0.0 {
+        let inverse = 15.0 / max;
+        (max / 15.0, scales.map(|v| nearest_int(inverse * v) as u8))
+    } else {
+        (0.0, [0; 16])
     }
 }

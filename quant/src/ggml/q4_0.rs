@@ -11,12 +11,18 @@
 use super::blocks::{
     self, Block, EncodeBlock, block_codec, extreme, get_f16, inverse, pack_nibbles, put_f16, unpack_nibbles,
 };
+use super::search::{Transposed, symmetric};
+use super::weighted::{self, EncodeWeighted};
+use crate::arch::Lanes;
 use crate::encoding::Encoding;
 
 /// ggml's Q4_0 (18 bytes for 32 weights).
 pub struct Q4_0;
 
-block_codec!(Q4_0, 32, 18, blocks::encode::<Q4_0, 32, 18>);
+block_codec!(Q4_0, 32, 18, |rows, out| match rows.importance {
+    None => blocks::encode::<Q4_0, 32, 18>(rows, out),
+    Some(_) => weighted::encode::<Q4_0, 18>(rows, out),
+});
 
 impl EncodeBlock<32, 18> for Q4_0 {
     const LIMIT: f32 = 65504.0 * 8.0;
@@ -30,8 +36,7 @@ impl EncodeBlock<32, 18> for Q4_0 {
                 *code = ((v * id + 8.5) as i32).min(15) as u8;
             }
         }
-        pack_nibbles(&codes, &mut out[2..]);
-        put_f16(d, &mut out[..2])
+        pack(d, &codes, out)
     }
 }
 
@@ -46,4 +51,32 @@ impl Block<32, 18> for Q4_0 {
             *v = f32::from(code as i8 - 8) * d;
         }
     }
+}
+
+impl EncodeWeighted<18> for Q4_0 {
+    const LIMIT: f32 = 65504.0 * 8.0;
+    const SIGMA_OF_ROW: bool = true;
+
+    #[inline(always)]
+    fn encode<S: Lanes>(
+        s: S,
+        values: &[[f32; 32]],
+        x: &Transposed<32>,
+        w: &Transposed<32>,
+        out: &mut [[u8; 18]],
+    ) -> Option<usize> {
+        let found = symmetric::search(s, x, w, 8.0);
+        values.iter().zip(out).enumerate().position(|(k, (values, out))| {
+            let mut codes = [0; 32];
+            found.codes(k, values, 8, &mut codes);
+            !pack(found.scale[k], &codes, out)
+        })
+    }
+}
+
+/// Writes a block; false if `d` is too large for f16.
+#[inline(always)]
+fn pack(d: f32, codes: &[u8; 32], out: &mut [u8; 18]) -> bool {
+    pack_nibbles(codes, &mut out[2..]);
+    put_f16(d, &mut out[..2])
 }

@@ -8,15 +8,22 @@
 //! `m` is the least value and `d` a fifteenth of the range. The error is at most `d / 2` plus the rounding of `d`
 //! and `m` to f16.
 
+use super::affine_k::importance_trials;
 use super::blocks::{
     self, Block, EncodeBlock, block_codec, get_f16, inverse, min_max, pack_nibbles, put_f16, unpack_nibbles,
 };
+use super::search::{Transposed, affine};
+use super::weighted::{self, EncodeWeighted};
+use crate::arch::Lanes;
 use crate::encoding::Encoding;
 
 /// ggml's Q4_1 (20 bytes for 32 weights).
 pub struct Q4_1;
 
-block_codec!(Q4_1, 32, 20, blocks::encode::<Q4_1, 32, 20>);
+block_codec!(Q4_1, 32, 20, |rows, out| match rows.importance {
+    None => blocks::encode::<Q4_1, 32, 20>(rows, out),
+    Some(_) => weighted::encode::<Q4_1, 20>(rows, out),
+});
 
 impl EncodeBlock<32, 20> for Q4_1 {
     const LIMIT: f32 = 65504.0;
@@ -31,8 +38,7 @@ impl EncodeBlock<32, 20> for Q4_1 {
                 *code = (((v - min) * id + 0.5) as i32).min(15) as u8;
             }
         }
-        pack_nibbles(&codes, &mut out[4..]);
-        put_f16(d, &mut out[..2]) & put_f16(min, &mut out[2..4])
+        pack(d, min, &codes, out)
     }
 }
 
@@ -47,4 +53,32 @@ impl Block<32, 20> for Q4_1 {
             *v = f32::from(code) * d + m;
         }
     }
+}
+
+impl EncodeWeighted<20> for Q4_1 {
+    const LIMIT: f32 = 65504.0;
+    const SIGMA_OF_ROW: bool = true;
+
+    #[inline(always)]
+    fn encode<S: Lanes>(
+        s: S,
+        values: &[[f32; 32]],
+        x: &Transposed<32>,
+        w: &Transposed<32>,
+        out: &mut [[u8; 20]],
+    ) -> Option<usize> {
+        let found = affine::search(s, x, w, importance_trials(15.0));
+        values.iter().zip(out).enumerate().position(|(k, (values, out))| {
+            let mut codes = [0; 32];
+            found.codes(k, values, 15, &mut codes);
+            !pack(found.scale[k], found.min[k], &codes, out)
+        })
+    }
+}
+
+/// Writes a block; false if `d` or `min` is too large for f16.
+#[inline(always)]
+fn pack(d: f32, min: f32, codes: &[u8; 32], out: &mut [u8; 20]) -> bool {
+    pack_nibbles(codes, &mut out[4..]);
+    put_f16(d, &mut out[..2]) & put_f16(min, &mut out[2..4])
 }

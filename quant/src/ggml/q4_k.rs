@@ -7,14 +7,38 @@
 //! x' = d * scale * code - dmin * minimum
 //! ```
 
+use super::affine_k;
 use super::blocks::{Block, block_codec, get_f16};
 use super::scales::unpack_six_bits;
+use super::search::affine::Trials;
+use super::super_blocks::{self, Batch, EncodeSuperBlock};
+use crate::arch::Lanes;
 use crate::encoding::Encoding;
 
 /// ggml's Q4_K (144 bytes for 256 weights).
 pub struct Q4K;
 
-block_codec!(Q4K, 256, 144, read only);
+block_codec!(Q4K, 256, 144, super_blocks::encode::<Q4K, 144>);
+
+impl EncodeSuperBlock<144> for Q4K {
+    const LIMIT: f32 = 65504.0 * 63.0 * 15.0;
+
+    #[inline(always)]
+    fn encode<S: Lanes>(s: S, batch: &Batch<'_>, out: &mut [[u8; 144]]) -> Option<usize> {
+        let trials =
+            Trials { nmax: 15.0, start: -1.0, step: 0.1, steps: 20, absolute: false, cut_first: false };
+        affine_k::encode(s, batch, trials, |k, parts| {
+            let out = &mut out[k];
+            out[..4].copy_from_slice(&parts.scales);
+            out[4..16].copy_from_slice(&parts.six_bits);
+            for (out, codes) in out[16..].chunks_exact_mut(32).zip(parts.codes.chunks_exact(64)) {
+                for (i, byte) in out.iter_mut().enumerate() {
+                    *byte = codes[i] | codes[i + 32] << 4;
+                }
+            }
+        })
+    }
+}
 
 impl Block<256, 144> for Q4K {
     const ENCODING: Encoding = Encoding::Q4K;

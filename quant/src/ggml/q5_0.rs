@@ -12,12 +12,18 @@ use super::blocks::{
     self, Block, EncodeBlock, block_codec, extreme, get_f16, inverse, pack_fifth_bits, pack_nibbles, put_f16,
     unpack_fifth_bits, unpack_nibbles,
 };
+use super::search::{Transposed, symmetric};
+use super::weighted::{self, EncodeWeighted};
+use crate::arch::Lanes;
 use crate::encoding::Encoding;
 
 /// ggml's Q5_0 (22 bytes for 32 weights).
 pub struct Q5_0;
 
-block_codec!(Q5_0, 32, 22, blocks::encode::<Q5_0, 32, 22>);
+block_codec!(Q5_0, 32, 22, |rows, out| match rows.importance {
+    None => blocks::encode::<Q5_0, 32, 22>(rows, out),
+    Some(_) => weighted::encode::<Q5_0, 22>(rows, out),
+});
 
 impl EncodeBlock<32, 22> for Q5_0 {
     const LIMIT: f32 = 65504.0 * 16.0;
@@ -31,9 +37,7 @@ impl EncodeBlock<32, 22> for Q5_0 {
                 *code = ((v * id + 16.5) as i32).min(31) as u8;
             }
         }
-        out[2..6].copy_from_slice(&pack_fifth_bits(&codes));
-        pack_nibbles(&codes, &mut out[6..]);
-        put_f16(d, &mut out[..2])
+        pack(d, &codes, out)
     }
 }
 
@@ -49,4 +53,33 @@ impl Block<32, 22> for Q5_0 {
             *v = f32::from(code as i8 - 16) * d;
         }
     }
+}
+
+impl EncodeWeighted<22> for Q5_0 {
+    const LIMIT: f32 = 65504.0 * 16.0;
+    const SIGMA_OF_ROW: bool = true;
+
+    #[inline(always)]
+    fn encode<S: Lanes>(
+        s: S,
+        values: &[[f32; 32]],
+        x: &Transposed<32>,
+        w: &Transposed<32>,
+        out: &mut [[u8; 22]],
+    ) -> Option<usize> {
+        let found = symmetric::search(s, x, w, 16.0);
+        values.iter().zip(out).enumerate().position(|(k, (values, out))| {
+            let mut codes = [0; 32];
+            found.codes(k, values, 16, &mut codes);
+            !pack(found.scale[k], &codes, out)
+        })
+    }
+}
+
+/// Writes a block; false if `d` is too large for f16.
+#[inline(always)]
+fn pack(d: f32, codes: &[u8; 32], out: &mut [u8; 22]) -> bool {
+    out[2..6].copy_from_slice(&pack_fifth_bits(codes));
+    pack_nibbles(codes, &mut out[6..]);
+    put_f16(d, &mut out[..2])
 }

@@ -8,16 +8,23 @@
 //! `m` is the least value and `d` a thirty-first of the range. The error is at most `d / 2` plus the rounding of
 //! `d` and `m` to f16.
 
+use super::affine_k::importance_trials;
 use super::blocks::{
     self, Block, EncodeBlock, block_codec, get_f16, inverse, min_max, pack_fifth_bits, pack_nibbles, put_f16,
     unpack_fifth_bits, unpack_nibbles,
 };
+use super::search::{Transposed, affine};
+use super::weighted::{self, EncodeWeighted};
+use crate::arch::Lanes;
 use crate::encoding::Encoding;
 
 /// ggml's Q5_1 (24 bytes for 32 weights).
 pub struct Q5_1;
 
-block_codec!(Q5_1, 32, 24, blocks::encode::<Q5_1, 32, 24>);
+block_codec!(Q5_1, 32, 24, |rows, out| match rows.importance {
+    None => blocks::encode::<Q5_1, 32, 24>(rows, out),
+    Some(_) => weighted::encode::<Q5_1, 24>(rows, out),
+});
 
 impl EncodeBlock<32, 24> for Q5_1 {
     const LIMIT: f32 = 65504.0;
@@ -32,9 +39,7 @@ impl EncodeBlock<32, 24> for Q5_1 {
                 *code = ((v - min) * id + 0.5) as i32 as u8;
             }
         }
-        out[4..8].copy_from_slice(&pack_fifth_bits(&codes));
-        pack_nibbles(&codes, &mut out[8..]);
-        put_f16(d, &mut out[..2]) & put_f16(min, &mut out[2..4])
+        pack(d, min, &codes, out)
     }
 }
 
@@ -50,4 +55,33 @@ impl Block<32, 24> for Q5_1 {
             *v = f32::from(code) * d + m;
         }
     }
+}
+
+impl EncodeWeighted<24> for Q5_1 {
+    const LIMIT: f32 = 65504.0;
+    const SIGMA_OF_ROW: bool = true;
+
+    #[inline(always)]
+    fn encode<S: Lanes>(
+        s: S,
+        values: &[[f32; 32]],
+        x: &Transposed<32>,
+        w: &Transposed<32>,
+        out: &mut [[u8; 24]],
+    ) -> Option<usize> {
+        let found = affine::search(s, x, w, importance_trials(31.0));
+        values.iter().zip(out).enumerate().position(|(k, (values, out))| {
+            let mut codes = [0; 32];
+            found.codes(k, values, 31, &mut codes);
+            !pack(found.scale[k], found.min[k], &codes, out)
+        })
+    }
+}
+
+/// Writes a block; false if `d` or `min` is too large for f16.
+#[inline(always)]
+fn pack(d: f32, min: f32, codes: &[u8; 32], out: &mut [u8; 24]) -> bool {
+    out[4..8].copy_from_slice(&pack_fifth_bits(codes));
+    pack_nibbles(codes, &mut out[8..]);
+    put_f16(d, &mut out[..2]) & put_f16(min, &mut out[2..4])
 }

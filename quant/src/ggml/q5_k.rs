@@ -8,14 +8,42 @@
 //! x' = d * scale * code - dmin * minimum
 //! ```
 
+use super::affine_k;
 use super::blocks::{Block, block_codec, get_f16};
 use super::scales::unpack_six_bits;
+use super::search::affine::Trials;
+use super::super_blocks::{self, Batch, EncodeSuperBlock};
+use crate::arch::Lanes;
 use crate::encoding::Encoding;
 
 /// ggml's Q5_K (176 bytes for 256 weights).
 pub struct Q5K;
 
-block_codec!(Q5K, 256, 176, read only);
+block_codec!(Q5K, 256, 176, super_blocks::encode::<Q5K, 176>);
+
+impl EncodeSuperBlock<176> for Q5K {
+    const LIMIT: f32 = 65504.0 * 63.0 * 31.0;
+
+    #[inline(always)]
+    fn encode<S: Lanes>(s: S, batch: &Batch<'_>, out: &mut [[u8; 176]]) -> Option<usize> {
+        let trials =
+            Trials { nmax: 31.0, start: -0.5, step: 0.1, steps: 15, absolute: false, cut_first: false };
+        affine_k::encode(s, batch, trials, |k, parts| {
+            let out = &mut out[k];
+            out[..4].copy_from_slice(&parts.scales);
+            out[4..16].copy_from_slice(&parts.six_bits);
+            let (high, low) = out[16..].split_at_mut(32);
+            for (low, codes) in low.chunks_exact_mut(32).zip(parts.codes.chunks_exact(64)) {
+                for (i, byte) in low.iter_mut().enumerate() {
+                    *byte = (codes[i] & 15) | codes[i + 32] << 4;
+                }
+            }
+            for (i, byte) in high.iter_mut().enumerate() {
+                *byte = (0..8).fold(0, |bits, j| bits | (parts.codes[32 * j + i] >> 4) << j);
+            }
+        })
+    }
+}
 
 impl Block<256, 176> for Q5K {
     const ENCODING: Encoding = Encoding::Q5K;

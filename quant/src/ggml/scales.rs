@@ -8,6 +8,18 @@
 //! byte 8 + j (0..4): low 4 bits of s[j + 4], and of m[j + 4] above
 //! ```
 
+/// The 12 bytes. A scale or minimum above 63 spills into its neighbour, as it does in ggml.
+#[inline(always)]
+pub(super) fn pack_six_bits(scales: &[u8; 8], mins: &[u8; 8]) -> [u8; 12] {
+    let mut bytes = [0; 12];
+    for j in 0..4 {
+        bytes[j] = scales[j] | (scales[j + 4] >> 4 << 6);
+        bytes[j + 4] = mins[j] | (mins[j + 4] >> 4 << 6);
+        bytes[j + 8] = (scales[j + 4] & 15) | (mins[j + 4] << 4);
+    }
+    bytes
+}
+
 /// Scales and minima of the 12 bytes.
 #[inline(always)]
 pub(super) fn unpack_six_bits(bytes: &[u8]) -> ([u8; 8], [u8; 8]) {

@@ -18,7 +18,7 @@ use quant::Encoding;
 
 use super::{About, Item, Objection, Target};
 use crate::error::{Error, Result};
-use crate::model::{Body, Held, Lazy, Model, Rank, Role, Scope};
+use crate::model::{Body, Held, Lazy, Model, Rank, Role};
 use crate::recipe::FileType;
 use architecture::Architecture;
 
@@ -95,7 +95,7 @@ impl Target for Gguf {
         let mut stacks: BTreeMap<String, Vec<(usize, Lazy)>> = BTreeMap::new();
         let mut items = Vec::new();
         for held in &model.tensors {
-            if held.slot.scope == Scope::Later && held.layer == 0 {
+            if held.is_unread() {
                 continue;
             }
             let name = name(held);

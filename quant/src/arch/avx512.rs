@@ -1,0 +1,168 @@
+//! Sixteen lanes of AVX-512.
+
+use std::arch::x86_64::*;
+use std::ops::{Add, Div, Mul, Sub};
+
+use super::lanes::{BINADE, Lanes, MAGIC, MANTISSA};
+
+/// Proof that the processor has the instructions.
+#[derive(Clone, Copy)]
+pub(crate) struct Avx512(());
+
+impl Avx512 {
+    /// Can only be called where the compiler knows of the instructions, or after a check.
+    #[inline]
+    #[target_feature(enable = "avx2,f16c,avx512f,avx512bw,avx512dq,avx512vl")]
+    pub(super) fn new() -> Avx512 {
+        Avx512(())
+    }
+}
+
+/// Sixteen floats. Made only by the methods of [`Avx512`].
+#[derive(Clone, Copy)]
+pub(crate) struct F16(__m512);
+
+macro_rules! operator {
+    ($trait:ident, $method:ident, $intrinsic:ident) => {
+        impl $trait for F16 {
+            type Output = F16;
+
+            #[inline(always)]
+            fn $method(self, b: F16) -> F16 {
+                // SAFETY: an operand exists, so the processor has the instructions.
+                F16(unsafe { $intrinsic(self.0, b.0) })
+            }
+        }
+    };
+}
+
+operator!(Add, add, _mm512_add_ps);
+operator!(Sub, sub, _mm512_sub_ps);
+operator!(Mul, mul, _mm512_mul_ps);
+operator!(Div, div, _mm512_div_ps);
+
+// SAFETY of all blocks: `self` exists, so the processor has the instructions; the pointers come from slices whose
+// length is checked first.
+impl Lanes for Avx512 {
+    const N: usize = 16;
+
+    type F = F16;
+    type M = __mmask16;
+
+    #[inline(always)]
+    fn splat(self, v: f32) -> F16 {
+        // SAFETY: see above.
+        F16(unsafe { _mm512_set1_ps(v) })
+    }
+
+    #[inline(always)]
+    fn load(self, values: &[f32]) -> F16 {
+        let values = &values[..16];
+        // SAFETY: see above.
+        F16(unsafe { _mm512_loadu_ps(values.as_ptr()) })
+    }
+
+    #[inline(always)]
+    fn store(self, v: F16, out: &mut [f32]) {
+        let out = &mut out[..16];
+        // SAFETY: see above.
+        unsafe { _mm512_storeu_ps(out.as_mut_ptr(), v.0) }
+    }
+
+    #[inline(always)]
+    fn store_u8(self, v: F16, out: &mut [u8]) {
+        let out = &mut out[..16];
+        // SAFETY: see above.
+        unsafe {
+            let bytes = _mm512_cvtepi32_epi8(_mm512_cvttps_epi32(v.0));
+            _mm_storeu_si128(out.as_mut_ptr().cast(), bytes);
+        }
+    }
+
+    #[inline(always)]
+    fn abs(self, v: F16) -> F16 {
+        // SAFETY: see above.
+        F16(unsafe { _mm512_abs_ps(v.0) })
+    }
+
+    #[inline(always)]
+    fn sqrt(self, v: F16) -> F16 {
+        // SAFETY: see above.
+        F16(unsafe { _mm512_sqrt_ps(v.0) })
+    }
+
+    #[inline(always)]
+    fn max(self, a: F16, b: F16) -> F16 {
+        // SAFETY: see above.
+        F16(unsafe { _mm512_max_ps(a.0, b.0) })
+    }
+
+    #[inline(always)]
+    fn min(self, a: F16, b: F16) -> F16 {
+        // SAFETY: see above.
+        F16(unsafe { _mm512_min_ps(a.0, b.0) })
+    }
+
+    #[inline(always)]
+    fn lt(self, a: F16, b: F16) -> __mmask16 {
+        // SAFETY: see above.
+        unsafe { _mm512_cmp_ps_mask::<_CMP_LT_OQ>(a.0, b.0) }
+    }
+
+    #[inline(always)]
+    fn ne(self, a: F16, b: F16) -> __mmask16 {
+        // SAFETY: see above.
+        unsafe { _mm512_cmp_ps_mask::<_CMP_NEQ_UQ>(a.0, b.0) }
+    }
+
+    #[inline(always)]
+    fn and(self, a: __mmask16, b: __mmask16) -> __mmask16 {
+        a & b
+    }
+
+    #[inline(always)]
+    fn any(self, m: __mmask16) -> bool {
+        m != 0
+    }
+
+    #[inline(always)]
+    fn select(self, m: __mmask16, a: F16, b: F16) -> F16 {
+        // SAFETY: see above.
+        F16(unsafe { _mm512_mask_blend_ps(m, b.0, a.0) })
+    }
+
+    #[inline(always)]
+    fn round_clamp(self, v: F16, low: f32, high: f32) -> F16 {
+        // SAFETY: see above.
+        let moved = F16(unsafe {
+            let bits = _mm512_castps_si512(_mm512_add_ps(v.0, _mm512_set1_ps(MAGIC)));
+            // 0xea: (a & b) | c
+            _mm512_castsi512_ps(_mm512_ternarylogic_epi32::<0xea>(
+                bits,
+                _mm512_set1_epi32(MANTISSA as i32),
+                _mm512_set1_epi32(BINADE as i32),
+            ))
+        });
+        let clamped = self.min(self.max(moved, self.splat(MAGIC + low)), self.splat(MAGIC + high));
+        clamped - self.splat(MAGIC)
+    }
+
+    /// A binary search with the bounds and the levels in registers.
+    #[inline(always)]
+    fn quantize_to_levels(self, v: F16, bounds: &[f32; 15], levels: &[f32; 16]) -> F16 {
+        let mut table = [f32::INFINITY; 16];
+        table[1..].copy_from_slice(bounds);
+        let (table, levels) = (self.load(&table).0, self.load(levels).0);
+        // SAFETY: see above.
+        F16(unsafe {
+            let mut at = _mm512_setzero_si512();
+            for step in [8, 4, 2, 1] {
+                let next = _mm512_or_si512(at, _mm512_set1_epi32(step));
+                let bound = _mm512_permutexvar_ps(next, table);
+                let not_below = _mm512_cmp_ps_mask::<_CMP_NLT_UQ>(v.0, bound);
+                at = _mm512_mask_mov_epi32(at, not_below, next);
+            }
+            _mm512_permutexvar_ps(at, levels)
+        })
+    }
+}

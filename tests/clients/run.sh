@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# Checks our files in stock clients: makes a Python environment, installs pinned clients from PyPI, runs the checks.
+#   RWKV_QUANT        the program              (target/release/rwkv-quant)
+#   RWKV_QUANT_DATA   more models, optional    (../shared/data)
+#   CLIENTS_VENV      the Python environment   (target/clients-venv)
+# Ends with "N passed, N failed" and exits non-zero on failure.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+here=tests/clients
+venv=${CLIENTS_VENV:-target/clients-venv}
+
+if ! cmp -s "$here/requirements.txt" "$venv/installed.txt"; then
+    python3 -m venv "$venv"
+    "$venv/bin/pip" install --quiet --requirement "$here/requirements.txt"
+    "$venv/bin/pip" install --quiet --no-deps rwkv==0.8.32
+    cp "$here/requirements.txt" "$venv/installed.txt"
+fi
+exec "$venv/bin/python" -B "$here/check_llama_cpp.py"

@@ -1,0 +1,6 @@
+//! The targets, one file a format.
+
+pub mod gguf;
+pub mod pth;
+pub mod rwkv_cpp;
+pub mod safetensors;

@@ -1,0 +1,153 @@
+//! What a conversion promises: the same bytes always, no harm to what is there, nothing left behind.
+
+use std::fs;
+
+use crate::run::{json, ok, run, testdata};
+
+const MODEL: &str = "rwkv7-bytes.pth";
+
+fn source() -> String {
+    testdata(MODEL).to_str().unwrap().to_owned()
+}
+
+#[test]
+fn bytes_do_not_depend_on_threads_or_memory() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut files = Vec::new();
+    for (threads, memory) in [("1", "256MiB"), ("2", "64MiB"), ("5", "50MiB"), ("16", "1GiB")] {
+        let out = dir.path().join(format!("{threads}.gguf"));
+        let out = out.to_str().unwrap();
+        ok(["convert", &source(), out, "-t", "q8_0", "--threads", threads, "--max-memory", memory]);
+        files.push(fs::read(out).unwrap());
+    }
+    assert!(files.windows(2).all(|w| w[0] == w[1]));
+}
+
+#[test]
+fn the_dry_run_tells_what_the_real_run_does() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("out.gguf");
+    let args = ["--format", "json", "convert", &source(), out.to_str().unwrap(), "-t", "q5_1"];
+    let mut planned = json(args.iter().chain(&["--dry-run"]));
+    assert!(!out.exists());
+    let mut done = json(args);
+    assert_eq!(fs::metadata(&out).unwrap().len(), planned["bytes"].as_u64().unwrap());
+    for report in [&mut planned, &mut done] {
+        let fields = report.as_object_mut().unwrap();
+        fields.remove("seconds");
+        fields.remove("written");
+    }
+    assert_eq!(planned, done);
+    // And it says where every tensor lies.
+    let found = json(["--format", "json", "inspect", out.to_str().unwrap()]);
+    let places = |report: &serde_json::Value| -> Vec<(String, u64, u64, String)> {
+        let list = report["tensors"].as_array().unwrap();
+        let field = |t: &serde_json::Value, key: &str| t[key].as_str().unwrap().to_owned();
+        list.iter()
+            .map(|t| {
+                let number = |key: &str| t[key].as_u64().unwrap();
+                (field(t, "name"), number("offset"), number("bytes"), field(t, "encoding"))
+            })
+            .collect()
+    };
+    assert_eq!(places(&planned), places(&found));
+}
+
+#[test]
+fn what_is_there_is_not_replaced_without_force() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("out.gguf");
+    fs::write(&out, "precious").unwrap();
+    let args = ["convert", &source(), out.to_str().unwrap(), "-t", "q8_0"];
+    assert_eq!(run(args).status, 1);
+    assert_eq!(fs::read(&out).unwrap(), b"precious");
+    ok(args.iter().chain(&["--force"]));
+    assert!(fs::metadata(&out).unwrap().len() > 100_000);
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "nothing else is left");
+}
+
+#[test]
+fn the_input_is_never_the_output() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = dir.path().join("model.gguf");
+    ok(["convert", &source(), model.to_str().unwrap(), "-t", "f16"]);
+    let before = fs::read(&model).unwrap();
+    // Under its own name, and through a link.
+    let link = dir.path().join("link.gguf");
+    std::os::unix::fs::symlink(&model, &link).unwrap();
+    for out in [&model, &link] {
+        let ran = run(["convert", model.to_str().unwrap(), out.to_str().unwrap(), "-t", "q8_0", "--force"]);
+        assert_eq!(ran.status, 2, "{}", ran.stderr);
+    }
+    assert_eq!(fs::read(&model).unwrap(), before);
+}
+
+#[test]
+fn paths_may_hold_spaces_and_any_script() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("модель 模型 é");
+    fs::create_dir(&folder).unwrap();
+    let input = folder.join("in put.pth");
+    fs::copy(testdata(MODEL), &input).unwrap();
+    let out = folder.join("输出 file.gguf");
+    ok(["convert", input.to_str().unwrap(), out.to_str().unwrap(), "-t", "q4_0"]);
+    ok(["verify", out.to_str().unwrap()]);
+}
+
+#[test]
+fn a_leftover_of_an_interrupted_run_does_no_harm() {
+    let dir = tempfile::tempdir().unwrap();
+    let (out, fresh) = (dir.path().join("a.gguf"), dir.path().join("b.gguf"));
+    fs::write(dir.path().join("a.gguf.partial"), vec![0xaa; 10_000_000]).unwrap();
+    for out in [&out, &fresh] {
+        ok(["convert", &source(), out.to_str().unwrap(), "-t", "q8_0"]);
+    }
+    assert_eq!(fs::read(&out).unwrap(), fs::read(&fresh).unwrap());
+    assert!(!dir.path().join("a.gguf.partial").exists());
+}
+
+#[test]
+fn metadata_come_from_flags_and_pass_through() {
+    let dir = tempfile::tempdir().unwrap();
+    let (a, b) = (dir.path().join("a.gguf"), dir.path().join("b.gguf"));
+    let flags = [
+        "--name",
+        "My Model",
+        "--author",
+        "Me",
+        "--license",
+        "apache-2.0",
+        "--base-model",
+        "BlinkDL/rwkv7-g1",
+        "--url",
+        "https://example.org",
+        "--organization",
+        "Us",
+        "--description",
+        "Small",
+        "--model-version",
+        "1",
+    ];
+    ok(["convert", &source(), a.to_str().unwrap(), "-t", "f16"].iter().chain(&flags));
+    ok(["convert", a.to_str().unwrap(), b.to_str().unwrap(), "-t", "q8_0"]);
+    for path in [&a, &b] {
+        let found = json(["--format", "json", "inspect", path.to_str().unwrap()]);
+        let key = |key: &str| found["metadata"][key].as_str().unwrap().to_owned();
+        assert_eq!(key("general.name"), "My Model");
+        assert_eq!(key("general.author"), "Me");
+        assert_eq!(key("general.license"), "apache-2.0");
+        assert_eq!(key("general.base_model.0.name"), "rwkv7-g1");
+        assert_eq!(key("general.base_model.0.organization"), "BlinkDL");
+    }
+}
+
+#[test]
+fn completions_and_manual_pages_are_made() {
+    for shell in ["bash", "zsh", "fish", "powershell", "elvish"] {
+        assert!(ok(["completions", shell]).stdout.contains("rwkv-quant"), "{shell}");
+    }
+    assert!(ok(["man"]).stdout.contains(".TH rwkv-quant"));
+    let dir = tempfile::tempdir().unwrap();
+    ok(["man", dir.path().to_str().unwrap()]);
+    assert!(dir.path().join("rwkv-quant-convert.1").exists());
+}

@@ -1,0 +1,11 @@
+//! Tests of the whole program: each runs the binary as a user would.
+
+mod agreement;
+mod convert;
+mod interrupt;
+mod memory;
+mod messages;
+mod parity;
+mod run;
+#[path = "../../benches/synthetic.rs"]
+mod synthetic;
