@@ -287,6 +287,8 @@ fn command_lines_that_make_no_sense() {
 
     let vocab = t.file("vocab.txt", "1 'a' 1\n2 'b' 7\n");
     t.cannot_convert("a broken vocabulary", &model, &["--vocab", vocab.to_str().unwrap()]);
+    let vocab = t.file("twice.txt", "1 'a' 1\n2 'a' 1\n");
+    t.cannot_convert("a token that stands twice", &model, &["--vocab", vocab.to_str().unwrap()]);
     t.cannot_convert("a vocabulary that is too large", &model, &["--vocab", "world"]);
     let mut small = parts("rwkv7-bytes.pth");
     for (name, shape, values) in &mut small {

@@ -1,6 +1,8 @@
 //! The tokenizer keys of a GGUF file; for RWKV's own models, those of llama.cpp's tokenizer `rwkv`: a list of byte
 //! strings used greedily.
 
+use std::collections::BTreeMap;
+
 use formats::{Container, Metadata, Value, ValueKind};
 
 use super::super::About;
@@ -57,6 +59,7 @@ fn rwkv(model: &Model, vocab: &Vocab, chats: bool) -> Result<Metadata> {
             help: "give the vocabulary that the model was trained with".to_owned(),
         });
     };
+    check(&vocab)?;
     let mut keys = Metadata::new();
     let mut put = |key: &str, value: Value| keys.push((format!("tokenizer.{key}"), value));
     put("ggml.model", Value::from("rwkv"));
@@ -71,6 +74,29 @@ fn rwkv(model: &Model, vocab: &Vocab, chats: bool) -> Result<Metadata> {
         put("ggml.eot_token_id", Value::U32(turn));
     }
     Ok(keys)
+}
+
+/// Refuses vocabularies on which llama.cpp aborts (a token that stands twice) or hangs while it loads (two line
+/// feeds without one).
+fn check(vocab: &Vocab) -> Result<()> {
+    let mut seen = BTreeMap::new();
+    for (id, token) in vocab.tokens.iter().enumerate() {
+        if let Token::Bytes(bytes) = token
+            && let Some(first) = seen.insert(bytes.as_slice(), id)
+        {
+            return Err(Error::Usage {
+                what: format!("the ids {first} and {id} of the vocabulary {} are the same bytes", vocab.name),
+                help: "llama.cpp cannot load such a vocabulary: correct the file".to_owned(),
+            });
+        }
+    }
+    if seen.contains_key(END_OF_TURN) && !seen.contains_key(&b"\n"[..]) {
+        return Err(Error::Usage {
+            what: format!("the vocabulary {} has a token of two line feeds, but none of one", vocab.name),
+            help: "llama.cpp cannot load such a vocabulary: correct the file".to_owned(),
+        });
+    }
+    Ok(())
 }
 
 /// The vocabulary of a GGUF file, if it has one of this kind.
