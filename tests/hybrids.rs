@@ -209,10 +209,37 @@ fn a_gate_is_there_as_a_whole_or_not_at_all() {
     assert!(message.contains("layers.1.self_attn.time_mixer.g2\" is missing"), "{message}");
     assert!(message.contains("although the model has other tensors of its gate"), "{message}");
 
-    let (_dir, ours) = convert(&gated, "f32", &["--drop", "*.g1", "--drop", "*.g2", "--drop", "*.x_g"]);
+    let no_gate = ["--drop", "*.g1", "--drop", "*.g2"];
+    let message = refused(&gated, 1, &no_gate);
+    assert!(message.contains("has no gate, but its config.json says that it has one"), "{message}");
+
+    let dir = copy("arwkv7-gated");
+    edit(&dir, "config.json", |c| c["wkv_has_gate"] = json!(false));
+    let message = refused(dir.path(), 1, &[]);
+    assert!(message.contains("has a gate, but its config.json says that it has none"), "{message}");
+    // The token shift of the gate goes with the gate.
+    let (_dir, ours) = convert(dir.path(), "f32", &no_gate);
     assert_eq!(u32_of(&ours, "arwkv7.attention.gate_lora_rank"), Some(0));
     assert_eq!(ours.tensor("blk.0.time_mix_lerp_fused.weight").unwrap().shape, [5, 1, 1, 64]);
     assert!(ours.tensor("blk.0.time_mix_g1.weight").is_none());
+}
+
+#[test]
+fn targets_for_other_runtimes_can_refuse_hybrids() {
+    let container = formats::open(&testdata("hybrids/arwkv7"), &Limits::default()).unwrap();
+    let model = rwkv_quant::model::Model::detect(container, &[]).unwrap();
+    let error = rwkv_quant::target::refuse_hybrid(&model, "web-rwkv").unwrap_err();
+    assert!(error.to_string().ends_with("is ARWKV-7 (RWKV-7 in a Qwen2 model), which web-rwkv cannot run"));
+    assert_eq!(error.help().unwrap(), "llama.cpp can: give the output the extension .gguf");
+}
+
+#[test]
+fn another_epsilon_of_the_group_norm_is_an_objection() {
+    let dir = copy("arwkv7-gated");
+    edit(&dir, "config.json", |c| c["head_size_divisor"] = json!(1));
+    let message = refused(dir.path(), 1, &[]);
+    assert!(message.contains("has the head_size_divisor 1, and llama.cpp computes with 8"), "{message}");
+    convert(dir.path(), "f32", &["--force-target"]);
 }
 
 #[test]

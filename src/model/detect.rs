@@ -138,8 +138,8 @@ impl Builder {
                 tensors.push(Held { slot, layer, values });
             }
         }
-        self.check_parts(layers, &tensors)?;
-        let dropped = self.account(drop)?;
+        let mut dropped = self.check_parts(layers, &mut tensors)?;
+        dropped.extend(self.account(drop)?);
         let dims = self.solver.dims(layers);
         let ranks = self.solver.ranks(layers);
         self.check_heads(&dims)?;
@@ -248,31 +248,42 @@ impl Builder {
         if tied && slot.role == Role::Head { self.find(embedding, 0) } else { None }
     }
 
-    /// A part that a model may lack must be there as a whole or not at all.
-    fn check_parts(&self, layers: usize, tensors: &[Held]) -> Result<()> {
+    /// A part that a model may lack must be there as a whole or not at all. Its token shift alone is no part: models
+    /// without a gate may have kept the gate's. It is taken out of `tensors` and named.
+    fn check_parts(&self, layers: usize, tensors: &mut Vec<Held>) -> Result<Vec<Dropped>> {
+        let mut dropped = Vec::new();
         for part in self.version.optional {
-            let all = canonical_order(self.version, layers);
-            let expected = all
-                .iter()
-                .filter(|(s, layer)| s.part == Some(*part) && !(s.scope == Scope::Later && *layer == 0));
-            let has = |(slot, layer): &&(&'static Slot, usize)| {
-                tensors.iter().any(|t| std::ptr::eq(t.slot, *slot) && t.layer == *layer)
-            };
-            let (found, lacking): (Vec<_>, Vec<_>) = expected.partition(has);
-            if let (Some((slot, layer)), false) = (lacking.first(), found.is_empty()) {
+            let found = |slot: &Slot, layer| tensors.iter().any(|t| *t.slot == *slot && t.layer == layer);
+            let all = canonical_order(self.version, layers).into_iter().filter(|(s, _)| s.part == Some(part));
+            let (found, lacking): (Vec<_>, Vec<_>) = all.partition(|(slot, layer)| found(slot, *layer));
+            if found.iter().all(|(slot, _)| slot.stack.is_some()) && !lacking.is_empty() {
+                dropped.extend(found.iter().map(|(slot, layer)| Dropped {
+                    name: self.stored_name(slot, *layer),
+                    rule: format!("the model has no {part}, and nothing else reads it"),
+                }));
+                tensors.retain(|t| t.slot.part != Some(part));
+            } else if let Some((slot, layer)) = lacking.first() {
                 let what = format!("is missing, although the model has other tensors of its {part}");
                 return Err(self.missing(slot, *layer, &what));
             }
+            if self.version.body == Body::Qwen2 {
+                qwen2::check_part(&self.container, part, lacking.is_empty())?;
+            }
         }
-        Ok(())
+        Ok(dropped)
+    }
+
+    /// The name under which the file has, or would have, a slot.
+    fn stored_name(&self, slot: &Slot, layer: usize) -> String {
+        let stored = self.naming.store(self.version, slot);
+        let name = stored.map_or_else(|| slot.name_in(layer), |s| s.name_in(layer));
+        format!("{}{name}", self.prefix)
     }
 
     fn missing(&self, slot: &Slot, layer: usize, what: &str) -> Error {
-        let stored = self.naming.store(self.version, slot);
-        let name = stored.map_or_else(|| slot.name_in(layer), |s| s.name_in(layer));
         Error::Tensor {
             path: self.container.path().to_owned(),
-            tensor: format!("{}{name}", self.prefix),
+            tensor: self.stored_name(slot, layer),
             what: what.to_owned(),
             help: "the file is incomplete: get a sound copy, or give all parts of the model".to_owned(),
         }
@@ -287,6 +298,8 @@ impl Builder {
             }
             let rule = if self.is_placeholder(&t.name) {
                 "llama.cpp wants a placeholder here and never reads it".to_owned()
+            } else if self.version.body == Body::Qwen2 && t.name.ends_with(".rotary_emb.inv_freq") {
+                "the time mix that replaced the attention does not rotate".to_owned()
             } else if let Some(pattern) = drop.iter().find(|p| wildcard(p, &t.name)) {
                 format!("left out by --drop {pattern}")
             } else {

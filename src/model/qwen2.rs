@@ -22,7 +22,9 @@ use super::slot::Slot;
 use super::{Body, Version, v7};
 use crate::error::{Error, Result};
 
-/// The part of RWKV6-Qwen2 models that their makers may have left out.
+/// Parts that the makers of a model may have left out.
+const GATE: &str = "gate";
+const GROUP_NORM: &str = "group norm";
 const BIASES: &str = "biases";
 
 const ENTRY: &[Slot] = &[Slot::model("emb.weight", Embedding, &[V, C]).gguf("token_embd.weight")];
@@ -92,7 +94,7 @@ pub static ARWKV7: Version = Version {
     about: "ARWKV-7 (RWKV-7 in a Qwen2 model)",
     slots: &[ENTRY, NORMS, v7::TIME_MIX, MLP, EXIT],
     markers: &["blocks.{}.att.r_k", "blocks.{}.att.k_k", "blocks.{}.ffn.gate.weight"],
-    optional: &["gate", "group norm"],
+    optional: &[GATE, GROUP_NORM],
     body: Body::Qwen2,
 };
 
@@ -119,6 +121,26 @@ pub(super) fn check(container: &Container) -> Result<()> {
             help: "use an ARWKV-7 or RWKV6-Qwen2 model".to_owned(),
         }),
     }
+}
+
+/// Refuses a model that has a part which `config.json` says it has not, or the reverse: the code beside it would read
+/// another model from the same tensors.
+pub(super) fn check_part(container: &Container, part: &str, has: bool) -> Result<()> {
+    let key = match part {
+        GATE => "wkv_has_gate",
+        GROUP_NORM => "wkv_has_group_norm",
+        _ => return Ok(()),
+    };
+    let stated = container.config().and_then(|config| config.get(key)).and_then(Value::as_bool);
+    if stated.is_none_or(|stated| stated == has) {
+        return Ok(());
+    }
+    let (has, said) = if has { ("has a", "has none") } else { ("has no", "has one") };
+    Err(Error::Model {
+        path: container.path().to_owned(),
+        what: format!("{has} {part}, but its config.json says that it {said}"),
+        help: format!("see which of the two is right, and correct {key} in config.json"),
+    })
 }
 
 /// The size of a head that `config.json` states. (ARWKV-7 counts other heads than those of its time mix in

@@ -25,6 +25,8 @@ use crate::error::{Error, Result};
 
 /// The rule by which Qwen2 cuts text into words.
 const SPLIT: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+/// The token that DeepSeek's models start every text with.
+const DEEPSEEK_BEGIN: &str = "<\u{ff5c}begin\u{2581}of\u{2581}sentence\u{ff5c}>";
 /// Largest file that is read: Qwen2's tokenizer.json has 11 MB.
 const FILE_BYTES: u64 = 256 << 20;
 
@@ -116,9 +118,12 @@ impl Bpe {
                 flags.push((typ, flag));
             }
         }
+        // Both names are of the same rule in llama.cpp; its converter tells DeepSeek's models made from Qwen2's.
+        let deepseek = added.values().any(|(text, _)| text == DEEPSEEK_BEGIN);
+        let pre = if deepseek { "deepseek-r1-qwen" } else { "qwen2" };
         let chat_template = folder.chat_template()?;
         let name = "Qwen2 BPE of the source".to_owned();
-        Ok(Bpe { name, pre: "qwen2", tokens, merges, special, added: flags, chat_template })
+        Ok(Bpe { name, pre, tokens, merges, special, added: flags, chat_template })
     }
 }
 

@@ -3,7 +3,8 @@
 
     python tests/hybrids/make_folder.py [FOLDER]
 
-    arwkv7         ARWKV-7 as published: no gate, no group norm. Block 0 has a value residual, which nothing reads.
+    arwkv7         ARWKV-7 as published: no gate, no group norm. There is a token shift for the gate, and block 0 has a
+                   value residual; nothing reads either.
                    The tokenizer is vocab.json and merges.txt, its chat template a file of its own.
     arwkv7-gated   ARWKV-7 with gate and group norm. The tokenizer is tokenizer.json, with merges as pairs.
     rwkv6qwen2     RWKV6-Qwen2 with biases and shared keys and values. tokenizer.json has merges as text, and puts a
@@ -81,7 +82,7 @@ def qwen2(w, hidden, time_mix):
 def time_mix_7(gated):
     def make(w, attention, layer):
         at, c = attention + ".time_mixer.", WIDTH
-        for name in "rwkvag" if gated else "rwkva":
+        for name in "rwkvag":
             w.between(at + "x_" + name, 0, 1, 1, 1, c)
         for name, rank in (("w", 64), ("a", 64), ("v", 32), ("g", 128)):
             if name == "g" and not gated or name == "v" and layer == 0 and gated:

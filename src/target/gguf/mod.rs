@@ -28,6 +28,9 @@ pub struct Gguf;
 /// Head sizes that llama.cpp's RWKV-7 kernels compute right on every CPU.
 const HEAD_SIZES_7: &[usize] = &[64, 128];
 
+/// What the epsilon of the group norm, 64e-5, comes from: 1e-5 times its square.
+const HEAD_SIZE_DIVISOR: f64 = 8.0;
+
 /// Tensors that llama.cpp computes with in F32 only, besides all vectors.
 const F32_ONLY: &[&str] =
     &["time_mix_w1.weight", "time_mix_w2.weight", "time_mix_decay_w1.weight", "time_mix_decay_w2.weight"];
@@ -86,6 +89,19 @@ impl Target for Gguf {
                     Body::Rwkv => "use another runtime, such as the pip package rwkv".to_owned(),
                     Body::Qwen2 => "no other runtime of quantized files knows this model".to_owned(),
                 },
+            });
+        }
+        // The code of ARWKV-7 divides by this before the group norm; llama.cpp has BlinkDL's value built in.
+        let divisor =
+            model.container.config().and_then(|c| c.get("head_size_divisor")).and_then(|d| d.as_f64());
+        let normed = model.tensors.iter().any(|t| t.slot.short_name() == "att.ln_x.weight");
+        if version.body == Body::Qwen2 && normed && divisor.is_some_and(|d| d != HEAD_SIZE_DIVISOR) {
+            objections.push(Objection {
+                what: format!(
+                    "has the head_size_divisor {}, and llama.cpp computes with {HEAD_SIZE_DIVISOR}",
+                    divisor.unwrap_or_default()
+                ),
+                help: "no other runtime of quantized files knows this model".to_owned(),
             });
         }
         Ok(objections)
