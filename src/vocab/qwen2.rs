@@ -283,7 +283,7 @@ impl Folder<'_> {
         config: Option<&Map<String, Value>>,
         rows: usize,
     ) -> Vec<(&'static str, u32)> {
-        let added = || self.whole.iter().flat_map(|w| &w.added_tokens);
+        let added = || self.whole.iter().filter(|_| self.settings.is_some()).flat_map(|w| &w.added_tokens);
         let by_name = SPECIAL.into_iter().filter_map(|typ| {
             let text = named.get(typ)?;
             Some((typ, added().find(|t| t.content == text)?.id))
