@@ -1,6 +1,6 @@
 //! The trait that every encoding of weights implements, and the list of them.
 
-use crate::{Encoding, float, ggml};
+use crate::{Encoding, float, fp8, ggml};
 
 /// Rows of weights to encode.
 #[derive(Clone, Copy, Debug)]
@@ -95,6 +95,7 @@ pub static CODECS: &[&dyn Codec] = &[
     &float::F32,
     &float::F16,
     &float::BF16,
+    &fp8::F8E4M3,
     &ggml::Q4_0,
     &ggml::Q4_1,
     &ggml::Q5_0,
@@ -125,15 +126,21 @@ pub fn codec(encoding: Encoding) -> Option<&'static dyn Codec> {
 /// # Errors
 /// [`EncodeError::NonFinite`] with the first value that is NaN or infinite.
 pub fn check_finite(values: &[f32]) -> Result<(), EncodeError> {
-    // An OR of exponent tests vectorises; the index is looked up only when something is wrong.
-    const EXPONENT: u32 = 0x7f80_0000;
+    // The index is looked up only when something is wrong.
     for (n, chunk) in values.chunks(4096).enumerate() {
-        let bad = chunk.iter().fold(false, |bad, v| bad | (v.to_bits() & EXPONENT == EXPONENT));
-        if bad && let Some(i) = chunk.iter().position(|v| !v.is_finite()) {
+        if !all_finite(chunk)
+            && let Some(i) = chunk.iter().position(|v| !v.is_finite())
+        {
             return Err(EncodeError::NonFinite { index: n * 4096 + i, value: chunk[i] });
         }
     }
     Ok(())
+}
+
+/// Whether no value is NaN or infinite.
+fn all_finite(values: &[f32]) -> bool {
+    const EXPONENT: u32 = 0x7f80_0000;
+    !values.iter().fold(false, |bad, v| bad | (v.to_bits() & EXPONENT == EXPONENT))
 }
 
 /// The first importance that is negative, NaN or infinite, as an error.

@@ -7,10 +7,11 @@ use formats::Value;
 
 use super::{STOP, open_model, show, size};
 use crate::error::{Error, Result};
+use crate::importance::Importance;
 use crate::model::{Body, Model};
 use crate::pipeline::{self, Budget};
 use crate::plan::Plan;
-use crate::recipe::{FILE_TYPES, FileType};
+use crate::recipe::{FILE_TYPES, Fallback, FileType, Mix, Recipe};
 use crate::report::{Conversion, Progress, Style};
 use crate::target::{self, About, gguf};
 use crate::vocab::{Bpe, Tokenizer, Vocab};
@@ -25,6 +26,15 @@ pub(super) struct Args {
     /// File type
     #[arg(long = "type", short = 't', value_name = "TYPE", value_parser = file_type, help = type_help())]
     file_type: &'static FileType,
+    /// Whose choice of types for the tensors
+    #[arg(long, value_enum, default_value_t)]
+    mix: Mix,
+    /// What to do where rows are no whole blocks of a type, so that another stands in
+    #[arg(long, value_enum, default_value_t)]
+    fallback: Fallback,
+    /// Importance matrix of llama.cpp (GGUF or .dat): columns that matter more get the smaller errors
+    #[arg(long, value_name = "FILE")]
+    imatrix: Option<PathBuf>,
     /// Show what would be written, and write nothing
     #[arg(long)]
     dry_run: bool,
@@ -99,7 +109,13 @@ pub(super) fn run(args: &Args, style: Style) -> Result<()> {
     let target = target::of_path(&args.output)?;
     let model = open_model(&args.input, &args.drop)?;
     let about = about(&args.about, &model, &args.input)?;
-    let plan = Plan::new(&model, target, args.file_type, &about, args.force_target)?;
+    let recipe = Recipe {
+        file_type: args.file_type,
+        mix: args.mix,
+        fallback: args.fallback,
+        importance: args.imatrix.as_deref().map(Importance::load).transpose()?,
+    };
+    let plan = Plan::new(&model, target, recipe, &about, args.force_target)?;
     let threads = match args.threads {
         Some(n) => n.into(),
         None => std::thread::available_parallelism().map_or(1, Into::into),

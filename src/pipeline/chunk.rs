@@ -66,7 +66,10 @@ impl Chunk {
                 buffers.bytes.copy_from_slice(stored);
             }
             _ => codec
-                .encode(Rows::new(&buffers.values, cols), &mut buffers.bytes)
+                .encode(
+                    Rows { importance: write.importance.as_deref(), ..Rows::new(&buffers.values, cols) },
+                    &mut buffers.bytes,
+                )
                 .map_err(|e| self.cannot(write, model, e))?,
         }
         write.values.release(container, self.rows.clone());

@@ -1,9 +1,64 @@
-//! What is wanted: which encoding the tensors of a file get.
+//! What is wanted: which encodings the tensors of a file get.
 
 use quant::Encoding;
 
 use crate::error::{Error, Result};
+use crate::importance::Importance;
 use crate::model::Role;
+
+/// What is wanted of a file.
+#[derive(Clone, Debug)]
+pub struct Recipe {
+    /// The file type.
+    pub file_type: &'static FileType,
+    /// Whose choice of types for the tensors.
+    pub mix: Mix,
+    /// What to do where rows are no whole blocks of the type wanted.
+    pub fallback: Fallback,
+    /// Which input channels matter more than others.
+    pub importance: Option<Importance>,
+}
+
+impl Recipe {
+    /// A file of this type, with everything else as usual.
+    pub fn of(file_type: &'static FileType) -> Recipe {
+        Recipe { file_type, mix: Mix::default(), fallback: Fallback::default(), importance: None }
+    }
+
+    /// The encoding that a tensor of this role gets if its rows allow it; `stored` is how the source holds it.
+    pub fn wanted(&self, role: Role, stored: Option<Encoding>) -> Encoding {
+        match (self.mix, role) {
+            (Mix::LlamaCpp, Role::LowRank) => match stored {
+                Some(e @ (Encoding::F32 | Encoding::F16 | Encoding::BF16)) => e,
+                _ => Encoding::F32,
+            },
+            _ => self.file_type.wanted(role),
+        }
+    }
+}
+
+/// Whose choice of types for the tensors of a quantized file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Mix {
+    /// The project's: low-rank matrices at 8 bits.
+    #[default]
+    Own,
+    /// llama-quantize's: low-rank matrices stay as the source holds them, a tenth of the file.
+    #[value(name = "llama.cpp")]
+    LlamaCpp,
+}
+
+/// What to do where rows are no whole blocks of the type wanted, so that another type stands in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Fallback {
+    /// Refuse.
+    Error,
+    /// Go on, and say so.
+    #[default]
+    Warn,
+    /// Go on.
+    Allow,
+}
 
 /// A file type: the name people ask for, and the encoding that each role gets under it.
 #[derive(Debug, PartialEq, Eq)]

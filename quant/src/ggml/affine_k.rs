@@ -91,10 +91,10 @@ fn finish<S: Lanes>(
     };
     let mut parts =
         Parts { scales: [0; 4], six_bits: pack_six_bits(&scale_codes, &min_codes), codes: [0; LEN] };
-    if !(put_f16(d, &mut parts.scales[..2]) & put_f16(dmin, &mut parts.scales[2..])) {
+    if !(put_f16(s, d, &mut parts.scales[..2]) & put_f16(s, dmin, &mut parts.scales[2..])) {
         return None;
     }
-    let (d, dmin) = (get_f16(&parts.scales), get_f16(&parts.scales[2..]));
+    let (d, dmin) = (get_f16(s, &parts.scales), get_f16(s, &parts.scales[2..]));
     let (scale_codes, min_codes) = unpack_six_bits(&parts.six_bits);
     for j in 0..8 {
         let (x, codes) = (&values[32 * j..][..32], &mut parts.codes[32 * j..][..32]);

@@ -38,7 +38,7 @@ impl EncodeWeighted<18> for IQ4NL {
             let mut codes = [0; 32];
             levels::codes(s, values, inverse, &mut codes);
             pack_nibbles(&codes, &mut out[2..]);
-            !put_f16(d, &mut out[..2])
+            !put_f16(s, d, &mut out[..2])
         })
     }
 }
@@ -47,8 +47,8 @@ impl Block<32, 18> for IQ4NL {
     const ENCODING: Encoding = Encoding::IQ4NL;
 
     #[inline(always)]
-    fn decode(bytes: &[u8; 18], out: &mut [f32; 32]) {
-        let d = get_f16(bytes);
+    fn decode<S: Lanes>(s: S, bytes: &[u8; 18], out: &mut [f32; 32]) {
+        let d = get_f16(s, bytes);
         for (v, code) in out.iter_mut().zip(unpack_nibbles(&bytes[2..])) {
             *v = d * f32::from(LEVELS[usize::from(code)]);
         }

@@ -42,8 +42,8 @@ impl Block<256, 136> for IQ4XS {
     const ENCODING: Encoding = Encoding::IQ4XS;
 
     #[inline(always)]
-    fn decode(bytes: &[u8; 136], out: &mut [f32; 256]) {
-        let d = get_f16(bytes);
+    fn decode<S: Lanes>(s: S, bytes: &[u8; 136], out: &mut [f32; 256]) {
+        let d = get_f16(s, bytes);
         let high = u16::from_le_bytes([bytes[2], bytes[3]]);
         for (j, group) in out.as_chunks_mut::<32>().0.iter_mut().enumerate() {
             let low = bytes[4 + j / 2] >> (j % 2 * 4) & 15;
@@ -83,5 +83,5 @@ fn finish<S: Lanes>(s: S, values: &[f32; 256], scales: &[f32], out: &mut [u8; 13
         high |= u16::from(code >> 4) << (2 * j);
     }
     out[2..4].copy_from_slice(&high.to_le_bytes());
-    put_f16(d, &mut out[..2])
+    put_f16(s, d, &mut out[..2])
 }

@@ -46,8 +46,8 @@ impl Block<256, 84> for Q2K {
     const ENCODING: Encoding = Encoding::Q2K;
 
     #[inline(always)]
-    fn decode(bytes: &[u8; 84], out: &mut [f32; 256]) {
-        let (d, dmin) = (get_f16(&bytes[80..]), get_f16(&bytes[82..]));
+    fn decode<S: Lanes>(s: S, bytes: &[u8; 84], out: &mut [f32; 256]) {
+        let (d, dmin) = (get_f16(s, &bytes[80..]), get_f16(s, &bytes[82..]));
         for (j, group) in out.as_chunks_mut::<16>().0.iter_mut().enumerate() {
             let scale = d * f32::from(bytes[j] & 15);
             let min = dmin * f32::from(bytes[j] >> 4);
@@ -82,10 +82,10 @@ fn finish<S: Lanes>(
             (d, scale_codes, dmin, min_codes)
         }
     };
-    if !(put_f16(d, &mut out[80..82]) & put_f16(dmin, &mut out[82..])) {
+    if !(put_f16(s, d, &mut out[80..82]) & put_f16(s, dmin, &mut out[82..])) {
         return false;
     }
-    let (d, dmin) = (get_f16(&out[80..]), get_f16(&out[82..]));
+    let (d, dmin) = (get_f16(s, &out[80..]), get_f16(s, &out[82..]));
     let mut codes = [0; 256];
     for j in 0..16 {
         out[j] = scale_codes[j] | min_codes[j] << 4;

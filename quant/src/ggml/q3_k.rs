@@ -48,8 +48,8 @@ impl Block<256, 110> for Q3K {
     const ENCODING: Encoding = Encoding::Q3K;
 
     #[inline(always)]
-    fn decode(bytes: &[u8; 110], out: &mut [f32; 256]) {
-        let d = get_f16(&bytes[108..]);
+    fn decode<S: Lanes>(s: S, bytes: &[u8; 110], out: &mut [f32; 256]) {
+        let d = get_f16(s, &bytes[108..]);
         let scales = unpack_scales(&bytes[96..108]);
         for (j, group) in out.as_chunks_mut::<16>().0.iter_mut().enumerate() {
             let scale = d * f32::from(scales[j]);
@@ -134,10 +134,10 @@ fn finish<S: Lanes>(
     out: &mut [u8; 110],
 ) -> bool {
     pack_scales(scales, &mut out[96..108]);
-    if !put_f16(d, &mut out[108..]) {
+    if !put_f16(s, d, &mut out[108..]) {
         return false;
     }
-    let d = get_f16(&out[108..]);
+    let d = get_f16(s, &out[108..]);
     let scales = unpack_scales(&out[96..108]);
     let mut codes = [0; 256];
     for j in 0..16 {

@@ -49,8 +49,8 @@ impl Block<256, 176> for Q5K {
     const ENCODING: Encoding = Encoding::Q5K;
 
     #[inline(always)]
-    fn decode(bytes: &[u8; 176], out: &mut [f32; 256]) {
-        let (d, dmin) = (get_f16(bytes), get_f16(&bytes[2..]));
+    fn decode<S: Lanes>(s: S, bytes: &[u8; 176], out: &mut [f32; 256]) {
+        let (d, dmin) = (get_f16(s, bytes), get_f16(s, &bytes[2..]));
         let (scales, mins) = unpack_six_bits(&bytes[4..16]);
         for (j, group) in out.as_chunks_mut::<32>().0.iter_mut().enumerate() {
             let (scale, min) = (d * f32::from(scales[j]), dmin * f32::from(mins[j]));

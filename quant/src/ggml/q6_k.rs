@@ -41,8 +41,8 @@ impl Block<256, 210> for Q6K {
     const ENCODING: Encoding = Encoding::Q6K;
 
     #[inline(always)]
-    fn decode(bytes: &[u8; 210], out: &mut [f32; 256]) {
-        let d = get_f16(&bytes[208..]);
+    fn decode<S: Lanes>(s: S, bytes: &[u8; 210], out: &mut [f32; 256]) {
+        let d = get_f16(s, &bytes[208..]);
         for (j, group) in out.as_chunks_mut::<16>().0.iter_mut().enumerate() {
             let scale = d * f32::from(bytes[192 + j] as i8);
             let low = &bytes[j / 8 * 64 + j % 4 * 16..][..16];
@@ -71,10 +71,10 @@ fn finish<S: Lanes>(s: S, values: &[f32; 256], found: &Symmetric, out: &mut [u8;
         return true;
     }
     let inverse = -128.0 / max;
-    if !put_f16(1.0 / inverse, &mut out[208..]) {
+    if !put_f16(s, 1.0 / inverse, &mut out[208..]) {
         return false;
     }
-    let d = get_f16(&out[208..]);
+    let d = get_f16(s, &out[208..]);
     let mut codes = [0; 256];
     for j in 0..16 {
         let scale_code = nearest_int(inverse * found.scale[j]).min(127) as i8;
