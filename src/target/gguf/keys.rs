@@ -3,25 +3,27 @@
 use formats::{Metadata, Value};
 
 use super::super::About;
+use super::architecture::Architecture;
 use super::tokenizer;
-use crate::error::{Error, Result};
-use crate::model::{Model, Rank};
+use crate::error::Result;
+use crate::model::Model;
 use crate::recipe::FileType;
 
-/// RWKV has no limit; this is the number that llama.cpp's own converter writes.
-const CONTEXT_LENGTH: u32 = 1 << 20;
 /// Version of ggml's block formats.
 const QUANTIZATION_VERSION: u32 = 2;
-/// The epsilon of every LayerNorm of BlinkDL's models.
-const NORM_EPSILON: f32 = 1e-5;
 
 /// All keys, in the order of llama.cpp's converter.
-pub(super) fn metadata(model: &Model, about: &About, file_type: &FileType, weights: u64) -> Result<Metadata> {
-    let arch = format!("rwkv{}", model.version.major());
+pub(super) fn metadata(
+    model: &Model,
+    about: &About,
+    file_type: &FileType,
+    weights: u64,
+    architecture: &Architecture,
+) -> Result<Metadata> {
     let mut keys = Metadata::new();
-    let mut put = |key: &str, value: Value| keys.push((key.replace("{}", &arch), value));
+    let mut put = |key: &str, value: Value| keys.push((key.to_owned(), value));
 
-    put("general.architecture", Value::from(arch.as_str()));
+    put("general.architecture", Value::from(architecture.name));
     put("general.type", Value::from("model"));
     put("general.name", Value::from(about.name.as_str()));
     for (key, value) in [
@@ -53,64 +55,14 @@ pub(super) fn metadata(model: &Model, about: &About, file_type: &FileType, weigh
         }
     }
 
-    put("{}.context_length", Value::U32(CONTEXT_LENGTH));
-    put("{}.embedding_length", number(model.dims.embd));
-    put("{}.block_count", number(model.dims.layers));
-    put("{}.attention.layer_norm_epsilon", Value::F32(norm_epsilon(model)?));
-    if model.version.major() == 6 {
-        put("{}.rescale_every_n_layers", Value::U32(0));
-    }
-    put("{}.wkv.head_size", number(model.dims.head_size));
-    for (rank, key) in [
-        (Rank::Mix, "{}.time_mix_extra_dim"),
-        (
-            Rank::Decay,
-            if model.version.major() == 6 {
-                "{}.time_decay_extra_dim"
-            } else {
-                "{}.attention.decay_lora_rank"
-            },
-        ),
-        (Rank::Iclr, "{}.attention.iclr_lora_rank"),
-        (Rank::Value, "{}.attention.value_residual_mix_lora_rank"),
-        (Rank::Gate, "{}.attention.gate_lora_rank"),
-    ] {
-        if let Some(size) = model.uniform_rank(rank) {
-            put(key, number(size));
+    for (key, holds) in architecture.keys {
+        if let Some(value) = holds.value(model, file_type)? {
+            put(key, value);
         }
     }
-    put("{}.feed_forward_length", number(model.dims.ffn));
-    put("general.file_type", Value::U32(file_type.gguf_number));
-    put("{}.attention.head_count", Value::U32(0));
     put("general.quantization_version", Value::U32(QUANTIZATION_VERSION));
     keys.extend(tokenizer::keys(model, about)?);
     Ok(keys)
-}
-
-fn number(size: usize) -> Value {
-    Value::U32(size as u32) // far below 2^32: every dimension was fitted to a tensor in the file
-}
-
-/// The epsilon that a Hugging Face folder or a GGUF file states, else BlinkDL's.
-fn norm_epsilon(model: &Model) -> Result<f32> {
-    let stated = model.container.config().and_then(|config| {
-        ["layer_norm_epsilon", "norm_eps"].iter().find_map(|key| config.get(*key)).and_then(|v| v.as_f64())
-    });
-    let carried = model
-        .container
-        .metadata()
-        .iter()
-        .find(|(key, _)| key.ends_with(".attention.layer_norm_epsilon"))
-        .and_then(|(_, v)| if let Value::F32(e) = v { Some(*e) } else { None });
-    let epsilon = stated.map(|e| e as f32).or(carried).unwrap_or(NORM_EPSILON);
-    if epsilon.is_finite() && epsilon > 0.0 {
-        return Ok(epsilon);
-    }
-    Err(Error::Model {
-        path: model.container.path().to_owned(),
-        what: format!("states {epsilon} as the epsilon of its norms"),
-        help: "correct layer_norm_epsilon in config.json (1e-05 for every released model)".to_owned(),
-    })
 }
 
 /// Number of weights in words, as llama.cpp writes it: `1.5B`, `191M`, at least two digits.
