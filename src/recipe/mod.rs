@@ -106,8 +106,9 @@ const fn blocks(name: &'static str, gguf_number: u32, e: Encoding) -> FileType {
     FileType { name, gguf_number, matrix: e, embedding: e, head: Encoding::Q6K, low_rank: Encoding::Q8_0 }
 }
 
-/// Every file type: llama-quantize's, as far as their encodings can be made here. Its mixtures know the tensor
-/// names of other architectures only, so for RWKV q4_k_s, q4_k_m and the like are one and the same there, and here.
+/// Every file type: llama-quantize's, as far as their encodings can be made here. Its mixtures of types know the
+/// tensor names of other architectures only, so for RWKV-6 and 7 q4_k_s, q4_k_m and the like are one and the same
+/// there, and here. (For the hybrids with Qwen2 it gives some `ffn_down` more bits; that mixture is not made here.)
 #[rustfmt::skip]
 pub static FILE_TYPES: &[FileType] = &[
     plain("f32",     0, Encoding::F32),
