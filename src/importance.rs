@@ -7,7 +7,7 @@ use formats::{Imatrix, Limits, Metadata, Value};
 
 use crate::error::{Error, Result};
 use crate::model::Role;
-use crate::target::Item;
+use crate::targets::Item;
 
 /// An importance matrix, fitted to the tensors of a file to be written.
 #[derive(Clone, Debug)]

@@ -12,7 +12,7 @@ pub mod pipeline;
 pub mod plan;
 pub mod recipe;
 pub mod report;
-pub mod target;
+pub mod targets;
 pub mod verify;
 pub mod vocab;
 

@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::importance::Importance;
 use crate::model::{Dropped, Lazy, Model, Role};
 use crate::recipe::{Fallback, Recipe, fitting};
-use crate::target::{About, Objection, Target};
+use crate::targets::{About, Objection, Target};
 
 /// Everything about a file to be written, known before any work.
 #[derive(Debug)]

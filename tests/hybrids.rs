@@ -228,7 +228,7 @@ fn a_gate_is_there_as_a_whole_or_not_at_all() {
 fn targets_for_other_runtimes_can_refuse_hybrids() {
     let container = formats::open(&testdata("hybrids/arwkv7"), &Limits::default()).unwrap();
     let model = rwkv_quant::model::Model::detect(container, &[]).unwrap();
-    let error = rwkv_quant::target::refuse_hybrid(&model, "web-rwkv").unwrap_err();
+    let error = rwkv_quant::targets::refuse_hybrid(&model, "web-rwkv").unwrap_err();
     assert!(error.to_string().ends_with("is ARWKV-7 (RWKV-7 in a Qwen2 model), which web-rwkv cannot run"));
     assert_eq!(error.help().unwrap(), "llama.cpp can: give the output the extension .gguf");
 }

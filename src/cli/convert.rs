@@ -13,7 +13,7 @@ use crate::pipeline::{self, Budget};
 use crate::plan::Plan;
 use crate::recipe::{FILE_TYPES, Fallback, FileType, Mix, Recipe, Search};
 use crate::report::{Conversion, Progress, Style};
-use crate::target::{self, About, gguf};
+use crate::targets::{self, About, gguf};
 use crate::vocab::{Bpe, Tokenizer, Vocab};
 
 /// Converts a checkpoint into a file that a runtime loads.
@@ -109,7 +109,7 @@ fn type_help() -> String {
 
 pub(super) fn run(args: &Args, style: Style) -> Result<()> {
     let start = Instant::now();
-    let target = target::of_path(&args.output)?;
+    let target = targets::of_path(&args.output)?;
     let model = open_model(&args.input, &args.drop)?;
     let about = about(&args.about, &model, &args.input)?;
     let recipe = Recipe {
