@@ -14,6 +14,8 @@ pub mod qwen2;
 mod refused;
 mod shape;
 mod slot;
+#[cfg(test)]
+mod tests;
 pub mod v4;
 pub mod v5;
 pub mod v6;

@@ -49,7 +49,7 @@ impl Naming {
     }
 }
 
-const TENSOR_FILES: &[&str] = &["safetensors", "torch", "torch (legacy)"];
+const TENSOR_FILES: &[&str] = &["safetensors", "torch"];
 
 /// Every naming, in the order they are tried.
 pub static NAMINGS: &[Naming] = &[
@@ -171,9 +171,10 @@ fn qwen2(version: &Version, slot: &Slot) -> Option<Stored> {
     Some(Stored { regroup, ..Stored::named(name) })
 }
 
-/// Files for web-rwkv and Ai00: BlinkDL's names with two words changed, low-rank matrices [out, in].
+/// Files for web-rwkv and Ai00: BlinkDL's names with two words changed, low-rank matrices [out, in]. (Of version 5 they
+/// know 5.2 only: 5.1 is made into it.)
 fn web_rwkv(version: &Version, slot: &Slot) -> Option<Stored> {
-    if matches!(version.name, "5.0" | "7a") {
+    if matches!(version.name, "5.0" | "5.1" | "7a") {
         return None;
     }
     let name = slot.name.replace("time_faaaa", "time_first").replace("time_maa", "time_mix");

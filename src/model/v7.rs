@@ -92,7 +92,7 @@ const DEEP_EMBED: &[Slot] = &[
     Slot::block("blocks.{}.ffn.s2", LowRank, &[Is(32), F]),
 ];
 
-const MARKERS: &[&str] = &["blocks.{}.att.r_k", "blocks.{}.att.k_k", "blocks.{}.att.w1"];
+const MARKERS: &[&str] = &["blocks.{}.att.r_k", "blocks.{}.att.k_k", "blocks.{}.att.w1", "blocks.{}.att.x_r"];
 
 /// RWKV-7.
 pub static V7: Version = Version {
@@ -108,6 +108,6 @@ pub static V7A: Version = Version {
     name: "7a",
     about: "RWKV-7a (Goose with DeepEmbed)",
     slots: &[ENTRY, NORMS, TIME_MIX, CHANNEL_MIX, DEEP_EMBED, EXIT],
-    markers: &["blocks.{}.att.r_k", "blocks.{}.att.k_k", "blocks.{}.ffn.s_emb.weight"],
+    markers: &["blocks.{}.att.r_k", "blocks.{}.att.k_k", "blocks.{}.ffn.s_emb.weight", "blocks.{}.att.x_r"],
     ..Version::PLAIN
 };
