@@ -7,7 +7,7 @@ use formats::Container;
 
 use super::shape::Solver;
 use super::slot::{Dim, Role, Scope, Slot};
-use super::{Body, Dims, Lazy, Map, Naming, Ranks, Stored, Version, identify, qwen2};
+use super::{Body, Dims, Lazy, Map, Naming, Rank, Ranks, Stored, Version, identify, qwen2};
 use crate::error::{Error, Result};
 
 /// A model: a file's tensors in their canonical places.
@@ -141,7 +141,10 @@ impl Builder {
         let mut dropped = self.check_parts(layers, &mut tensors)?;
         dropped.extend(self.account(drop)?);
         let dims = self.solver.dims(layers);
-        let ranks = self.solver.ranks(layers);
+        let mut ranks = self.solver.ranks(layers);
+        if let Some(first) = ranks.first_mut() {
+            first.remove(&Rank::Value); // what block 0 may have is never read
+        }
         self.check_heads(&dims)?;
         let Builder { container, version, naming, prefix, .. } = self;
         Ok(Model { container, version, naming, prefix, dims, ranks, tensors, dropped })
@@ -199,8 +202,16 @@ impl Builder {
         };
         let mut values = Lazy::of(&self.container, i).ok_or_else(|| {
             let encoding = self.container.tensors()[i].encoding;
-            wrong(format!("is stored as {encoding}, which holds no weights that can be read"))
+            Error::Tensor {
+                path: self.container.path().to_owned(),
+                tensor: name.clone(),
+                what: format!("is stored as {encoding}, which is not read as weights"),
+                help: "give the original checkpoint that this file was made from".to_owned(),
+            }
         })?;
+        if values.elements() == 0 {
+            return Err(wrong(format!("is empty: its shape is {:?}", values.shape())));
+        }
         if let Some(k) = stored.stack {
             let shape = values.shape().to_vec();
             values = match values.slice(k) {
@@ -307,7 +318,27 @@ impl Builder {
             };
             dropped.push(Dropped { name: t.name.clone(), rule });
         }
+        drop.iter().try_for_each(|pattern| self.check_drop(pattern))?;
         Ok(dropped)
+    }
+
+    /// A pattern that leaves nothing out is a mistake.
+    fn check_drop(&self, pattern: &str) -> Result<()> {
+        let matching = || self.index.iter().filter(|(name, _)| wildcard(pattern, name));
+        if matching().any(|(_, i)| !self.used.contains(i)) {
+            return Ok(());
+        }
+        let (what, help) = match matching().next() {
+            Some((name, _)) => (
+                format!("--drop {pattern} leaves nothing out: the model needs {name:?}"),
+                "name only tensors that are no part of the model",
+            ),
+            None => (
+                format!("--drop {pattern} matches no tensor of the file"),
+                "see `rwkv-quant inspect` for the names; * stands for anything",
+            ),
+        };
+        Err(Error::Usage { what, help: help.to_owned() })
     }
 
     /// Whether this is block 0's value residual in a GGUF file.

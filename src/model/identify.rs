@@ -18,11 +18,34 @@ pub(super) fn identify(container: &Container) -> Result<(&'static Version, &'sta
     for version in VERSIONS {
         for naming in NAMINGS.iter().filter(|n| n.formats.contains(&container.format().name())) {
             if let Some(prefix) = matches(container, version, naming) {
+                let transposes =
+                    |n: &&Naming| stores_transposed(version, n) != stores_transposed(version, naming);
+                let rivals = || NAMINGS.iter().filter(|n| n.formats.contains(&container.format().name()));
+                if rivals().filter(transposes).any(|n| matches(container, version, n).is_some()) {
+                    return Err(ambiguous(container));
+                }
                 return Ok((version, naming, prefix));
             }
         }
     }
     Err(not_rwkv(container))
+}
+
+/// Whether a naming stores the version's low-rank matrices [out, in].
+fn stores_transposed(version: &Version, naming: &Naming) -> bool {
+    let mut low_rank = version.slots().filter(|s| s.role == Role::LowRank);
+    low_rank.any(|s| naming.store(version, s).is_some_and(|s| s.transposed))
+}
+
+/// All low-rank matrices are square: nothing tells whether they are transposed.
+fn ambiguous(container: &Container) -> Error {
+    Error::Model {
+        path: container.path().to_owned(),
+        what: "has square low-rank matrices only, so nothing tells whether it is made for web-rwkv, which transposes \
+               them"
+            .to_owned(),
+        help: "give the .pth that it was made from".to_owned(),
+    }
 }
 
 /// The wrapper under which `container` has this version in this naming.
@@ -35,14 +58,15 @@ fn matches(container: &Container, version: &Version, naming: &Naming) -> Option<
     let prefix = prefix(container, &embedding.name, naming.wrapped)?;
     let get = |stored: &Stored| lookup(container, &prefix, &stored.name_in(0));
     let all = version.markers.iter().all(|m| stored(m).is_some_and(|s| get(&s).is_some()));
-    // Where two namings differ in orientation only, the shape of the first low-rank matrix decides.
+    // Where two namings differ in orientation only, the shapes of the low-rank matrices decide.
     let embd = *container.tensors()[get(&embedding)?].shape.last()?;
-    let low_rank = version.slots().find(|s| s.role == Role::LowRank && s.shape.first() == Some(&Dim::C));
-    let oriented = low_rank.is_none_or(|slot| {
+    let oriented = version.slots().filter(|s| s.role == Role::LowRank).all(|slot| {
         let Some(stored) = naming.store(version, slot) else { return false };
         let Some(i) = get(&stored) else { return true };
-        match container.tensors()[i].shape.as_slice() {
-            [rows, cols] => (if stored.transposed { cols } else { rows }) == &embd,
+        match (container.tensors()[i].shape.as_slice(), slot.shape) {
+            // BlinkDL's [C, rank], or [rank, C].
+            ([rows, cols], [Dim::C, _]) => (if stored.transposed { cols } else { rows }) == &embd,
+            ([rows, cols], [_, Dim::C]) => (if stored.transposed { rows } else { cols }) == &embd,
             _ => true,
         }
     });

@@ -82,6 +82,23 @@ impl View {
         })
     }
 
+    /// The same elements as flat views: one, or one a row if the rows lie apart.
+    fn runs(&self) -> Vec<View> {
+        let flat = |start: usize, len: usize, step: &Step| View {
+            start,
+            shape: vec![len],
+            steps: vec![step.clone()],
+            ..self.clone()
+        };
+        let (cols, step) = match (self.shape.last(), self.steps.last()) {
+            _ if self.is_contiguous() => return vec![flat(self.start, self.elements(), &Step::Even(1))],
+            (Some(d), Some(s)) => (*d, s),
+            _ => (1, &Step::Even(1)),
+        };
+        let rows = self.elements().checked_div(cols).unwrap_or(0);
+        (0..rows).map(|row| flat(self.index(row * cols) - step.at(0), cols, step)).collect()
+    }
+
     /// Index in the span of the `i`-th element in row-major order.
     fn index(&self, mut i: usize) -> usize {
         let mut at = self.start;
@@ -94,35 +111,65 @@ impl View {
 
     /// Decodes elements `range` in row-major order.
     fn read(&self, container: &Container, range: Range<usize>, out: &mut [f32]) {
-        let bytes = container.bytes(&container.tensors()[self.tensor]);
+        let tensor = &container.tensors()[self.tensor];
+        let bytes = container.bytes(tensor);
         if self.is_contiguous() {
             decode_run(self.encoding, bytes, self.start + range.start, out);
         } else if self.encoding.is_plain() {
             let size = self.encoding.block_bytes();
-            self.gather(range, out, |at, x| decode(self.encoding, &bytes[at * size..(at + 1) * size], x));
+            let release = |from: usize, to: usize| {
+                container.release(tensor, (from * size) as u64..((to * size) as u64).min(tensor.bytes));
+            };
+            self.gather(range, out, release, |at, x| {
+                decode(self.encoding, &bytes[at * size..(at + 1) * size], x);
+            });
         } else {
-            let mut all = vec![0.0; container.tensors()[self.tensor].elements() as usize];
+            let mut all = vec![0.0; tensor.elements() as usize];
             decode(self.encoding, bytes, &mut all);
-            self.gather(range, out, |at, x| x[0] = all[at]);
+            self.gather(range, out, |_, _| (), |at, x| x[0] = all[at]);
         }
     }
 
-    /// Fills `out` element by element along the last dimension.
-    fn gather(&self, range: Range<usize>, out: &mut [f32], mut element: impl FnMut(usize, &mut [f32])) {
+    /// Fills `out` element by element: column by column if neighbours along a row lie further apart than whole rows
+    /// do, so that the stored bytes are walked through once, front to back. What lies behind is released on the way:
+    /// a transposed matrix of any size takes little memory.
+    fn gather(
+        &self,
+        range: Range<usize>,
+        out: &mut [f32],
+        release: impl Fn(usize, usize),
+        mut element: impl FnMut(usize, &mut [f32]),
+    ) {
+        const RELEASE_EVERY: usize = 1 << 20; // elements
         let (cols, step) = match (self.shape.last(), self.steps.last()) {
             (Some(d), Some(s)) => (*d, s),
             _ => (1, &Step::Even(0)),
         };
-        let mut i = range.start;
-        while i < range.end {
-            let col = i % cols;
-            let run = (cols - col).min(range.end - i);
-            let row = self.index(i - col) - step.at(0);
-            for k in 0..run {
-                let o = i - range.start + k;
-                element(row + step.at(col + k), &mut out[o..o + 1]);
+        let (first, last) = (range.start / cols, range.end.div_ceil(cols));
+        let rows: Vec<usize> = (first..last).map(|row| self.index(row * cols) - step.at(0)).collect();
+        let mut put = |row: usize, col: usize| {
+            let i = (first + row) * cols + col;
+            if range.contains(&i) {
+                let o = i - range.start;
+                element(rows[row] + step.at(col), &mut out[o..o + 1]);
             }
-            i += run;
+        };
+        let row_stride = rows.windows(2).map(|w| w[0].abs_diff(w[1])).max().unwrap_or(usize::MAX);
+        if cols < 2 || step.at(0).abs_diff(step.at(1)) <= row_stride {
+            for row in 0..rows.len() {
+                (0..cols).for_each(|col| put(row, col));
+            }
+            return;
+        }
+        let base = rows.iter().copied().min().unwrap_or(0);
+        let mut released = base;
+        for col in 0..cols {
+            (0..rows.len()).for_each(|row| put(row, col));
+            let at = base + step.at(col);
+            if at >= released + RELEASE_EVERY {
+                release(released, at);
+                released = at;
+            }
         }
     }
 }
@@ -197,21 +244,17 @@ impl Lazy {
         self.parts.iter().all(|p| p.encoding == first).then_some(first)
     }
 
-    /// The same elements in another shape. `None` if the counts differ or a view would have to be split.
+    /// The same elements in another shape. `None` if the counts differ.
     pub fn reshaped(&self, shape: &[usize]) -> Option<Lazy> {
         if shape.iter().product::<usize>() != self.elements() {
             return None;
         }
-        let mut parts = Vec::new();
-        if let [view] = self.parts.as_slice() {
-            parts.push(View { shape: shape.to_vec(), steps: restep(view, shape)?, ..view.clone() });
-        } else {
-            // Each part keeps being one slice along the first dimension, or all become a flat run.
-            for view in &self.parts {
-                let flat = [view.elements()];
-                parts.push(View { shape: flat.to_vec(), steps: restep(view, &flat)?, ..view.clone() });
-            }
-        }
+        let whole = match self.parts.as_slice() {
+            [view] => restep(view, shape).map(|steps| View { shape: shape.to_vec(), steps, ..view.clone() }),
+            _ => None,
+        };
+        // Stacked parts, and rows that lie apart, are read one after the other, whatever the shape.
+        let parts = whole.map_or_else(|| self.parts.iter().flat_map(View::runs).collect(), |view| vec![view]);
         Some(Lazy { shape: shape.to_vec(), parts, map: self.map })
     }
 

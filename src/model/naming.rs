@@ -66,7 +66,7 @@ pub static NAMINGS: &[Naming] = &[
     Naming { name: "Hugging Face", formats: TENSOR_FILES, wrapped: true, store: hugging_face },
     Naming { name: "Hugging Face (model.blocks)", formats: TENSOR_FILES, wrapped: true, store: hf_blocks },
     Naming { name: "BlinkDL", formats: TENSOR_FILES, wrapped: true, store: blinkdl },
-    Naming { name: "web-rwkv", formats: TENSOR_FILES, wrapped: false, store: web_rwkv },
+    Naming { name: "web-rwkv", formats: &["safetensors"], wrapped: false, store: web_rwkv },
 ];
 
 fn blinkdl(_: &Version, slot: &Slot) -> Option<Stored> {

@@ -24,9 +24,12 @@ fn size(dim: Dim) -> usize {
 
 const LAYERS: usize = 3;
 
+/// Name, shape and values of a stored tensor.
+type Part = (String, Vec<usize>, Vec<f32>);
+
 /// A model's tensors as a file of this naming holds them; `None` if the naming does not know the version.
-fn file(version: &'static Version, naming: &Naming) -> Option<Vec<(String, Vec<usize>, Vec<f32>)>> {
-    let mut tensors: Vec<(String, Vec<usize>, Vec<f32>)> = Vec::new();
+fn file(version: &'static Version, naming: &Naming) -> Option<Vec<Part>> {
+    let mut tensors: Vec<Part> = Vec::new();
     for slot in version.slots() {
         let stored = naming.store(version, slot)?;
         for layer in if slot.scope == Scope::Model { 0..1 } else { 0..LAYERS } {
@@ -67,7 +70,7 @@ fn canonical(slot: &Slot, layer: usize) -> (Vec<usize>, Vec<f32>) {
     (shape, (0..count as u32).map(|i| (seed % 1000) as f32 + i as f32 / 1024.0).collect())
 }
 
-fn open(tensors: &[(String, Vec<usize>, Vec<f32>)], prefix: &str) -> Model {
+fn open(tensors: &[Part], prefix: &str) -> Model {
     let planned: Vec<Planned> = tensors
         .iter()
         .map(|(name, shape, _)| Planned {

@@ -173,6 +173,7 @@ fn damaged_files() {
     data[middle] ^= 1;
     let file = t.file("bit.pth", &data);
     t.fails("a flipped bit, found by verify", &["verify", file.to_str().unwrap()]);
+    t.cannot_convert("a flipped bit, found while converting", &file, &[]);
     let file = t.file("model-00001-of-00002.safetensors", &tensors);
     t.cannot_convert("a missing part of a set", &file, &[]);
     insta::assert_snapshot!(t.text);
@@ -208,6 +209,19 @@ fn models_that_are_not_whole_or_not_right() {
         .status,
         0
     );
+
+    t.cannot_convert("a drop that matches nothing", &file, &["--drop", "*.mystery", "--drop", "no.such*"]);
+    t.cannot_convert("a drop of what is needed", &file, &["--drop", "*.mystery", "--drop", "head.weight"]);
+
+    let mut empty = model.clone();
+    for (name, shape, values) in &mut empty {
+        if name.ends_with("att.g1") || name.ends_with("att.g2") {
+            *shape = if name.ends_with("g1") { vec![256, 0] } else { vec![0, 256] };
+            values.clear();
+        }
+    }
+    let file = t.file("rank0.safetensors", safetensors(&empty));
+    t.cannot_convert("an empty tensor", &file, &[]);
 
     let mut state = model.clone();
     state.push(("blocks.0.att.time_state".into(), vec![4, 64, 64], vec![0.0; 4 * 64 * 64]));

@@ -147,6 +147,11 @@ impl Holds {
             Hidden => number(dims.ffn),
             HeadSize => number(dims.head_size),
             KeyHeads => number(dims.kv.checked_div(dims.head_size).unwrap_or(0)),
+            // A model of one block mixes no values, and llama.cpp wants the rank all the same.
+            OfRank(Rank::Value) => {
+                let ranks = [Rank::Value, Rank::Iclr].map(|rank| model.uniform_rank(rank));
+                return Ok(ranks.into_iter().flatten().next().map(number));
+            }
             OfRank(rank) => return Ok(model.uniform_rank(rank).map(number)),
             RankOrZero(rank) => number(model.uniform_rank(rank).unwrap_or(0)),
             FileTypeNumber => Value::U32(file_type.gguf_number),

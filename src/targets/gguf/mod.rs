@@ -153,14 +153,20 @@ impl Target for Gguf {
 
 /// What the model is in llama.cpp.
 fn architecture(model: &Model) -> Result<&'static Architecture> {
-    let known = Architecture::of(model.version).filter(|_| model.version.slots().all(|s| s.gguf.is_some()));
-    known.ok_or_else(|| Error::Model {
-        path: model.container.path().to_owned(),
-        what: format!("is {}, and llama.cpp runs only versions 6 and 7", model.version.about),
-        help:
-            "use web-rwkv (versions 4, 5.1, 5.2), rwkv.cpp (4, 5.0, 5.2) or the pip package rwkv, with the \
-               files made for them"
-                .to_owned(),
+    let version = model.version;
+    let known = Architecture::of(version).filter(|_| version.slots().all(|s| s.gguf.is_some()));
+    known.ok_or_else(|| {
+        let elsewhere = match version.name {
+            "4.0" | "5.2" => "web-rwkv, rwkv.cpp and the pip package rwkv run it",
+            "5.0" => "rwkv.cpp and the pip package rwkv run it",
+            "5.1" => "web-rwkv and the pip package rwkv run it",
+            _ => "candle and the pip package rwkv run it",
+        };
+        Error::Model {
+            path: model.container.path().to_owned(),
+            what: format!("is {}, and llama.cpp runs only versions 6 and 7", version.about),
+            help: format!("{elsewhere}, from the files made for them"),
+        }
     })
 }
 
