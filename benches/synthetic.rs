@@ -12,8 +12,11 @@ use quant::Encoding;
 /// The sizes of a model.
 #[derive(Clone, Copy, Debug)]
 pub struct Shape {
+    /// Number of blocks.
     pub layers: usize,
+    /// Width of the residual stream; a multiple of the head size 64.
     pub embd: usize,
+    /// Vocabulary size.
     pub vocab: usize,
 }
 

@@ -7,13 +7,14 @@ pub mod cli;
 pub mod diff;
 pub mod error;
 pub mod eval;
+pub mod importance;
 pub mod model;
 pub mod pipeline;
 pub mod plan;
 pub mod recipe;
 pub mod report;
 pub mod runner;
-pub mod target;
+pub mod targets;
 pub mod verify;
 pub mod vocab;
 

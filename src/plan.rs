@@ -1,21 +1,24 @@
 //! From a model and what is wanted to a plan: for every tensor its encoding, exact bytes and place. Pure: no
 //! file is read or written beyond what describes the tensors.
 
+use std::sync::Arc;
+
 use formats::{Metadata, Placement, Planned};
 use quant::{Encoding, codec};
 
 use crate::error::{Error, Result};
+use crate::importance::Importance;
 use crate::model::{Dropped, Lazy, Model, Role};
-use crate::recipe::{FileType, fitting};
-use crate::target::{About, Objection, Target};
+use crate::recipe::{Fallback, Recipe, fitting};
+use crate::targets::{About, Objection, Target};
 
 /// Everything about a file to be written, known before any work.
 #[derive(Debug)]
 pub struct Plan {
     /// What kind of file.
     pub target: &'static dyn Target,
-    /// Its type.
-    pub file_type: &'static FileType,
+    /// What was wanted.
+    pub recipe: Recipe,
     /// Its metadata.
     pub metadata: Metadata,
     /// Where everything lies.
@@ -41,6 +44,8 @@ pub struct Write {
     pub encoding: Encoding,
     /// How they would be encoded if their rows were whole blocks of it.
     pub wanted: Encoding,
+    /// How much each of its columns matters.
+    pub importance: Option<Arc<[f32]>>,
     /// Where its data starts in the file.
     pub offset: u64,
     /// How many bytes it takes.
@@ -55,7 +60,7 @@ impl Plan {
     pub fn new(
         model: &Model,
         target: &'static dyn Target,
-        file_type: &'static FileType,
+        recipe: Recipe,
         about: &About,
         force: bool,
     ) -> Result<Plan> {
@@ -69,13 +74,24 @@ impl Plan {
         }
         let items = target.items(model)?;
         let weights = items.iter().map(|i| i.values.elements() as u64).sum();
-        let metadata = target.metadata(model, about, file_type, weights)?;
+        let mut metadata = target.metadata(model, about, recipe.file_type, weights)?;
 
         let mut planned = Vec::new();
-        let mut wanted_encodings = Vec::new();
+        let mut choices = Vec::new();
         for item in &items {
-            let wanted = item.fixed.unwrap_or_else(|| file_type.wanted(item.role));
+            let wanted = item.fixed.unwrap_or_else(|| recipe.wanted(item.role, item.values.encoding()));
             let encoding = fitting(wanted, item.values.cols());
+            if encoding != wanted && recipe.fallback == Fallback::Error {
+                return Err(Error::Tensor {
+                    path: model.container.path().to_owned(),
+                    tensor: item.name.clone(),
+                    what: format!(
+                        "has rows of {}, which are no whole blocks of {wanted}",
+                        item.values.cols()
+                    ),
+                    help: format!("--fallback warn stores it as {encoding}"),
+                });
+            }
             if !codec(encoding).is_some_and(quant::Codec::can_encode) {
                 return Err(Error::Usage {
                     what: format!("tensors cannot be encoded as {encoding}"),
@@ -83,26 +99,32 @@ impl Plan {
                 });
             }
             planned.push(Planned { name: item.name.clone(), encoding, shape: item.values.shape().to_vec() });
-            wanted_encodings.push(wanted);
+            let importance = match &recipe.importance {
+                Some(importance) if !encoding.is_plain() && item.fixed.is_none() => importance.of(item)?,
+                _ => None,
+            };
+            choices.push((wanted, importance));
         }
+        metadata.extend(recipe.importance.iter().flat_map(Importance::keys));
         let placement = target.place(&metadata, &planned)?;
 
         let tensors = items
             .into_iter()
             .zip(&planned)
-            .zip(wanted_encodings)
+            .zip(choices)
             .zip(&placement.offsets)
-            .map(|(((item, planned), wanted), offset)| Write {
+            .map(|(((item, planned), (wanted, importance)), offset)| Write {
                 name: item.name,
                 role: item.role,
                 values: item.values,
                 encoding: planned.encoding,
                 wanted,
+                importance,
                 offset: *offset,
                 bytes: planned.bytes().unwrap_or(0),
             })
             .collect();
-        Ok(Plan { target, file_type, metadata, placement, tensors, dropped: dropped(model), objections })
+        Ok(Plan { target, recipe, metadata, placement, tensors, dropped: dropped(model), objections })
     }
 
     /// Size of the file.

@@ -113,6 +113,10 @@ impl Container {
                 return Err(blame.malformed("two tensors have the same name").in_tensor(&t.name));
             }
         }
+        for file in &files {
+            // The description may be spread over the file (a zip archive has a header in front of each storage).
+            file.release(0..file.bytes().len() as u64);
+        }
         Ok(Container { format, path: path.to_owned(), files, tensors, index, metadata, config: None })
     }
 

@@ -89,6 +89,8 @@ pub enum Error {
         path: PathBuf,
         /// The names of the models in it.
         models: Vec<String>,
+        /// The names that a model in a folder can have.
+        looked_for: &'static str,
     },
     /// The tensors or metadata to write do not fit the format.
     #[error("cannot write this as {format}: {what}{}", place(tensor, &None))]
@@ -129,8 +131,8 @@ impl Error {
                 "no real model comes near this limit: the file is damaged or was made to do harm".to_owned()
             }
             Error::MissingShard { .. } => "copy or download the missing file into the same folder".to_owned(),
-            Error::NotOneModel { models, .. } if models.is_empty() => {
-                format!("these are looked for: {}", crate::hf::LOOKED_FOR)
+            Error::NotOneModel { models, looked_for, .. } if models.is_empty() => {
+                format!("these are looked for: {looked_for}")
             }
             Error::NotOneModel { .. } => "name one of them instead of the folder".to_owned(),
             Error::CannotHold { .. } => return None,

@@ -27,7 +27,7 @@ use crate::value::Value;
 /// What stands in the name of an index behind the name of the model.
 pub(crate) const INDEX_SUFFIX: &str = ".index.json";
 /// What a folder is searched for.
-pub(crate) const LOOKED_FOR: &str = "model.safetensors, pytorch_model.bin, *.index.json, *.safetensors, \
+const LOOKED_FOR: &str = "model.safetensors, pytorch_model.bin, *.index.json, *.safetensors, \
      *.st, *.pth, *.gguf, pytorch_model*.bin";
 /// The bytes of all tensors by the index, kept if the files say otherwise.
 const TOTAL_SIZE: &str = "index.total_size";
@@ -129,7 +129,7 @@ fn only_model(folder: &Path) -> Result<String> {
         Some(name) if names.is_empty() => Ok(name),
         last => {
             names.extend(last);
-            Err(Error::NotOneModel { path: folder.to_owned(), models: names })
+            Err(Error::NotOneModel { path: folder.to_owned(), models: names, looked_for: LOOKED_FOR })
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The trait that every encoding of weights implements, and the list of them.
 
-use crate::{Encoding, float, ggml};
+use crate::{Encoding, float, fp8, ggml};
 
 /// Rows of weights to encode.
 #[derive(Clone, Copy, Debug)]
@@ -44,6 +44,18 @@ pub trait Codec: Send + Sync {
     /// # Panics
     /// If the lengths of `rows.values`, `rows.cols` and `out` do not fit together.
     fn encode(&self, rows: Rows<'_>, out: &mut [u8]) -> Result<(), EncodeError>;
+
+    /// Encodes with a longer search for scales and codes: never a larger error than [`encode`](Codec::encode), where
+    /// the error is the sum of `importance * (weight - decoded)^2` over each block. The bytes are as deterministic.
+    ///
+    /// # Errors
+    /// As [`encode`](Codec::encode), which types without a search fall back to.
+    ///
+    /// # Panics
+    /// As [`encode`](Codec::encode).
+    fn encode_best(&self, rows: Rows<'_>, out: &mut [u8]) -> Result<(), EncodeError> {
+        self.encode(rows, out)
+    }
 
     /// Decodes whole blocks of `bytes` into `out`.
     ///
@@ -95,6 +107,7 @@ pub static CODECS: &[&dyn Codec] = &[
     &float::F32,
     &float::F16,
     &float::BF16,
+    &fp8::F8E4M3,
     &ggml::Q4_0,
     &ggml::Q4_1,
     &ggml::Q5_0,
@@ -125,15 +138,21 @@ pub fn codec(encoding: Encoding) -> Option<&'static dyn Codec> {
 /// # Errors
 /// [`EncodeError::NonFinite`] with the first value that is NaN or infinite.
 pub fn check_finite(values: &[f32]) -> Result<(), EncodeError> {
-    // An OR of exponent tests vectorises; the index is looked up only when something is wrong.
-    const EXPONENT: u32 = 0x7f80_0000;
+    // The index is looked up only when something is wrong.
     for (n, chunk) in values.chunks(4096).enumerate() {
-        let bad = chunk.iter().fold(false, |bad, v| bad | (v.to_bits() & EXPONENT == EXPONENT));
-        if bad && let Some(i) = chunk.iter().position(|v| !v.is_finite()) {
+        if !all_finite(chunk)
+            && let Some(i) = chunk.iter().position(|v| !v.is_finite())
+        {
             return Err(EncodeError::NonFinite { index: n * 4096 + i, value: chunk[i] });
         }
     }
     Ok(())
+}
+
+/// Whether no value is NaN or infinite.
+fn all_finite(values: &[f32]) -> bool {
+    const EXPONENT: u32 = 0x7f80_0000;
+    !values.iter().fold(false, |bad, v| bad | (v.to_bits() & EXPONENT == EXPONENT))
 }
 
 /// The first importance that is negative, NaN or infinite, as an error.

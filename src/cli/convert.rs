@@ -5,15 +5,16 @@ use std::time::Instant;
 
 use formats::Value;
 
-use super::{STOP, open_model, show, size};
+use super::{STOP, clean_up_on_ctrl_c, open_model, show, size};
 use crate::error::{Error, Result};
-use crate::model::Model;
+use crate::importance::Importance;
+use crate::model::{Body, Model};
 use crate::pipeline::{self, Budget};
 use crate::plan::Plan;
-use crate::recipe::{FILE_TYPES, FileType};
+use crate::recipe::{FILE_TYPES, Fallback, FileType, Mix, Recipe, Search};
 use crate::report::{Conversion, Progress, Style};
-use crate::target::{self, About, gguf};
-use crate::vocab::Vocab;
+use crate::targets::{self, About, gguf};
+use crate::vocab::{Bpe, Tokenizer, Vocab};
 
 /// Converts a checkpoint into a file that a runtime loads.
 #[derive(Debug, clap::Args)]
@@ -25,6 +26,18 @@ pub(super) struct Args {
     /// File type
     #[arg(long = "type", short = 't', value_name = "TYPE", value_parser = file_type, help = type_help())]
     file_type: &'static FileType,
+    /// Whose choice of types for the tensors
+    #[arg(long, value_enum, default_value_t)]
+    mix: Mix,
+    /// What to do where rows are no whole blocks of a type, so that another stands in
+    #[arg(long, value_enum, default_value_t)]
+    fallback: Fallback,
+    /// How long to search for the codes of quantized types
+    #[arg(long, value_enum, default_value_t)]
+    search: Search,
+    /// Importance matrix of llama.cpp (GGUF or .dat): columns that matter more get the smaller errors
+    #[arg(long, value_name = "FILE")]
+    imatrix: Option<PathBuf>,
     /// Show what would be written, and write nothing
     #[arg(long)]
     dry_run: bool,
@@ -51,10 +64,12 @@ pub(super) struct Args {
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Metadata")]
 struct AboutArgs {
-    /// Vocabulary: a file, or `world` or `bytes` [default: by the number of tokens]
+    /// Vocabulary: a file, or `world` or `bytes`; for hybrids with Qwen2, the folder of the tokenizer's files
+    /// [default: by the number of tokens; for hybrids, beside the model]
     #[arg(long, value_name = "FILE")]
     vocab: Option<PathBuf>,
-    /// Chat template: a Jinja file, or `world` or `none` [default: world for the World vocabulary]
+    /// Chat template: a Jinja file, or `world` or `none` [default: what the source states, else world for the
+    /// World vocabulary]
     #[arg(long, value_name = "FILE")]
     chat_template: Option<PathBuf>,
     /// Name of the model [default: what the source states, else its file name]
@@ -94,20 +109,28 @@ fn type_help() -> String {
 
 pub(super) fn run(args: &Args, style: Style) -> Result<()> {
     let start = Instant::now();
-    let target = target::of_path(&args.output)?;
+    let target = targets::of_path(&args.output)?;
     let model = open_model(&args.input, &args.drop)?;
     let about = about(&args.about, &model, &args.input)?;
-    let plan = Plan::new(&model, target, args.file_type, &about, args.force_target)?;
+    let recipe = Recipe {
+        file_type: args.file_type,
+        mix: args.mix,
+        fallback: args.fallback,
+        search: args.search,
+        importance: args.imatrix.as_deref().map(Importance::load).transpose()?,
+    };
+    let plan = Plan::new(&model, target, recipe, &about, args.force_target)?;
     let threads = match args.threads {
         Some(n) => n.into(),
         None => std::thread::available_parallelism().map_or(1, Into::into),
     };
     let budget = Budget::new(&plan, threads, args.max_memory)?;
-    let vocabulary = about.vocab.as_ref().map(ToString::to_string);
+    let vocabulary = about.tokenizer.as_ref().map(ToString::to_string);
     let conversion = Conversion::planned(&model, &plan, &budget, &args.output, vocabulary);
     if args.dry_run {
         return show(&conversion, style);
     }
+    clean_up_on_ctrl_c();
     let progress = Progress::new(plan.total_bytes(), style);
     let written = pipeline::write(&plan, &model, &args.output, args.force, &budget, &progress, &STOP);
     progress.clear();
@@ -124,11 +147,14 @@ fn about(args: &AboutArgs, model: &Model, input: &Path) -> Result<About> {
         let name = if input.is_dir() { input.file_name() } else { input.file_stem() };
         name.unwrap_or_default().to_string_lossy().into_owned()
     };
-    let vocab = vocab(args, model)?;
+    let tokenizer = tokenizer(args, model)?;
     let chat_template = match args.chat_template.as_deref() {
         None if stated("tokenizer.chat_template").is_some() => stated("tokenizer.chat_template"),
-        None if vocab.name == "World" => Some(gguf::WORLD_CHAT_TEMPLATE.to_owned()),
-        None => None,
+        None => match &tokenizer {
+            Tokenizer::Rwkv(vocab) if vocab.name == "World" => Some(gguf::WORLD_CHAT_TEMPLATE.to_owned()),
+            Tokenizer::Bpe(bpe) => bpe.chat_template.clone(),
+            _ => None,
+        },
         Some(p) if p == Path::new("none") => None,
         Some(p) if p == Path::new("world") => Some(gguf::WORLD_CHAT_TEMPLATE.to_owned()),
         Some(p) => Some(std::fs::read_to_string(p).map_err(Error::io("read the chat template", p))?),
@@ -148,9 +174,24 @@ fn about(args: &AboutArgs, model: &Model, input: &Path) -> Result<About> {
                 None => name,
             })
         }),
-        vocab: Some(vocab),
+        tokenizer: Some(tokenizer),
         chat_template,
     })
+}
+
+/// The tokenizer of a model: for a hybrid, the folder asked for, else the one in the source, else the files beside
+/// it; for RWKV's own, see [`vocab`].
+fn tokenizer(args: &AboutArgs, model: &Model) -> Result<Tokenizer> {
+    let source = &model.container;
+    if model.version.body == Body::Rwkv {
+        return vocab(args, model).map(Tokenizer::Rwkv);
+    }
+    if let (None, Some(carried)) = (&args.vocab, gguf::carried(source)) {
+        return Ok(carried);
+    }
+    let beside = || if source.path().is_dir() { Some(source.path()) } else { source.path().parent() };
+    let folder = args.vocab.as_deref().or_else(beside).unwrap_or(Path::new("."));
+    Bpe::load(folder, source.config(), model.dims.vocab).map(Tokenizer::Bpe)
 }
 
 /// The vocabulary asked for, else the one in the source, else the usual one of this size.

@@ -24,15 +24,8 @@ pub(super) fn run(args: &Args, style: Style) -> Result<()> {
     let path = |p: &PathBuf| p.display().to_string();
     let report = DiffReport::new(path(&args.a), path(&args.b), compare(&a, &b));
     show(&report, style)?;
-    match args.max_relative {
-        Some(limit) if report.worst_relative() > limit || report.worst_relative().is_nan() => {
-            Err(Error::Check {
-                what: format!(
-                    "the models differ by more than {limit} (worst tensor: {:.3e})",
-                    report.worst_relative()
-                ),
-            })
-        }
-        _ => Ok(()),
+    match args.max_relative.and_then(|limit| report.exceeds(limit)) {
+        Some(what) => Err(Error::Check { what }),
+        None => Ok(()),
     }
 }

@@ -10,8 +10,8 @@ use crate::eval::{Corpus, Load, Protocol, Sequence, cut, measure, summarise, voc
 use crate::model::Model;
 use crate::report::{EvaluationReport, Setting, Steps, Style};
 use crate::runner::{Runner, fast_available};
-use crate::target::gguf;
-use crate::vocab::{Tokenizer, Vocab};
+use crate::targets::gguf;
+use crate::vocab::{Greedy, Vocab};
 
 /// Tokens of a pass: enough that decoding the weights is a small part of the work.
 const PASS_TOKENS: usize = 2048;
@@ -108,7 +108,7 @@ fn evaluate(args: &Args, style: Style) -> Result<EvaluationReport> {
     for other in &runners[1..] {
         same_vocabulary(runners[0].model(), other.model(), &vocab, args.run.vocab.is_some())?;
     }
-    let tokenizer = Tokenizer::new(&vocab);
+    let tokenizer = Greedy::new(&vocab);
     let corpus = Corpus::read(&args.texts, &tokenizer)?;
     let protocol = match (args.protocol, args.document) {
         (_, true) | (ProtocolArg::Document, _) => Protocol::Document { ctx: args.ctx },

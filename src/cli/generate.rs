@@ -9,7 +9,7 @@ use super::runnable::RunArgs;
 use crate::error::{Error, Result};
 use crate::report::Style;
 use crate::runner::{Runner, Sampler, State};
-use crate::vocab::{Token, Tokenizer};
+use crate::vocab::{Greedy, Token};
 
 /// Continues a text.
 #[derive(Debug, clap::Args)]
@@ -51,7 +51,7 @@ pub(super) fn run(args: &Args, style: Style) -> Result<()> {
 fn generate(args: &Args, style: Style) -> Result<()> {
     let runner = args.run.runner(&args.model, true, true, args.run.fast)?;
     let vocab = args.run.vocabulary(runner.model())?;
-    let tokenizer = Tokenizer::new(&vocab);
+    let tokenizer = Greedy::new(&vocab);
     let temperature = if args.greedy { 0.0 } else { args.temperature };
     let mut sampler = Sampler::new(temperature, args.top_p, args.seed)?;
     let mut prompt = tokenizer.encode(args.prompt.as_bytes()).map_err(|e| Error::Usage {

@@ -22,8 +22,15 @@ use crate::model::Model;
 use crate::pipeline::Stop;
 use crate::report::{self, Style};
 
-/// Set by Ctrl-C; every command looks at it.
+/// Set by Ctrl-C once [`clean_up_on_ctrl_c`] was called.
 static STOP: Stop = Stop::new();
+
+/// From here on Ctrl-C asks for a stop, so that what was begun is cleaned up, instead of ending the program.
+fn clean_up_on_ctrl_c() {
+    if let Err(error) = ctrlc::set_handler(|| STOP.ask()) {
+        eprintln!("warning: Ctrl-C will not clean up: {error}");
+    }
+}
 
 /// Converts and quantizes RWKV language models (versions 4 to 7).
 #[derive(Debug, Parser)]
@@ -67,9 +74,6 @@ enum Command {
 pub fn main() -> ExitCode {
     // clap ends the program itself for --help, --version and usage errors (with status 2).
     let cli = Cli::parse();
-    if let Err(error) = ctrlc::set_handler(|| STOP.ask()) {
-        eprintln!("warning: Ctrl-C will not clean up: {error}");
-    }
     let outcome = match cli.command {
         Command::Convert(args) => convert::run(&args, cli.format),
         Command::Inspect(args) => inspect::run(&args, cli.format),

@@ -8,7 +8,7 @@ use super::{open_model, size};
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::runner::{Layout, Options, Runner};
-use crate::target::gguf;
+use crate::targets::gguf;
 use crate::vocab::Vocab;
 
 /// How a model is run.

@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use super::{open_model, show};
 use crate::error::{Error, Result};
 use crate::report::{Style, Tokens};
-use crate::target::gguf;
-use crate::vocab::{Tokenizer, Vocab};
+use crate::targets::gguf;
+use crate::vocab::{Greedy, Vocab};
 
 /// Turns text into tokens, or tokens into text.
 #[derive(Debug, clap::Args)]
@@ -41,7 +41,7 @@ pub(super) fn run(args: &Args, style: Style) -> Result<()> {
             })?
         }
     };
-    let tokenizer = Tokenizer::new(&vocab);
+    let tokenizer = Greedy::new(&vocab);
     let input = input(args)?;
     if !args.decode {
         let ids = tokenizer.encode(&input).map_err(|e| Error::Usage {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Result};
-use crate::vocab::{Token, Tokenizer, Vocab};
+use crate::vocab::{Greedy, Token, Vocab};
 
 /// Texts as tokens.
 #[derive(Clone, Debug)]
@@ -46,7 +46,7 @@ impl Corpus {
     ///
     /// # Errors
     /// If a file cannot be read or understood, or has bytes that the vocabulary has no tokens for.
-    pub fn read(paths: &[PathBuf], tokenizer: &Tokenizer) -> Result<Corpus> {
+    pub fn read(paths: &[PathBuf], tokenizer: &Greedy) -> Result<Corpus> {
         let mut corpus =
             Corpus { tokens: Vec::new(), documents: Vec::new(), file_bytes: 0, sha256: String::new() };
         let mut hash = Sha256::new();
@@ -82,7 +82,7 @@ fn unreadable(path: &Path, what: &str) -> Error {
     }
 }
 
-fn json_lines(bytes: &[u8], tokenizer: &Tokenizer) -> std::result::Result<Vec<Vec<u32>>, String> {
+fn json_lines(bytes: &[u8], tokenizer: &Greedy) -> std::result::Result<Vec<Vec<u32>>, String> {
     let mut documents = Vec::new();
     for (n, line) in bytes.split(|b| *b == b'\n').enumerate() {
         if line.trim_ascii().is_empty() {
@@ -140,7 +140,7 @@ mod tests {
     #[test]
     fn all_kinds_of_files_are_read() {
         let folder = tempfile::tempdir().unwrap();
-        let tokenizer = Tokenizer::new(&Vocab::bytes());
+        let tokenizer = Greedy::new(&Vocab::bytes());
         let mut npy = b"\x93NUMPY\x01\x00".to_vec();
         let header = "{'descr': '<i4', 'fortran_order': False, 'shape': (2,), }\n";
         npy.extend((header.len() as u16).to_le_bytes());

@@ -125,6 +125,7 @@ pub fn cut(documents: &[Range<usize>], protocol: Protocol, limit: Option<usize>)
 }
 
 #[cfg(test)]
+#[allow(clippy::single_range_in_vec_init)] // one document
 mod tests {
     use super::*;
 

@@ -1,13 +1,13 @@
-//! From a container to a model: which version it is, and what every tensor in it is for.
+//! From a container to a model: what every tensor in it is for.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use formats::{Container, Value};
+use formats::Container;
 
 use super::shape::Solver;
 use super::slot::{Dim, Role, Scope, Slot};
-use super::{Dims, Lazy, Map, NAMINGS, Naming, Ranks, Stored, VERSIONS, Version, refused};
+use super::{Body, Dims, Lazy, Map, Naming, Rank, Ranks, Stored, Version, identify, qwen2};
 use crate::error::{Error, Result};
 
 /// A model: a file's tensors in their canonical places.
@@ -63,9 +63,6 @@ pub struct Dropped {
     pub rule: String,
 }
 
-/// Wrappers that training code leaves before the names.
-const WRAPPERS: &[&str] = &["module.", "_orig_mod.", "_forward_module.", "model.", "rwkv."];
-
 impl Model {
     /// Finds out what `container` holds. Tensors whose names match one of the patterns in `drop` (a name,
     /// with `*` for anything) are left out.
@@ -74,7 +71,10 @@ impl Model {
     /// [`Error::Model`] if it is no RWKV model, or one that is recognised but cannot be used;
     /// [`Error::Tensor`] if a tensor is missing, unexpected or of the wrong shape.
     pub fn detect(container: Container, drop: &[String]) -> Result<Model> {
-        let (version, naming, prefix) = identify(&container)?;
+        let (version, naming, prefix) = identify::identify(&container)?;
+        if version.body == Body::Qwen2 {
+            qwen2::check(&container)?;
+        }
         Builder::new(container, version, naming, prefix).build(drop)
     }
 
@@ -94,102 +94,6 @@ impl Model {
         let first = *found.next()?;
         found.all(|r| *r == first).then_some(first)
     }
-}
-
-/// Version, naming and wrapper of a file.
-fn identify(container: &Container) -> Result<(&'static Version, &'static Naming, String)> {
-    let path = container.path();
-    if let Some((what, help)) = refused::find(container) {
-        return Err(Error::Model { path: path.to_owned(), what, help });
-    }
-    for version in VERSIONS {
-        for naming in NAMINGS.iter().filter(|n| n.formats.contains(&container.format().name())) {
-            if let Some(prefix) = matches(container, version, naming) {
-                return Ok((version, naming, prefix));
-            }
-        }
-    }
-    Err(not_rwkv(container))
-}
-
-/// The wrapper under which `container` has this version in this naming.
-fn matches(container: &Container, version: &Version, naming: &Naming) -> Option<String> {
-    let stored = |name: &str| {
-        let slot = version.slots().find(|s| s.name == name)?;
-        naming.store(version, slot)
-    };
-    let embedding = stored("emb.weight")?;
-    let prefix = prefix(container, &embedding.name, naming.wrapped)?;
-    let get = |stored: &Stored| lookup(container, &prefix, &stored.name_in(0));
-    let all = version.markers.iter().all(|m| stored(m).is_some_and(|s| get(&s).is_some()));
-    // Where two namings differ in orientation only, the shape of the first low-rank matrix decides.
-    let embd = *container.tensors()[get(&embedding)?].shape.last()?;
-    let low_rank = version.slots().find(|s| s.role == Role::LowRank && s.shape.first() == Some(&Dim::C));
-    let oriented = low_rank.is_none_or(|slot| {
-        let Some(stored) = naming.store(version, slot) else { return false };
-        let Some(i) = get(&stored) else { return true };
-        match container.tensors()[i].shape.as_slice() {
-            [rows, cols] => (if stored.transposed { cols } else { rows }) == &embd,
-            _ => true,
-        }
-    });
-    // Where two versions differ in shape only, the decay decides: a value a head, or a value a channel.
-    let count = |name: &str| Some(container.tensors()[get(&stored(name)?)?].elements());
-    let decay = "blocks.{}.att.time_decay";
-    let per_channel = version
-        .slots()
-        .find(|s| s.name == decay)
-        .is_some_and(|s| s.shape.contains(&Dim::N) || s.shape.contains(&Dim::A));
-    let grained = match (count(decay), count("blocks.{}.att.ln_x.weight")) {
-        (Some(decays), Some(channels)) => (decays == channels) == per_channel,
-        _ => true,
-    };
-    (all && oriented && grained).then_some(prefix)
-}
-
-/// The wrapper before `name` in `container`: nothing, or some of [`WRAPPERS`].
-fn prefix(container: &Container, name: &str, wrapped: bool) -> Option<String> {
-    if container.tensor(name).is_some() {
-        return Some(String::new());
-    }
-    if !wrapped {
-        return None;
-    }
-    container.tensors().iter().find_map(|t| {
-        let prefix = t.name.strip_suffix(name)?;
-        let mut rest = prefix;
-        while let Some(r) = WRAPPERS.iter().find_map(|w| rest.strip_prefix(w)) {
-            rest = r;
-        }
-        rest.is_empty().then(|| prefix.to_owned())
-    })
-}
-
-/// The number of the tensor `name`, behind the wrapper or (as transformers stores heads) without it.
-fn lookup(container: &Container, prefix: &str, name: &str) -> Option<usize> {
-    let find = |name: &str| container.tensors().iter().position(|t| t.name == name);
-    find(&format!("{prefix}{name}")).or_else(|| find(name))
-}
-
-/// Says why a container holds no RWKV model.
-fn not_rwkv(container: &Container) -> Error {
-    let path = container.path().to_owned();
-    let architecture = container
-        .value("general.architecture")
-        .and_then(Value::as_str)
-        .map(str::to_owned)
-        .or_else(|| Some(container.config()?.get("architectures")?.get(0)?.as_str()?.to_owned()));
-    let what = match architecture {
-        Some(name) => {
-            format!("holds a model of the architecture {name:?}, not an RWKV model of version 4 to 7")
-        }
-        None => {
-            let names: Vec<&str> = container.tensors().iter().take(3).map(|t| t.name.as_str()).collect();
-            format!("holds no RWKV model of version 4 to 7 (its first tensors: {})", names.join(", "))
-        }
-    };
-    let help = "see `rwkv-quant inspect` for what is in the file".to_owned();
-    Error::Model { path, what, help }
 }
 
 /// Gives every tensor its place.
@@ -220,6 +124,9 @@ impl Builder {
                 solver.set(Dim::N, size as usize, key);
             }
         }
+        if let (Body::Qwen2, Some(size)) = (version.body, qwen2::head_size(version, &container)) {
+            solver.set(Dim::N, size, "config.json");
+        }
         Builder { container, version, naming, prefix, index, used: BTreeSet::new(), solver }
     }
 
@@ -227,13 +134,17 @@ impl Builder {
         let layers = self.layers();
         let mut tensors = Vec::new();
         for (slot, layer) in canonical_order(self.version, layers) {
-            if let Some(values) = self.place(slot, layer)? {
+            if let Some(values) = self.place(slot, layer, drop)? {
                 tensors.push(Held { slot, layer, values });
             }
         }
-        let dropped = self.account(drop)?;
+        let mut dropped = self.check_parts(layers, &mut tensors)?;
+        dropped.extend(self.account(drop)?);
         let dims = self.solver.dims(layers);
-        let ranks = self.solver.ranks(layers);
+        let mut ranks = self.solver.ranks(layers);
+        if let Some(first) = ranks.first_mut() {
+            first.remove(&Rank::Value); // what block 0 may have is never read
+        }
         self.check_heads(&dims)?;
         let Builder { container, version, naming, prefix, .. } = self;
         Ok(Model { container, version, naming, prefix, dims, ranks, tensors, dropped })
@@ -268,16 +179,21 @@ impl Builder {
     }
 
     /// The values of a slot; `None` if this block need not have it and has not.
-    fn place(&mut self, slot: &'static Slot, layer: usize) -> Result<Option<Lazy>> {
-        let optional = slot.scope == Scope::Later && layer == 0;
-        let Some((i, stored)) = self.find(slot, layer) else {
-            return if optional { Ok(None) } else { Err(self.missing(slot, layer)) };
+    fn place(&mut self, slot: &'static Slot, layer: usize, drop: &[String]) -> Result<Option<Lazy>> {
+        let unread = slot.scope == Scope::Later && layer == 0;
+        let may_lack = self.version.may_lack(slot);
+        let Some((i, stored)) = self.find(slot, layer).or_else(|| self.tied(slot)) else {
+            let what = format!("is missing from this {} model", self.version.about);
+            return if unread || may_lack { Ok(None) } else { Err(self.missing(slot, layer, &what)) };
         };
-        if optional && self.container.format().name() == "GGUF" {
+        if unread && self.container.format().name() == "GGUF" {
             return Ok(None); // llama.cpp's placeholder, of another shape
         }
-        self.used.insert(i);
         let name = self.container.tensors()[i].name.clone();
+        if may_lack && drop.iter().any(|p| wildcard(p, &name)) {
+            return Ok(None);
+        }
+        self.used.insert(i);
         let wrong = |what: String| Error::Tensor {
             path: self.container.path().to_owned(),
             tensor: name.clone(),
@@ -286,13 +202,26 @@ impl Builder {
         };
         let mut values = Lazy::of(&self.container, i).ok_or_else(|| {
             let encoding = self.container.tensors()[i].encoding;
-            wrong(format!("is stored as {encoding}, which holds no weights that can be read"))
+            Error::Tensor {
+                path: self.container.path().to_owned(),
+                tensor: name.clone(),
+                what: format!("is stored as {encoding}, which is not read as weights"),
+                help: "give the original checkpoint that this file was made from".to_owned(),
+            }
         })?;
+        if values.elements() == 0 {
+            return Err(wrong(format!("is empty: its shape is {:?}", values.shape())));
+        }
         if let Some(k) = stored.stack {
             let shape = values.shape().to_vec();
-            values = values.slice(k).ok_or_else(|| {
-                wrong(format!("has the shape {shape:?}, with no slice {k} for {}", slot.short_name()))
-            })?;
+            values = match values.slice(k) {
+                Some(values) => values,
+                None if may_lack => return Ok(None),
+                None => {
+                    let part = slot.short_name();
+                    return Err(wrong(format!("has the shape {shape:?}, with no slice {k} for {part}")));
+                }
+            };
         }
         if stored.transposed {
             let shape = values.shape().to_vec();
@@ -303,6 +232,11 @@ impl Builder {
         values = values
             .reshaped(&shape)
             .ok_or_else(|| wrong(format!("has a layout in memory that cannot become {shape:?}")))?;
+        if let Some((dim, order)) = stored.regroup {
+            values = values.regrouped(dim, order).ok_or_else(|| {
+                wrong(format!("has the shape {shape:?}, which is not that of {} groups", order.len()))
+            })?;
+        }
         let rescale = self.rescale(slot, layer);
         if let Some(map) = stored.undo.or(rescale) {
             values = values.mapped(map).ok_or_else(|| wrong("is transformed twice".to_owned()))?;
@@ -318,13 +252,50 @@ impl Builder {
         (halved && power > 0).then(|| Map::Scale((power as f32).exp2()))
     }
 
-    fn missing(&self, slot: &Slot, layer: usize) -> Error {
+    /// What stands for the output layer of a model that uses its embedding as one.
+    fn tied(&self, slot: &Slot) -> Option<(usize, Stored)> {
+        let tied = self.container.config()?.get("tie_word_embeddings")?.as_bool()?;
+        let embedding = self.version.slots().find(|s| s.role == Role::Embedding)?;
+        if tied && slot.role == Role::Head { self.find(embedding, 0) } else { None }
+    }
+
+    /// A part that a model may lack must be there as a whole or not at all. Its token shift alone is no part: models
+    /// without a gate may have kept the gate's. It is taken out of `tensors` and named.
+    fn check_parts(&self, layers: usize, tensors: &mut Vec<Held>) -> Result<Vec<Dropped>> {
+        let mut dropped = Vec::new();
+        for part in self.version.optional {
+            let found = |slot: &Slot, layer| tensors.iter().any(|t| *t.slot == *slot && t.layer == layer);
+            let all = canonical_order(self.version, layers).into_iter().filter(|(s, _)| s.part == Some(part));
+            let (found, lacking): (Vec<_>, Vec<_>) = all.partition(|(slot, layer)| found(slot, *layer));
+            if found.iter().all(|(slot, _)| slot.stack.is_some()) && !lacking.is_empty() {
+                dropped.extend(found.iter().map(|(slot, layer)| Dropped {
+                    name: self.stored_name(slot, *layer),
+                    rule: format!("the model has no {part}, and nothing else reads it"),
+                }));
+                tensors.retain(|t| t.slot.part != Some(part));
+            } else if let Some((slot, layer)) = lacking.first() {
+                let what = format!("is missing, although the model has other tensors of its {part}");
+                return Err(self.missing(slot, *layer, &what));
+            }
+            if self.version.body == Body::Qwen2 {
+                qwen2::check_part(&self.container, part, lacking.is_empty())?;
+            }
+        }
+        Ok(dropped)
+    }
+
+    /// The name under which the file has, or would have, a slot.
+    fn stored_name(&self, slot: &Slot, layer: usize) -> String {
         let stored = self.naming.store(self.version, slot);
         let name = stored.map_or_else(|| slot.name_in(layer), |s| s.name_in(layer));
+        format!("{}{name}", self.prefix)
+    }
+
+    fn missing(&self, slot: &Slot, layer: usize, what: &str) -> Error {
         Error::Tensor {
             path: self.container.path().to_owned(),
-            tensor: format!("{}{name}", self.prefix),
-            what: format!("is missing from this {} model", self.version.about),
+            tensor: self.stored_name(slot, layer),
+            what: what.to_owned(),
             help: "the file is incomplete: get a sound copy, or give all parts of the model".to_owned(),
         }
     }
@@ -338,6 +309,8 @@ impl Builder {
             }
             let rule = if self.is_placeholder(&t.name) {
                 "llama.cpp wants a placeholder here and never reads it".to_owned()
+            } else if self.version.body == Body::Qwen2 && t.name.ends_with(".rotary_emb.inv_freq") {
+                "the time mix that replaced the attention does not rotate".to_owned()
             } else if let Some(pattern) = drop.iter().find(|p| wildcard(p, &t.name)) {
                 format!("left out by --drop {pattern}")
             } else {
@@ -345,7 +318,27 @@ impl Builder {
             };
             dropped.push(Dropped { name: t.name.clone(), rule });
         }
+        drop.iter().try_for_each(|pattern| self.check_drop(pattern))?;
         Ok(dropped)
+    }
+
+    /// A pattern that leaves nothing out is a mistake.
+    fn check_drop(&self, pattern: &str) -> Result<()> {
+        let matching = || self.index.iter().filter(|(name, _)| wildcard(pattern, name));
+        if matching().any(|(_, i)| !self.used.contains(i)) {
+            return Ok(());
+        }
+        let (what, help) = match matching().next() {
+            Some((name, _)) => (
+                format!("--drop {pattern} leaves nothing out: the model needs {name:?}"),
+                "name only tensors that are no part of the model",
+            ),
+            None => (
+                format!("--drop {pattern} matches no tensor of the file"),
+                "see `rwkv-quant inspect` for the names; * stands for anything",
+            ),
+        };
+        Err(Error::Usage { what, help: help.to_owned() })
     }
 
     /// Whether this is block 0's value residual in a GGUF file.
@@ -379,6 +372,9 @@ impl Builder {
     }
 
     fn check_heads(&self, dims: &Dims) -> Result<()> {
+        if self.version.body == Body::Qwen2 && dims.head_size == 0 {
+            return Err(qwen2::unknown_heads(&self.container));
+        }
         if dims.heads * dims.head_size == dims.att || dims.heads == 0 {
             return Ok(());
         }

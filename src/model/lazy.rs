@@ -35,6 +35,25 @@ impl Map {
     }
 }
 
+/// Where the elements along one dimension of a view lie, in elements.
+#[derive(Clone, Debug, PartialEq)]
+enum Step {
+    /// So far apart each.
+    Even(usize),
+    /// So far apart each, but read in groups of `size` that stand in another order in the file.
+    Groups { stride: usize, size: usize, order: &'static [usize] },
+}
+
+impl Step {
+    /// How far the `i`-th element lies from the first one in the file.
+    fn at(&self, i: usize) -> usize {
+        match self {
+            Step::Even(stride) => i * stride,
+            Step::Groups { stride, size, order } => (order[i / size] * size + i % size) * stride,
+        }
+    }
+}
+
 /// A strided window on one stored tensor.
 #[derive(Clone, Debug, PartialEq)]
 struct View {
@@ -44,8 +63,8 @@ struct View {
     /// Index of the first element within the tensor's span.
     start: usize,
     shape: Vec<usize>,
-    /// Distance between neighbours along each dimension, in elements.
-    strides: Vec<usize>,
+    /// Where the elements along each dimension lie.
+    steps: Vec<Step>,
 }
 
 impl View {
@@ -56,18 +75,35 @@ impl View {
     /// Whether the elements lie row-major without gaps.
     fn is_contiguous(&self) -> bool {
         let mut next = 1;
-        self.shape.iter().zip(&self.strides).rev().all(|(d, s)| {
-            let fits = *d == 1 || *s == next;
+        self.shape.iter().zip(&self.steps).rev().all(|(d, s)| {
+            let fits = *d == 1 || *s == Step::Even(next);
             next *= d;
             fits
         })
     }
 
+    /// The same elements as flat views: one, or one a row if the rows lie apart.
+    fn runs(&self) -> Vec<View> {
+        let flat = |start: usize, len: usize, step: &Step| View {
+            start,
+            shape: vec![len],
+            steps: vec![step.clone()],
+            ..self.clone()
+        };
+        let (cols, step) = match (self.shape.last(), self.steps.last()) {
+            _ if self.is_contiguous() => return vec![flat(self.start, self.elements(), &Step::Even(1))],
+            (Some(d), Some(s)) => (*d, s),
+            _ => (1, &Step::Even(1)),
+        };
+        let rows = self.elements().checked_div(cols).unwrap_or(0);
+        (0..rows).map(|row| flat(self.index(row * cols) - step.at(0), cols, step)).collect()
+    }
+
     /// Index in the span of the `i`-th element in row-major order.
     fn index(&self, mut i: usize) -> usize {
         let mut at = self.start;
-        for (d, s) in self.shape.iter().zip(&self.strides).rev() {
-            at += i % d * s;
+        for (d, s) in self.shape.iter().zip(&self.steps).rev() {
+            at += s.at(i % d);
             i /= d;
         }
         at
@@ -75,34 +111,65 @@ impl View {
 
     /// Decodes elements `range` in row-major order.
     fn read(&self, container: &Container, range: Range<usize>, out: &mut [f32]) {
-        let bytes = container.bytes(&container.tensors()[self.tensor]);
+        let tensor = &container.tensors()[self.tensor];
+        let bytes = container.bytes(tensor);
         if self.is_contiguous() {
             decode_run(self.encoding, bytes, self.start + range.start, out);
         } else if self.encoding.is_plain() {
             let size = self.encoding.block_bytes();
-            self.gather(range, out, |at, x| decode(self.encoding, &bytes[at * size..(at + 1) * size], x));
+            let release = |from: usize, to: usize| {
+                container.release(tensor, (from * size) as u64..((to * size) as u64).min(tensor.bytes));
+            };
+            self.gather(range, out, release, |at, x| {
+                decode(self.encoding, &bytes[at * size..(at + 1) * size], x);
+            });
         } else {
-            let mut all = vec![0.0; container.tensors()[self.tensor].elements() as usize];
+            let mut all = vec![0.0; tensor.elements() as usize];
             decode(self.encoding, bytes, &mut all);
-            self.gather(range, out, |at, x| x[0] = all[at]);
+            self.gather(range, out, |_, _| (), |at, x| x[0] = all[at]);
         }
     }
 
-    /// Fills `out` element by element along the last dimension.
-    fn gather(&self, range: Range<usize>, out: &mut [f32], mut element: impl FnMut(usize, &mut [f32])) {
-        let (cols, stride) = match (self.shape.last(), self.strides.last()) {
-            (Some(d), Some(s)) => (*d, *s),
-            _ => (1, 0),
+    /// Fills `out` element by element: column by column if neighbours along a row lie further apart than whole rows
+    /// do, so that the stored bytes are walked through once, front to back. What lies behind is released on the way:
+    /// a transposed matrix of any size takes little memory.
+    fn gather(
+        &self,
+        range: Range<usize>,
+        out: &mut [f32],
+        release: impl Fn(usize, usize),
+        mut element: impl FnMut(usize, &mut [f32]),
+    ) {
+        const RELEASE_EVERY: usize = 1 << 20; // elements
+        let (cols, step) = match (self.shape.last(), self.steps.last()) {
+            (Some(d), Some(s)) => (*d, s),
+            _ => (1, &Step::Even(0)),
         };
-        let mut i = range.start;
-        while i < range.end {
-            let run = (cols - i % cols).min(range.end - i);
-            let first = self.index(i);
-            for k in 0..run {
-                let o = i - range.start + k;
-                element(first + k * stride, &mut out[o..o + 1]);
+        let (first, last) = (range.start / cols, range.end.div_ceil(cols));
+        let rows: Vec<usize> = (first..last).map(|row| self.index(row * cols) - step.at(0)).collect();
+        let mut put = |row: usize, col: usize| {
+            let i = (first + row) * cols + col;
+            if range.contains(&i) {
+                let o = i - range.start;
+                element(rows[row] + step.at(col), &mut out[o..o + 1]);
             }
-            i += run;
+        };
+        let row_stride = rows.windows(2).map(|w| w[0].abs_diff(w[1])).max().unwrap_or(usize::MAX);
+        if cols < 2 || step.at(0).abs_diff(step.at(1)) <= row_stride {
+            for row in 0..rows.len() {
+                (0..cols).for_each(|col| put(row, col));
+            }
+            return;
+        }
+        let base = rows.iter().copied().min().unwrap_or(0);
+        let mut released = base;
+        for col in 0..cols {
+            (0..rows.len()).for_each(|row| put(row, col));
+            let at = base + step.at(col);
+            if at >= released + RELEASE_EVERY {
+                release(released, at);
+                released = at;
+            }
         }
     }
 }
@@ -143,8 +210,11 @@ impl Lazy {
     pub fn of(container: &Container, tensor: usize) -> Option<Lazy> {
         let t: &Tensor = container.tensors().get(tensor)?;
         codec(t.encoding).filter(|_| t.encoding.is_real())?;
-        let strides = t.strides.clone().unwrap_or_else(|| contiguous(&t.shape));
-        let view = View { tensor, encoding: t.encoding, start: 0, shape: t.shape.clone(), strides };
+        let steps = match &t.strides {
+            Some(strides) => strides.iter().copied().map(Step::Even).collect(),
+            None => contiguous(&t.shape),
+        };
+        let view = View { tensor, encoding: t.encoding, start: 0, shape: t.shape.clone(), steps };
         Some(Lazy { shape: t.shape.clone(), parts: vec![view], map: None })
     }
 
@@ -174,21 +244,17 @@ impl Lazy {
         self.parts.iter().all(|p| p.encoding == first).then_some(first)
     }
 
-    /// The same elements in another shape. `None` if the counts differ or a view would have to be split.
+    /// The same elements in another shape. `None` if the counts differ.
     pub fn reshaped(&self, shape: &[usize]) -> Option<Lazy> {
         if shape.iter().product::<usize>() != self.elements() {
             return None;
         }
-        let mut parts = Vec::new();
-        if let [view] = self.parts.as_slice() {
-            parts.push(View { shape: shape.to_vec(), strides: restride(view, shape)?, ..view.clone() });
-        } else {
-            // Each part keeps being one slice along the first dimension, or all become a flat run.
-            for view in &self.parts {
-                let flat = [view.elements()];
-                parts.push(View { shape: flat.to_vec(), strides: restride(view, &flat)?, ..view.clone() });
-            }
-        }
+        let whole = match self.parts.as_slice() {
+            [view] => restep(view, shape).map(|steps| View { shape: shape.to_vec(), steps, ..view.clone() }),
+            _ => None,
+        };
+        // Stacked parts, and rows that lie apart, are read one after the other, whatever the shape.
+        let parts = whole.map_or_else(|| self.parts.iter().flat_map(View::runs).collect(), |view| vec![view]);
         Some(Lazy { shape: shape.to_vec(), parts, map: self.map })
     }
 
@@ -201,7 +267,7 @@ impl Lazy {
         }
         let mut view = view.clone();
         view.shape.swap(n - 2, n - 1);
-        view.strides.swap(n - 2, n - 1);
+        view.steps.swap(n - 2, n - 1);
         Some(Lazy { shape: view.shape.clone(), parts: vec![view], map: self.map })
     }
 
@@ -212,12 +278,26 @@ impl Lazy {
             return None;
         }
         let view = View {
-            start: view.start + k * view.strides[0],
+            start: view.start + view.steps[0].at(k),
             shape: view.shape[1..].to_vec(),
-            strides: view.strides[1..].to_vec(),
+            steps: view.steps[1..].to_vec(),
             ..view.clone()
         };
         Some(Lazy { shape: view.shape.clone(), parts: vec![view], map: self.map })
+    }
+
+    /// Dimension `dim` cut into as many equal groups as `order` has entries: group `i` becomes group `order[i]`
+    /// of these. `None` if it cannot be cut so, or for stacked parts. `order` names each group once.
+    pub fn regrouped(&self, dim: usize, order: &'static [usize]) -> Option<Lazy> {
+        let [view] = self.parts.as_slice() else { return None };
+        let (len, step) = (*view.shape.get(dim)?, view.steps.get(dim)?);
+        let Step::Even(stride) = *step else { return None };
+        if !len.is_multiple_of(order.len()) || order.iter().any(|k| *k >= order.len()) {
+            return None;
+        }
+        let mut view = view.clone();
+        view.steps[dim] = Step::Groups { stride, size: len / order.len(), order };
+        Some(Lazy { shape: self.shape.clone(), parts: vec![view], map: self.map })
     }
 
     /// Tensors of one shape stacked along a new first dimension. `None` if the shapes or maps differ.
@@ -293,30 +373,30 @@ impl Lazy {
     }
 }
 
-/// Row-major strides of a shape.
-fn contiguous(shape: &[usize]) -> Vec<usize> {
+/// The steps of a shape whose elements lie row-major without gaps.
+fn contiguous(shape: &[usize]) -> Vec<Step> {
     let mut strides = vec![1; shape.len()];
     for i in (1..shape.len()).rev() {
         strides[i - 1] = strides[i] * shape[i];
     }
-    strides
+    strides.into_iter().map(Step::Even).collect()
 }
 
-/// The strides of a view's elements in another shape: possible if they lie without gaps, or if the shapes
+/// The steps of a view's elements in another shape: possible if they lie without gaps, or if the shapes
 /// differ in dimensions of one only.
-fn restride(view: &View, shape: &[usize]) -> Option<Vec<usize>> {
+fn restep(view: &View, shape: &[usize]) -> Option<Vec<Step>> {
     if view.is_contiguous() {
         return Some(contiguous(shape));
     }
-    let mut long = view.shape.iter().zip(&view.strides).filter(|(d, _)| **d != 1);
-    let mut strides = Vec::new();
+    let mut long = view.shape.iter().zip(&view.steps).filter(|(d, _)| **d != 1);
+    let mut steps = Vec::new();
     for d in shape {
-        strides.push(if *d == 1 {
-            0
+        steps.push(if *d == 1 {
+            Step::Even(0)
         } else {
-            let (dim, stride) = long.next()?;
-            (dim == d).then_some(*stride)?
+            let (dim, step) = long.next()?;
+            (dim == d).then(|| step.clone())?
         });
     }
-    Some(strides)
+    Some(steps)
 }

@@ -1,17 +1,21 @@
 //! RWKV itself: what tensors a model of each version has, and how to find them in a file.
 //!
 //! The canonical model is BlinkDL's: his tensor names, shapes and orientation. A version ([`Version`]) is a
-//! table of [`Slot`]s in his terms ([`v4`], [`v5`], [`v6`], [`v7`]); a [`Naming`] says how a family of files
+//! table of [`Slot`]s in his terms ([`v4`], [`v5`], [`v6`], [`v7`], [`qwen2`]); a [`Naming`] says how a family of files
 //! stores a slot under another name or in another orientation. [`Model::detect`] finds which version and naming a file
 //! has, checks every shape against the others, and gives every tensor of the file a place, a named reason
 //! to be dropped, or an error.
 
 mod detect;
+mod identify;
 mod lazy;
 mod naming;
+pub mod qwen2;
 mod refused;
 mod shape;
 mod slot;
+#[cfg(test)]
+mod tests;
 pub mod v4;
 pub mod v5;
 pub mod v6;
@@ -26,7 +30,7 @@ pub use slot::{Dim, Rank, Role, Scope, Slot};
 /// One version of the architecture.
 #[derive(Debug)]
 pub struct Version {
-    /// The version's number: `7.0`, `5.2`, `7a`.
+    /// The version's number: `7.0`, `5.2`, `7a`; llama.cpp's name for a hybrid: `arwkv7`.
     pub name: &'static str,
     /// What it is, in a few words.
     pub about: &'static str,
@@ -35,20 +39,54 @@ pub struct Version {
     /// Slots of block 0 that only this version and its successors have: the first version of [`VERSIONS`]
     /// all of whose markers are found is the one.
     pub markers: &'static [&'static str],
+    /// Parts ([`Slot::part`]) that a model of this version may lack. A model has all tensors of a part, in every
+    /// block, or none of them.
+    pub optional: &'static [&'static str],
+    /// What the time mix stands in.
+    pub body: Body,
+}
+
+/// What a model is built around.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Body {
+    /// BlinkDL's own architecture: LayerNorms, a channel mix, a tokenizer of byte strings.
+    Rwkv,
+    /// A Qwen2 model whose attention was replaced by RWKV's time mix: RMS norms, a gated MLP, Qwen2's tokenizer.
+    /// Of the programs that files are written for, llama.cpp alone runs it, so only GGUF can hold it.
+    Qwen2,
 }
 
 impl Version {
+    /// What holds for every version that does not say otherwise.
+    const PLAIN: Version =
+        Version { name: "", about: "", slots: &[], markers: &[], optional: &[], body: Body::Rwkv };
+
     /// All slots, in canonical order.
     pub fn slots(&self) -> impl Iterator<Item = &'static Slot> {
         self.slots.iter().flat_map(|part| part.iter())
     }
 
-    /// The first digit of the version's number.
+    /// The version of the time mix: the first digit of the name.
     pub fn major(&self) -> u32 {
-        self.name.bytes().next().map_or(0, |b| u32::from(b - b'0'))
+        self.name.bytes().find(u8::is_ascii_digit).map_or(0, |b| u32::from(b - b'0'))
+    }
+
+    /// Whether a model of this version may lack a slot.
+    pub fn may_lack(&self, slot: &Slot) -> bool {
+        slot.part.is_some_and(|part| self.optional.contains(&part))
     }
 }
 
 /// Every version, in the order in which their markers are looked for.
-pub static VERSIONS: &[&Version] =
-    &[&v7::V7A, &v7::V7, &v6::V6, &v5::V5_2, &v5::V5_1, &v5::V5_1_REAL, &v5::V5_0, &v4::V4];
+pub static VERSIONS: &[&Version] = &[
+    &qwen2::ARWKV7,
+    &qwen2::RWKV6_QWEN2,
+    &v7::V7A,
+    &v7::V7,
+    &v6::V6,
+    &v5::V5_2,
+    &v5::V5_1,
+    &v5::V5_1_REAL,
+    &v5::V5_0,
+    &v4::V4,
+];

@@ -1,7 +1,7 @@
 //! How families of files name and orient the tensors.
 
 use super::slot::{Role, Slot, fill};
-use super::{Map, Version};
+use super::{Body, Map, Version};
 
 /// How a family of files stores the tensors of a model.
 #[derive(Debug)]
@@ -25,13 +25,15 @@ pub struct Stored {
     pub transposed: bool,
     /// Its place along the first dimension, if it is stacked with others under this name.
     pub stack: Option<usize>,
+    /// The dimension whose groups are stored in another order than BlinkDL's, and where each of his is stored.
+    pub regroup: Option<(usize, &'static [usize])>,
     /// What turns the stored values into BlinkDL's.
     pub undo: Option<Map>,
 }
 
 impl Stored {
     fn named(name: impl Into<String>) -> Stored {
-        Stored { name: name.into(), transposed: false, stack: None, undo: None }
+        Stored { name: name.into(), transposed: false, stack: None, regroup: None, undo: None }
     }
 
     /// The name in block `layer`.
@@ -47,7 +49,7 @@ impl Naming {
     }
 }
 
-const TENSOR_FILES: &[&str] = &["safetensors", "torch", "torch (legacy)"];
+const TENSOR_FILES: &[&str] = &["safetensors", "torch"];
 
 /// Every naming, in the order they are tried.
 pub static NAMINGS: &[Naming] = &[
@@ -60,10 +62,11 @@ pub static NAMINGS: &[Naming] = &[
         wrapped: true,
         store: fla_x_x,
     },
+    Naming { name: "Hugging Face (Qwen2 hybrid)", formats: TENSOR_FILES, wrapped: false, store: qwen2 },
     Naming { name: "Hugging Face", formats: TENSOR_FILES, wrapped: true, store: hugging_face },
     Naming { name: "Hugging Face (model.blocks)", formats: TENSOR_FILES, wrapped: true, store: hf_blocks },
     Naming { name: "BlinkDL", formats: TENSOR_FILES, wrapped: true, store: blinkdl },
-    Naming { name: "web-rwkv", formats: TENSOR_FILES, wrapped: false, store: web_rwkv },
+    Naming { name: "web-rwkv", formats: &["safetensors"], wrapped: false, store: web_rwkv },
 ];
 
 fn blinkdl(_: &Version, slot: &Slot) -> Option<Stored> {
@@ -129,9 +132,49 @@ fn hf_blocks(version: &Version, slot: &Slot) -> Option<Stored> {
     }))
 }
 
-/// Files for web-rwkv and Ai00: BlinkDL's names with two words changed, low-rank matrices [out, in].
+/// Folders of the hybrids with Qwen2, whose own parts keep Qwen2's names. RWKV6-Qwen2 stores the five branches of
+/// its token shift in the order r, k, v, w, g instead of w, k, v, r, g.
+fn qwen2(version: &Version, slot: &Slot) -> Option<Stored> {
+    const ORDER: &[usize] = &[3, 1, 2, 0, 4];
+    if version.body != Body::Qwen2 {
+        return None;
+    }
+    let seven = version.major() == 7;
+    let name = match slot.name {
+        "emb.weight" => "model.embed_tokens.weight".to_owned(),
+        "head.weight" => "lm_head.weight".to_owned(),
+        "ln_out.weight" => "model.norm.weight".to_owned(),
+        "blocks.{}.ln1.weight" => "model.layers.{}.input_layernorm.weight".to_owned(),
+        "blocks.{}.ln2.weight" => "model.layers.{}.post_attention_layernorm.weight".to_owned(),
+        other => {
+            let (part, leaf) = other.strip_prefix("blocks.{}.")?.split_once('.')?;
+            let projected = |short: &str| {
+                leaf.split_once('.')
+                    .map(|(_, kind)| format!("model.layers.{{}}.self_attn.{short}_proj.{kind}"))
+            };
+            match (part, leaf.split('.').next()?) {
+                ("ffn", name) => format!("model.layers.{{}}.mlp.{name}_proj.weight"),
+                (_, _) if seven => format!("model.layers.{{}}.self_attn.time_mixer.{leaf}"),
+                (_, "receptance") => projected("q")?,
+                (_, "key") => projected("k")?,
+                (_, "value") => projected("v")?,
+                (_, "output") => projected("o")?,
+                (_, _) => format!("model.layers.{{}}.self_attn.{leaf}"),
+            }
+        }
+    };
+    let regroup = match slot.short_name() {
+        "att.time_maa_w1" => Some((1, ORDER)),
+        "att.time_maa_w2" => Some((0, ORDER)),
+        _ => None,
+    };
+    Some(Stored { regroup, ..Stored::named(name) })
+}
+
+/// Files for web-rwkv and Ai00: BlinkDL's names with two words changed, low-rank matrices [out, in]. (Of version 5 they
+/// know 5.2 only: 5.1 is made into it.)
 fn web_rwkv(version: &Version, slot: &Slot) -> Option<Stored> {
-    if matches!(version.name, "5.0" | "7a") {
+    if matches!(version.name, "5.0" | "5.1" | "7a") {
         return None;
     }
     let name = slot.name.replace("time_faaaa", "time_first").replace("time_maa", "time_mix");

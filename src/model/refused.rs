@@ -83,6 +83,12 @@ pub(super) fn find(container: &Container) -> Option<(String, String)> {
             "give the original .pth that it was made from".into(),
         ));
     }
+    if container.tensors().is_empty() {
+        return Some((
+            "holds no tensors at all".into(),
+            "the program that made it failed: make it again, or get a sound copy".into(),
+        ));
+    }
     if container.tensors().iter().all(|t| t.name.contains("time_state")) {
         return Some((
             "is an initial state (state tuning), not a model".into(),

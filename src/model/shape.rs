@@ -15,6 +15,8 @@ pub struct Dims {
     pub embd: usize,
     /// Width of the time mix.
     pub att: usize,
+    /// Width of the keys and values: that of the time mix, or less where heads share them in groups.
+    pub kv: usize,
     /// Width of the channel mix.
     pub ffn: usize,
     /// Number of heads (0 for version 4, which has none).
@@ -132,6 +134,7 @@ impl Solver {
             Dim::V => "n_vocab".to_owned(),
             Dim::C => "n_embd".to_owned(),
             Dim::A => "n_att".to_owned(),
+            Dim::G => "n_kv".to_owned(),
             Dim::F => "n_ffn".to_owned(),
             Dim::H => "n_head".to_owned(),
             Dim::N => "head_size".to_owned(),
@@ -145,12 +148,13 @@ impl Solver {
         let get = |dim: Dim| self.sizes.get(&dim).map(|s| s.0);
         let embd = get(Dim::C).unwrap_or(0);
         let att = get(Dim::A).unwrap_or(embd);
-        let heads = get(Dim::H).unwrap_or(0);
+        let heads = get(Dim::H).or_else(|| att.checked_div(get(Dim::N)?)).unwrap_or(0);
         Dims {
             layers,
             vocab: get(Dim::V).unwrap_or(0),
             embd,
             att,
+            kv: get(Dim::G).unwrap_or(att),
             ffn: get(Dim::F).unwrap_or(0),
             heads,
             head_size: get(Dim::N).unwrap_or(att.checked_div(heads).unwrap_or(0)),

@@ -17,6 +17,9 @@ pub struct Slot {
     pub fla: Option<&'static str>,
     /// Token-shift vectors that some formats store stacked: the place in the stack.
     pub stack: Option<usize>,
+    /// The part of the model that it belongs to, if some models come without that part (see
+    /// [`Version::optional`](super::Version::optional)).
+    pub part: Option<&'static str>,
 }
 
 /// In which blocks a slot stands.
@@ -73,6 +76,8 @@ pub enum Dim {
     C,
     /// Width of the time mix, `n_att`.
     A,
+    /// Width of the keys and values of a time mix whose heads share them in groups, `n_kv`.
+    G,
     /// Width of the channel mix, `n_ffn`.
     F,
     /// Number of heads.
@@ -120,7 +125,7 @@ impl Rank {
 
 impl Slot {
     const fn new(name: &'static str, scope: Scope, role: Role, shape: &'static [Dim]) -> Slot {
-        Slot { name, scope, role, shape, gguf: None, fla: None, stack: None }
+        Slot { name, scope, role, shape, gguf: None, fla: None, stack: None, part: None }
     }
 
     /// A slot that stands once in the model.
@@ -151,6 +156,11 @@ impl Slot {
     /// Number `k` of the token-shift vectors that some formats stack.
     pub const fn stack(self, k: usize) -> Slot {
         Slot { stack: Some(k), ..self }
+    }
+
+    /// As a tensor of a part that some models come without.
+    pub const fn part(self, part: &'static str) -> Slot {
+        Slot { part: Some(part), ..self }
     }
 
     /// BlinkDL's name in block `layer`.

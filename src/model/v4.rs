@@ -77,4 +77,5 @@ pub static V4: Version = Version {
     about: "RWKV-4 (Dove)",
     slots: &[ENTRY, NORMS, DECAY, TIME_MIX, CHANNEL_MIX, EXIT],
     markers: &["blocks.{}.att.time_decay", "blocks.{}.att.time_first", "blocks.{}.att.time_mix_k"],
+    ..Version::PLAIN
 };

@@ -46,6 +46,7 @@ pub static V5_0: Version = Version {
     about: "RWKV-5.0 (Eagle, decay per head, no gate)",
     slots: &[ENTRY, NORMS, PER_HEAD, TIME_MIX, GROUP_NORM, CHANNEL_MIX, EXIT],
     markers: &["blocks.{}.att.ln_x.weight", "blocks.{}.att.time_mix_k", "blocks.{}.att.time_first"],
+    ..Version::PLAIN
 };
 
 /// RWKV-5.1: one decay a head, gate.
@@ -54,6 +55,7 @@ pub static V5_1: Version = Version {
     about: "RWKV-5.1 (Eagle, decay per head)",
     slots: &[ENTRY, NORMS, PER_HEAD, TIME_MIX, GATE, GROUP_NORM, CHANNEL_MIX, EXIT],
     markers: &["blocks.{}.att.gate.weight", "blocks.{}.att.time_mix_g", "blocks.{}.att.time_first"],
+    ..Version::PLAIN
 };
 
 /// RWKV-5.1 whose bonus is not a logarithm.
@@ -62,6 +64,7 @@ pub static V5_1_REAL: Version = Version {
     about: "RWKV-5.1 (Eagle, decay per head, real bonus)",
     slots: &[ENTRY, NORMS, PER_HEAD_REAL, TIME_MIX, GATE, GROUP_NORM, CHANNEL_MIX, EXIT],
     markers: &["blocks.{}.att.gate.weight", "blocks.{}.att.time_mix_g", "blocks.{}.att.time_faaaa"],
+    ..Version::PLAIN
 };
 
 /// RWKV-5.2: one decay a channel, gate.
@@ -70,4 +73,5 @@ pub static V5_2: Version = Version {
     about: "RWKV-5.2 (Eagle)",
     slots: &[ENTRY, NORMS, PER_CHANNEL, TIME_MIX, GATE, GROUP_NORM, CHANNEL_MIX, EXIT],
     markers: &["blocks.{}.att.gate.weight", "blocks.{}.att.time_mix_g", "blocks.{}.att.time_faaaa"],
+    ..Version::PLAIN
 };

@@ -75,4 +75,5 @@ pub static V6: Version = Version {
     about: "RWKV-6 (Finch)",
     slots: &[ENTRY, NORMS, TIME_MIX, CHANNEL_MIX, EXIT],
     markers: &["blocks.{}.att.time_maa_x", "blocks.{}.att.time_maa_w1", "blocks.{}.att.gate.weight"],
+    ..Version::PLAIN
 };

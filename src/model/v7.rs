@@ -18,7 +18,7 @@ use super::slot::Slot;
 use super::v4::{ENTRY, EXIT, NORMS};
 
 #[rustfmt::skip] // a table: one slot, then its names elsewhere
-const TIME_MIX: &[Slot] = &[
+pub(super) const TIME_MIX: &[Slot] = &[
     Slot::block("blocks.{}.att.x_r", Vector, &[One, One, C])
         .gguf("blk.{}.time_mix_lerp_fused.weight").fla("model.layers.{}.attn.x_r").stack(0),
     Slot::block("blocks.{}.att.x_w", Vector, &[One, One, C])
@@ -30,7 +30,7 @@ const TIME_MIX: &[Slot] = &[
     Slot::block("blocks.{}.att.x_a", Vector, &[One, One, C])
         .gguf("blk.{}.time_mix_lerp_fused.weight").fla("model.layers.{}.attn.x_a").stack(4),
     Slot::block("blocks.{}.att.x_g", Vector, &[One, One, C])
-        .gguf("blk.{}.time_mix_lerp_fused.weight").fla("model.layers.{}.attn.x_g").stack(5),
+        .gguf("blk.{}.time_mix_lerp_fused.weight").fla("model.layers.{}.attn.x_g").stack(5).part("gate"),
     Slot::block("blocks.{}.att.w0", Vector, &[One, One, C])
         .gguf("blk.{}.time_mix_w0.weight").fla("model.layers.{}.attn.w_lora.lora.2.bias"),
     Slot::block("blocks.{}.att.w1", LowRank, &[C, Rank(Decay)])
@@ -50,9 +50,9 @@ const TIME_MIX: &[Slot] = &[
     Slot::later("blocks.{}.att.v2", LowRank, &[Rank(Value), C])
         .gguf("blk.{}.time_mix_v2.weight").fla("model.layers.{}.attn.v_lora.lora.2.weight"),
     Slot::block("blocks.{}.att.g1", LowRank, &[C, Rank(Gate)])
-        .gguf("blk.{}.time_mix_g1.weight").fla("model.layers.{}.attn.g_lora.lora.0.weight"),
+        .gguf("blk.{}.time_mix_g1.weight").fla("model.layers.{}.attn.g_lora.lora.0.weight").part("gate"),
     Slot::block("blocks.{}.att.g2", LowRank, &[Rank(Gate), C])
-        .gguf("blk.{}.time_mix_g2.weight").fla("model.layers.{}.attn.g_lora.lora.2.weight"),
+        .gguf("blk.{}.time_mix_g2.weight").fla("model.layers.{}.attn.g_lora.lora.2.weight").part("gate"),
     Slot::block("blocks.{}.att.k_k", Vector, &[One, One, C])
         .gguf("blk.{}.time_mix_k_k.weight").fla("model.layers.{}.attn.k_k"),
     Slot::block("blocks.{}.att.k_a", Vector, &[One, One, C])
@@ -68,9 +68,9 @@ const TIME_MIX: &[Slot] = &[
     Slot::block("blocks.{}.att.output.weight", Matrix, &[C, C])
         .gguf("blk.{}.time_mix_output.weight").fla("model.layers.{}.attn.o_proj.weight"),
     Slot::block("blocks.{}.att.ln_x.weight", Vector, &[C])
-        .gguf("blk.{}.time_mix_ln.weight").fla("model.layers.{}.attn.g_norm.weight"),
+        .gguf("blk.{}.time_mix_ln.weight").fla("model.layers.{}.attn.g_norm.weight").part("group norm"),
     Slot::block("blocks.{}.att.ln_x.bias", Vector, &[C])
-        .gguf("blk.{}.time_mix_ln.bias").fla("model.layers.{}.attn.g_norm.bias"),
+        .gguf("blk.{}.time_mix_ln.bias").fla("model.layers.{}.attn.g_norm.bias").part("group norm"),
 ];
 
 #[rustfmt::skip]
@@ -92,7 +92,7 @@ const DEEP_EMBED: &[Slot] = &[
     Slot::block("blocks.{}.ffn.s2", LowRank, &[Is(32), F]),
 ];
 
-const MARKERS: &[&str] = &["blocks.{}.att.r_k", "blocks.{}.att.k_k", "blocks.{}.att.w1"];
+const MARKERS: &[&str] = &["blocks.{}.att.r_k", "blocks.{}.att.k_k", "blocks.{}.att.w1", "blocks.{}.att.x_r"];
 
 /// RWKV-7.
 pub static V7: Version = Version {
@@ -100,6 +100,7 @@ pub static V7: Version = Version {
     about: "RWKV-7 (Goose)",
     slots: &[ENTRY, NORMS, TIME_MIX, CHANNEL_MIX, EXIT],
     markers: MARKERS,
+    ..Version::PLAIN
 };
 
 /// RWKV-7a: with DeepEmbed.
@@ -107,5 +108,6 @@ pub static V7A: Version = Version {
     name: "7a",
     about: "RWKV-7a (Goose with DeepEmbed)",
     slots: &[ENTRY, NORMS, TIME_MIX, CHANNEL_MIX, DEEP_EMBED, EXIT],
-    markers: &["blocks.{}.att.r_k", "blocks.{}.att.k_k", "blocks.{}.ffn.s_emb.weight"],
+    markers: &["blocks.{}.att.r_k", "blocks.{}.att.k_k", "blocks.{}.ffn.s_emb.weight", "blocks.{}.att.x_r"],
+    ..Version::PLAIN
 };

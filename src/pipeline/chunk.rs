@@ -8,6 +8,7 @@ use super::Budget;
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::plan::{Plan, Write};
+use crate::recipe::Search;
 
 /// A run of whole rows of one tensor.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,9 +66,15 @@ impl Chunk {
                 check_finite(&buffers.values).map_err(|e| self.cannot(write, model, e))?;
                 buffers.bytes.copy_from_slice(stored);
             }
-            _ => codec
-                .encode(Rows::new(&buffers.values, cols), &mut buffers.bytes)
-                .map_err(|e| self.cannot(write, model, e))?,
+            _ => {
+                let importance = write.importance.as_deref();
+                let rows = Rows { importance, ..Rows::new(&buffers.values, cols) };
+                let encoded = match plan.recipe.search {
+                    Search::Standard => codec.encode(rows, &mut buffers.bytes),
+                    Search::Best => codec.encode_best(rows, &mut buffers.bytes),
+                };
+                encoded.map_err(|e| self.cannot(write, model, e))?;
+            }
         }
         write.values.release(container, self.rows.clone());
         Ok(&buffers.bytes)

@@ -12,6 +12,7 @@ mod verify;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use formats::Limits;
 use rayon::prelude::*;
 
 pub use budget::Budget;
@@ -84,7 +85,9 @@ pub fn write(
     for (offset, bytes) in &plan.placement.between {
         partial.write_at(bytes, *offset)?;
     }
-    let sums: Vec<u32> = pool.install(|| {
+    // The checksums in the source are compared meanwhile: a flipped bit must not become a sound-looking file.
+    let source_is_sound = || model.container.format().verify_checksums(&model.container, &Limits::default());
+    let encode = || -> Result<Vec<u32>> {
         chunks
             .par_iter()
             .map_init(chunk::Buffers::default, |buffers, chunk| {
@@ -94,8 +97,11 @@ pub fn write(
                 observer.written(&plan.tensors[chunk.tensor].name, bytes.len() as u64);
                 Ok(crc32fast::hash(bytes))
             })
-            .collect::<Result<_>>()
-    })?;
+            .collect()
+    };
+    let (sums, sound) = pool.install(|| rayon::join(encode, source_is_sound));
+    sound?;
+    let sums = sums?;
     pool.install(|| verify::written(plan, &chunks, &sums, partial.path(), observer, stop))?;
     partial.finish()
 }

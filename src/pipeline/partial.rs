@@ -34,20 +34,13 @@ impl Partial {
         let mut name = out.file_name().unwrap_or_default().to_owned();
         name.push(".partial");
         let path = out.with_file_name(name);
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
+        clear_leftover(&path, out)?;
+        // `create_new` follows no link and opens nothing that is there: what is written to is ours alone.
+        let file = OpenOptions::new().read(true).write(true).create_new(true).open(&path);
         let file = file.map_err(Error::io("create", &path))?;
-        // A file that another process renamed meanwhile is not ours, even if its lock is free by now.
-        if file.try_lock().is_err() || !same_file(&file, &path) {
-            return Err(Error::Usage {
-                what: format!("{} is being written by another process", out.display()),
-                help: "wait until it is done, or give another name".to_owned(),
-            });
-        }
+        file.try_lock().map_err(|_| in_use(out))?;
         let partial = Partial { file, path, out: out.to_owned(), force, finished: false };
-        // What an interrupted run left is not used: it is emptied first, so that all gaps are zeros.
-        for len in [0, bytes] {
-            partial.file.set_len(len).map_err(Error::io("make room for", &partial.path))?;
-        }
+        partial.file.set_len(bytes).map_err(Error::io("make room for", &partial.path))?;
         Ok(partial)
     }
 
@@ -102,18 +95,36 @@ fn check_space(folder: &Path, bytes: u64) -> Result<()> {
     })
 }
 
-/// Whether `path` still names `file`.
-#[cfg(unix)]
-fn same_file(file: &File, path: &Path) -> bool {
-    use std::os::unix::fs::MetadataExt;
-    let id = |m: fs::Metadata| (m.dev(), m.ino());
-    file.metadata().ok().map(id) == fs::metadata(path).ok().map(id)
+/// Removes what an interrupted run left, and refuses to touch anything else of that name.
+fn clear_leftover(path: &Path, out: &Path) -> Result<()> {
+    let Ok(there) = path.symlink_metadata() else { return Ok(()) };
+    if !there.is_file() || links(&there) != 1 {
+        return Err(Error::Usage {
+            what: format!("{} is in the way: it is no file that an interrupted run left", path.display()),
+            help: "move it away, or give the output another name".to_owned(),
+        });
+    }
+    let leftover = File::open(path).map_err(Error::io("open", path))?;
+    leftover.try_lock().map_err(|_| in_use(out))?;
+    fs::remove_file(path).map_err(Error::io("remove", path))
 }
 
-/// Whether `path` still names `file`: an open file cannot be renamed here.
+fn in_use(out: &Path) -> Error {
+    Error::Usage {
+        what: format!("{} is being written by another process", out.display()),
+        help: "wait until it is done, or give another name".to_owned(),
+    }
+}
+
+/// How many names a file has.
+#[cfg(unix)]
+fn links(metadata: &fs::Metadata) -> u64 {
+    std::os::unix::fs::MetadataExt::nlink(metadata)
+}
+
 #[cfg(not(unix))]
-fn same_file(_: &File, _: &Path) -> bool {
-    true
+fn links(_: &fs::Metadata) -> u64 {
+    1
 }
 
 #[cfg(unix)]

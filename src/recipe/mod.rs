@@ -1,9 +1,82 @@
-//! What is wanted: which encoding the tensors of a file get.
+//! What is wanted: which encodings the tensors of a file get.
 
 use quant::Encoding;
 
 use crate::error::{Error, Result};
+use crate::importance::Importance;
 use crate::model::Role;
+
+/// What is wanted of a file.
+#[derive(Clone, Debug)]
+pub struct Recipe {
+    /// The file type.
+    pub file_type: &'static FileType,
+    /// Whose choice of types for the tensors.
+    pub mix: Mix,
+    /// What to do where rows are no whole blocks of the type wanted.
+    pub fallback: Fallback,
+    /// How long encoders look for good codes.
+    pub search: Search,
+    /// Which input channels matter more than others.
+    pub importance: Option<Importance>,
+}
+
+impl Recipe {
+    /// A file of this type, with everything else as usual.
+    pub fn of(file_type: &'static FileType) -> Recipe {
+        Recipe {
+            file_type,
+            mix: Mix::default(),
+            fallback: Fallback::default(),
+            search: Search::default(),
+            importance: None,
+        }
+    }
+
+    /// The encoding that a tensor of this role gets if its rows allow it; `stored` is how the source holds it.
+    pub fn wanted(&self, role: Role, stored: Option<Encoding>) -> Encoding {
+        match (self.mix, role) {
+            (Mix::LlamaCpp, Role::LowRank) => match stored {
+                Some(e @ (Encoding::F32 | Encoding::F16 | Encoding::BF16)) => e,
+                _ => Encoding::F32,
+            },
+            _ => self.file_type.wanted(role),
+        }
+    }
+}
+
+/// Whose choice of types for the tensors of a quantized file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Mix {
+    /// The project's: low-rank matrices at 8 bits.
+    #[default]
+    Own,
+    /// llama-quantize's: low-rank matrices stay as the source holds them, a tenth of the file.
+    #[value(name = "llama.cpp")]
+    LlamaCpp,
+}
+
+/// What to do where rows are no whole blocks of the type wanted, so that another type stands in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Fallback {
+    /// Refuse.
+    Error,
+    /// Go on, and say so.
+    #[default]
+    Warn,
+    /// Go on.
+    Allow,
+}
+
+/// How long encoders look for good codes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Search {
+    /// As the type's home project does: the same bytes.
+    #[default]
+    Standard,
+    /// Longer, for a smaller error in the same format.
+    Best,
+}
 
 /// A file type: the name people ask for, and the encoding that each role gets under it.
 #[derive(Debug, PartialEq, Eq)]
@@ -22,25 +95,41 @@ pub struct FileType {
     pub low_rank: Encoding,
 }
 
+/// A file of one plain encoding, or of q8_0.
 const fn plain(name: &'static str, gguf_number: u32, e: Encoding) -> FileType {
     FileType { name, gguf_number, matrix: e, embedding: e, head: e, low_rank: e }
 }
 
-/// Low-rank matrices are small and used in every step: they keep 8 bits in files of fewer.
+/// A file of fewer than 8 bits: as in llama.cpp's files the head keeps 6 bits, and the low-rank matrices, small
+/// and used in every step, 8.
 const fn blocks(name: &'static str, gguf_number: u32, e: Encoding) -> FileType {
     FileType { name, gguf_number, matrix: e, embedding: e, head: Encoding::Q6K, low_rank: Encoding::Q8_0 }
 }
 
-/// Every file type.
+/// Every file type: llama-quantize's, as far as their encodings can be made here. Its mixtures of types know the
+/// tensor names of other architectures only, so for RWKV-6 and 7 q4_k_s, q4_k_m and the like are one and the same
+/// there, and here. (For the hybrids with Qwen2 it gives some `ffn_down` more bits; that mixture is not made here.)
+#[rustfmt::skip]
 pub static FILE_TYPES: &[FileType] = &[
-    plain("f32", 0, Encoding::F32),
-    plain("f16", 1, Encoding::F16),
-    plain("bf16", 32, Encoding::BF16),
-    plain("q8_0", 7, Encoding::Q8_0),
-    blocks("q5_1", 9, Encoding::Q5_1),
-    blocks("q5_0", 8, Encoding::Q5_0),
-    blocks("q4_1", 3, Encoding::Q4_1),
-    blocks("q4_0", 2, Encoding::Q4_0),
+    plain("f32",     0, Encoding::F32),
+    plain("f16",     1, Encoding::F16),
+    plain("bf16",   32, Encoding::BF16),
+    plain("q8_0",    7, Encoding::Q8_0),
+    blocks("q6_k",  18, Encoding::Q6K),
+    blocks("q5_k_m", 17, Encoding::Q5K),
+    blocks("q5_k_s", 16, Encoding::Q5K),
+    blocks("q5_1",   9, Encoding::Q5_1),
+    blocks("q5_0",   8, Encoding::Q5_0),
+    blocks("q4_k_m", 15, Encoding::Q4K),
+    blocks("q4_k_s", 14, Encoding::Q4K),
+    blocks("q4_1",   3, Encoding::Q4_1),
+    blocks("q4_0",   2, Encoding::Q4_0),
+    blocks("iq4_nl", 25, Encoding::IQ4NL),
+    blocks("iq4_xs", 30, Encoding::IQ4XS),
+    blocks("q3_k_l", 13, Encoding::Q3K),
+    blocks("q3_k_m", 12, Encoding::Q3K),
+    blocks("q3_k_s", 11, Encoding::Q3K),
+    blocks("q2_k",  10, Encoding::Q2K),
 ];
 
 impl FileType {

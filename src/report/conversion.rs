@@ -13,6 +13,7 @@ use super::{Report, bytes, count};
 use crate::model::{Model, Role};
 use crate::pipeline::Budget;
 use crate::plan::Plan;
+use crate::recipe::Fallback;
 
 /// A planned or finished conversion.
 #[derive(Debug, Serialize)]
@@ -28,7 +29,7 @@ pub struct Conversion {
     threads: usize,
     vocabulary: Option<String>,
     tensors: Vec<TensorRow>,
-    fallbacks: Vec<Fallback>,
+    fallbacks: Vec<FallbackRow>,
     dropped: Vec<DroppedRow>,
     warnings: Vec<String>,
     /// Whether the file was written; false for a dry run.
@@ -50,7 +51,7 @@ struct TensorRow {
 }
 
 #[derive(Debug, Serialize)]
-struct Fallback {
+struct FallbackRow {
     name: String,
     wanted: &'static str,
     encoding: &'static str,
@@ -77,7 +78,7 @@ impl Conversion {
             model: ModelSummary::of(model),
             output: out.display().to_string(),
             target: plan.target.name(),
-            file_type: plan.file_type.name,
+            file_type: plan.recipe.file_type.name,
             bytes: plan.total_bytes(),
             bits_per_weight: plan.bits_per_weight(),
             peak_memory_bytes: budget.peak_bytes,
@@ -98,7 +99,8 @@ impl Conversion {
                 .collect(),
             fallbacks: plan
                 .fallbacks()
-                .map(|t| Fallback {
+                .filter(|_| plan.recipe.fallback != Fallback::Allow)
+                .map(|t| FallbackRow {
                     name: t.name.clone(),
                     wanted: t.wanted.name(),
                     encoding: t.encoding.name(),

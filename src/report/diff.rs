@@ -71,10 +71,18 @@ impl DiffReport {
         }
     }
 
-    /// Largest relative error of any tensor; infinite if the models do not have the same tensors.
-    pub fn worst_relative(&self) -> f64 {
-        let complete = self.incomparable.is_empty() && self.only_a.is_empty() && self.only_b.is_empty();
-        if complete { self.worst_relative } else { f64::INFINITY }
+    /// Why the models differ by more than `limit`: the first tensor that only one has, or the worst relative error.
+    pub fn exceeds(&self, limit: f64) -> Option<String> {
+        let missing =
+            |names: &[String], other: &str| names.first().map(|n| format!("{n} is missing in {other}"));
+        missing(&self.only_a, &self.b)
+            .or_else(|| missing(&self.only_b, &self.a))
+            .or_else(|| self.incomparable.first().map(|what| format!("the shapes differ: {what}")))
+            .or_else(|| {
+                let worst = self.worst_relative;
+                (worst > limit || worst.is_nan())
+                    .then(|| format!("the models differ by more than {limit} (worst tensor: {worst:.3e})"))
+            })
     }
 }
 

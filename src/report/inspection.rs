@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::text::Table;
 use super::{Report, bytes, count};
-use crate::model::{Model, Ranks};
+use crate::model::{Body, Model, Ranks};
 
 /// A file, the model in it if it is one, and its tensors and metadata.
 #[derive(Debug, Serialize)]
@@ -179,6 +179,9 @@ fn rank_names(ranks: &Ranks) -> serde_json::Map<String, serde_json::Value> {
 fn tokenizer(model: &Model) -> String {
     if let Some(name) = model.container.value("tokenizer.ggml.model").and_then(Value::as_str) {
         return format!("{name} (in the file)");
+    }
+    if model.version.body == Body::Qwen2 {
+        return "Qwen2's, in the files beside the model".to_owned();
     }
     match crate::vocab::Vocab::usual(model.dims.vocab) {
         Some(vocab) => format!("{vocab}, by the size of the vocabulary"),

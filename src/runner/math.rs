@@ -34,10 +34,10 @@ pub(super) fn sigmoid<A: Arithmetic>(x: f32) -> f32 {
 #[inline(always)]
 pub(super) fn tanh<A: Arithmetic>(x: f32) -> f32 {
     let z = x * x;
-    let mut p = A::fma(-5.704_988_7e-3, z, 2.063_908_9e-2);
+    let mut p = A::fma(-5.704_988_7e-3, z, 2.063_909e-2);
     p = A::fma(p, z, -5.373_971_5e-2);
     p = A::fma(p, z, 1.333_144_2e-1);
-    p = A::fma(p, z, -3.333_328_2e-1);
+    p = A::fma(p, z, -3.333_328e-1);
     let near = A::fma(p * z, x, x);
     let far = 1.0 - 2.0 / (exp::<A>(2.0 * x.abs()) + 1.0);
     if x.abs() < 0.625 { near } else { far.copysign(x) }

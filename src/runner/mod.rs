@@ -29,7 +29,7 @@ pub use sample::Sampler;
 pub use state::{Layout, State};
 
 use crate::error::{Error, Result};
-use crate::model::{Held, Model, Role};
+use crate::model::{Body, Held, Model, Role};
 use layer::Layer;
 use matrix::{Matrix, Pool};
 use norm::Norm;
@@ -101,9 +101,16 @@ impl Runner {
     /// A runner of `model`.
     ///
     /// # Errors
-    /// [`Error::Model`] if the model states an epsilon that is none.
+    /// [`Error::Model`] if the model is a hybrid with another architecture, or states an epsilon that is none.
     pub fn new(model: Model, options: Options) -> Result<Runner> {
-        let norm_epsilon = crate::target::gguf::norm_epsilon(&model)?;
+        if model.version.body != Body::Rwkv {
+            return Err(Error::Model {
+                path: model.container.path().to_owned(),
+                what: format!("is {}, which this program converts but cannot run", model.version.about),
+                help: "evaluate it with llama.cpp's llama-perplexity".to_owned(),
+            });
+        }
+        let norm_epsilon = crate::targets::gguf::norm_epsilon(&model)?;
         let mut vectors = Vectors::new();
         for held in model.tensors.iter().filter(|h| layer::is_vector(h)) {
             let mut values = vec![0.0; held.values.elements()];

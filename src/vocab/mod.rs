@@ -2,13 +2,19 @@
 //!
 //! RWKV tokenizers are lists of byte strings, used greedily: the longest token that fits is taken. The World
 //! vocabulary of all RWKV World, G1 and later models is built in (`world.txt.zst`: `rwkv_vocab_v20230424.txt`
-//! by Bo Peng, Apache-2.0); others come from a file.
+//! by Bo Peng, Apache-2.0); others come from a file. The hybrids with Qwen2 have its tokenizer ([`Bpe`]).
 
+mod bpe;
 mod literal;
 mod parse;
+mod post;
+mod qwen2;
 mod tokenize;
+mod tokenizer;
 
-pub use tokenize::{Tokenizer, Untokenizable};
+pub use bpe::{Bpe, Piece, SPECIAL};
+pub use tokenize::{Greedy, Untokenizable};
+pub use tokenizer::Tokenizer;
 
 use std::fmt;
 use std::path::Path;

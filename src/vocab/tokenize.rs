@@ -5,14 +5,14 @@ use super::{Token, Vocab};
 /// A vocabulary as a tree of bytes.
 ///
 /// ```
-/// use rwkv_quant::vocab::{Tokenizer, Vocab};
-/// let tokenizer = Tokenizer::new(&Vocab::world());
+/// use rwkv_quant::vocab::{Greedy, Vocab};
+/// let tokenizer = Greedy::new(&Vocab::world());
 /// let ids = tokenizer.encode(b"Hello, world").unwrap();
 /// assert_eq!(ids, [33155, 45, 40213]);
 /// assert_eq!(tokenizer.decode(&ids), b"Hello, world");
 /// ```
 #[derive(Clone, Debug)]
-pub struct Tokenizer {
+pub struct Greedy {
     /// For each node, where its edges start; one more entry ends the last node's.
     starts: Vec<u32>,
     /// Edges in the order of their bytes: the byte, and the node that it leads to.
@@ -33,9 +33,9 @@ pub struct Untokenizable {
     pub offset: usize,
 }
 
-impl Tokenizer {
+impl Greedy {
     /// The tokenizer of a vocabulary.
-    pub fn new(vocab: &Vocab) -> Tokenizer {
+    pub fn new(vocab: &Vocab) -> Greedy {
         let tokens: Vec<Vec<u8>> = vocab
             .tokens
             .iter()
@@ -50,7 +50,7 @@ impl Tokenizer {
         // Of two tokens with the same bytes, the one with the smaller id comes first and is the one used.
         sorted.sort();
         sorted.dedup_by_key(|(bytes, _)| *bytes);
-        let mut tree = Tokenizer { starts: vec![0], edges: Vec::new(), ends: vec![None], tokens: Vec::new() };
+        let mut tree = Greedy { starts: vec![0], edges: Vec::new(), ends: vec![None], tokens: Vec::new() };
         // Level by level: a node is a run of sorted tokens that share their first `depth` bytes.
         let mut level = vec![sorted.as_slice()];
         let mut depth = 0;
@@ -123,9 +123,9 @@ mod tests {
 
     use super::*;
 
-    fn of(tokens: &[&[u8]]) -> Tokenizer {
+    fn of(tokens: &[&[u8]]) -> Greedy {
         let tokens = tokens.iter().map(|t| if t.is_empty() { Token::End } else { Token::Bytes(t.to_vec()) });
-        Tokenizer::new(&Vocab { name: "test".to_owned(), tokens: tokens.collect() })
+        Greedy::new(&Vocab { name: "test".to_owned(), tokens: tokens.collect() })
     }
 
     #[test]
@@ -140,7 +140,7 @@ mod tests {
 
     #[test]
     fn world_gives_the_tokens_of_the_official_tokenizer() {
-        let t = Tokenizer::new(&Vocab::world());
+        let t = Greedy::new(&Vocab::world());
         assert_eq!(t.encode(b"Hello, world"), Ok(vec![33155, 45, 40213]));
         assert_eq!(t.encode(b"\n\n"), Ok(vec![261]));
         assert_eq!(t.encode(&[b' '; 200]).map(|ids| ids[0]), Ok(65529));
@@ -149,7 +149,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_bytes_come_back(text: Vec<u8>) {
-            thread_local!(static WORLD: Tokenizer = Tokenizer::new(&Vocab::world()));
+            thread_local!(static WORLD: Greedy = Greedy::new(&Vocab::world()));
             let back = WORLD.with(|w| w.decode(&w.encode(&text).unwrap()));
             prop_assert_eq!(back, text);
         }

@@ -11,7 +11,8 @@ Taken are the books and the doc comments of the standard library, all under MIT 
 Pages become plain text. A paragraph that was seen before (ignoring digits, integer type names, case and spacing) is
 dropped, so that the standard library's repetitions count once; a code block counts as one paragraph. Documents are then
 split by a hash of their path: a few go to heldout.txt (at most HELD_PER_DOC bytes each, HELD_BYTES in all; whatever is
-cut off is used nowhere), the others to train.txt. A held-out paragraph that occurs in train.txt too is dropped.
+cut off is used nowhere), the others to train.txt. A held-out paragraph that occurs in train.txt too is dropped, and so is
+one that names a package registry's host or a path of some machine (PLACES), because heldout.txt is kept in the repository.
 """
 import hashlib, html, os, re, subprocess, sys
 
@@ -35,6 +36,9 @@ BLOCK = re.compile(r"</?(p|pre|h[1-6]|ul|ol|table|blockquote|div|section|details
 LINE = re.compile(r"<(li|br|tr|dt|dd)\b[^>]*>", re.I)
 PRE = re.compile(r"<pre\b.*?</pre>", re.S | re.I)
 TAG = re.compile(r"<[^>]+>", re.S)
+
+# registry hosts and machine paths, which no committed file names (this one neither: hence the brackets)
+PLACES = re.compile(r"crates[.]io|pypi[.]org|npmjs[.]|/(?:tmp|work|root|home|farm|users)/[a-z]", re.I)
 
 
 def body_of(page, kind):
@@ -95,11 +99,11 @@ def documents(sources, out):
                                 pass
 
 
-def unseen(text, seen):
-    """The paragraphs of a text that were not seen before, joined again; `seen` learns them."""
+def unseen(text, seen, unwanted=None):
+    """The paragraphs of a text that were not seen before and do not match `unwanted`, joined again; `seen` learns them."""
     keep = []
     for para in text.split("\n\n"):
-        if not para.strip() or not readable(para):
+        if not para.strip() or not readable(para) or (unwanted and unwanted.search(para)):
             continue
         mark = hashlib.blake2b(fingerprint(para).encode(), digest_size=12).digest()
         if mark not in seen:
@@ -123,7 +127,7 @@ def main():
     total = 0
     for digest, _, text in docs:
         if digest[0] < HELD_SHARE and total < HELD_BYTES:
-            text = unseen(text, seen)
+            text = unseen(text, seen, PLACES)
             if len(text) > 400:
                 text = text.encode()[: min(HELD_PER_DOC, HELD_BYTES - total)].decode("utf-8", "ignore")
                 held.append(text)

@@ -182,8 +182,8 @@ def speed(g, ours, kinds):
                 continue
             n = 1024 if kind in ("q4_0", "q8_0", "q4_1", "q5_0", "q5_1") and not label else 64
             best = 1e9
-            for _ in range(5):
-                t = time.perf_counter(); ggml_encode(g, kind, x[:n], q); best = min(best, time.perf_counter() - t)
+            for _ in range(9):
+                t = time.thread_time(); ggml_encode(g, kind, x[:n], q); best = min(best, time.thread_time() - t)
             theirs = n * 2048 * 4e-9 / best
             args = [ours.program, "time", kind, "2048", ours.path("in")] + ([ours.path("importance")] if label else [])
             lines = subprocess.run(args, capture_output=True, text=True, check=True).stdout.split("\n")[:-1]

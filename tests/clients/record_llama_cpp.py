@@ -9,6 +9,8 @@ transformers, safetensors and gguf. Each model becomes a Hugging Face folder, th
 
     <model>.<outtype>.json                what convert_hf_to_gguf.py wrote
     <model>.llama-quantize.<type>.json    what llama-quantize wrote
+    <model>.imatrix.gguf                  an importance matrix of random numbers, made here: any will do
+    <model>.imatrix.<type>.json           what llama-quantize wrote with it
 
 Each holds the metadata in order as {key: [type, value]}, without the token arrays, and name, dims (as in the file, fastest
 first), type and SHA-256 of the bytes of every tensor, in file order.
@@ -26,6 +28,7 @@ import tempfile
 from pathlib import Path
 
 import gguf
+import numpy as np
 from hf_folder import byte_vocab_lines, load_pth, write_hf_folder
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -66,8 +69,28 @@ def write_record(path, gguf_file, converter, source_sha256):
     print(path.name, len(kv), "keys", len(tensors), "tensors")
 
 
-def run(*command):
-    done = subprocess.run([str(c) for c in command], capture_output=True, text=True)
+def write_imatrix(path, full_gguf):
+    """An importance matrix for every matrix of the blocks that llama-quantize quantizes, log-normal, from a fixed seed."""
+    random = np.random.Generator(np.random.PCG64(1))
+    writer = gguf.GGUFWriter(path, "")
+    writer.add_type("imatrix")
+    writer.add_array("imatrix.datasets", ["random numbers"])
+    writer.add_uint32("imatrix.chunk_count", 3)
+    writer.add_uint32("imatrix.chunk_size", 512)
+    for t in gguf.GGUFReader(full_gguf).tensors:
+        parts = t.name.split(".")
+        if parts[0] == "blk" and parts[2].endswith(("key", "value", "receptance", "output", "gate")):
+            sums = random.lognormal(0.0, 2.0, int(t.shape[0])).astype(np.float32) * 100
+            writer.add_tensor(t.name + ".in_sum2", sums)
+            writer.add_tensor(t.name + ".counts", np.array([100], dtype=np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def run(*command, cwd=None):
+    done = subprocess.run([str(c) for c in command], capture_output=True, text=True, cwd=cwd)
     if done.returncode:
         sys.exit(f"{' '.join(map(str, command))}\n{done.stdout}{done.stderr}")
 
@@ -98,6 +121,13 @@ def main():
                 run(args.llama_bin / "llama-quantize", tmp / "f32.gguf", out, kind.upper(), 2)
                 converter = f"llama.cpp {args.llama_version} llama-quantize {kind.upper()}, from the f32 file"
                 write_record(args.out / f"{name}.llama-quantize.{kind}.json", out, converter, sha)
+            imatrix = args.out / f"{name}.imatrix.gguf"
+            write_imatrix(imatrix, tmp / "f32.gguf")
+            for kind in QUANTIZED:
+                run(args.llama_bin.absolute() / "llama-quantize", "--imatrix", imatrix.name, tmp / "f32.gguf", out, kind.upper(), 2,
+                    cwd=args.out)  # llama-quantize keeps the path as it was typed
+                converter = f"llama.cpp {args.llama_version} llama-quantize --imatrix {kind.upper()}, from the f32 file"
+                write_record(args.out / f"{name}.imatrix.{kind}.json", out, converter, sha)
 
 
 if __name__ == "__main__":

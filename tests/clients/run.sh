@@ -15,4 +15,5 @@ if ! cmp -s "$here/requirements.txt" "$venv/installed.txt"; then
     "$venv/bin/pip" install --quiet --no-deps rwkv==0.8.32
     cp "$here/requirements.txt" "$venv/installed.txt"
 fi
+"$venv/bin/python" -B "$here/check_hybrids.py"
 exec "$venv/bin/python" -B "$here/check_llama_cpp.py"

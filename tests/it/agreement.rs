@@ -107,3 +107,22 @@ fn gguf_files_read_back_as_the_model_they_were_made_from() {
         assert_eq!(std::fs::read(out).unwrap(), std::fs::read(again).unwrap(), "{model} {kind}");
     }
 }
+
+#[test]
+fn a_longer_search_is_never_worse() {
+    let dir = tempfile::tempdir().unwrap();
+    let source = testdata("rwkv7-bytes.pth");
+    let source = source.to_str().unwrap();
+    for kind in ["q4_k_m", "q8_0", "q2_k"] {
+        let errors = ["standard", "best"].map(|search| {
+            let out = dir.path().join(format!("{kind}.{search}.gguf"));
+            let out = out.to_str().unwrap();
+            ok(["convert", source, out, "--type", kind, "--search", search]);
+            let diff = json(["diff", "--format", "json", source, out]);
+            let rows = diff["tensors"].as_array().unwrap().iter();
+            rows.map(|t| t["rms"].as_f64().unwrap()).collect::<Vec<f64>>()
+        });
+        assert!(errors[0].iter().zip(&errors[1]).all(|(standard, best)| best <= standard), "{kind}");
+        assert!(errors[1].iter().sum::<f64>() < errors[0].iter().sum::<f64>(), "{kind}");
+    }
+}

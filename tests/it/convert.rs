@@ -107,6 +107,30 @@ fn a_leftover_of_an_interrupted_run_does_no_harm() {
 }
 
 #[test]
+fn what_stands_in_the_way_is_not_written_through() {
+    let dir = tempfile::tempdir().unwrap();
+    let (out, partial) = (dir.path().join("out.gguf"), dir.path().join("out.gguf.partial"));
+    let (input, precious) = (dir.path().join("in.pth"), dir.path().join("precious"));
+    fs::copy(testdata(MODEL), &input).unwrap();
+    fs::write(&precious, "precious").unwrap();
+    // A link, and another name, of the input and of a stranger's file.
+    for (victim, hard) in [(&input, false), (&precious, false), (&input, true), (&precious, true)] {
+        let before = fs::read(victim).unwrap();
+        if hard {
+            fs::hard_link(victim, &partial).unwrap();
+        } else {
+            std::os::unix::fs::symlink(victim, &partial).unwrap();
+        }
+        let ran = run(["convert", input.to_str().unwrap(), out.to_str().unwrap(), "-t", "q8_0"]);
+        assert_eq!(ran.status, 2, "{}", ran.stderr);
+        assert!(ran.stderr.contains("is in the way"), "{}", ran.stderr);
+        assert_eq!(fs::read(victim).unwrap(), before);
+        assert!(!out.exists());
+        fs::remove_file(&partial).unwrap();
+    }
+}
+
+#[test]
 fn metadata_come_from_flags_and_pass_through() {
     let dir = tempfile::tempdir().unwrap();
     let (a, b) = (dir.path().join("a.gguf"), dir.path().join("b.gguf"));

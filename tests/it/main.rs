@@ -1,5 +1,7 @@
 //! Tests of the whole program: each runs the binary as a user would.
 
+#![allow(clippy::unwrap_used)] // a test that cannot run should panic
+
 mod agreement;
 mod convert;
 mod evaluate;

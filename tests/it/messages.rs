@@ -173,6 +173,7 @@ fn damaged_files() {
     data[middle] ^= 1;
     let file = t.file("bit.pth", &data);
     t.fails("a flipped bit, found by verify", &["verify", file.to_str().unwrap()]);
+    t.cannot_convert("a flipped bit, found while converting", &file, &[]);
     let file = t.file("model-00001-of-00002.safetensors", &tensors);
     t.cannot_convert("a missing part of a set", &file, &[]);
     insta::assert_snapshot!(t.text);
@@ -208,6 +209,19 @@ fn models_that_are_not_whole_or_not_right() {
         .status,
         0
     );
+
+    t.cannot_convert("a drop that matches nothing", &file, &["--drop", "*.mystery", "--drop", "no.such*"]);
+    t.cannot_convert("a drop of what is needed", &file, &["--drop", "*.mystery", "--drop", "head.weight"]);
+
+    let mut empty = model.clone();
+    for (name, shape, values) in &mut empty {
+        if name.ends_with("att.g1") || name.ends_with("att.g2") {
+            *shape = if name.ends_with("g1") { vec![256, 0] } else { vec![0, 256] };
+            values.clear();
+        }
+    }
+    let file = t.file("rank0.safetensors", safetensors(&empty));
+    t.cannot_convert("an empty tensor", &file, &[]);
 
     let mut state = model.clone();
     state.push(("blocks.0.att.time_state".into(), vec![4, 64, 64], vec![0.0; 4 * 64 * 64]));
@@ -287,6 +301,8 @@ fn command_lines_that_make_no_sense() {
 
     let vocab = t.file("vocab.txt", "1 'a' 1\n2 'b' 7\n");
     t.cannot_convert("a broken vocabulary", &model, &["--vocab", vocab.to_str().unwrap()]);
+    let vocab = t.file("twice.txt", "1 'a' 1\n2 'a' 1\n");
+    t.cannot_convert("a token that stands twice", &model, &["--vocab", vocab.to_str().unwrap()]);
     t.cannot_convert("a vocabulary that is too large", &model, &["--vocab", "world"]);
     let mut small = parts("rwkv7-bytes.pth");
     for (name, shape, values) in &mut small {
@@ -298,6 +314,33 @@ fn command_lines_that_make_no_sense() {
     let file = t.file("vocab.safetensors", safetensors(&small));
     t.cannot_convert("a vocabulary of unknown size", &file, &[]);
 
+    // An importance matrix of one entry, in the old layout.
+    let importance = |name: &str, values: &[f32]| {
+        let int = |n: usize| (n as u32).to_le_bytes();
+        let mut bytes =
+            [&int(1)[..], &int(name.len()), name.as_bytes(), &int(1), &int(values.len())].concat();
+        bytes.extend(values.iter().flat_map(|v| v.to_le_bytes()));
+        bytes
+    };
+    let first = "blk.0.time_mix_receptance.weight";
+    for (what, file, content) in [
+        ("an importance that is NaN", "nan.dat", importance(first, &[1.0, f32::NAN])),
+        ("an importance of the wrong length", "short.dat", importance(first, &[1.0; 255])),
+        ("an importance that is missing", "other.dat", importance("blk.7.some.weight", &[1.0])),
+        ("an importance matrix cut short", "cut.dat", importance(first, &[1.0; 8])[..50].to_vec()),
+    ] {
+        let file = t.file(file, content);
+        t.cannot_convert(what, &model, &["-t", "q4_k_m", "--imatrix", file.to_str().unwrap()]);
+    }
+    let mut odd = parts("rwkv7-bytes.pth");
+    for (name, shape, values) in &mut odd {
+        if name.ends_with("att.g1") || name.ends_with("att.g2") {
+            let rank = if name.ends_with("g1") { [256, 30] } else { [30, 256] };
+            (*shape, *values) = (rank.to_vec(), vec![0.5; 256 * 30]);
+        }
+    }
+    let file = t.file("odd.safetensors", safetensors(&odd));
+    t.cannot_convert("rows that fit no block", &file, &["--fallback", "error"]);
     t.fails("JSON errors", &["--format", "json", "convert", source, &out, "-t", "q8_0"]);
     let hash = "0".repeat(64);
     t.fails("another SHA-256", &["verify", source, "--sha256", &hash]);

@@ -13,17 +13,18 @@ use crate::value::Metadata;
 
 pub(super) fn read(file: Mapped, limits: &Limits) -> Result<Container> {
     let path = file.path().to_owned();
-    let (tensors, metadata) = describe(file.bytes(), &path, limits)?;
+    let (tensors, metadata) = describe(&file, &path, limits)?;
     Container::new(&Pth, &path, vec![file], tensors, metadata, limits)
 }
 
-/// What is in a file with these bytes.
-fn describe(bytes: &[u8], path: &Path, limits: &Limits) -> Result<(Vec<Tensor>, Metadata)> {
+/// What is in a file.
+fn describe(file: &Mapped, path: &Path, limits: &Limits) -> Result<(Vec<Tensor>, Metadata)> {
     let blame = Blame { path, format: NAME };
+    let bytes = file.bytes();
     if refuse::is_tar(bytes) {
         Err(refuse::tar(bytes, blame))
     } else if refuse::is_zip(bytes) {
-        from_zip(bytes, limits, blame)
+        from_zip(file, limits, blame)
     } else if legacy::is_legacy(bytes) {
         legacy::read(bytes, limits, blame)
     } else {
@@ -31,8 +32,9 @@ fn describe(bytes: &[u8], path: &Path, limits: &Limits) -> Result<(Vec<Tensor>, 
     }
 }
 
-fn from_zip(bytes: &[u8], limits: &Limits, blame: Blame<'_>) -> Result<(Vec<Tensor>, Metadata)> {
-    let archive = Archive::read(bytes, limits, blame)?;
+fn from_zip(file: &Mapped, limits: &Limits, blame: Blame<'_>) -> Result<(Vec<Tensor>, Metadata)> {
+    let bytes = file.bytes();
+    let archive = Archive::read(file, limits, blame)?;
     let Some(root) = root(&archive) else {
         return Err(refuse::zip(&archive, blame));
     };

@@ -24,7 +24,7 @@ pub(super) fn verify_crcs(container: &Container, limits: &Limits) -> Result<Chec
         if !refuse::is_zip(file.bytes()) {
             continue;
         }
-        let archive = Archive::read(file.bytes(), limits, blame)?;
+        let archive = Archive::read(file, limits, blame)?;
         if archive.entries().iter().all(|e| e.crc == 0) {
             continue; // saved after torch.serialization.set_crc32_options(False)
         }

@@ -14,6 +14,7 @@ use std::collections::BTreeMap;
 use crate::cursor::Cursor;
 use crate::error::{Blame, Result};
 use crate::limits::Limits;
+use crate::mapped::Mapped;
 
 pub(super) const LOCAL: u32 = 0x0403_4b50;
 pub(super) const CENTRAL: u32 = 0x0201_4b50;
@@ -70,8 +71,9 @@ pub(super) struct Archive<'a> {
 }
 
 impl<'a> Archive<'a> {
-    /// Reads and checks the directory of the archive that fills `file`.
-    pub fn read(file: &'a [u8], limits: &Limits, blame: Blame<'a>) -> Result<Archive<'a>> {
+    /// Reads and checks the directory of the archive that fills `mapped`.
+    pub fn read(mapped: &'a Mapped, limits: &Limits, blame: Blame<'a>) -> Result<Archive<'a>> {
+        let file = mapped.bytes();
         let end = End::find(file, blame)?;
         blame.within(
             "files in the zip archive",
@@ -86,6 +88,8 @@ impl<'a> Archive<'a> {
             let at = cursor.pos();
             let mut entry = central(&mut cursor, limits)?;
             entry.offset = local(file, &entry, blame)?;
+            // The local headers are spread over the whole file, which must not become resident for them.
+            mapped.release(entry.header..entry.offset);
             let data_end = entry.offset.checked_add(entry.bytes);
             if data_end.is_none_or(|e| e > end.directory) {
                 let what = format!("{:?} reaches into the zip directory", entry.name);

@@ -86,6 +86,56 @@ impl Lanes for Avx2 {
     }
 
     #[inline(always)]
+    fn store_i8(self, v: F8, out: &mut [u8]) {
+        let out = &mut out[..8];
+        // SAFETY: see above.
+        unsafe {
+            let words = _mm256_cvttps_epi32(v.0);
+            let (low, high) = (_mm256_castsi256_si128(words), _mm256_extracti128_si256::<1>(words));
+            let halves = _mm_packs_epi32(low, high);
+            _mm_storel_epi64(out.as_mut_ptr().cast(), _mm_packs_epi16(halves, halves));
+        }
+    }
+
+    #[inline(always)]
+    fn greatest(self, v: F8) -> f32 {
+        // SAFETY: see above.
+        unsafe {
+            let v = _mm_max_ps(_mm256_castps256_ps128(v.0), _mm256_extractf128_ps::<1>(v.0));
+            let v = _mm_max_ps(v, _mm_movehl_ps(v, v));
+            _mm_cvtss_f32(_mm_max_ss(v, _mm_movehdup_ps(v)))
+        }
+    }
+
+    #[inline(always)]
+    fn least(self, v: F8) -> f32 {
+        // SAFETY: see above.
+        unsafe {
+            let v = _mm_min_ps(_mm256_castps256_ps128(v.0), _mm256_extractf128_ps::<1>(v.0));
+            let v = _mm_min_ps(v, _mm_movehl_ps(v, v));
+            _mm_cvtss_f32(_mm_min_ss(v, _mm_movehdup_ps(v)))
+        }
+    }
+
+    #[inline(always)]
+    fn bits(self, m: M8) -> u32 {
+        // SAFETY: see above.
+        unsafe { _mm256_movemask_ps(m.0) as u32 }
+    }
+
+    #[inline(always)]
+    fn f16_from(self, v: f32) -> u16 {
+        // SAFETY: see above.
+        unsafe { _mm_extract_epi16::<0>(_mm_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(_mm_set_ss(v))) as u16 }
+    }
+
+    #[inline(always)]
+    fn f16_to(self, h: u16) -> f32 {
+        // SAFETY: see above.
+        unsafe { _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(i32::from(h)))) }
+    }
+
+    #[inline(always)]
     fn abs(self, v: F8) -> F8 {
         // SAFETY: see above.
         F8(unsafe { _mm256_andnot_ps(_mm256_set1_ps(-0.0), v.0) })
@@ -128,12 +178,6 @@ impl Lanes for Avx2 {
     }
 
     #[inline(always)]
-    fn any(self, m: M8) -> bool {
-        // SAFETY: see above.
-        unsafe { _mm256_movemask_ps(m.0) != 0 }
-    }
-
-    #[inline(always)]
     fn select(self, m: M8, a: F8, b: F8) -> F8 {
         // SAFETY: see above.
         F8(unsafe { _mm256_blendv_ps(b.0, a.0, m.0) })
@@ -151,20 +195,29 @@ impl Lanes for Avx2 {
         clamped - self.splat(MAGIC)
     }
 
-    /// Counts the bounds by adding comparisons, then looks the levels up.
+    /// A binary search: the bounds of the last two steps come from registers.
     #[inline(always)]
     fn quantize_to_levels(self, v: F8, bounds: &[f32; 15], levels: &[f32; 16]) -> F8 {
+        let quarters = [bounds[1], bounds[5], bounds[9], bounds[13], 0.0, 0.0, 0.0, 0.0];
+        let halves: [f32; 8] = std::array::from_fn(|i| bounds[2 * i]);
+        let (quarters, halves) = (self.load(&quarters).0, self.load(&halves).0);
         let (low, high) = (self.load(&levels[..8]).0, self.load(&levels[8..]).0);
         // SAFETY: see above.
         F8(unsafe {
-            let mut count = _mm256_setzero_si256();
-            for bound in bounds {
-                let not_below = _mm256_cmp_ps::<_CMP_NLT_UQ>(v.0, _mm256_set1_ps(*bound));
-                count = _mm256_sub_epi32(count, _mm256_castps_si256(not_below));
-            }
-            let (low, high) = (_mm256_permutevar8x32_ps(low, count), _mm256_permutevar8x32_ps(high, count));
-            // Bit 3 of the count, moved to the sign, chooses the half of the table.
-            _mm256_blendv_ps(low, high, _mm256_castsi256_ps(_mm256_slli_epi32::<28>(count)))
+            let upper = _mm256_cmp_ps::<_CMP_NLT_UQ>(v.0, _mm256_set1_ps(bounds[7]));
+            let bound = _mm256_blendv_ps(_mm256_set1_ps(bounds[3]), _mm256_set1_ps(bounds[11]), upper);
+            // Every step appends a bit: 1 if the value is not below the bound.
+            let mut at = _mm256_srli_epi32::<31>(_mm256_castps_si256(upper));
+            let bit = _mm256_castps_si256(_mm256_cmp_ps::<_CMP_NLT_UQ>(v.0, bound));
+            at = _mm256_sub_epi32(_mm256_add_epi32(at, at), bit);
+            let bound = _mm256_permutevar8x32_ps(quarters, at);
+            let bit = _mm256_castps_si256(_mm256_cmp_ps::<_CMP_NLT_UQ>(v.0, bound));
+            at = _mm256_sub_epi32(_mm256_add_epi32(at, at), bit);
+            let bound = _mm256_permutevar8x32_ps(halves, at);
+            let bit = _mm256_castps_si256(_mm256_cmp_ps::<_CMP_NLT_UQ>(v.0, bound));
+            at = _mm256_sub_epi32(_mm256_add_epi32(at, at), bit);
+            let (low, high) = (_mm256_permutevar8x32_ps(low, at), _mm256_permutevar8x32_ps(high, at));
+            _mm256_blendv_ps(low, high, upper)
         })
     }
 }

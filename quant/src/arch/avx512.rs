@@ -80,6 +80,41 @@ impl Lanes for Avx512 {
     }
 
     #[inline(always)]
+    fn store_i8(self, v: F16, out: &mut [u8]) {
+        // The conversion to bytes keeps the low bits.
+        self.store_u8(v, out);
+    }
+
+    #[inline(always)]
+    fn greatest(self, v: F16) -> f32 {
+        // SAFETY: see above.
+        unsafe { _mm512_reduce_max_ps(v.0) }
+    }
+
+    #[inline(always)]
+    fn least(self, v: F16) -> f32 {
+        // SAFETY: see above.
+        unsafe { _mm512_reduce_min_ps(v.0) }
+    }
+
+    #[inline(always)]
+    fn bits(self, m: __mmask16) -> u32 {
+        u32::from(m)
+    }
+
+    #[inline(always)]
+    fn f16_from(self, v: f32) -> u16 {
+        // SAFETY: see above.
+        unsafe { _mm_extract_epi16::<0>(_mm_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(_mm_set_ss(v))) as u16 }
+    }
+
+    #[inline(always)]
+    fn f16_to(self, h: u16) -> f32 {
+        // SAFETY: see above.
+        unsafe { _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(i32::from(h)))) }
+    }
+
+    #[inline(always)]
     fn abs(self, v: F16) -> F16 {
         // SAFETY: see above.
         F16(unsafe { _mm512_abs_ps(v.0) })
@@ -118,11 +153,6 @@ impl Lanes for Avx512 {
     #[inline(always)]
     fn and(self, a: __mmask16, b: __mmask16) -> __mmask16 {
         a & b
-    }
-
-    #[inline(always)]
-    fn any(self, m: __mmask16) -> bool {
-        m != 0
     }
 
     #[inline(always)]

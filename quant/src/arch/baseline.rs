@@ -78,6 +78,38 @@ impl Lanes for Baseline {
     }
 
     #[inline(always)]
+    fn store_i8(self, v: F4, out: &mut [u8]) {
+        self.store_u8(v, out);
+    }
+
+    #[inline(always)]
+    fn greatest(self, v: F4) -> f32 {
+        let [a, b, c, d] = v.0;
+        a.max(b).max(c.max(d))
+    }
+
+    #[inline(always)]
+    fn least(self, v: F4) -> f32 {
+        let [a, b, c, d] = v.0;
+        a.min(b).min(c.min(d))
+    }
+
+    #[inline(always)]
+    fn bits(self, m: M4) -> u32 {
+        (m.0[0] & 1) | (m.0[1] & 2) | (m.0[2] & 4) | (m.0[3] & 8)
+    }
+
+    #[inline(always)]
+    fn f16_from(self, v: f32) -> u16 {
+        half::f16::from_f32(v).to_bits()
+    }
+
+    #[inline(always)]
+    fn f16_to(self, h: u16) -> f32 {
+        half::f16::from_bits(h).to_f32()
+    }
+
+    #[inline(always)]
     fn abs(self, v: F4) -> F4 {
         map(v, f32::abs)
     }
@@ -110,11 +142,6 @@ impl Lanes for Baseline {
     #[inline(always)]
     fn and(self, a: M4, b: M4) -> M4 {
         M4(std::array::from_fn(|i| a.0[i] & b.0[i]))
-    }
-
-    #[inline(always)]
-    fn any(self, m: M4) -> bool {
-        m.0[0] | m.0[1] | m.0[2] | m.0[3] != 0
     }
 
     #[inline(always)]

@@ -32,6 +32,24 @@ pub(crate) trait Lanes: Copy {
     /// Writes `N` integers of 0 to 255.
     fn store_u8(self, v: Self::F, out: &mut [u8]);
 
+    /// Writes `N` integers of -128 to 127, two's complement.
+    fn store_i8(self, v: Self::F, out: &mut [u8]);
+
+    /// The greatest lane; no lane is NaN.
+    fn greatest(self, v: Self::F) -> f32;
+
+    /// The least lane; no lane is NaN.
+    fn least(self, v: Self::F) -> f32;
+
+    /// The booleans as bits, lane 0 lowest.
+    fn bits(self, m: Self::M) -> u32;
+
+    /// The f16 next to `v`, ties to even.
+    fn f16_from(self, v: f32) -> u16;
+
+    /// The value of an f16.
+    fn f16_to(self, h: u16) -> f32;
+
     fn abs(self, v: Self::F) -> Self::F;
 
     fn sqrt(self, v: Self::F) -> Self::F;
@@ -50,7 +68,10 @@ pub(crate) trait Lanes: Copy {
 
     fn and(self, a: Self::M, b: Self::M) -> Self::M;
 
-    fn any(self, m: Self::M) -> bool;
+    #[inline(always)]
+    fn any(self, m: Self::M) -> bool {
+        self.bits(m) != 0
+    }
 
     /// `m ? a : b`.
     fn select(self, m: Self::M, a: Self::F, b: Self::F) -> Self::F;

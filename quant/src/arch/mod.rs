@@ -11,8 +11,10 @@ mod avx2;
 mod avx512;
 mod baseline;
 mod lanes;
+mod twice;
 
 pub(crate) use lanes::{Lanes, nearest_int};
+pub(crate) use twice::Twice;
 
 /// A set of instructions that kernels are compiled for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -1,5 +1,6 @@
 //! The encoder that Q4_K and Q5_K share: 8 groups of 32 values with 6-bit scales and minima.
 
+use super::best::Solution;
 use super::blocks::{get_f16, put_f16};
 use super::scales::{pack_six_bits, unpack_six_bits};
 use super::search::affine::{self, Affine, Trials};
@@ -13,6 +14,17 @@ pub(super) struct Parts {
     pub scales: [u8; 4],
     pub six_bits: [u8; 12],
     pub codes: [u8; LEN],
+}
+
+impl From<&Solution> for Parts {
+    fn from(solution: &Solution) -> Parts {
+        let mut parts = Parts { scales: [0; 4], six_bits: [0; 12], codes: solution.codes };
+        parts.scales[..2].copy_from_slice(&solution.d.to_le_bytes());
+        parts.scales[2..].copy_from_slice(&solution.dmin.to_le_bytes());
+        let eight = |codes: &[i32; GROUPS]| std::array::from_fn(|j| codes[j] as u8);
+        parts.six_bits = pack_six_bits(&eight(&solution.scales), &eight(&solution.mins));
+        parts
+    }
 }
 
 /// With an importance all types with minima try the same scales.
@@ -91,10 +103,10 @@ fn finish<S: Lanes>(
     };
     let mut parts =
         Parts { scales: [0; 4], six_bits: pack_six_bits(&scale_codes, &min_codes), codes: [0; LEN] };
-    if !(put_f16(d, &mut parts.scales[..2]) & put_f16(dmin, &mut parts.scales[2..])) {
+    if !(put_f16(s, d, &mut parts.scales[..2]) & put_f16(s, dmin, &mut parts.scales[2..])) {
         return None;
     }
-    let (d, dmin) = (get_f16(&parts.scales), get_f16(&parts.scales[2..]));
+    let (d, dmin) = (get_f16(s, &parts.scales), get_f16(s, &parts.scales[2..]));
     let (scale_codes, min_codes) = unpack_six_bits(&parts.six_bits);
     for j in 0..8 {
         let (x, codes) = (&values[32 * j..][..32], &mut parts.codes[32 * j..][..32]);

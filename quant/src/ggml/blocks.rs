@@ -1,7 +1,6 @@
 //! What the block types share: cutting rows into blocks, f16 scales, the extremes of a block.
 
-use half::f16;
-
+use crate::arch::Lanes;
 use crate::arch::{self, Kernel};
 use crate::codec::{EncodeError, Rows, check_finite, check_importance};
 use crate::encoding::Encoding;
@@ -11,7 +10,7 @@ pub(super) trait Block<const LEN: usize, const BYTES: usize> {
     const ENCODING: Encoding;
 
     /// Decodes one block.
-    fn decode(bytes: &[u8; BYTES], out: &mut [f32; LEN]);
+    fn decode<S: Lanes>(s: S, bytes: &[u8; BYTES], out: &mut [f32; LEN]);
 }
 
 /// A block type whose blocks are encoded one by one.
@@ -20,7 +19,7 @@ pub(super) trait EncodeBlock<const LEN: usize, const BYTES: usize>: Block<LEN, B
     const LIMIT: f32;
 
     /// Encodes one block; false if a scale is too large for f16.
-    fn encode(values: &[f32; LEN], out: &mut [u8; BYTES]) -> bool;
+    fn encode<S: Lanes>(s: S, values: &[f32; LEN], out: &mut [u8; BYTES]) -> bool;
 }
 
 /// Encodes rows of finite values block by block, without regard to an importance.
@@ -33,7 +32,6 @@ where
 {
     const { assert!(B::ENCODING.block_len() == LEN && B::ENCODING.block_bytes() == BYTES) };
     assert!(rows.cols.is_multiple_of(LEN));
-    check_finite(rows.values)?;
     check_importance(rows)?;
     let (values, rest) = rows.values.as_chunks::<LEN>();
     assert!(rest.is_empty());
@@ -41,7 +39,7 @@ where
     assert!(rest.is_empty() && values.len() == out.len());
     match arch::dispatch(Encode::<B, LEN, BYTES> { values, out, block: std::marker::PhantomData }) {
         None => Ok(()),
-        Some(n) => Err(overflow(n * LEN, &values[n], B::ENCODING, B::LIMIT)),
+        Some(n) => Err(failure(rows.values, n * LEN, LEN, B::ENCODING, B::LIMIT)),
     }
 }
 
@@ -52,29 +50,52 @@ struct Encode<'a, B, const LEN: usize, const BYTES: usize> {
 }
 
 impl<B: EncodeBlock<LEN, BYTES>, const LEN: usize, const BYTES: usize> Kernel for Encode<'_, B, LEN, BYTES> {
-    /// The first block that does not fit.
+    /// The first block that cannot be encoded.
     type Output = Option<usize>;
 
     #[inline(always)]
-    fn run<S: arch::Lanes>(self, _: S) -> Option<usize> {
-        for (n, (values, out)) in self.values.iter().zip(self.out).enumerate() {
-            if !B::encode(values, out) {
-                return Some(n);
+    fn run<S: Lanes>(self, s: S) -> Option<usize> {
+        // Blocks are tested for NaN while they are on their way to the cache anyway.
+        const STEP: usize = 64;
+        for (n, (values, out)) in self.values.chunks(STEP).zip(self.out.chunks_mut(STEP)).enumerate() {
+            if !all_within(values.as_flattened(), B::LIMIT) {
+                return Some(n * STEP);
+            }
+            for (k, (values, out)) in values.iter().zip(out).enumerate() {
+                if !B::encode(s, values, out) {
+                    return Some(n * STEP + k);
+                }
             }
         }
         None
     }
 }
 
-/// The error for a block (at `index` in its rows) whose scale is too large: names the largest weight.
-pub(super) fn overflow(index: usize, block: &[f32], encoding: Encoding, limit: f32) -> EncodeError {
-    let (mut at, mut value) = (0, 0.0f32);
-    for (i, v) in block.iter().enumerate() {
-        if v.abs() > value.abs() {
-            (at, value) = (i, *v);
-        }
+/// Whether all values are finite and at most twice `limit`. (Above that ggml's sums can overflow to NaN, and it
+/// writes a block of zeros.)
+#[inline(always)]
+pub(super) fn all_within(values: &[f32], limit: f32) -> bool {
+    values.iter().fold(true, |good, v| good & (v.abs() <= 2.0 * limit))
+}
+
+/// The error for rows whose encoding stopped at the block of `len` values at `index`: names a weight that is not
+/// finite or far too large, else the largest weight of the block, whose scale is too large.
+#[cold]
+pub(super) fn failure(
+    values: &[f32],
+    index: usize,
+    len: usize,
+    encoding: Encoding,
+    limit: f32,
+) -> EncodeError {
+    if let Err(error) = check_finite(values) {
+        return error;
     }
-    EncodeError::Overflow { index: index + at, value, encoding, limit }
+    let index = values.iter().position(|v| v.abs() > 2.0 * limit).unwrap_or_else(|| {
+        let magnitude = |i: &usize| values[*i].abs().to_bits();
+        (index..index + len).rev().max_by_key(magnitude).unwrap_or(index)
+    });
+    EncodeError::Overflow { index, value: values[index], encoding, limit }
 }
 
 /// Decodes whole blocks.
@@ -100,9 +121,9 @@ impl<B: Block<LEN, BYTES>, const LEN: usize, const BYTES: usize> Kernel for Deco
     type Output = ();
 
     #[inline(always)]
-    fn run<S: arch::Lanes>(self, _: S) {
+    fn run<S: Lanes>(self, s: S) {
         for (bytes, out) in self.bytes.iter().zip(self.out) {
-            B::decode(bytes, out);
+            B::decode(s, bytes, out);
         }
     }
 }
@@ -123,9 +144,16 @@ macro_rules! block_codec {
         );
     };
     ($type:ident, $len:literal, $bytes:literal, $encode:expr) => {
-        crate::ggml::blocks::block_codec!($type, $len, $bytes, $encode, true);
+        crate::ggml::blocks::block_codec!(
+            $type,
+            $len,
+            $bytes,
+            $encode,
+            true,
+            crate::ggml::best::encode::<$type, $len, $bytes>
+        );
     };
-    ($type:ident, $len:literal, $bytes:literal, $encode:expr, $can_encode:literal) => {
+    ($type:ident, $len:literal, $bytes:literal, $encode:expr, $can_encode:literal $(, $best:expr)?) => {
         impl crate::codec::Codec for $type {
             fn encoding(&self) -> crate::encoding::Encoding {
                 <$type as crate::ggml::blocks::Block<$len, $bytes>>::ENCODING
@@ -145,6 +173,14 @@ macro_rules! block_codec {
                 encode(rows, out)
             }
 
+            $(fn encode_best(
+                &self,
+                rows: crate::codec::Rows<'_>,
+                out: &mut [u8],
+            ) -> Result<(), crate::codec::EncodeError> {
+                $best(self, rows, out)
+            })?
+
             fn decode(&self, bytes: &[u8], out: &mut [f32]) {
                 crate::ggml::blocks::decode::<$type, $len, $bytes>(bytes, out)
             }
@@ -155,30 +191,29 @@ pub(super) use block_codec;
 
 /// Writes `scale` as f16, rounded to nearest even; false if it becomes infinite.
 #[inline(always)]
-pub(super) fn put_f16(scale: f32, out: &mut [u8]) -> bool {
-    let h = f16::from_f32(scale);
+pub(super) fn put_f16<S: Lanes>(s: S, scale: f32, out: &mut [u8]) -> bool {
+    let h = s.f16_from(scale);
     out.copy_from_slice(&h.to_le_bytes());
-    h.is_finite()
+    h & 0x7c00 != 0x7c00
 }
 
 /// Reads an f16.
 #[inline(always)]
-pub(super) fn get_f16(bytes: &[u8]) -> f32 {
-    f16::from_le_bytes([bytes[0], bytes[1]]).to_f32()
+pub(super) fn get_f16<S: Lanes>(s: S, bytes: &[u8]) -> f32 {
+    s.f16_to(u16::from_le_bytes([bytes[0], bytes[1]]))
 }
 
 /// The value of largest magnitude with its sign; the first one if `-v` and `v` both stand in the block, and `+0`
 /// for a block of zeros.
 #[inline(always)]
-pub(super) fn extreme(values: &[f32; 32]) -> f32 {
-    let (low, high) = min_max(values);
-    let amax = high.max(-low);
-    if amax == 0.0 {
-        0.0
-    } else if high > -low {
+pub(super) fn extreme<S: Lanes>(s: S, values: &[f32; 32]) -> f32 {
+    let (low, high) = min_max(s, values);
+    if high > -low {
         high
     } else if high < -low {
         low
+    } else if high == 0.0 {
+        0.0
     } else if values.iter().position(|v| *v == high) < values.iter().position(|v| *v == low) {
         high
     } else {
@@ -188,27 +223,43 @@ pub(super) fn extreme(values: &[f32; 32]) -> f32 {
 
 /// The least and the greatest value.
 #[inline(always)]
-pub(super) fn min_max(values: &[f32; 32]) -> (f32, f32) {
-    let (mut low, mut high) = ([f32::INFINITY; 16], [f32::NEG_INFINITY; 16]);
-    for half in values.as_chunks::<16>().0 {
-        for i in 0..16 {
-            low[i] = if half[i] < low[i] { half[i] } else { low[i] };
-            high[i] = if half[i] > high[i] { half[i] } else { high[i] };
-        }
+pub(super) fn min_max<S: Lanes>(s: S, values: &[f32; 32]) -> (f32, f32) {
+    let mut low = s.load(values);
+    let mut high = low;
+    for values in values.chunks_exact(S::N).skip(1) {
+        let values = s.load(values);
+        low = s.min(values, low);
+        high = s.max(values, high);
     }
-    let mut width = 8;
-    while width > 0 {
-        for i in 0..width {
-            low[i] = if low[i + width] < low[i] { low[i + width] } else { low[i] };
-            high[i] = if high[i + width] > high[i] { high[i + width] } else { high[i] };
-        }
-        width /= 2;
+    let (low, high) = (s.least(low), s.greatest(high));
+    if low == 0.0 {
+        // The first of -0 and +0 counts.
+        let zero = first_zero(values);
+        return (zero, if high == 0.0 { zero } else { high });
     }
-    (low[0], high[0])
+    (low, high)
 }
 
-/// `1 / scale`, and 0 for 0. `None` if that is infinite: a scale below 2^-128, where ggml's conversion of the
-/// infinite quotients to integers gives the code 0 for every value.
+#[cold]
+#[inline(never)]
+fn first_zero(values: &[f32; 32]) -> f32 {
+    values.iter().copied().find(|v| *v == 0.0).unwrap_or(0.0)
+}
+
+/// The codes `min((x - base) / d + half, last)` of a block, cut to integers. All are 0 where ggml divides by a scale
+/// below 2^-128: its quotients are infinite, and their conversion to integers gives 0.
+#[inline(always)]
+pub(super) fn codes<S: Lanes>(s: S, values: &[f32; 32], base: f32, d: f32, half: f32, last: f32) -> [u8; 32] {
+    let mut codes = [0; 32];
+    let Some(inverse) = inverse(d) else { return codes };
+    let (base, inverse, half, last) = (s.splat(base), s.splat(inverse), s.splat(half), s.splat(last));
+    for (values, codes) in values.chunks_exact(S::N).zip(codes.chunks_exact_mut(S::N)) {
+        s.store_u8(s.min((s.load(values) - base) * inverse + half, last), codes);
+    }
+    codes
+}
+
+/// `1 / scale`, and 0 for 0; `None` if that is infinite.
 #[inline(always)]
 pub(super) fn inverse(scale: f32) -> Option<f32> {
     let inverse = if scale == 0.0 { 0.0 } else { 1.0 / scale };
@@ -226,11 +277,13 @@ pub(super) fn pack_nibbles(codes: &[u8; 32], out: &mut [u8]) {
 /// Bit 4 of each code.
 #[inline(always)]
 pub(super) fn pack_fifth_bits(codes: &[u8; 32]) -> [u8; 4] {
-    let mut bits = 0u32;
-    for (i, code) in codes.iter().enumerate() {
-        bits |= u32::from(code >> 4 & 1) << i;
+    let mut bits = [0; 4];
+    for (bits, codes) in bits.iter_mut().zip(codes.as_chunks::<8>().0) {
+        // The product moves bit 0 of byte i to bit 56 + i.
+        let ones = u64::from_le_bytes(*codes) >> 4 & 0x0101_0101_0101_0101;
+        *bits = (ones.wrapping_mul(0x0102_0408_1020_4080) >> 56) as u8;
     }
-    bits.to_le_bytes()
+    bits
 }
 
 /// The codes of [`pack_nibbles`].

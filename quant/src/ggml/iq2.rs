@@ -14,6 +14,7 @@
 
 use super::blocks::{Block, block_codec, get_f16};
 use super::grids;
+use crate::arch::Lanes;
 use crate::encoding::Encoding;
 
 /// ggml's IQ2_XXS (66 bytes for 256 weights).
@@ -31,8 +32,8 @@ impl Block<256, 66> for IQ2XXS {
     const ENCODING: Encoding = Encoding::IQ2XXS;
 
     #[inline(always)]
-    fn decode(bytes: &[u8; 66], out: &mut [f32; 256]) {
-        let d = get_f16(bytes);
+    fn decode<S: Lanes>(s: S, bytes: &[u8; 66], out: &mut [f32; 256]) {
+        let d = get_f16(s, bytes);
         for (group, bytes) in out.as_chunks_mut::<32>().0.iter_mut().zip(bytes[2..].as_chunks::<8>().0) {
             let [i0, i1, i2, i3, signs @ ..] = *bytes;
             let signs = u32::from_le_bytes(signs);
@@ -49,8 +50,8 @@ impl Block<256, 74> for IQ2XS {
     const ENCODING: Encoding = Encoding::IQ2XS;
 
     #[inline(always)]
-    fn decode(bytes: &[u8; 74], out: &mut [f32; 256]) {
-        let d = get_f16(bytes);
+    fn decode<S: Lanes>(s: S, bytes: &[u8; 74], out: &mut [f32; 256]) {
+        let d = get_f16(s, bytes);
         for (k, values) in out.as_chunks_mut::<8>().0.iter_mut().enumerate() {
             let scale = scale(d, bytes[66 + k / 4] >> (k / 2 % 2 * 4) & 15);
             let code = u16::from_le_bytes([bytes[2 + 2 * k], bytes[3 + 2 * k]]);
@@ -64,8 +65,8 @@ impl Block<256, 82> for IQ2S {
     const ENCODING: Encoding = Encoding::IQ2S;
 
     #[inline(always)]
-    fn decode(bytes: &[u8; 82], out: &mut [f32; 256]) {
-        let d = get_f16(bytes);
+    fn decode<S: Lanes>(s: S, bytes: &[u8; 82], out: &mut [f32; 256]) {
+        let d = get_f16(s, bytes);
         for (k, values) in out.as_chunks_mut::<8>().0.iter_mut().enumerate() {
             let scale = scale(d, bytes[74 + k / 4] >> (k / 2 % 2 * 4) & 15);
             let high = u16::from(bytes[66 + k / 4] >> (k % 4 * 2) & 3);

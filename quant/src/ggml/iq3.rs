@@ -13,6 +13,7 @@
 use super::blocks::{Block, block_codec, get_f16};
 use super::grids;
 use super::iq2::{even_signs, put};
+use crate::arch::Lanes;
 use crate::encoding::Encoding;
 
 /// ggml's IQ3_XXS (98 bytes for 256 weights).
@@ -27,8 +28,8 @@ impl Block<256, 98> for IQ3XXS {
     const ENCODING: Encoding = Encoding::IQ3XXS;
 
     #[inline(always)]
-    fn decode(bytes: &[u8; 98], out: &mut [f32; 256]) {
-        let d = get_f16(bytes);
+    fn decode<S: Lanes>(s: S, bytes: &[u8; 98], out: &mut [f32; 256]) {
+        let d = get_f16(s, bytes);
         for (j, group) in out.as_chunks_mut::<32>().0.iter_mut().enumerate() {
             let signs = &bytes[66 + 4 * j..][..4];
             let signs = u32::from_le_bytes([signs[0], signs[1], signs[2], signs[3]]);
@@ -46,8 +47,8 @@ impl Block<256, 110> for IQ3S {
     const ENCODING: Encoding = Encoding::IQ3S;
 
     #[inline(always)]
-    fn decode(bytes: &[u8; 110], out: &mut [f32; 256]) {
-        let d = get_f16(bytes);
+    fn decode<S: Lanes>(s: S, bytes: &[u8; 110], out: &mut [f32; 256]) {
+        let d = get_f16(s, bytes);
         for (k, values) in out.as_chunks_mut::<4>().0.iter_mut().enumerate() {
             let scale = d * f32::from(1 + 2 * (bytes[106 + k / 16] >> (k / 8 % 2 * 4) & 15));
             let high = u16::from(bytes[66 + k / 8] >> (k % 8) & 1);

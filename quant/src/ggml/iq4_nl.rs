@@ -5,6 +5,7 @@
 //! x' = d * LEVELS[code]
 //! ```
 
+use super::best::{self, Best, Grid, Levels, Solution};
 use super::blocks::{Block, block_codec, get_f16, pack_nibbles, put_f16, unpack_nibbles};
 use super::search::{Transposed, levels};
 use super::weighted::{self, EncodeWeighted};
@@ -38,7 +39,7 @@ impl EncodeWeighted<18> for IQ4NL {
             let mut codes = [0; 32];
             levels::codes(s, values, inverse, &mut codes);
             pack_nibbles(&codes, &mut out[2..]);
-            !put_f16(d, &mut out[..2])
+            !put_f16(s, d, &mut out[..2])
         })
     }
 }
@@ -47,10 +48,19 @@ impl Block<32, 18> for IQ4NL {
     const ENCODING: Encoding = Encoding::IQ4NL;
 
     #[inline(always)]
-    fn decode(bytes: &[u8; 18], out: &mut [f32; 32]) {
-        let d = get_f16(bytes);
+    fn decode<S: Lanes>(s: S, bytes: &[u8; 18], out: &mut [f32; 32]) {
+        let d = get_f16(s, bytes);
         for (v, code) in out.iter_mut().zip(unpack_nibbles(&bytes[2..])) {
             *v = d * f32::from(LEVELS[usize::from(code)]);
         }
+    }
+}
+
+impl Best<32, 18> for IQ4NL {
+    const GRID: Grid = best::single(Levels::Iq4);
+
+    fn pack(solution: &Solution, out: &mut [u8; 18]) {
+        out[..2].copy_from_slice(&solution.d.to_le_bytes());
+        best::pack32(solution, &mut out[2..]);
     }
 }

@@ -8,6 +8,7 @@
 //! x' = d * (scale - 32) * LEVELS[code]
 //! ```
 
+use super::best::{Best, Grid, Levels, Solution};
 use super::blocks::{Block, block_codec, get_f16, pack_nibbles, put_f16, unpack_nibbles};
 use super::iq4_nl::LEVELS;
 use super::search::{levels, square_weights};
@@ -42,8 +43,8 @@ impl Block<256, 136> for IQ4XS {
     const ENCODING: Encoding = Encoding::IQ4XS;
 
     #[inline(always)]
-    fn decode(bytes: &[u8; 136], out: &mut [f32; 256]) {
-        let d = get_f16(bytes);
+    fn decode<S: Lanes>(s: S, bytes: &[u8; 136], out: &mut [f32; 256]) {
+        let d = get_f16(s, bytes);
         let high = u16::from_le_bytes([bytes[2], bytes[3]]);
         for (j, group) in out.as_chunks_mut::<32>().0.iter_mut().enumerate() {
             let low = bytes[4 + j / 2] >> (j % 2 * 4) & 15;
@@ -83,5 +84,21 @@ fn finish<S: Lanes>(s: S, values: &[f32; 256], scales: &[f32], out: &mut [u8; 13
         high |= u16::from(code >> 4) << (2 * j);
     }
     out[2..4].copy_from_slice(&high.to_le_bytes());
-    put_f16(d, &mut out[..2])
+    put_f16(s, d, &mut out[..2])
+}
+
+impl Best<256, 136> for IQ4XS {
+    const GRID: Grid = Grid { group: 32, levels: Levels::Iq4, scales: (-32, 31), mins: (0, 0) };
+
+    fn pack(solution: &Solution, out: &mut [u8; 136]) {
+        out[..2].copy_from_slice(&solution.d.to_le_bytes());
+        let mut high = 0u16;
+        for (j, codes) in solution.codes.as_chunks::<32>().0.iter().enumerate() {
+            let scale = (solution.scales[j] + 32) as u8;
+            out[4 + j / 2] |= (scale & 15) << (j % 2 * 4);
+            high |= u16::from(scale >> 4) << (2 * j);
+            pack_nibbles(codes, &mut out[8 + 16 * j..][..16]);
+        }
+        out[2..4].copy_from_slice(&high.to_le_bytes());
+    }
 }

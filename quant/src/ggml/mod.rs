@@ -11,6 +11,7 @@
 #![allow(clippy::needless_range_loop)]
 
 mod affine_k;
+mod best;
 mod blocks;
 mod grids;
 mod iq2;

@@ -8,6 +8,7 @@
 //! ```
 
 use super::affine_k::importance_trials;
+use super::best::{Best, Grid, Levels, Solution};
 use super::blocks::{Block, block_codec, get_f16, pack_two_bits, put_f16};
 use super::search::affine::{self, Affine, Trials};
 use super::search::{GROUPS, requantize, scales, sums};
@@ -46,8 +47,8 @@ impl Block<256, 84> for Q2K {
     const ENCODING: Encoding = Encoding::Q2K;
 
     #[inline(always)]
-    fn decode(bytes: &[u8; 84], out: &mut [f32; 256]) {
-        let (d, dmin) = (get_f16(&bytes[80..]), get_f16(&bytes[82..]));
+    fn decode<S: Lanes>(s: S, bytes: &[u8; 84], out: &mut [f32; 256]) {
+        let (d, dmin) = (get_f16(s, &bytes[80..]), get_f16(s, &bytes[82..]));
         for (j, group) in out.as_chunks_mut::<16>().0.iter_mut().enumerate() {
             let scale = d * f32::from(bytes[j] & 15);
             let min = dmin * f32::from(bytes[j] >> 4);
@@ -82,10 +83,10 @@ fn finish<S: Lanes>(
             (d, scale_codes, dmin, min_codes)
         }
     };
-    if !(put_f16(d, &mut out[80..82]) & put_f16(dmin, &mut out[82..])) {
+    if !(put_f16(s, d, &mut out[80..82]) & put_f16(s, dmin, &mut out[82..])) {
         return false;
     }
-    let (d, dmin) = (get_f16(&out[80..]), get_f16(&out[82..]));
+    let (d, dmin) = (get_f16(s, &out[80..]), get_f16(s, &out[82..]));
     let mut codes = [0; 256];
     for j in 0..16 {
         out[j] = scale_codes[j] | min_codes[j] << 4;
@@ -110,5 +111,18 @@ fn four_bits(scales: &[f32; 16]) -> (f32, [u8; 16]) {
         (max / 15.0, scales.map(|v| nearest_int(inverse * v) as u8))
     } else {
         (0.0, [0; 16])
+    }
+}
+
+impl Best<256, 84> for Q2K {
+    const GRID: Grid = Grid { group: 16, levels: Levels::Integers(0.0, 3.0), scales: (0, 15), mins: (0, 15) };
+
+    fn pack(solution: &Solution, out: &mut [u8; 84]) {
+        for j in 0..16 {
+            out[j] = (solution.scales[j] | solution.mins[j] << 4) as u8;
+        }
+        pack_two_bits(&solution.codes, &mut out[16..80]);
+        out[80..82].copy_from_slice(&solution.d.to_le_bytes());
+        out[82..].copy_from_slice(&solution.dmin.to_le_bytes());
     }
 }

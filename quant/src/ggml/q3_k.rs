@@ -9,6 +9,7 @@
 //! x' = d * (scale - 32) * (code - 4)
 //! ```
 
+use super::best::{Best, Grid, Levels, Solution};
 use super::blocks::{Block, block_codec, get_f16, pack_two_bits, put_f16};
 use super::search::{requantize, square_weights, sums, symmetric};
 use super::super_blocks::{self, Batch, EncodeSuperBlock};
@@ -48,8 +49,8 @@ impl Block<256, 110> for Q3K {
     const ENCODING: Encoding = Encoding::Q3K;
 
     #[inline(always)]
-    fn decode(bytes: &[u8; 110], out: &mut [f32; 256]) {
-        let d = get_f16(&bytes[108..]);
+    fn decode<S: Lanes>(s: S, bytes: &[u8; 110], out: &mut [f32; 256]) {
+        let d = get_f16(s, &bytes[108..]);
         let scales = unpack_scales(&bytes[96..108]);
         for (j, group) in out.as_chunks_mut::<16>().0.iter_mut().enumerate() {
             let scale = d * f32::from(scales[j]);
@@ -134,10 +135,10 @@ fn finish<S: Lanes>(
     out: &mut [u8; 110],
 ) -> bool {
     pack_scales(scales, &mut out[96..108]);
-    if !put_f16(d, &mut out[108..]) {
+    if !put_f16(s, d, &mut out[108..]) {
         return false;
     }
-    let d = get_f16(&out[108..]);
+    let d = get_f16(s, &out[108..]);
     let scales = unpack_scales(&out[96..108]);
     let mut codes = [0; 256];
     for j in 0..16 {
@@ -149,9 +150,26 @@ fn finish<S: Lanes>(
             requantize(s, &values[16 * j..][..16], 0.0, scale, -4.0, 3.0, codes);
         }
     }
+    pack_codes(&codes, out);
+    true
+}
+
+/// Packs codes of 3 bits.
+#[inline(always)]
+fn pack_codes(codes: &[u8; 256], out: &mut [u8; 110]) {
     for i in 0..32 {
         out[i] = (0..8).fold(0, |bits, j| bits | (codes[32 * j + i] >> 2) << j);
     }
     pack_two_bits(&codes.map(|code| code & 3), &mut out[32..96]);
-    true
+}
+
+impl Best<256, 110> for Q3K {
+    const GRID: Grid =
+        Grid { group: 16, levels: Levels::Integers(-4.0, 3.0), scales: (-32, 31), mins: (0, 0) };
+
+    fn pack(solution: &Solution, out: &mut [u8; 110]) {
+        pack_codes(&solution.codes, out);
+        pack_scales(&solution.scales.map(|scale| (scale + 32) as u8), &mut out[96..108]);
+        out[108..].copy_from_slice(&solution.d.to_le_bytes());
+    }
 }

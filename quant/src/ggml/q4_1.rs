@@ -9,8 +9,9 @@
 //! and `m` to f16.
 
 use super::affine_k::importance_trials;
+use super::best::{self, Best, Grid, Levels, Solution};
 use super::blocks::{
-    self, Block, EncodeBlock, block_codec, get_f16, inverse, min_max, pack_nibbles, put_f16, unpack_nibbles,
+    self, Block, EncodeBlock, block_codec, codes, get_f16, min_max, pack_nibbles, put_f16, unpack_nibbles,
 };
 use super::search::{Transposed, affine};
 use super::weighted::{self, EncodeWeighted};
@@ -29,16 +30,11 @@ impl EncodeBlock<32, 20> for Q4_1 {
     const LIMIT: f32 = 65504.0;
 
     #[inline(always)]
-    fn encode(values: &[f32; 32], out: &mut [u8; 20]) -> bool {
-        let (min, max) = min_max(values);
+    fn encode<S: Lanes>(s: S, values: &[f32; 32], out: &mut [u8; 20]) -> bool {
+        let (min, max) = min_max(s, values);
         let d = (max - min) / 15.0;
-        let mut codes = [0u8; 32];
-        if let Some(id) = inverse(d) {
-            for (code, v) in codes.iter_mut().zip(values) {
-                *code = (((v - min) * id + 0.5) as i32).min(15) as u8;
-            }
-        }
-        pack(d, min, &codes, out)
+        let codes = codes(s, values, min, d, 0.5, 15.0);
+        pack(s, d, min, &codes, out)
     }
 }
 
@@ -46,8 +42,8 @@ impl Block<32, 20> for Q4_1 {
     const ENCODING: Encoding = Encoding::Q4_1;
 
     #[inline(always)]
-    fn decode(bytes: &[u8; 20], out: &mut [f32; 32]) {
-        let (d, m) = (get_f16(bytes), get_f16(&bytes[2..]));
+    fn decode<S: Lanes>(s: S, bytes: &[u8; 20], out: &mut [f32; 32]) {
+        let (d, m) = (get_f16(s, bytes), get_f16(s, &bytes[2..]));
         let codes = unpack_nibbles(&bytes[4..]);
         for (v, code) in out.iter_mut().zip(codes) {
             *v = f32::from(code) * d + m;
@@ -71,14 +67,25 @@ impl EncodeWeighted<20> for Q4_1 {
         values.iter().zip(out).enumerate().position(|(k, (values, out))| {
             let mut codes = [0; 32];
             found.codes(k, values, 15, &mut codes);
-            !pack(found.scale[k], found.min[k], &codes, out)
+            !pack(s, found.scale[k], found.min[k], &codes, out)
         })
     }
 }
 
 /// Writes a block; false if `d` or `min` is too large for f16.
 #[inline(always)]
-fn pack(d: f32, min: f32, codes: &[u8; 32], out: &mut [u8; 20]) -> bool {
+fn pack<S: Lanes>(s: S, d: f32, min: f32, codes: &[u8; 32], out: &mut [u8; 20]) -> bool {
     pack_nibbles(codes, &mut out[4..]);
-    put_f16(d, &mut out[..2]) & put_f16(min, &mut out[2..4])
+    put_f16(s, d, &mut out[..2]) & put_f16(s, min, &mut out[2..4])
+}
+
+impl Best<32, 20> for Q4_1 {
+    const GRID: Grid = Grid { group: 32, levels: Levels::Integers(0.0, 15.0), scales: (1, 1), mins: (1, 1) };
+
+    fn pack(solution: &Solution, out: &mut [u8; 20]) {
+        out[..2].copy_from_slice(&solution.d.to_le_bytes());
+        // The block holds the minimum, not its negative.
+        out[2..4].copy_from_slice(&(solution.dmin ^ 0x8000).to_le_bytes());
+        best::pack32(solution, &mut out[4..]);
+    }
 }

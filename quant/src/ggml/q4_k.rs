@@ -7,7 +7,8 @@
 //! x' = d * scale * code - dmin * minimum
 //! ```
 
-use super::affine_k;
+use super::affine_k::{self, Parts};
+use super::best::{Best, Grid, Levels, Solution};
 use super::blocks::{Block, block_codec, get_f16};
 use super::scales::unpack_six_bits;
 use super::search::affine::Trials;
@@ -27,16 +28,7 @@ impl EncodeSuperBlock<144> for Q4K {
     fn encode<S: Lanes>(s: S, batch: &Batch<'_>, out: &mut [[u8; 144]]) -> Option<usize> {
         let trials =
             Trials { nmax: 15.0, start: -1.0, step: 0.1, steps: 20, absolute: false, cut_first: false };
-        affine_k::encode(s, batch, trials, |k, parts| {
-            let out = &mut out[k];
-            out[..4].copy_from_slice(&parts.scales);
-            out[4..16].copy_from_slice(&parts.six_bits);
-            for (out, codes) in out[16..].chunks_exact_mut(32).zip(parts.codes.chunks_exact(64)) {
-                for (i, byte) in out.iter_mut().enumerate() {
-                    *byte = codes[i] | codes[i + 32] << 4;
-                }
-            }
-        })
+        affine_k::encode(s, batch, trials, |k, parts| put(parts, &mut out[k]))
     }
 }
 
@@ -44,8 +36,8 @@ impl Block<256, 144> for Q4K {
     const ENCODING: Encoding = Encoding::Q4K;
 
     #[inline(always)]
-    fn decode(bytes: &[u8; 144], out: &mut [f32; 256]) {
-        let (d, dmin) = (get_f16(bytes), get_f16(&bytes[2..]));
+    fn decode<S: Lanes>(s: S, bytes: &[u8; 144], out: &mut [f32; 256]) {
+        let (d, dmin) = (get_f16(s, bytes), get_f16(s, &bytes[2..]));
         let (scales, mins) = unpack_six_bits(&bytes[4..16]);
         for (j, group) in out.as_chunks_mut::<32>().0.iter_mut().enumerate() {
             let (scale, min) = (d * f32::from(scales[j]), dmin * f32::from(mins[j]));
@@ -55,5 +47,26 @@ impl Block<256, 144> for Q4K {
                 *v = scale * f32::from(code >> shift & 15) - min;
             }
         }
+    }
+}
+
+/// Packs a super-block.
+#[inline(always)]
+fn put(parts: &Parts, out: &mut [u8; 144]) {
+    out[..4].copy_from_slice(&parts.scales);
+    out[4..16].copy_from_slice(&parts.six_bits);
+    for (out, codes) in out[16..].chunks_exact_mut(32).zip(parts.codes.chunks_exact(64)) {
+        for (i, byte) in out.iter_mut().enumerate() {
+            *byte = codes[i] | codes[i + 32] << 4;
+        }
+    }
+}
+
+impl Best<256, 144> for Q4K {
+    const GRID: Grid =
+        Grid { group: 32, levels: Levels::Integers(0.0, 15.0), scales: (0, 63), mins: (0, 63) };
+
+    fn pack(solution: &Solution, out: &mut [u8; 144]) {
+        put(&Parts::from(solution), out);
     }
 }

@@ -8,8 +8,9 @@
 //! `d` is the value of largest magnitude over -16. The error is at most `|d| / 2`, and `|d|` for values beyond
 //! `15.5 d` on the other side, plus the rounding of `d` to f16.
 
+use super::best::{self, Best, Grid, Levels, Solution};
 use super::blocks::{
-    self, Block, EncodeBlock, block_codec, extreme, get_f16, inverse, pack_fifth_bits, pack_nibbles, put_f16,
+    self, Block, EncodeBlock, block_codec, codes, extreme, get_f16, pack_fifth_bits, pack_nibbles, put_f16,
     unpack_fifth_bits, unpack_nibbles,
 };
 use super::search::{Transposed, symmetric};
@@ -29,15 +30,10 @@ impl EncodeBlock<32, 22> for Q5_0 {
     const LIMIT: f32 = 65504.0 * 16.0;
 
     #[inline(always)]
-    fn encode(values: &[f32; 32], out: &mut [u8; 22]) -> bool {
-        let d = extreme(values) / -16.0;
-        let mut codes = [0u8; 32];
-        if let Some(id) = inverse(d) {
-            for (code, v) in codes.iter_mut().zip(values) {
-                *code = ((v * id + 16.5) as i32).min(31) as u8;
-            }
-        }
-        pack(d, &codes, out)
+    fn encode<S: Lanes>(s: S, values: &[f32; 32], out: &mut [u8; 22]) -> bool {
+        let d = extreme(s, values) / -16.0;
+        let codes = codes(s, values, 0.0, d, 16.5, 31.0);
+        pack(s, d, &codes, out)
     }
 }
 
@@ -45,8 +41,8 @@ impl Block<32, 22> for Q5_0 {
     const ENCODING: Encoding = Encoding::Q5_0;
 
     #[inline(always)]
-    fn decode(bytes: &[u8; 22], out: &mut [f32; 32]) {
-        let d = get_f16(bytes);
+    fn decode<S: Lanes>(s: S, bytes: &[u8; 22], out: &mut [f32; 32]) {
+        let d = get_f16(s, bytes);
         let mut codes = unpack_nibbles(&bytes[6..]);
         unpack_fifth_bits(&bytes[2..6], &mut codes);
         for (v, code) in out.iter_mut().zip(codes) {
@@ -71,15 +67,25 @@ impl EncodeWeighted<22> for Q5_0 {
         values.iter().zip(out).enumerate().position(|(k, (values, out))| {
             let mut codes = [0; 32];
             found.codes(k, values, 16, &mut codes);
-            !pack(found.scale[k], &codes, out)
+            !pack(s, found.scale[k], &codes, out)
         })
     }
 }
 
 /// Writes a block; false if `d` is too large for f16.
 #[inline(always)]
-fn pack(d: f32, codes: &[u8; 32], out: &mut [u8; 22]) -> bool {
+fn pack<S: Lanes>(s: S, d: f32, codes: &[u8; 32], out: &mut [u8; 22]) -> bool {
     out[2..6].copy_from_slice(&pack_fifth_bits(codes));
     pack_nibbles(codes, &mut out[6..]);
-    put_f16(d, &mut out[..2])
+    put_f16(s, d, &mut out[..2])
+}
+
+impl Best<32, 22> for Q5_0 {
+    const GRID: Grid = best::single(Levels::Integers(-16.0, 15.0));
+
+    fn pack(solution: &Solution, out: &mut [u8; 22]) {
+        out[..2].copy_from_slice(&solution.d.to_le_bytes());
+        out[2..6].copy_from_slice(&pack_fifth_bits(&best::codes32(solution)));
+        best::pack32(solution, &mut out[6..]);
+    }
 }

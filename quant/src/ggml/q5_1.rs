@@ -9,8 +9,9 @@
 //! `d` and `m` to f16.
 
 use super::affine_k::importance_trials;
+use super::best::{self, Best, Grid, Levels, Solution};
 use super::blocks::{
-    self, Block, EncodeBlock, block_codec, get_f16, inverse, min_max, pack_fifth_bits, pack_nibbles, put_f16,
+    self, Block, EncodeBlock, block_codec, codes, get_f16, min_max, pack_fifth_bits, pack_nibbles, put_f16,
     unpack_fifth_bits, unpack_nibbles,
 };
 use super::search::{Transposed, affine};
@@ -30,16 +31,11 @@ impl EncodeBlock<32, 24> for Q5_1 {
     const LIMIT: f32 = 65504.0;
 
     #[inline(always)]
-    fn encode(values: &[f32; 32], out: &mut [u8; 24]) -> bool {
-        let (min, max) = min_max(values);
+    fn encode<S: Lanes>(s: S, values: &[f32; 32], out: &mut [u8; 24]) -> bool {
+        let (min, max) = min_max(s, values);
         let d = (max - min) / 31.0;
-        let mut codes = [0u8; 32];
-        if let Some(id) = inverse(d) {
-            for (code, v) in codes.iter_mut().zip(values) {
-                *code = ((v - min) * id + 0.5) as i32 as u8;
-            }
-        }
-        pack(d, min, &codes, out)
+        let codes = codes(s, values, min, d, 0.5, 31.0);
+        pack(s, d, min, &codes, out)
     }
 }
 
@@ -47,8 +43,8 @@ impl Block<32, 24> for Q5_1 {
     const ENCODING: Encoding = Encoding::Q5_1;
 
     #[inline(always)]
-    fn decode(bytes: &[u8; 24], out: &mut [f32; 32]) {
-        let (d, m) = (get_f16(bytes), get_f16(&bytes[2..]));
+    fn decode<S: Lanes>(s: S, bytes: &[u8; 24], out: &mut [f32; 32]) {
+        let (d, m) = (get_f16(s, bytes), get_f16(s, &bytes[2..]));
         let mut codes = unpack_nibbles(&bytes[8..]);
         unpack_fifth_bits(&bytes[4..8], &mut codes);
         for (v, code) in out.iter_mut().zip(codes) {
@@ -73,15 +69,27 @@ impl EncodeWeighted<24> for Q5_1 {
         values.iter().zip(out).enumerate().position(|(k, (values, out))| {
             let mut codes = [0; 32];
             found.codes(k, values, 31, &mut codes);
-            !pack(found.scale[k], found.min[k], &codes, out)
+            !pack(s, found.scale[k], found.min[k], &codes, out)
         })
     }
 }
 
 /// Writes a block; false if `d` or `min` is too large for f16.
 #[inline(always)]
-fn pack(d: f32, min: f32, codes: &[u8; 32], out: &mut [u8; 24]) -> bool {
+fn pack<S: Lanes>(s: S, d: f32, min: f32, codes: &[u8; 32], out: &mut [u8; 24]) -> bool {
     out[4..8].copy_from_slice(&pack_fifth_bits(codes));
     pack_nibbles(codes, &mut out[8..]);
-    put_f16(d, &mut out[..2]) & put_f16(min, &mut out[2..4])
+    put_f16(s, d, &mut out[..2]) & put_f16(s, min, &mut out[2..4])
+}
+
+impl Best<32, 24> for Q5_1 {
+    const GRID: Grid = Grid { group: 32, levels: Levels::Integers(0.0, 31.0), scales: (1, 1), mins: (1, 1) };
+
+    fn pack(solution: &Solution, out: &mut [u8; 24]) {
+        out[..2].copy_from_slice(&solution.d.to_le_bytes());
+        // The block holds the minimum, not its negative.
+        out[2..4].copy_from_slice(&(solution.dmin ^ 0x8000).to_le_bytes());
+        out[4..8].copy_from_slice(&pack_fifth_bits(&best::codes32(solution)));
+        best::pack32(solution, &mut out[8..]);
+    }
 }

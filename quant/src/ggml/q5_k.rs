@@ -8,7 +8,8 @@
 //! x' = d * scale * code - dmin * minimum
 //! ```
 
-use super::affine_k;
+use super::affine_k::{self, Parts};
+use super::best::{Best, Grid, Levels, Solution};
 use super::blocks::{Block, block_codec, get_f16};
 use super::scales::unpack_six_bits;
 use super::search::affine::Trials;
@@ -28,20 +29,7 @@ impl EncodeSuperBlock<176> for Q5K {
     fn encode<S: Lanes>(s: S, batch: &Batch<'_>, out: &mut [[u8; 176]]) -> Option<usize> {
         let trials =
             Trials { nmax: 31.0, start: -0.5, step: 0.1, steps: 15, absolute: false, cut_first: false };
-        affine_k::encode(s, batch, trials, |k, parts| {
-            let out = &mut out[k];
-            out[..4].copy_from_slice(&parts.scales);
-            out[4..16].copy_from_slice(&parts.six_bits);
-            let (high, low) = out[16..].split_at_mut(32);
-            for (low, codes) in low.chunks_exact_mut(32).zip(parts.codes.chunks_exact(64)) {
-                for (i, byte) in low.iter_mut().enumerate() {
-                    *byte = (codes[i] & 15) | codes[i + 32] << 4;
-                }
-            }
-            for (i, byte) in high.iter_mut().enumerate() {
-                *byte = (0..8).fold(0, |bits, j| bits | (parts.codes[32 * j + i] >> 4) << j);
-            }
-        })
+        affine_k::encode(s, batch, trials, |k, parts| put(parts, &mut out[k]))
     }
 }
 
@@ -49,8 +37,8 @@ impl Block<256, 176> for Q5K {
     const ENCODING: Encoding = Encoding::Q5K;
 
     #[inline(always)]
-    fn decode(bytes: &[u8; 176], out: &mut [f32; 256]) {
-        let (d, dmin) = (get_f16(bytes), get_f16(&bytes[2..]));
+    fn decode<S: Lanes>(s: S, bytes: &[u8; 176], out: &mut [f32; 256]) {
+        let (d, dmin) = (get_f16(s, bytes), get_f16(s, &bytes[2..]));
         let (scales, mins) = unpack_six_bits(&bytes[4..16]);
         for (j, group) in out.as_chunks_mut::<32>().0.iter_mut().enumerate() {
             let (scale, min) = (d * f32::from(scales[j]), dmin * f32::from(mins[j]));
@@ -62,5 +50,30 @@ impl Block<256, 176> for Q5K {
                 *v = scale * f32::from(code) - min;
             }
         }
+    }
+}
+
+/// Packs a super-block.
+#[inline(always)]
+fn put(parts: &Parts, out: &mut [u8; 176]) {
+    out[..4].copy_from_slice(&parts.scales);
+    out[4..16].copy_from_slice(&parts.six_bits);
+    let (high, low) = out[16..].split_at_mut(32);
+    for (low, codes) in low.chunks_exact_mut(32).zip(parts.codes.chunks_exact(64)) {
+        for (i, byte) in low.iter_mut().enumerate() {
+            *byte = (codes[i] & 15) | codes[i + 32] << 4;
+        }
+    }
+    for (i, byte) in high.iter_mut().enumerate() {
+        *byte = (0..8).fold(0, |bits, j| bits | (parts.codes[32 * j + i] >> 4) << j);
+    }
+}
+
+impl Best<256, 176> for Q5K {
+    const GRID: Grid =
+        Grid { group: 32, levels: Levels::Integers(0.0, 31.0), scales: (0, 63), mins: (0, 63) };
+
+    fn pack(solution: &Solution, out: &mut [u8; 176]) {
+        put(&Parts::from(solution), out);
     }
 }

@@ -8,6 +8,7 @@
 //! x' = d * scale * (code - 32)
 //! ```
 
+use super::best::{Best, Grid, Levels, Solution};
 use super::blocks::{Block, block_codec, get_f16, put_f16};
 use super::search::symmetric::{self, Symmetric};
 use super::search::{ZERO, requantize, square_weights};
@@ -41,8 +42,8 @@ impl Block<256, 210> for Q6K {
     const ENCODING: Encoding = Encoding::Q6K;
 
     #[inline(always)]
-    fn decode(bytes: &[u8; 210], out: &mut [f32; 256]) {
-        let d = get_f16(&bytes[208..]);
+    fn decode<S: Lanes>(s: S, bytes: &[u8; 210], out: &mut [f32; 256]) {
+        let d = get_f16(s, &bytes[208..]);
         for (j, group) in out.as_chunks_mut::<16>().0.iter_mut().enumerate() {
             let scale = d * f32::from(bytes[192 + j] as i8);
             let low = &bytes[j / 8 * 64 + j % 4 * 16..][..16];
@@ -71,10 +72,10 @@ fn finish<S: Lanes>(s: S, values: &[f32; 256], found: &Symmetric, out: &mut [u8;
         return true;
     }
     let inverse = -128.0 / max;
-    if !put_f16(1.0 / inverse, &mut out[208..]) {
+    if !put_f16(s, 1.0 / inverse, &mut out[208..]) {
         return false;
     }
-    let d = get_f16(&out[208..]);
+    let d = get_f16(s, &out[208..]);
     let mut codes = [0; 256];
     for j in 0..16 {
         let scale_code = nearest_int(inverse * found.scale[j]).min(127) as i8;
@@ -87,6 +88,13 @@ fn finish<S: Lanes>(s: S, values: &[f32; 256], found: &Symmetric, out: &mut [u8;
             requantize(s, x, 0.0, scale, -32.0, 31.0, codes);
         }
     }
+    pack_codes(&codes, out);
+    true
+}
+
+/// Packs codes of 6 bits.
+#[inline(always)]
+fn pack_codes(codes: &[u8; 256], out: &mut [u8; 210]) {
     for (half, codes) in codes.as_chunks::<128>().0.iter().enumerate() {
         for i in 0..64 {
             out[64 * half + i] = (codes[i] & 15) | codes[i + 64] << 4;
@@ -96,5 +104,17 @@ fn finish<S: Lanes>(s: S, values: &[f32; 256], found: &Symmetric, out: &mut [u8;
                 codes[i] >> 4 | codes[i + 32] >> 4 << 2 | codes[i + 64] >> 4 << 4 | codes[i + 96] >> 4 << 6;
         }
     }
-    true
+}
+
+impl Best<256, 210> for Q6K {
+    const GRID: Grid =
+        Grid { group: 16, levels: Levels::Integers(-32.0, 31.0), scales: (-128, 127), mins: (0, 0) };
+
+    fn pack(solution: &Solution, out: &mut [u8; 210]) {
+        pack_codes(&solution.codes, out);
+        for j in 0..16 {
+            out[192 + j] = solution.scales[j] as i8 as u8;
+        }
+        out[208..].copy_from_slice(&solution.d.to_le_bytes());
+    }
 }

@@ -1,9 +1,9 @@
 //! What the types of 256 values share: encoding several super-blocks at a time, and their importance.
 
-use super::blocks::{Block, overflow};
+use super::blocks::{Block, all_within, failure};
 use super::search::{GROUPS, Transposed, importance_weights, transpose};
 use crate::arch::{self, Kernel, Lanes};
-use crate::codec::{EncodeError, Rows, check_finite, check_importance};
+use crate::codec::{EncodeError, Rows, check_importance};
 
 /// Values in a super-block.
 pub(super) const LEN: usize = 256;
@@ -87,7 +87,6 @@ pub(super) fn encode<B: EncodeSuperBlock<BYTES>, const BYTES: usize>(
     out: &mut [u8],
 ) -> Result<(), EncodeError> {
     assert!(rows.cols.is_multiple_of(LEN));
-    check_finite(rows.values)?;
     check_importance(rows)?;
     let (values, rest) = rows.values.as_chunks::<LEN>();
     assert!(rest.is_empty());
@@ -96,7 +95,7 @@ pub(super) fn encode<B: EncodeSuperBlock<BYTES>, const BYTES: usize>(
     let importance = rows.importance.map(|q| q.as_chunks::<LEN>().0);
     match arch::dispatch(Encode::<B, BYTES> { values, importance, out, block: std::marker::PhantomData }) {
         None => Ok(()),
-        Some(n) => Err(overflow(n * LEN, &values[n], B::ENCODING, B::LIMIT)),
+        Some(n) => Err(failure(rows.values, n * LEN, LEN, B::ENCODING, B::LIMIT)),
     }
 }
 
@@ -114,6 +113,9 @@ impl<B: EncodeSuperBlock<BYTES>, const BYTES: usize> Kernel for Encode<'_, B, BY
     #[inline(always)]
     fn run<S: Lanes>(self, s: S) -> Option<usize> {
         for (n, (values, out)) in self.values.chunks(BATCH).zip(self.out.chunks_mut(BATCH)).enumerate() {
+            if !all_within(values.as_flattened(), B::LIMIT) {
+                return Some(n * BATCH);
+            }
             let importance = self.importance.map(|columns| Importance {
                 columns: std::array::from_fn(|k| &columns[(n * BATCH + k) % columns.len()]),
                 sum_x2: sum_x2(values),

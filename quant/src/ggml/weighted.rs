@@ -1,9 +1,9 @@
 //! Encoding blocks of 32 values sixteen at a time, each value with a weight.
 
-use super::blocks::{Block, overflow};
+use super::blocks::{Block, all_within, failure};
 use super::search::{GROUPS, Transposed, importance_weights, square_weights, sums, transpose};
 use crate::arch::{self, Kernel, Lanes};
-use crate::codec::{EncodeError, Rows, check_finite, check_importance};
+use crate::codec::{EncodeError, Rows, check_importance};
 
 /// A block type whose scale is searched for.
 pub(super) trait EncodeWeighted<const BYTES: usize>: Block<32, BYTES> {
@@ -30,7 +30,6 @@ pub(super) fn encode<B: EncodeWeighted<BYTES>, const BYTES: usize>(
     out: &mut [u8],
 ) -> Result<(), EncodeError> {
     assert!(rows.cols.is_multiple_of(32));
-    check_finite(rows.values)?;
     check_importance(rows)?;
     let (values, rest) = rows.values.as_chunks::<32>();
     assert!(rest.is_empty());
@@ -46,7 +45,7 @@ pub(super) fn encode<B: EncodeWeighted<BYTES>, const BYTES: usize>(
     };
     match arch::dispatch(kernel) {
         None => Ok(()),
-        Some(n) => Err(overflow(n * 32, &values[n], B::ENCODING, B::LIMIT)),
+        Some(n) => Err(failure(rows.values, n * 32, 32, B::ENCODING, B::LIMIT)),
     }
 }
 
@@ -70,6 +69,9 @@ impl<B: EncodeWeighted<BYTES>, const BYTES: usize> Kernel for Encode<'_, B, BYTE
         };
         for (n, (values, out)) in self.values.chunks(GROUPS).zip(self.out.chunks_mut(GROUPS)).enumerate() {
             let first = n * GROUPS;
+            if !all_within(values.as_flattened(), B::LIMIT) {
+                return Some(first);
+            }
             let x = transpose::<32>(values.as_flattened());
             let w = match self.importance {
                 None => square_weights(s, &x),

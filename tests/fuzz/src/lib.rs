@@ -24,8 +24,14 @@ pub struct Target {
 }
 
 /// Every target.
-pub static TARGETS: &[Target] =
-    &[targets::gguf::TARGET, targets::pth::ZIP, targets::pth::PICKLE, targets::pth::LEGACY];
+pub static TARGETS: &[Target] = &[
+    targets::gguf::TARGET,
+    targets::safetensors::TARGET,
+    targets::rwkv_cpp::TARGET,
+    targets::pth::ZIP,
+    targets::pth::PICKLE,
+    targets::pth::LEGACY,
+];
 
 /// A folder for the file that an input is, in memory where the system has such a place.
 pub struct Scratch {

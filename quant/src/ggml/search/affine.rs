@@ -97,21 +97,12 @@ fn search_lanes<S: Lanes, const LEN: usize>(
     let spread = s.ne(high, min);
 
     let mut codes = [zero; LEN];
-    let error = |codes: &[S::F; LEN], scale: S::F, min: S::F| {
-        let mut error = zero;
-        for i in 0..LEN {
-            let diff = scale * codes[i] + min - x[i];
-            error = error + w[i] * if trials.absolute { s.abs(diff) } else { diff * diff };
-        }
-        error
-    };
-
     let mut inverse = s.splat(nmax) / (high - min);
     let mut scale = one / inverse;
     for i in 0..LEN {
         codes[i] = s.round_clamp(inverse * (x[i] - min), 0.0, nmax);
     }
-    let mut best = error(&codes, scale, min);
+    let mut best = error(s, x, w, &codes, scale, min, trials.absolute);
     let (mut base, mut plain) = (min, one);
 
     for i in 0..=trials.steps {
@@ -137,7 +128,7 @@ fn search_lanes<S: Lanes, const LEN: usize>(
         let above = s.lt(zero, fit_min);
         fit_scale = s.select(above, sum_xl / sum_l2, fit_scale);
         fit_min = s.select(above, zero, fit_min);
-        let fit_error = error(&codes, fit_scale, fit_min);
+        let fit_error = error(s, x, w, &codes, fit_scale, fit_min, trials.absolute);
         let better = s.and(s.and(spread, s.lt(zero, det)), s.lt(fit_error, best));
         best = s.select(better, fit_error, best);
         scale = s.select(better, fit_scale, scale);
@@ -149,4 +140,23 @@ fn search_lanes<S: Lanes, const LEN: usize>(
         }
     }
     Found { scale: s.select(spread, scale, zero), min, inverse: s.select(spread, inverse, zero), base, plain }
+}
+
+/// The weighted sum of the errors.
+#[inline(always)]
+fn error<S: Lanes, const LEN: usize>(
+    s: S,
+    x: &[S::F; LEN],
+    w: &[S::F; LEN],
+    codes: &[S::F; LEN],
+    scale: S::F,
+    min: S::F,
+    absolute: bool,
+) -> S::F {
+    let mut error = s.splat(0.0);
+    for i in 0..LEN {
+        let diff = scale * codes[i] + min - x[i];
+        error = error + w[i] * if absolute { s.abs(diff) } else { diff * diff };
+    }
+    error
 }

@@ -45,29 +45,32 @@ pub(in crate::ggml) fn search<S: Lanes>(s: S, x: &Transposed<32>, w: &Transposed
 fn search_lanes<S: Lanes>(s: S, x: &[S::F; 32], w: &[S::F; 32]) -> S::F {
     let zero = s.splat(0.0);
     let (amax, max) = extreme(s, x);
-    let sums = |inverse: S::F| {
-        let (mut sum_qx, mut sum_q2) = (zero, zero);
-        for i in 0..32 {
-            let q = s.quantize_to_levels(inverse * x[i], &MIDDLES, &FLOATS);
-            let wq = w[i] * q;
-            sum_qx = sum_qx + wq * x[i];
-            sum_q2 = sum_q2 + wq * q;
-        }
-        (sum_qx, sum_q2)
-    };
     // -max / LEVELS[0]
     let first = s.splat(1.0) / ((zero - max) / s.splat(FLOATS[0]));
-    let (sum_qx, sum_q2) = sums(first);
+    let (sum_qx, sum_q2) = sums(s, x, w, first);
     let mut scale = s.select(s.lt(zero, sum_q2), sum_qx / sum_q2, zero);
     let mut best = scale * sum_qx;
     for step in -7..=7 {
-        let (sum_qx, sum_q2) = sums(s.splat(step as f32 + FLOATS[0]) / max);
+        let (sum_qx, sum_q2) = sums(s, x, w, s.splat(step as f32 + FLOATS[0]) / max);
         let better = s.and(s.lt(zero, sum_q2), s.lt(best * sum_q2, sum_qx * sum_qx));
         let fit = sum_qx / sum_q2;
         scale = s.select(better, fit, scale);
         best = s.select(better, fit * sum_qx, best);
     }
     s.select(s.lt(amax, s.splat(ZERO)), zero, scale)
+}
+
+/// The weighted sums of level times value and of the squares of the levels.
+#[inline(always)]
+fn sums<S: Lanes>(s: S, x: &[S::F; 32], w: &[S::F; 32], inverse: S::F) -> (S::F, S::F) {
+    let (mut sum_qx, mut sum_q2) = (s.splat(0.0), s.splat(0.0));
+    for i in 0..32 {
+        let q = s.quantize_to_levels(inverse * x[i], &MIDDLES, &FLOATS);
+        let wq = w[i] * q;
+        sum_qx = sum_qx + wq * x[i];
+        sum_q2 = sum_q2 + wq * q;
+    }
+    (sum_qx, sum_q2)
 }
 
 /// The codes of the levels nearest to `inverse * x`.
@@ -77,4 +80,10 @@ pub(in crate::ggml) fn codes<S: Lanes>(s: S, x: &[f32], inverse: f32, out: &mut 
     for (x, out) in x.chunks_exact(S::N).zip(out.chunks_exact_mut(S::N)) {
         s.store_u8(s.quantize_to_levels(inverse * s.load(x), &MIDDLES, &NUMBERS), out);
     }
+}
+
+/// The levels nearest to `v`.
+#[inline(always)]
+pub(in crate::ggml) fn nearest<S: Lanes>(s: S, v: S::F) -> S::F {
+    s.quantize_to_levels(v, &MIDDLES, &FLOATS)
 }

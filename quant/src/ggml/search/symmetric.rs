@@ -1,7 +1,7 @@
 //! Scales of groups without a minimum: `x' = scale * code`, codes `-nmax` to `nmax - 1`.
 
 use super::{GROUPS, Transposed, ZERO, extreme, load};
-use crate::arch::{Lanes, nearest_int};
+use crate::arch::{Lanes, Twice, nearest_int};
 
 /// What [`search`] found for each group.
 pub(in crate::ggml) struct Symmetric {
@@ -56,17 +56,8 @@ fn search_lanes<S: Lanes, const LEN: usize>(
     for i in 0..LEN {
         wx[i] = w[i] * x[i];
     }
-    let sums = |inverse: S::F| {
-        let (mut sum_lx, mut sum_l2) = (zero, zero);
-        for i in 0..LEN {
-            let l = s.round_clamp(inverse * x[i], -nmax, nmax - 1.0);
-            sum_lx = sum_lx + wx[i] * l;
-            sum_l2 = sum_l2 + w[i] * l * l;
-        }
-        (sum_lx, sum_l2)
-    };
     let mut inverse = s.splat(-nmax) / max;
-    let (sum_lx, sum_l2) = sums(inverse);
+    let (sum_lx, sum_l2) = sums(s, x, w, &wx, inverse, nmax);
     let mut scale = s.select(s.ne(sum_l2, zero), sum_lx / sum_l2, zero);
     let mut best = scale * sum_lx;
     for step in -9..=9 {
@@ -74,7 +65,7 @@ fn search_lanes<S: Lanes, const LEN: usize>(
             continue;
         }
         let trial = s.splat(-(nmax + 0.1 * step as f32)) / max;
-        let (sum_lx, sum_l2) = sums(trial);
+        let (sum_lx, sum_l2) = sums(s, x, w, &wx, trial, nmax);
         let better = s.and(s.lt(zero, sum_l2), s.lt(best * sum_l2, sum_lx * sum_lx));
         let fit = sum_lx / sum_l2;
         scale = s.select(better, fit, scale);
@@ -83,6 +74,25 @@ fn search_lanes<S: Lanes, const LEN: usize>(
     }
     let zeros = s.lt(amax, s.splat(ZERO));
     (s.select(zeros, zero, scale), s.select(zeros, zero, inverse))
+}
+
+/// The weighted sums of code times value and of the squares of the codes.
+#[inline(always)]
+fn sums<S: Lanes, const LEN: usize>(
+    s: S,
+    x: &[S::F; LEN],
+    w: &[S::F; LEN],
+    wx: &[S::F; LEN],
+    inverse: S::F,
+    nmax: f32,
+) -> (S::F, S::F) {
+    let (mut sum_lx, mut sum_l2) = (s.splat(0.0), s.splat(0.0));
+    for i in 0..LEN {
+        let l = s.round_clamp(inverse * x[i], -nmax, nmax - 1.0);
+        sum_lx = sum_lx + wx[i] * l;
+        sum_l2 = sum_l2 + w[i] * l * l;
+    }
+    (sum_lx, sum_l2)
 }
 
 /// What [`descend`] found for each group.
@@ -101,6 +111,17 @@ pub(in crate::ggml) fn descend<S: Lanes, const LEN: usize>(
     nmax: f32,
 ) -> Descended<LEN> {
     let mut found = Descended { scale: [0.0; GROUPS], codes: [[0.0; GROUPS]; LEN] };
+    // Every operation waits for the one before, so short vectors go two by two.
+    if S::N < GROUPS {
+        descend_all(Twice(s), x, nmax, &mut found)
+    } else {
+        descend_all(s, x, nmax, &mut found)
+    }
+    found
+}
+
+#[inline(always)]
+fn descend_all<S: Lanes, const LEN: usize>(s: S, x: &Transposed<LEN>, nmax: f32, found: &mut Descended<LEN>) {
     for at in (0..GROUPS).step_by(S::N) {
         let (scale, codes) = descend_lanes(s, &load(s, x, at), nmax);
         s.store(scale, &mut found.scale[at..]);
@@ -108,7 +129,6 @@ pub(in crate::ggml) fn descend<S: Lanes, const LEN: usize>(
             s.store(codes[i], &mut found.codes[i][at..]);
         }
     }
-    found
 }
 
 #[inline(always)]

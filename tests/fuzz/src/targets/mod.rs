@@ -2,3 +2,5 @@
 
 pub mod gguf;
 pub mod pth;
+pub mod rwkv_cpp;
+pub mod safetensors;

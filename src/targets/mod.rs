@@ -8,9 +8,9 @@ use formats::{Metadata, Placement, Planned};
 use quant::Encoding;
 
 use crate::error::{Error, Result};
-use crate::model::{Lazy, Model, Role};
+use crate::model::{Body, Lazy, Model, Role};
 use crate::recipe::FileType;
-use crate::vocab::Vocab;
+use crate::vocab::Tokenizer;
 
 /// A kind of file that can be written for a runtime.
 ///
@@ -79,6 +79,21 @@ pub fn of_path(path: &std::path::Path) -> Result<&'static dyn Target> {
     })
 }
 
+/// For the targets that are not for llama.cpp: refuses the models that llama.cpp alone runs.
+///
+/// # Errors
+/// [`Error::Model`] that names GGUF, if the model is a hybrid with Qwen2.
+pub fn refuse_hybrid(model: &Model, runtimes: &str) -> Result<()> {
+    if model.version.body == Body::Rwkv {
+        return Ok(());
+    }
+    Err(Error::Model {
+        path: model.container.path().to_owned(),
+        what: format!("is {}, which {runtimes} cannot run", model.version.about),
+        help: "llama.cpp can: give the output the extension .gguf".to_owned(),
+    })
+}
+
 /// A tensor of the file to be written.
 #[derive(Debug)]
 pub struct Item {
@@ -120,8 +135,8 @@ pub struct About {
     pub url: Option<String>,
     /// The model that it was made from.
     pub base_model: Option<String>,
-    /// The vocabulary; `None` if the runtime is to have none.
-    pub vocab: Option<Vocab>,
+    /// The tokenizer; `None` if the runtime is to have none.
+    pub tokenizer: Option<Tokenizer>,
     /// The chat template (Jinja), if the model has one.
     pub chat_template: Option<String>,
 }

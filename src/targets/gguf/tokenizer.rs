@@ -1,11 +1,15 @@
-//! The tokenizer keys of a GGUF file: llama.cpp's tokenizer `rwkv`, a list of byte strings used greedily.
+//! The tokenizer keys of a GGUF file; for RWKV's own models, those of llama.cpp's tokenizer `rwkv`: a list of byte
+//! strings used greedily.
+
+use std::collections::BTreeMap;
 
 use formats::{Container, Metadata, Value, ValueKind};
 
 use super::super::About;
+use super::bpe;
 use crate::error::{Error, Result};
 use crate::model::Model;
-use crate::vocab::{Token, Vocab};
+use crate::vocab::{Token, Tokenizer, Vocab};
 
 /// The prompt format of RWKV World and G1 models; the comment in it is what llama.cpp's built-in templates
 /// recognise it by.
@@ -14,13 +18,36 @@ pub const WORLD_CHAT_TEMPLATE: &str = include_str!("chat_template.jinja");
 /// The token after which World models end their turn: two line feeds.
 const END_OF_TURN: &[u8] = b"\n\n";
 
+const CHAT_TEMPLATE: &str = "tokenizer.chat_template";
+
 /// llama.cpp's kinds of tokens.
 const NORMAL: i32 = 1;
 const CONTROL: i32 = 3;
 const UNUSED: i32 = 5;
 
+/// All tokenizer keys; the chat template comes last.
 pub(super) fn keys(model: &Model, about: &About) -> Result<Metadata> {
-    let Some(vocab) = &about.vocab else { return Ok(Metadata::new()) };
+    let mut keys = match &about.tokenizer {
+        None => return Ok(Metadata::new()),
+        Some(Tokenizer::Rwkv(vocab)) => rwkv(model, vocab, about.chat_template.is_some())?,
+        Some(Tokenizer::Bpe(bpe)) => bpe::keys(bpe),
+        Some(Tokenizer::Carried(keys)) => keys.clone(),
+    };
+    if let Some(template) = &about.chat_template {
+        keys.push((CHAT_TEMPLATE.to_owned(), Value::from(template.as_str())));
+    }
+    Ok(keys)
+}
+
+/// The tokenizer of a GGUF file as it is, if it has one.
+pub fn carried(container: &Container) -> Option<Tokenizer> {
+    container.value("tokenizer.ggml.tokens")?;
+    let keys = container.metadata().iter();
+    let keys = keys.filter(|(key, _)| key.starts_with("tokenizer.") && key != CHAT_TEMPLATE);
+    Some(Tokenizer::Carried(keys.cloned().collect()))
+}
+
+fn rwkv(model: &Model, vocab: &Vocab, chats: bool) -> Result<Metadata> {
     let Some(vocab) = vocab.clone().padded(model.dims.vocab) else {
         return Err(Error::Usage {
             what: format!(
@@ -32,6 +59,7 @@ pub(super) fn keys(model: &Model, about: &About) -> Result<Metadata> {
             help: "give the vocabulary that the model was trained with".to_owned(),
         });
     };
+    check(&vocab)?;
     let mut keys = Metadata::new();
     let mut put = |key: &str, value: Value| keys.push((format!("tokenizer.{key}"), value));
     put("ggml.model", Value::from("rwkv"));
@@ -42,15 +70,33 @@ pub(super) fn keys(model: &Model, about: &About) -> Result<Metadata> {
         put("ggml.bos_token_id", Value::U32(end));
         put("ggml.eos_token_id", Value::U32(end));
     }
-    if about.chat_template.is_some()
-        && let Some(turn) = id_of(&vocab, |t| matches!(t, Token::Bytes(b) if b == END_OF_TURN))
-    {
+    if chats && let Some(turn) = id_of(&vocab, |t| matches!(t, Token::Bytes(b) if b == END_OF_TURN)) {
         put("ggml.eot_token_id", Value::U32(turn));
     }
-    if let Some(template) = &about.chat_template {
-        put("chat_template", Value::from(template.as_str()));
-    }
     Ok(keys)
+}
+
+/// Refuses vocabularies on which llama.cpp aborts (a token that stands twice) or hangs while it loads (two line
+/// feeds without one).
+fn check(vocab: &Vocab) -> Result<()> {
+    let mut seen = BTreeMap::new();
+    for (id, token) in vocab.tokens.iter().enumerate() {
+        if let Token::Bytes(bytes) = token
+            && let Some(first) = seen.insert(bytes.as_slice(), id)
+        {
+            return Err(Error::Usage {
+                what: format!("the ids {first} and {id} of the vocabulary {} are the same bytes", vocab.name),
+                help: "llama.cpp cannot load such a vocabulary: correct the file".to_owned(),
+            });
+        }
+    }
+    if seen.contains_key(END_OF_TURN) && !seen.contains_key(&b"\n"[..]) {
+        return Err(Error::Usage {
+            what: format!("the vocabulary {} has a token of two line feeds, but none of one", vocab.name),
+            help: "llama.cpp cannot load such a vocabulary: correct the file".to_owned(),
+        });
+    }
+    Ok(())
 }
 
 /// The vocabulary of a GGUF file, if it has one of this kind.

@@ -1,14 +1,16 @@
 //! GGUF for llama.cpp and what is built on it: ollama, LM Studio, KoboldCpp.
 //!
-//! llama.cpp runs RWKV-6 and 7. It wants the low-rank matrices [out, in], the token-shift vectors stacked,
+//! llama.cpp runs RWKV-6 and 7, and two hybrids of them with Qwen2. It wants the low-rank matrices [out, in], the token-shift vectors stacked,
 //! every vector in F32, and for block 0 of version 7, whose value residual is never read, a copy of the
 //! in-context learning rate in its place. It checks the set of tensors exactly.
 
+mod architecture;
+mod bpe;
 mod keys;
 mod tokenizer;
 
-pub(crate) use keys::norm_epsilon;
-pub use tokenizer::{WORLD_CHAT_TEMPLATE, vocab_of};
+pub(crate) use architecture::norm_epsilon;
+pub use tokenizer::{WORLD_CHAT_TEMPLATE, carried, vocab_of};
 
 use std::collections::BTreeMap;
 
@@ -17,14 +19,18 @@ use quant::Encoding;
 
 use super::{About, Item, Objection, Target};
 use crate::error::{Error, Result};
-use crate::model::{Held, Lazy, Model, Rank, Role};
+use crate::model::{Body, Held, Lazy, Model, Rank, Role};
 use crate::recipe::FileType;
+use architecture::Architecture;
 
 /// The target GGUF.
 pub struct Gguf;
 
 /// Head sizes that llama.cpp's RWKV-7 kernels compute right on every CPU.
 const HEAD_SIZES_7: &[usize] = &[64, 128];
+
+/// What the epsilon of the group norm, 64e-5, comes from: 1e-5 times its square.
+const HEAD_SIZE_DIVISOR: f64 = 8.0;
 
 /// Tensors that llama.cpp computes with in F32 only, besides all vectors.
 const F32_ONLY: &[&str] =
@@ -48,13 +54,7 @@ impl Target for Gguf {
             Err(Error::Model { path: model.container.path().to_owned(), what, help: help.to_owned() })
         };
         let version = model.version;
-        if version.slots().any(|s| s.gguf.is_none()) {
-            return refuse(
-                format!("is {}, and llama.cpp runs only versions 6 and 7", version.about),
-                "use web-rwkv (versions 4, 5.1, 5.2), rwkv.cpp (4, 5.0, 5.2) or the pip package rwkv, with the files \
-                 made for them",
-            );
-        }
+        architecture(model)?;
         for rank in Rank::ALL {
             let has = model.ranks.iter().any(|r| r.contains_key(&rank));
             if has && model.uniform_rank(rank).is_none() {
@@ -68,6 +68,16 @@ impl Target for Gguf {
             }
         }
         let dims = &model.dims;
+        let whole = |width: usize, unit: usize| unit > 0 && width.is_multiple_of(unit);
+        if dims.kv != dims.att && !(whole(dims.kv, dims.head_size) && whole(dims.att, dims.kv)) {
+            return refuse(
+                format!(
+                    "has keys and values {} wide, which {} heads of size {} cannot share",
+                    dims.kv, dims.heads, dims.head_size
+                ),
+                "see that config.json is that of this model, above all num_attention_heads",
+            );
+        }
         let mut objections = Vec::new();
         if version.major() == 7 && !HEAD_SIZES_7.contains(&dims.head_size) {
             objections.push(Objection {
@@ -76,7 +86,23 @@ impl Target for Gguf {
                      (right: 64 and 128)",
                     dims.head_size
                 ),
-                help: "use another runtime, such as the pip package rwkv".to_owned(),
+                help: match version.body {
+                    Body::Rwkv => "use another runtime, such as the pip package rwkv".to_owned(),
+                    Body::Qwen2 => "no other runtime of quantized files knows this model".to_owned(),
+                },
+            });
+        }
+        // The code of ARWKV-7 divides by this before the group norm; llama.cpp has BlinkDL's value built in.
+        let divisor =
+            model.container.config().and_then(|c| c.get("head_size_divisor")).and_then(|d| d.as_f64());
+        let normed = model.tensors.iter().any(|t| t.slot.short_name() == "att.ln_x.weight");
+        if version.body == Body::Qwen2 && normed && divisor.is_some_and(|d| d != HEAD_SIZE_DIVISOR) {
+            objections.push(Objection {
+                what: format!(
+                    "has the head_size_divisor {}, and llama.cpp computes with {HEAD_SIZE_DIVISOR}",
+                    divisor.unwrap_or_default()
+                ),
+                help: "no other runtime of quantized files knows this model".to_owned(),
             });
         }
         Ok(objections)
@@ -94,8 +120,8 @@ impl Target for Gguf {
             if let Some(k) = held.slot.stack {
                 let stack = stacks.entry(name.clone()).or_default();
                 stack.push((k, values));
-                let size =
-                    model.version.slots().filter(|s| s.stack.is_some() && s.gguf == held.slot.gguf).count();
+                let twins = |t: &&Held| t.layer == held.layer && t.slot.gguf == held.slot.gguf;
+                let size = model.tensors.iter().filter(twins).count();
                 if stack.len() < size {
                     continue;
                 }
@@ -118,12 +144,31 @@ impl Target for Gguf {
     }
 
     fn metadata(&self, model: &Model, about: &About, file_type: &FileType, weights: u64) -> Result<Metadata> {
-        keys::metadata(model, about, file_type, weights)
+        keys::metadata(model, about, file_type, weights, architecture(model)?)
     }
 
     fn place(&self, metadata: &Metadata, tensors: &[Planned]) -> formats::Result<Placement> {
         formats::gguf::place(metadata, tensors)
     }
+}
+
+/// What the model is in llama.cpp.
+fn architecture(model: &Model) -> Result<&'static Architecture> {
+    let version = model.version;
+    let known = Architecture::of(version).filter(|_| version.slots().all(|s| s.gguf.is_some()));
+    known.ok_or_else(|| {
+        let elsewhere = match version.name {
+            "4.0" | "5.2" => "web-rwkv, rwkv.cpp and the pip package rwkv run it",
+            "5.0" => "rwkv.cpp and the pip package rwkv run it",
+            "5.1" => "web-rwkv and the pip package rwkv run it",
+            _ => "candle and the pip package rwkv run it",
+        };
+        Error::Model {
+            path: model.container.path().to_owned(),
+            what: format!("is {}, and llama.cpp runs only versions 6 and 7", version.about),
+            help: format!("{elsewhere}, from the files made for them"),
+        }
+    })
 }
 
 fn name(held: &Held) -> String {

@@ -1,0 +1,319 @@
+//! One suite for all codecs: whatever stands in [`CODECS`] passes every test here.
+
+use proptest::prelude::*;
+
+use crate::arch::{Level, with_limit};
+use crate::{CODECS, Codec, EncodeError, Encoding, Rows};
+
+/// The largest error of a value that `encoding` may make, as a part of the largest magnitude in its block; for
+/// weights of one scale and without an importance.
+fn bound(encoding: Encoding) -> f32 {
+    match encoding {
+        Encoding::F64 | Encoding::F32 => 0.0,
+        Encoding::F16 => 0.0005,
+        Encoding::BF16 => 0.004,
+        Encoding::F8E4M3 => 0.065,
+        Encoding::Q8_0 => 0.0045,
+        Encoding::Q6K => 0.045,
+        Encoding::Q5_0 => 0.07,
+        Encoding::Q5_1 | Encoding::Q5K => 0.05,
+        Encoding::Q4_0 => 0.13,
+        Encoding::Q4_1 | Encoding::Q4K => 0.1,
+        Encoding::IQ4NL | Encoding::IQ4XS => 0.16,
+        Encoding::Q3K => 0.3,
+        Encoding::Q2K => 0.6,
+        other => panic!("state the bound of {other}"),
+    }
+}
+
+fn encoders() -> impl Iterator<Item = &'static dyn Codec> {
+    CODECS.iter().copied().filter(|c| c.can_encode())
+}
+
+fn encode(codec: &dyn Codec, rows: Rows<'_>) -> Result<Vec<u8>, EncodeError> {
+    let row = codec.encoding().row_bytes(rows.cols as u64).unwrap() as usize;
+    // Bytes that the encoder leaves alone would show.
+    let mut out = vec![0xa5; rows.values.len() / rows.cols * row];
+    codec.encode(rows, &mut out)?;
+    Ok(out)
+}
+
+fn decode(codec: &dyn Codec, bytes: &[u8]) -> Vec<f32> {
+    let e = codec.encoding();
+    let mut out = vec![f32::NAN; bytes.len() / e.block_bytes() * e.block_len()];
+    codec.decode(bytes, &mut out);
+    out
+}
+
+/// Bell-shaped values from a fixed sequence.
+fn gaussian(n: usize, mut seed: u32) -> Vec<f32> {
+    let mut uniform = move || {
+        seed ^= seed << 13;
+        seed ^= seed >> 17;
+        seed ^= seed << 5;
+        seed as f32 / u32::MAX as f32
+    };
+    (0..n).map(|_| ((0..12).map(|_| uniform()).sum::<f32>() - 6.0) * 0.02).collect()
+}
+
+fn golden(name: &str) -> Vec<u8> {
+    std::fs::read(format!("{}/../testdata/golden/ggml/{name}", env!("CARGO_MANIFEST_DIR"))).unwrap()
+}
+
+fn floats(bytes: &[u8]) -> Vec<f32> {
+    bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect()
+}
+
+#[test]
+fn the_registry_is_in_order_and_without_repeats() {
+    assert!(CODECS.windows(2).all(|pair| pair[0].encoding() < pair[1].encoding()));
+}
+
+#[test]
+fn a_round_trip_stays_within_the_bound() {
+    let values = gaussian(16 * 512, 1);
+    for codec in encoders() {
+        let e = codec.encoding();
+        let decoded = decode(codec, &encode(codec, Rows::new(&values, 512)).unwrap());
+        for (x, y) in values.chunks(e.block_len()).zip(decoded.chunks(e.block_len())) {
+            let largest = x.iter().fold(0.0f32, |m, v| m.max(v.abs()));
+            for (x, y) in x.iter().zip(y) {
+                let half_denormal = if e == Encoding::F8E4M3 { 0.001 } else { 3e-8 };
+                let error = bound(e) * largest + half_denormal;
+                assert!((x - y).abs() <= error, "{e}: {x} became {y}, largest {largest}");
+            }
+        }
+    }
+}
+
+#[test]
+fn what_a_codec_cannot_encode_is_an_error() {
+    for codec in CODECS.iter().filter(|c| !c.can_encode()) {
+        let e = codec.encoding();
+        let result = encode(*codec, Rows::new(&[0.0; 256], 256));
+        assert_eq!(result, Err(EncodeError::ReadOnly(e)));
+    }
+}
+
+#[test]
+fn nan_and_infinity_are_errors_with_their_index() {
+    for codec in encoders() {
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            for at in [0, 511, 512, 8191] {
+                let mut values = gaussian(8192, 2);
+                values[at] = bad;
+                match encode(codec, Rows::new(&values, 512)) {
+                    Err(EncodeError::NonFinite { index, value }) => {
+                        assert!(index == at && value.to_bits() == bad.to_bits());
+                    }
+                    other => panic!("{}: {other:?}", codec.encoding()),
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn weights_too_large_are_errors_with_their_index() {
+    for codec in encoders() {
+        let e = codec.encoding();
+        let mut values = vec![0.25; 4096];
+        values[3000] = -3e38;
+        match encode(codec, Rows::new(&values, 512)) {
+            Ok(_) => assert!(matches!(e, Encoding::F64 | Encoding::F32 | Encoding::BF16), "{e}"),
+            Err(error) => {
+                let EncodeError::Overflow { index: 3000, value: -3e38, encoding, limit } = error else {
+                    panic!("{e}: {error:?}")
+                };
+                assert!(encoding == e && limit > 400.0);
+                // A weight somewhat below the stated limit is still held; a search may choose a larger scale.
+                values[3000] = limit * 0.85;
+                assert!(encode(codec, Rows::new(&values, 512)).is_ok(), "{e}: {limit}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_bad_importance_is_an_error() {
+    let values = gaussian(1024, 3);
+    for codec in encoders().filter(|c| !c.encoding().is_plain()) {
+        for bad in [-1.0, f32::NAN, f32::INFINITY] {
+            let mut importance = vec![1.0; 512];
+            importance[77] = bad;
+            let rows = Rows { values: &values, cols: 512, importance: Some(&importance) };
+            assert!(
+                matches!(encode(codec, rows), Err(EncodeError::Importance { column: 77, .. })),
+                "{}",
+                codec.encoding()
+            );
+        }
+    }
+}
+
+#[test]
+fn zeros_and_denormals_keep_small() {
+    for codec in encoders() {
+        for tiny in [0.0, -0.0, 1e-45, -1e-45, 1e-40, 1e-39, 1.2e-38] {
+            let mut values = vec![0.0; 512];
+            values[3] = tiny;
+            values[300] = -tiny;
+            let decoded = decode(codec, &encode(codec, Rows::new(&values, 512)).unwrap());
+            assert!(decoded.iter().all(|v| v.abs() <= 1e-37), "{}: {tiny}", codec.encoding());
+        }
+    }
+}
+
+#[test]
+fn levels_and_chunks_do_not_change_the_bytes() {
+    let mut values = floats(&golden("values.f32"));
+    values.extend(gaussian(512 * 5, 4));
+    let importance = floats(&golden("importance.f32"));
+    for codec in encoders() {
+        let values: Vec<f32> = match codec.encoding() {
+            Encoding::F8E4M3 => values.iter().map(|v| v.clamp(-448.0, 448.0)).collect(),
+            _ => values.clone(),
+        };
+        for importance in [None, Some(&*importance)] {
+            let rows = |values| Rows { values, cols: 512, importance };
+            let whole = encode(codec, rows(&values)).unwrap();
+            for level in Level::available() {
+                let bytes = with_limit(level, || encode(codec, rows(&values))).unwrap();
+                assert!(bytes == whole, "{} at {level:?}", codec.encoding());
+            }
+            for chunk in [1, 3, 10] {
+                let bytes: Vec<u8> =
+                    values.chunks(512 * chunk).flat_map(|v| encode(codec, rows(v)).unwrap()).collect();
+                assert!(bytes == whole, "{} in chunks of {chunk} rows", codec.encoding());
+            }
+        }
+    }
+}
+
+#[test]
+fn levels_do_not_change_what_is_decoded() {
+    for codec in CODECS {
+        let bytes: Vec<u8> =
+            (0..codec.encoding().block_bytes() * 8).map(|i| (i * 37 + i / 7) as u8).collect();
+        let whole: Vec<u32> = decode(*codec, &bytes).iter().map(|v| v.to_bits()).collect();
+        for level in Level::available() {
+            let decoded = with_limit(level, || decode(*codec, &bytes));
+            assert!(whole.iter().zip(&decoded).all(|(a, b)| *a == b.to_bits()), "{}", codec.encoding());
+        }
+    }
+}
+
+#[test]
+fn one_block_is_encoded_as_among_others() {
+    for codec in encoders() {
+        let e = codec.encoding();
+        let values = gaussian(e.block_len() * 40, 5);
+        let whole = encode(codec, Rows::new(&values, values.len())).unwrap();
+        for (values, bytes) in values.chunks(e.block_len()).zip(whole.chunks(e.block_bytes())) {
+            assert_eq!(encode(codec, Rows::new(values, values.len())).unwrap(), bytes, "{e}");
+        }
+        assert!(encode(codec, Rows::new(&[], e.block_len())).unwrap().is_empty());
+    }
+}
+
+fn loss(x: &[f32], y: &[f32], importance: Option<&[f32]>) -> f64 {
+    let w = |i: usize| importance.map_or(1.0, |q| f64::from(q[i % q.len()]));
+    (0..x.len()).map(|i| w(i) * (f64::from(x[i]) - f64::from(y[i])).powi(2)).sum()
+}
+
+#[test]
+fn the_longer_search_is_never_worse_and_the_same_at_all_levels() {
+    let mut values = floats(&golden("values.f32"));
+    values.extend(gaussian(512 * 5, 6));
+    let importance = floats(&golden("importance.f32"));
+    for codec in encoders().filter(|c| !c.encoding().is_plain()) {
+        let e = codec.encoding();
+        let mut gained = false;
+        for importance in [None, Some(&*importance)] {
+            let rows = Rows { values: &values, cols: 512, importance };
+            let default = encode(codec, rows).unwrap();
+            let results: Vec<Vec<u8>> = Level::available()
+                .map(|level| {
+                    let mut out = vec![0; default.len()];
+                    with_limit(level, || codec.encode_best(rows, &mut out)).unwrap();
+                    out
+                })
+                .collect();
+            assert!(results.windows(2).all(|pair| pair[0] == pair[1]), "{e}");
+            let (a, b) = (decode(codec, &default), decode(codec, &results[0]));
+            for (n, x) in values.chunks(e.block_len()).enumerate() {
+                let at = n * e.block_len()..(n + 1) * e.block_len();
+                let columns = importance.map(|q| &q[at.start % 512..][..e.block_len()]);
+                assert!(loss(x, &b[at.clone()], columns) <= loss(x, &a[at], columns), "{e}");
+            }
+            gained |= loss(&values[values.len() - 2560..], &b[b.len() - 2560..], None)
+                < 0.97 * loss(&values[values.len() - 2560..], &a[a.len() - 2560..], None);
+        }
+        assert!(gained, "{e}: the search finds nothing on bell-shaped weights");
+    }
+}
+
+#[test]
+fn the_bytes_are_those_of_libggml() {
+    let (values, importance) = (floats(&golden("values.f32")), floats(&golden("importance.f32")));
+    for codec in encoders().filter(|c| !c.encoding().is_plain()) {
+        let e = codec.encoding();
+        let expected = golden(&format!("{e}.bin"));
+        let (plain, weighted) = expected.split_at(expected.len() / 2);
+        let rows = Rows::new(&values, 512);
+        assert!(encode(codec, rows).unwrap() == plain, "{e}");
+        let rows = Rows { importance: Some(&importance), ..rows };
+        assert!(encode(codec, rows).unwrap() == weighted, "{e} with importance");
+    }
+}
+
+#[test]
+fn read_only_types_decode_as_in_libggml() {
+    for codec in CODECS.iter().filter(|c| !c.can_encode() && c.encoding() != Encoding::Q8K) {
+        let e = codec.encoding();
+        let recorded = golden(&format!("{e}.decoded"));
+        let (bytes, expected) = recorded.split_at(2 * e.block_bytes());
+        assert_eq!(decode(*codec, bytes), floats(expected), "{e}");
+    }
+}
+
+#[test]
+fn q8_k_decodes_by_its_formula() {
+    let mut bytes = [0; 292];
+    bytes[..4].copy_from_slice(&0.5f32.to_le_bytes());
+    bytes[4] = 200;
+    bytes[259] = 3;
+    let decoded = decode(crate::codec(Encoding::Q8K).unwrap(), &bytes);
+    assert_eq!((decoded[0], decoded[1], decoded[255]), (-28.0, 0.0, 1.5));
+}
+
+/// Any finite floats that a scale in f16 can hold: all bit patterns, and sets of a few values.
+fn weights() -> impl Strategy<Value = Vec<f32>> {
+    let bits = any::<u32>().prop_map(f32::from_bits).prop_filter("held by every type", |v| v.abs() < 60000.0);
+    let few = prop::sample::select(vec![0.0, -0.0, 1.0, -1.0, 0.5, 1e-30, 1e-8, 1e-45, 3.0]);
+    let normal = -1.0f32..1.0;
+    prop_oneof![
+        prop::collection::vec(bits, 512),
+        prop::collection::vec(few, 512),
+        prop::collection::vec(normal, 512),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    #[test]
+    fn any_weights_are_encoded_alike_at_all_levels(
+        values in weights(),
+        importance in prop::option::of(prop::collection::vec(0.0f32..100.0, 256)),
+    ) {
+        for codec in encoders() {
+            let rows = Rows { values: &values, cols: 256, importance: importance.as_deref() };
+            let results: Vec<_> = Level::available().map(|l| with_limit(l, || encode(codec, rows))).collect();
+            prop_assert!(results.windows(2).all(|r| r[0] == r[1]), "{}", codec.encoding());
+            if let Ok(bytes) = &results[0] {
+                prop_assert!(decode(codec, bytes).iter().all(|v| v.is_finite()), "{}", codec.encoding());
+            }
+        }
+    }
+}

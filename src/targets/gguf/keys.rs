@@ -1,0 +1,99 @@
+//! The keys of a GGUF file of RWKV.
+
+use formats::{Metadata, Value};
+
+use super::super::About;
+use super::architecture::Architecture;
+use super::tokenizer;
+use crate::error::Result;
+use crate::model::Model;
+use crate::recipe::FileType;
+
+/// Version of ggml's block formats.
+const QUANTIZATION_VERSION: u32 = 2;
+
+/// All keys, in the order of llama.cpp's converter.
+pub(super) fn metadata(
+    model: &Model,
+    about: &About,
+    file_type: &FileType,
+    weights: u64,
+    architecture: &Architecture,
+) -> Result<Metadata> {
+    let mut keys = Metadata::new();
+    let mut put = |key: &str, value: Value| keys.push((key.to_owned(), value));
+
+    put("general.architecture", Value::from(architecture.name));
+    put("general.type", Value::from("model"));
+    put("general.name", Value::from(about.name.as_str()));
+    for (key, value) in [
+        ("general.author", &about.author),
+        ("general.version", &about.version),
+        ("general.organization", &about.organization),
+        ("general.description", &about.description),
+    ] {
+        if let Some(text) = value {
+            put(key, Value::from(text.as_str()));
+        }
+    }
+    put("general.size_label", Value::from(size_label(weights)));
+    if let Some(license) = &about.license {
+        put("general.license", Value::from(license.as_str()));
+    }
+    if let Some(url) = &about.url {
+        put("general.url", Value::from(url.as_str()));
+    }
+    if let Some(base) = &about.base_model {
+        put("general.base_model.count", Value::U32(1));
+        let (organization, name) = match base.split_once('/') {
+            Some((organization, name)) => (Some(organization), name),
+            None => (None, base.as_str()),
+        };
+        put("general.base_model.0.name", Value::from(name));
+        if let Some(organization) = organization {
+            put("general.base_model.0.organization", Value::from(organization));
+        }
+    }
+
+    for (key, holds) in architecture.keys {
+        if let Some(value) = holds.value(model, file_type)? {
+            put(key, value);
+        }
+    }
+    put("general.quantization_version", Value::U32(QUANTIZATION_VERSION));
+    keys.extend(tokenizer::keys(model, about)?);
+    Ok(keys)
+}
+
+/// Number of weights in words, as llama.cpp writes it: `1.5B`, `191M`, at least two digits.
+fn size_label(weights: u64) -> String {
+    let (scaled, unit) = match weights as f64 {
+        n if n > 1e12 => (n * 1e-12, 'T'),
+        n if n > 1e9 => (n * 1e-9, 'B'),
+        n if n > 1e6 => (n * 1e-6, 'M'),
+        n => (n * 1e-3, 'K'),
+    };
+    let whole = scaled.round_ties_even();
+    let digits = if whole == 0.0 { 0 } else { whole.to_string().len() };
+    format!("{scaled:.*}{unit}", 2usize.saturating_sub(digits))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::size_label;
+
+    #[test]
+    fn size_labels_are_those_of_llama_cpp() {
+        for (weights, label) in [
+            (450_931_712, "451M"),
+            (35_700_000, "36M"),
+            (2_200_000, "2.2M"),
+            (1_527_404_544, "1.5B"),
+            (13_000_000_000, "13B"),
+            (54_000, "54K"),
+            (999, "1.0K"),
+        ] {
+            assert_eq!(size_label(weights), label);
+        }
+    }
+}
