@@ -21,6 +21,8 @@ mod v4;
 mod v5;
 mod v6;
 mod v7;
+#[cfg(test)]
+mod variants;
 mod weight;
 
 use std::collections::{BTreeMap, HashMap};

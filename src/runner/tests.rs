@@ -42,7 +42,7 @@ fn tokens(path: &Path) -> Vec<u32> {
 }
 
 /// The logits after every token, in one run.
-fn sequence(runner: &Runner, tokens: &[u32]) -> Vec<f32> {
+pub(super) fn sequence(runner: &Runner, tokens: &[u32]) -> Vec<f32> {
     let mut states = [runner.start()];
     let hidden = runner.run(&[tokens], &mut states).unwrap();
     all(runner, &hidden)
@@ -65,7 +65,7 @@ fn one_by_one(runner: &Runner, tokens: &[u32]) -> Vec<f32> {
     tokens.iter().copied().flat_map(logits).collect()
 }
 
-fn worst(a: &[f32], b: &[f32]) -> f32 {
+pub(super) fn worst(a: &[f32], b: &[f32]) -> f32 {
     assert_eq!(a.len(), b.len());
     a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, |m, d| if d > m || d.is_nan() { d } else { m })
 }
@@ -263,8 +263,7 @@ fn the_projects_own_models_agree_with_the_official_runner() {
 /// The change that an adapter makes is the one of its matrices, and replaced vectors are replaced.
 #[test]
 fn an_adapter_changes_the_weights() {
-    use formats::{Limits, Metadata, Planned};
-    use quant::Encoding;
+    use formats::Limits;
     let testdata = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata");
     let path = testdata.join("rwkv7-bytes.pth");
     let mut adapted = runner(&path, Options::default());
@@ -277,23 +276,12 @@ fn an_adapter_changes_the_weights() {
         ("blocks.1.att.key.lora_B", vec![outs, 2], &b),
         ("blocks.1.ln1.weight", vec![ins], &norm),
     ];
-    let planned: Vec<Planned> = tensors
-        .iter()
-        .map(|(name, shape, _)| Planned {
-            name: (*name).to_owned(),
-            shape: shape.clone(),
-            encoding: Encoding::F32,
-        })
-        .collect();
-    let placement = formats::safetensors::place(&Metadata::new(), &planned).unwrap();
-    let mut bytes = placement.head.clone();
-    for (offset, (_, _, values)) in placement.offsets.iter().zip(&tensors) {
-        bytes.resize(*offset as usize, 0);
-        bytes.extend(values.iter().flat_map(|v| v.to_le_bytes()));
-    }
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("lora.safetensors");
-    std::fs::write(&file, bytes).unwrap();
+    super::variants::write(
+        &file,
+        &tensors.map(|(name, shape, values)| (name.to_owned(), shape, values.clone())),
+    );
     adapted.add_lora(&formats::open(&file, &Limits::default()).unwrap(), 4.0).unwrap();
 
     let plain = runner(&path, Options::default());

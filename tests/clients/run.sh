@@ -16,4 +16,5 @@ if ! cmp -s "$here/requirements.txt" "$venv/installed.txt"; then
     cp "$here/requirements.txt" "$venv/installed.txt"
 fi
 "$venv/bin/python" -B "$here/check_hybrids.py"
+"$venv/bin/python" -B "$here/check_perplexity.py"
 exec "$venv/bin/python" -B "$here/check_llama_cpp.py"
