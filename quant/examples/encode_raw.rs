@@ -42,7 +42,8 @@ fn run(args: &[&str]) -> Result<(), String> {
         }
         ["count", encoding, cols, rows, level] => {
             let (encoding, cols) = (parse(encoding)?, number(cols)?);
-            let level = Level::available().find(|l| format!("{l:?}") == *level).ok_or("no such level here")?;
+            let level =
+                Level::available().find(|l| format!("{l:?}") == *level).ok_or("no such level here")?;
             // Bell-shaped enough: the sum of two uniform values.
             let value = |i: usize| {
                 let bits = (i as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 16;
