@@ -1,6 +1,6 @@
 //! Instruction sets: which one this processor has, and how a kernel is compiled for each.
 //!
-//! A [`Kernel`] is written once, in plain Rust, and compiled once for every [`Level`]. The levels differ in speed
+//! A kernel is written once, in plain Rust, and compiled once for every [`Level`]. The levels differ in speed
 //! only: Rust never contracts or reorders floating point operations, so the bytes are the same at each.
 
 use std::cell::Cell;
