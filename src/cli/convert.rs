@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use formats::Value;
 
 use super::{STOP, clean_up_on_ctrl_c, open_model, show, size};
@@ -11,7 +12,7 @@ use crate::importance::Importance;
 use crate::model::{Body, Model};
 use crate::pipeline::{self, Budget};
 use crate::plan::Plan;
-use crate::recipe::{FILE_TYPES, Fallback, FileType, Mix, Recipe, Search};
+use crate::recipe::{Fallback, FileType, Mix, Recipe, Search};
 use crate::report::{Conversion, Progress, Style};
 use crate::targets::{self, About, gguf};
 use crate::vocab::{Bpe, Tokenizer, Vocab};
@@ -24,7 +25,7 @@ pub(super) struct Args {
     /// The file to write; its extension tells the format
     output: PathBuf,
     /// File type
-    #[arg(long = "type", short = 't', value_name = "TYPE", value_parser = file_type, help = type_help())]
+    #[arg(long = "type", short = 't', value_name = "TYPE", value_parser = file_type(), ignore_case = true)]
     file_type: &'static FileType,
     /// Whose choice of types for the tensors
     #[arg(long, value_enum, default_value_t)]
@@ -98,13 +99,8 @@ struct AboutArgs {
     base_model: Option<String>,
 }
 
-fn file_type(name: &str) -> std::result::Result<&'static FileType, String> {
-    FileType::named(name).map_err(|e| e.help().unwrap_or_default())
-}
-
-fn type_help() -> String {
-    let names: Vec<&str> = FILE_TYPES.iter().map(|t| t.name).collect();
-    format!("File type: {}", names.join(", "))
+fn file_type() -> impl TypedValueParser<Value = &'static FileType> {
+    PossibleValuesParser::new(FileType::names()).try_map(|name| FileType::named(&name))
 }
 
 pub(super) fn run(args: &Args, style: Style) -> Result<()> {
