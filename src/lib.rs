@@ -6,6 +6,7 @@
 pub mod cli;
 pub mod diff;
 pub mod error;
+pub mod files;
 pub mod importance;
 pub mod model;
 pub mod pipeline;
