@@ -82,6 +82,16 @@ pub enum Error {
         /// Why the system refused.
         source: io::Error,
     },
+    /// A small file that was given beside the model cannot be read.
+    #[error("cannot read the {what} {}: {source}", path.display())]
+    Read {
+        /// What it is: `vocabulary`.
+        what: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Why the system refused.
+        source: io::Error,
+    },
     /// A check that was asked for did not pass.
     #[error("{what}")]
     Check {
@@ -124,6 +134,13 @@ impl Error {
                     Some("write to a folder that you may write to".to_owned())
                 }
                 io::ErrorKind::NotFound => Some("check that the folder exists".to_owned()),
+                _ => None,
+            },
+            Error::Read { source, .. } => match source.kind() {
+                io::ErrorKind::NotFound => Some("check the path and the spelling of the name".to_owned()),
+                io::ErrorKind::PermissionDenied => {
+                    Some("check the permissions of the file and its folder".to_owned())
+                }
                 _ => None,
             },
             Error::Check { .. } | Error::Interrupted => None,

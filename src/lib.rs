@@ -3,10 +3,12 @@
 //! The library behind the program of the same name. Containers are read and placed by the crate `formats`,
 //! numbers encoded by `quant`; here is what RWKV is ([`model`]), and how a model becomes a file.
 
+pub mod about;
 pub mod cli;
 pub mod diff;
 pub mod error;
 pub mod eval;
+pub mod files;
 pub mod importance;
 pub mod model;
 pub mod pipeline;

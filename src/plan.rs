@@ -6,11 +6,12 @@ use std::sync::Arc;
 use formats::{Metadata, Placement, Planned};
 use quant::{Encoding, codec};
 
+use crate::about::About;
 use crate::error::{Error, Result};
 use crate::importance::Importance;
 use crate::model::{Dropped, Lazy, Model, Role};
 use crate::recipe::{Fallback, Recipe, fitting};
-use crate::targets::{About, Objection, Target};
+use crate::targets::{Objection, Target};
 
 /// Everything about a file to be written, known before any work.
 #[derive(Debug)]

@@ -23,13 +23,13 @@ def count(program, kind, rows, level):
 
 def generate_cost(program):
     """Instructions a weight that making the weights takes (f32 is copied)."""
-    return (count(program, "f32", 32, "Baseline") - count(program, "f32", 16, "Baseline")) / (16 * 1024)
+    return (count(program, "f32", 32, "Scalar") - count(program, "f32", 16, "Scalar")) / (16 * 1024)
 
 
 def main():
     program, base = sys.argv[1], generate_cost(sys.argv[1])
     counts = {f"{kind} {level}": round((count(program, kind, 32, level) - count(program, kind, 16, level)) / (16 * 1024) - base, 2)
-              for kind in TYPES for level in ("Baseline", "Avx2")}
+              for kind in TYPES for level in ("Scalar", "Baseline", "Avx2")}
     text = json.dumps(counts, indent=1) + "\n"
     if "--record" in sys.argv:
         RECORD.write_text(text)

@@ -5,6 +5,7 @@
 
 use half::slice::HalfFloatSliceExt;
 
+use crate::arch::{self, Kernel, Lanes};
 use crate::codec::{Codec, EncodeError, Rows, check_finite};
 use crate::encoding::Encoding;
 
@@ -72,17 +73,14 @@ impl Codec for F16 {
     }
 
     fn encode(&self, rows: Rows<'_>, out: &mut [u8]) -> Result<(), EncodeError> {
-        check_finite(rows.values)?;
         assert_eq!(out.len(), rows.values.len() * 2);
+        check_below(rows.values, F16_INFINITE, Encoding::F16, half::f16::MAX.to_f32())?;
         let mut halves = [half::f16::ZERO; STEP];
-        for (n, (bytes, values)) in out.chunks_mut(STEP * 2).zip(rows.values.chunks(STEP)).enumerate() {
+        for (bytes, values) in out.chunks_mut(STEP * 2).zip(rows.values.chunks(STEP)) {
             let halves = &mut halves[..values.len()];
             halves.convert_from_f32_slice(values);
-            for (i, (bytes, h)) in bytes.chunks_exact_mut(2).zip(halves.iter()).enumerate() {
-                if h.is_infinite() {
-                    return Err(overflow(n * STEP + i, values[i], Encoding::F16, half::f16::MAX.to_f32()));
-                }
-                bytes.copy_from_slice(&h.to_le_bytes());
+            for (bytes, h) in bytes.as_chunks_mut::<2>().0.iter_mut().zip(halves.iter()) {
+                *bytes = h.to_le_bytes();
             }
         }
         Ok(())
@@ -107,16 +105,9 @@ impl Codec for BF16 {
     }
 
     fn encode(&self, rows: Rows<'_>, out: &mut [u8]) -> Result<(), EncodeError> {
-        check_finite(rows.values)?;
         assert_eq!(out.len(), rows.values.len() * 2);
-        for (i, (bytes, v)) in out.chunks_exact_mut(2).zip(rows.values).enumerate() {
-            let bits = v.to_bits();
-            let rounded = bits + 0x7fff + ((bits >> 16) & 1);
-            if rounded & 0x7f80_0000 == 0x7f80_0000 {
-                return Err(overflow(i, *v, Encoding::BF16, half::bf16::MAX.to_f32()));
-            }
-            bytes.copy_from_slice(&((rounded >> 16) as u16).to_le_bytes());
-        }
+        check_below(rows.values, BF16_INFINITE, Encoding::BF16, half::bf16::MAX.to_f32())?;
+        arch::dispatch(RoundToBf16(rows.values, out.as_chunks_mut().0));
         Ok(())
     }
 
@@ -128,8 +119,48 @@ impl Codec for BF16 {
     }
 }
 
-fn overflow(index: usize, value: f32, encoding: Encoding, limit: f32) -> EncodeError {
-    EncodeError::Overflow { index, value, encoding, limit }
+/// The least bits of a magnitude that rounds to an infinite f16: 65520.
+const F16_INFINITE: u32 = 0x477f_f000;
+/// The least bits of a magnitude that rounds to an infinite bf16: 3.3961776e38.
+const BF16_INFINITE: u32 = 0x7f7f_8000;
+
+/// The first value that is not finite, or whose magnitude has the bits `infinite` or more, as an error.
+fn check_below(values: &[f32], infinite: u32, encoding: Encoding, limit: f32) -> Result<(), EncodeError> {
+    let magnitude = |v: f32| v.to_bits() & 0x7fff_ffff;
+    if arch::dispatch(Largest(values)) < infinite {
+        return Ok(());
+    }
+    check_finite(values)?;
+    match values.iter().position(|v| magnitude(*v) >= infinite) {
+        None => Ok(()),
+        Some(index) => Err(EncodeError::Overflow { index, value: values[index], encoding, limit }),
+    }
+}
+
+/// The bits of the largest magnitude; those of infinities and NaN are above all others.
+struct Largest<'a>(&'a [f32]);
+
+impl Kernel for Largest<'_> {
+    type Output = u32;
+
+    #[inline(always)]
+    fn run<S: Lanes>(self, _: S) -> u32 {
+        self.0.iter().fold(0, |largest, v| largest.max(v.to_bits() & 0x7fff_ffff))
+    }
+}
+
+struct RoundToBf16<'a>(&'a [f32], &'a mut [[u8; 2]]);
+
+impl Kernel for RoundToBf16<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Lanes>(self, _: S) {
+        for (bytes, v) in self.1.iter_mut().zip(self.0) {
+            let bits = v.to_bits();
+            *bytes = (((bits + 0x7fff + ((bits >> 16) & 1)) >> 16) as u16).to_le_bytes();
+        }
+    }
 }
 
 #[cfg(test)]
@@ -174,6 +205,14 @@ mod tests {
         values[2999] = f32::MAX;
         assert!(matches!(encode(&BF16, &values), Err(EncodeError::Overflow { index: 2999, .. })));
         assert!(encode(&F32, &values).is_ok());
+    }
+
+    #[test]
+    fn the_limits_are_where_rounding_becomes_infinite() {
+        let (h, b) = (f32::from_bits(F16_INFINITE), f32::from_bits(BF16_INFINITE));
+        assert!(half::f16::from_f32(h).is_infinite() && half::f16::from_f32(h.next_down()).is_finite());
+        assert!(half::bf16::from_f32(b).is_infinite() && half::bf16::from_f32(b.next_down()).is_finite());
+        assert!(encode(&F16, &[h.next_down()]).is_ok() && encode(&BF16, &[-b.next_down()]).is_ok());
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use clap::CommandFactory;
+use clap_complete::Shell;
 
 use super::Cli;
 use crate::error::{Error, Result};
@@ -12,7 +13,7 @@ use crate::error::{Error, Result};
 #[derive(Debug, clap::Args)]
 pub(super) struct Completions {
     /// The shell
-    shell: clap_complete::Shell,
+    shell: Shell,
 }
 
 /// Prints the manual page.
@@ -25,6 +26,11 @@ pub(super) struct Man {
 pub(super) fn completions(args: &Completions) -> Result<()> {
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut Cli::command(), "rwkv-quant", &mut script);
+    if args.shell == Shell::Bash {
+        // clap_complete spells the hyphen of the program's name in two ways where the two must be the same.
+        let text = String::from_utf8_lossy(&script).replace("rwkv__subcmd__quant", "rwkv__quant");
+        script = text.into_bytes();
+    }
     print(&script)
 }
 

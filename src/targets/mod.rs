@@ -7,10 +7,10 @@ use std::fmt;
 use formats::{Metadata, Placement, Planned};
 use quant::Encoding;
 
+use crate::about::About;
 use crate::error::{Error, Result};
 use crate::model::{Body, Lazy, Model, Role};
 use crate::recipe::FileType;
-use crate::vocab::Tokenizer;
 
 /// A kind of file that can be written for a runtime.
 ///
@@ -114,29 +114,4 @@ pub struct Objection {
     pub what: String,
     /// What to do instead.
     pub help: String,
-}
-
-/// What the metadata says about the model besides its tensors.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct About {
-    /// The model's name.
-    pub name: String,
-    /// Who made it.
-    pub author: Option<String>,
-    /// Its version.
-    pub version: Option<String>,
-    /// The organization behind it.
-    pub organization: Option<String>,
-    /// A sentence or two about it.
-    pub description: Option<String>,
-    /// The SPDX name of its licence.
-    pub license: Option<String>,
-    /// Where it is at home.
-    pub url: Option<String>,
-    /// The model that it was made from.
-    pub base_model: Option<String>,
-    /// The tokenizer; `None` if the runtime is to have none.
-    pub tokenizer: Option<Tokenizer>,
-    /// The chat template (Jinja), if the model has one.
-    pub chat_template: Option<String>,
 }

@@ -20,6 +20,7 @@ use std::fmt;
 use std::path::Path;
 
 use crate::error::{Error, Result};
+use crate::files;
 
 /// What every id stands for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,21 +47,33 @@ pub const WORLD_SIZE: usize = 65536;
 /// Number of tokens of byte-level models.
 pub const BYTES_SIZE: usize = 256;
 
-const WORLD: &[u8] = include_bytes!("world.txt.zst");
+/// The name of the World vocabulary.
+pub const WORLD: &str = "World";
+/// The name of the vocabulary of byte-level models.
+pub const BYTES: &str = "bytes";
+
+const WORLD_TEXT: &[u8] = include_bytes!("world.txt.zst");
+/// Number of tokens of the World vocabulary.
+const WORLD_TOKENS: usize = 65530;
+/// Largest vocabulary file that is read.
+const FILE_BYTES: u64 = 64 << 20;
 
 impl Vocab {
     /// The World vocabulary: the end token and 65529 byte strings.
+    ///
+    /// # Panics
+    /// If the program itself is damaged.
     pub fn world() -> Vocab {
-        let text = zstd::decode_all(WORLD).unwrap_or_default();
+        let text = zstd::decode_all(WORLD_TEXT).unwrap_or_default();
         let tokens = parse::lines(&text).unwrap_or_default();
-        debug_assert_eq!(tokens.len(), 65530);
-        Vocab { name: "World".to_owned(), tokens }
+        assert_eq!(tokens.len(), WORLD_TOKENS, "the vocabulary built into this program is damaged");
+        Vocab { name: WORLD.to_owned(), tokens }
     }
 
     /// The vocabulary of byte-level models: the id is the byte.
     pub fn bytes() -> Vocab {
         let tokens = (0..=u8::MAX).map(|b| Token::Bytes(vec![b])).collect();
-        Vocab { name: "bytes".to_owned(), tokens }
+        Vocab { name: BYTES.to_owned(), tokens }
     }
 
     /// The vocabulary that a model of `size` tokens has if no other is given.
@@ -74,7 +87,8 @@ impl Vocab {
 
     /// Reads a vocabulary file: `world` and `bytes` name the built-in ones. The formats are RWKV's text files
     /// (`<id> <python literal> <length>`), web-rwkv's JSON (`{"1": "a", "2": [128]}`), and `vocab.txt` of
-    /// Hugging Face folders (one Python bytes literal a line).
+    /// Hugging Face folders (one Python bytes literal a line). A copy of a built-in vocabulary is that vocabulary,
+    /// whatever the name of the file.
     ///
     /// # Errors
     /// If the file cannot be read, or a line of it cannot be understood.
@@ -84,14 +98,22 @@ impl Vocab {
             Some("bytes") => return Ok(Vocab::bytes()),
             _ => {}
         }
-        let text = std::fs::read(path).map_err(Error::io("read the vocabulary", path))?;
-        let tokens = parse::any(&text).map_err(|what| Error::Model {
+        let text = files::text(path, "vocabulary", FILE_BYTES)?;
+        let tokens = parse::any(text.as_bytes()).map_err(|what| Error::Model {
             path: path.to_owned(),
             what: format!("is no vocabulary: {what}"),
             help:
                 "give an RWKV vocabulary text file, web-rwkv's JSON, or a vocab.txt of a Hugging Face folder"
                     .to_owned(),
         })?;
+        let built_in = match tokens.len() {
+            WORLD_TOKENS.. => Vocab::world(),
+            _ => Vocab::bytes(),
+        };
+        let used = tokens.iter().rposition(|t| *t != Token::Unused).map_or(0, |last| last + 1);
+        if tokens[..used] == built_in.tokens {
+            return Ok(built_in);
+        }
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         Ok(Vocab { name, tokens })
     }
@@ -132,5 +154,20 @@ mod tests {
         all.sort_by_key(|t| format!("{t:?}"));
         all.dedup();
         assert_eq!(all.len(), 65530, "no token stands twice");
+    }
+
+    #[test]
+    fn a_copy_of_a_built_in_vocabulary_is_that_vocabulary() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("v.txt");
+        let mut copy = "\u{feff}".as_bytes().to_vec();
+        copy.extend(zstd::decode_all(WORLD_TEXT).unwrap());
+        std::fs::write(&path, copy).unwrap();
+        assert_eq!(Vocab::load(&path).unwrap(), Vocab::world());
+        let bytes: String = (0..=255).map(|b| format!("{b} b'\\x{b:02x}' 1\n")).collect();
+        std::fs::write(&path, bytes).unwrap();
+        assert_eq!(Vocab::load(&path).unwrap(), Vocab::bytes());
+        std::fs::write(&path, "1 'a' 1\n").unwrap();
+        assert_eq!(Vocab::load(&path).unwrap().name, "v.txt");
     }
 }

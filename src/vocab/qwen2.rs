@@ -13,7 +13,7 @@
 //! Qwen2's is refused: llama.cpp takes the rule from a name, and would cut by the wrong one without a word.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -22,6 +22,7 @@ use serde_json::{Map, Value};
 use super::bpe::{Bpe, Piece, SPECIAL};
 use super::post::{self, Named};
 use crate::error::{Error, Result};
+use crate::files;
 
 /// The rule by which Qwen2 cuts text into words.
 const SPLIT: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
@@ -347,22 +348,10 @@ fn looks_special(text: &str) -> bool {
 
 /// A file's text; `None` if there is no such file.
 fn text(path: &Path) -> Result<Option<String>> {
-    let unreadable = |what: String| Error::Model {
-        path: PathBuf::from(path),
-        what,
-        help: "get a sound copy of the tokenizer's files".to_owned(),
-    };
-    match std::fs::metadata(path) {
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Ok(meta) if !meta.is_file() => return Err(unreadable("is no regular file".to_owned())),
-        Ok(meta) if meta.len() > FILE_BYTES => {
-            return Err(unreadable(format!("has {} bytes, which no tokenizer's file has", meta.len())));
-        }
-        _ => {}
+    match files::text(path, "tokenizer", FILE_BYTES) {
+        Err(Error::Read { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        text => text.map(Some),
     }
-    let bytes = std::fs::read(path).map_err(Error::io("read the tokenizer", path))?;
-    let text = String::from_utf8(bytes).map_err(|e| unreadable(format!("is not UTF-8: {e}")))?;
-    Ok(Some(text))
 }
 
 /// A file of JSON; `None` if there is no such file.

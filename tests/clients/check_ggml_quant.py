@@ -3,7 +3,7 @@
     python check_ggml_quant.py ENCODE_RAW [--seed N] [--rows N] [--types q4_0,q8_0] [--decode] [--time]
 
 ENCODE_RAW is the example program of quant/ (cargo build --release -p rwkv-quant-numbers --examples). libggml is that
-of the package llama-cpp-py-sync (or the file named by GGML_BASE), which is built for generic x86-64: no fused
+of the package llama-cpp-py-sync or xllamacpp (or the file named by GGML_BASE), built for generic x86-64: no fused
 multiply-add. Every type is encoded with and without an importance, on rows of many kinds: Gaussian, heavy tails,
 grids with ties, zeros, denormals, outliers, magnitudes up to the limit of the scales. With --time, single-thread
 speed of both on the same Gaussian rows, in GB of f32 a second.
@@ -17,11 +17,7 @@ ENCODED = ["q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "q2_k", "q3_k", "q4_k", "q5_k
 
 
 def library():
-    path = os.environ.get("GGML_BASE")
-    if path is None:
-        folder = pathlib.Path(importlib.util.find_spec("llama_cpp_py_sync").origin).parent
-        path = str(next(folder.glob("libggml-base.so*")))
-    g = C.CDLL(path)
+    g = load()
     g.ggml_quantize_chunk.restype = C.c_size_t
     g.ggml_quantize_chunk.argtypes = [C.c_int, C.c_void_p, C.c_void_p, C.c_int64, C.c_int64, C.c_int64, C.c_void_p]
     g.ggml_row_size.restype = C.c_size_t
@@ -29,6 +25,23 @@ def library():
     g.ggml_get_type_traits.restype = C.POINTER(Traits)
     g.ggml_get_type_traits.argtypes = [C.c_int]
     return g
+
+
+def load():
+    """GGML_BASE, or the first of the packages whose library this system can load."""
+    if "GGML_BASE" in os.environ:
+        return C.CDLL(os.environ["GGML_BASE"])
+    tried = []
+    for package, pattern in [("llama_cpp_py_sync", "libggml-base.so*"), ("xllamacpp", "xllamacpp*.so")]:
+        spec = importlib.util.find_spec(package)
+        for path in sorted(pathlib.Path(spec.origin).parent.glob(pattern)) if spec else []:
+            try:
+                g = C.CDLL(str(path))
+                g.ggml_quantize_chunk
+                return g
+            except (OSError, AttributeError) as e:
+                tried.append(f"{path}: {e}")
+    sys.exit("no libggml: install xllamacpp or llama-cpp-py-sync, or set GGML_BASE\n" + "\n".join(tried))
 
 
 class Traits(C.Structure):

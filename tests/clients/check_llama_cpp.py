@@ -43,6 +43,13 @@ NMSE_LIMIT = {
     "q5_1": 2e-3,
     "q4_0": 1e-2,
     "q4_1": 1e-2,
+    "q6_k": 1e-3,
+    "q5_k_m": 2e-3,
+    "q4_k_m": 5e-3,
+    "iq4_nl": 1e-2,
+    "iq4_xs": 1e-2,
+    "q3_k_m": 2e-2,
+    "q2_k": 1e-1,
 }
 
 # model, checkpoint, prefix of its golden files

@@ -15,6 +15,13 @@ if ! cmp -s "$here/requirements.txt" "$venv/installed.txt"; then
     "$venv/bin/pip" install --quiet --no-deps rwkv==0.8.32
     cp "$here/requirements.txt" "$venv/installed.txt"
 fi
+program=$(dirname "${RWKV_QUANT:-target/release/rwkv-quant}")/examples/encode_raw
+if [ ! -x "$program" ]; then
+    cargo build --release --locked --quiet -p rwkv-quant-numbers --examples
+    program=target/release/examples/encode_raw
+fi
+"$venv/bin/python" -B "$here/check_ggml_quant.py" "$program" --rows 2
+"$venv/bin/python" -B "$here/check_ggml_quant.py" "$program" --rows 2 --decode
 "$venv/bin/python" -B "$here/check_hybrids.py"
 "$venv/bin/python" -B "$here/check_perplexity.py"
 exec "$venv/bin/python" -B "$here/check_llama_cpp.py"

@@ -166,6 +166,36 @@ fn metadata_come_from_flags_and_pass_through() {
 }
 
 #[test]
+fn bash_completes_options_and_their_values() {
+    let dir = tempfile::tempdir().unwrap();
+    let script = dir.path().join("rwkv-quant.bash");
+    fs::write(&script, ok(["completions", "bash"]).stdout).unwrap();
+    // As bash itself calls it: the program, the word to be completed, the word before.
+    let complete = |line: &[&str]| {
+        let [.., before, word] = line else { panic!("two words at least") };
+        let asked = format!(
+            "source '{}'; COMP_WORDS=({} '{word}'); COMP_CWORD={}; \
+             $(complete -p rwkv-quant | grep -o '_rwkv[^ ]*') rwkv-quant '{word}' '{before}'; \
+             printf '%s\\n' \"${{COMPREPLY[@]}}\"",
+            script.display(),
+            line[..line.len() - 1].join(" "),
+            line.len() - 1,
+        );
+        let ran = std::process::Command::new("bash").args(["--norc", "-c", &asked]).output().unwrap();
+        assert!(ran.stderr.is_empty(), "{}", String::from_utf8_lossy(&ran.stderr));
+        let offered = String::from_utf8(ran.stdout).unwrap();
+        offered.lines().map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert!(complete(&["rwkv-quant", "conv"]).contains(&"convert".to_owned()));
+    for verb in ["convert", "quantize"] {
+        let options = complete(&["rwkv-quant", verb, "--t"]);
+        assert_eq!(options, ["--type", "--threads"], "{verb}");
+        let types = complete(&["rwkv-quant", verb, "--type", "q8"]);
+        assert_eq!(types, ["q8_0"], "{verb}");
+    }
+}
+
+#[test]
 fn completions_and_manual_pages_are_made() {
     for shell in ["bash", "zsh", "fish", "powershell", "elvish"] {
         assert!(ok(["completions", shell]).stdout.contains("rwkv-quant"), "{shell}");

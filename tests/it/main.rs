@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)] // a test that cannot run should panic
 
+mod about;
 mod agreement;
 mod convert;
 mod evaluate;

@@ -61,10 +61,10 @@ impl Topic {
 }
 
 /// A tensor to be put into a test file: name, shape, f32 values.
-type Part = (String, Vec<usize>, Vec<f32>);
+pub type Part = (String, Vec<usize>, Vec<f32>);
 
 /// The tensors of a small model of the project.
-fn parts(model: &str) -> Vec<Part> {
+pub fn parts(model: &str) -> Vec<Part> {
     let container = formats::open(&testdata(model), &Limits::default()).unwrap();
     let values = |t: &formats::Tensor| {
         let mut out = vec![0.0; t.elements() as usize];
@@ -75,7 +75,7 @@ fn parts(model: &str) -> Vec<Part> {
 }
 
 /// A safetensors file of f32 tensors.
-fn safetensors(parts: &[Part]) -> Vec<u8> {
+pub fn safetensors(parts: &[Part]) -> Vec<u8> {
     let planned: Vec<Planned> = parts
         .iter()
         .map(|(name, shape, _)| Planned { name: name.clone(), encoding: Encoding::F32, shape: shape.clone() })
@@ -304,6 +304,17 @@ fn command_lines_that_make_no_sense() {
     let vocab = t.file("twice.txt", "1 'a' 1\n2 'a' 1\n");
     t.cannot_convert("a token that stands twice", &model, &["--vocab", vocab.to_str().unwrap()]);
     t.cannot_convert("a vocabulary that is too large", &model, &["--vocab", "world"]);
+    let missing = at(&t, "missing");
+    for flag in ["--vocab", "--chat-template", "--imatrix"] {
+        t.cannot_convert(&format!("{flag} of a missing file"), &model, &[flag, &missing]);
+        t.cannot_convert(&format!("{flag} of a device"), &model, &[flag, "/dev/zero"]);
+    }
+    t.cannot_convert("an empty name", &model, &["--name", ""]);
+    fs::create_dir(t.path("carded")).unwrap();
+    t.file("carded/model.safetensors", safetensors(&parts("rwkv7-bytes.pth")));
+    t.file("carded/README.md", "---\nlicense: mit\ntags: [a, b\n---\n# A model\n");
+    let carded = t.path("carded");
+    t.cannot_convert("a broken model card", &carded, &[]);
     let mut small = parts("rwkv7-bytes.pth");
     for (name, shape, values) in &mut small {
         if name == "emb.weight" || name == "head.weight" {

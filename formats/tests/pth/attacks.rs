@@ -230,7 +230,7 @@ fn archives_that_lie() {
         b
     };
     let (local, central, end) = (find(b"PK\x03\x04", 1), find(b"PK\x01\x02", 1), find(b"PK\x05\x06", 0));
-    malformed(&with(local, b"XXXX"), "is not where it should be");
+    malformed(&with(local, b"ZZZZ"), "is not where it should be");
     malformed(&with(local + 30, b"n"), "two headers of \"m/data/0\" in the archive disagree");
     malformed(&with(local + 14, b"\0\0\0\0"), "disagree");
     malformed(&with(local + 18, b"\x09"), "disagree");

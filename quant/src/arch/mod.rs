@@ -1,6 +1,6 @@
 //! Instruction sets: which one this processor has, and how a kernel is compiled for each.
 //!
-//! A [`Kernel`] is written once, in plain Rust, and compiled once for every [`Level`]. The levels differ in speed
+//! A kernel is written once, in plain Rust, and compiled once for every [`Level`]. The levels differ in speed
 //! only: Rust never contracts or reorders floating point operations, so the bytes are the same at each.
 
 use std::cell::Cell;
@@ -9,8 +9,12 @@ use std::cell::Cell;
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
-mod baseline;
 mod lanes;
+#[cfg(target_arch = "aarch64")]
+mod neon;
+mod scalar;
+#[cfg(target_arch = "x86_64")]
+mod sse2;
 mod twice;
 
 pub(crate) use lanes::{Lanes, nearest_int};
@@ -20,7 +24,9 @@ pub(crate) use twice::Twice;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum Level {
-    /// What every processor of the architecture has (SSE2 on x86-64, NEON on AArch64).
+    /// Plain Rust.
+    Scalar,
+    /// What every processor of the architecture has: SSE2 on x86-64, NEON on AArch64, else plain Rust.
     Baseline,
     /// AVX2 and F16C.
     Avx2,
@@ -31,12 +37,12 @@ pub enum Level {
 impl Level {
     /// The levels that this processor can run, slowest first.
     pub fn available() -> impl Iterator<Item = Level> {
-        [Level::Baseline, Level::Avx2, Level::Avx512].into_iter().filter(|l| l.is_available())
+        [Level::Scalar, Level::Baseline, Level::Avx2, Level::Avx512].into_iter().filter(|l| l.is_available())
     }
 
     fn is_available(self) -> bool {
         match self {
-            Level::Baseline => true,
+            Level::Scalar | Level::Baseline => true,
             #[cfg(target_arch = "x86_64")]
             Level::Avx2 => is_x86_feature_detected!("avx2") && is_x86_feature_detected!("f16c"),
             #[cfg(target_arch = "x86_64")]
@@ -80,9 +86,9 @@ pub(crate) trait Kernel {
 
 /// Runs `kernel` at the best level that this processor has.
 pub(crate) fn dispatch<K: Kernel>(kernel: K) -> K::Output {
+    let limit = LIMIT.get();
     #[cfg(target_arch = "x86_64")]
     {
-        let limit = LIMIT.get();
         if limit >= Level::Avx512 && Level::Avx512.is_available() {
             // SAFETY: the features that `avx512` needs were found on this processor.
             return unsafe { avx512(kernel) };
@@ -92,7 +98,13 @@ pub(crate) fn dispatch<K: Kernel>(kernel: K) -> K::Output {
             return unsafe { avx2(kernel) };
         }
     }
-    kernel.run(baseline::Baseline)
+    if limit >= Level::Baseline {
+        #[cfg(target_arch = "x86_64")]
+        return kernel.run(sse2::Sse2::new());
+        #[cfg(target_arch = "aarch64")]
+        return kernel.run(neon::Neon);
+    }
+    kernel.run(scalar::Scalar)
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -116,6 +128,6 @@ mod tests {
         let before = LIMIT.get();
         with_limit(Level::Baseline, || assert_eq!(LIMIT.get(), Level::Baseline));
         assert_eq!(LIMIT.get(), before);
-        assert_eq!(Level::available().next(), Some(Level::Baseline));
+        assert_eq!(Level::available().next(), Some(Level::Scalar));
     }
 }

@@ -10,7 +10,8 @@
 //!
 //! Seven bits of signs stand for eight: the number of minus signs is even.
 //!
-//! ggml makes these types only with an importance matrix, and they lose too much on RWKV to be worth writing.
+//! They can be read, so that any GGUF can be a source; they are not written (ggml itself makes them only with an
+//! importance matrix). Q2_K and Q3_K are the smallest types with an encoder.
 
 use super::blocks::{Block, block_codec, get_f16};
 use super::grids;

@@ -2,9 +2,9 @@
 
 use formats::{Metadata, Value};
 
-use super::super::About;
 use super::architecture::Architecture;
 use super::tokenizer;
+use crate::about::About;
 use crate::error::Result;
 use crate::model::Model;
 use crate::recipe::FileType;
@@ -25,36 +25,9 @@ pub(super) fn metadata(
 
     put("general.architecture", Value::from(architecture.name));
     put("general.type", Value::from("model"));
-    put("general.name", Value::from(about.name.as_str()));
-    for (key, value) in [
-        ("general.author", &about.author),
-        ("general.version", &about.version),
-        ("general.organization", &about.organization),
-        ("general.description", &about.description),
-    ] {
-        if let Some(text) = value {
-            put(key, Value::from(text.as_str()));
-        }
-    }
-    put("general.size_label", Value::from(size_label(weights)));
-    if let Some(license) = &about.license {
-        put("general.license", Value::from(license.as_str()));
-    }
-    if let Some(url) = &about.url {
-        put("general.url", Value::from(url.as_str()));
-    }
-    if let Some(base) = &about.base_model {
-        put("general.base_model.count", Value::U32(1));
-        let (organization, name) = match base.split_once('/') {
-            Some((organization, name)) => (Some(organization), name),
-            None => (None, base.as_str()),
-        };
-        put("general.base_model.0.name", Value::from(name));
-        if let Some(organization) = organization {
-            put("general.base_model.0.organization", Value::from(organization));
-        }
-    }
+    keys.extend(about.general_with("general.size_label", Value::from(size_label(weights))));
 
+    let mut put = |key: &str, value: Value| keys.push((key.to_owned(), value));
     for (key, holds) in architecture.keys {
         if let Some(value) = holds.value(model, file_type)? {
             put(key, value);

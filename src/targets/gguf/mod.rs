@@ -17,7 +17,8 @@ use std::collections::BTreeMap;
 use formats::{Metadata, Placement, Planned};
 use quant::Encoding;
 
-use super::{About, Item, Objection, Target};
+use super::{Item, Objection, Target};
+use crate::about::About;
 use crate::error::{Error, Result};
 use crate::model::{Body, Held, Lazy, Model, Rank, Role};
 use crate::recipe::FileType;

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 
 use formats::{Container, Metadata, Value, ValueKind};
 
-use super::super::About;
 use super::bpe;
+use crate::about::About;
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::vocab::{Token, Tokenizer, Vocab};

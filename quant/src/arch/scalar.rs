@@ -1,4 +1,4 @@
-//! Four lanes in plain Rust: what every processor runs (the compiler makes SSE2 or NEON of it).
+//! Four lanes in plain Rust: runs everywhere, and shows what the others must compute.
 
 use std::ops::{Add, Div, Mul, Sub};
 
@@ -6,7 +6,7 @@ use super::lanes::{BINADE, Lanes, MAGIC, MANTISSA};
 
 /// Plain Rust.
 #[derive(Clone, Copy)]
-pub(crate) struct Baseline;
+pub(crate) struct Scalar;
 
 /// Four floats.
 #[derive(Clone, Copy)]
@@ -49,7 +49,7 @@ fn compare(a: F4, b: F4, f: impl Fn(f32, f32) -> bool) -> M4 {
     M4(std::array::from_fn(|i| if f(a.0[i], b.0[i]) { u32::MAX } else { 0 }))
 }
 
-impl Lanes for Baseline {
+impl Lanes for Scalar {
     const N: usize = 4;
 
     type F = F4;

@@ -1,0 +1,101 @@
+//! What is said of a model besides its tensors: name, author, licence, origin, tokenizer, chat template.
+//!
+//! It comes from the source, and what a person says goes before it. Nothing is guessed but the name.
+//!
+//! ```text
+//! GGUF source          its keys general.*, but those that tell of the file and not of the model
+//! Hugging Face source  the model card: the YAML at the top of the README.md beside the weights
+//! any                  the name, if nothing states it: that of the folder or file
+//! ```
+
+mod card;
+mod general;
+mod origin;
+mod tokens;
+
+use std::path::Path;
+
+use formats::{Metadata, Value};
+
+use crate::error::Result;
+use crate::model::Model;
+use crate::vocab::Tokenizer;
+
+/// What the metadata says about the model besides its tensors.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct About {
+    /// What is said of the model, under GGUF's keys `general.*`, in no order.
+    general: Metadata,
+    /// The tokenizer; `None` if the runtime is to have none.
+    pub tokenizer: Option<Tokenizer>,
+    /// The chat template (Jinja), if the model has one.
+    pub chat_template: Option<String>,
+}
+
+impl About {
+    /// What the source of `model` states, and the name; the model card is left aside unless `use_card`. The
+    /// tokenizer is still to be told ([`About::tokenize`]).
+    ///
+    /// # Errors
+    /// If the model card cannot be read or understood.
+    pub fn stated(model: &Model, use_card: bool) -> Result<About> {
+        let source = &model.container;
+        let mut about = About::default();
+        about.general.extend(source.metadata().iter().filter(|(key, _)| general::is_carried(key)).cloned());
+        if let (Some(folder), true) = (origin::card_folder(source), use_card) {
+            for (key, value) in card::read(&folder)? {
+                if about.value(&key).is_none() {
+                    about.general.push((key, value));
+                }
+            }
+        }
+        if about.value("general.name").is_none() {
+            about.set("name", &origin::name(source));
+        }
+        Ok(about)
+    }
+
+    /// Says that the key `general.FIELD` is `text`, whatever the source states.
+    pub fn set(&mut self, field: &str, text: &str) {
+        let key = format!("general.{field}");
+        // The name and address of another licence would be wrong now.
+        self.general.retain(|(k, _)| *k != key && !(field == "license" && k.starts_with("general.license.")));
+        self.general.push((key, Value::from(text)));
+    }
+
+    /// Says what the model was made from (`organization/name`, an address, or a name), whatever the source states.
+    pub fn set_base_model(&mut self, id: &str) {
+        self.general.retain(|(key, _)| !key.starts_with("general.base_model."));
+        self.general.extend(general::entries("base_model", &[general::entry(id)]));
+    }
+
+    /// Tells how text becomes tokens: by the vocabulary or tokenizer given, else by the one that the source states
+    /// or that stands beside it, else by the usual one of its size. `chat_template` is a file, `world` or `none`;
+    /// otherwise it is what the source states, else what goes with the tokenizer.
+    ///
+    /// # Errors
+    /// If a file cannot be read or understood, or no tokenizer is known.
+    pub fn tokenize(
+        &mut self,
+        model: &Model,
+        vocab: Option<&Path>,
+        chat_template: Option<&Path>,
+    ) -> Result<()> {
+        let tokenizer = tokens::tokenizer(model, vocab)?;
+        self.chat_template = tokens::chat_template(model, &tokenizer, chat_template)?;
+        self.tokenizer = Some(tokenizer);
+        Ok(())
+    }
+
+    /// The keys `general.*` in the order of llama.cpp's converter, with one more that tells of the file.
+    pub fn general_with(&self, key: &str, value: Value) -> Metadata {
+        let mut keys = self.general.clone();
+        keys.push((key.to_owned(), value));
+        general::sort(&mut keys);
+        keys
+    }
+
+    fn value(&self, key: &str) -> Option<&Value> {
+        self.general.iter().find(|(k, _)| k == key).map(|(_, value)| value)
+    }
+}

@@ -1,0 +1,95 @@
+//! Which tokenizer and chat template a model gets.
+
+use std::path::{Path, PathBuf};
+
+use formats::Value;
+
+use super::origin;
+use crate::error::{Error, Result};
+use crate::files;
+use crate::model::{Body, Model};
+use crate::targets::gguf;
+use crate::vocab::{Bpe, Tokenizer, Vocab, WORLD};
+
+/// Largest chat template that is read.
+const TEMPLATE_BYTES: u64 = 16 << 20;
+
+/// The tokenizer of a model: for a hybrid, the folder asked for, else the one in the source, else the files beside
+/// it; for RWKV's own, see [`vocab`].
+pub(super) fn tokenizer(model: &Model, asked: Option<&Path>) -> Result<Tokenizer> {
+    let source = &model.container;
+    if model.version.body == Body::Rwkv {
+        return vocab(model, asked).map(Tokenizer::Rwkv);
+    }
+    if let (None, Some(carried)) = (asked, gguf::carried(source)) {
+        return Ok(carried);
+    }
+    let beside = || if source.path().is_dir() { Some(source.path()) } else { source.path().parent() };
+    let folder = asked.or_else(beside).unwrap_or(Path::new("."));
+    Bpe::load(folder, source.config(), model.dims.vocab).map(Tokenizer::Bpe)
+}
+
+/// The vocabulary asked for, else the one in the source, else the one beside it, else the usual one of this size.
+fn vocab(model: &Model, asked: Option<&Path>) -> Result<Vocab> {
+    if let Some(path) = asked {
+        return Vocab::load(path);
+    }
+    if let Some(vocab) = gguf::vocab_of(&model.container) {
+        return Ok(vocab);
+    }
+    if let Some(folder) = origin::folder(&model.container)
+        && let Some(vocab) = beside(&folder)?
+    {
+        return Ok(vocab);
+    }
+    Vocab::usual(model.dims.vocab).ok_or_else(|| Error::Usage {
+        what: format!(
+            "no built-in vocabulary has {} tokens, as many as the model has rows for",
+            model.dims.vocab
+        ),
+        help: "give the vocabulary that the model was trained with: --vocab FILE (an RWKV vocabulary text, \
+               web-rwkv's JSON, or vocab.txt)"
+            .to_owned(),
+    })
+}
+
+/// The vocabulary in a folder.
+fn beside(folder: &Path) -> Result<Option<Vocab>> {
+    let usual = folder.join("rwkv_vocab_v20230424.txt");
+    if usual.is_file() {
+        return Vocab::load(&usual).map(Some);
+    }
+    let named = |path: &PathBuf| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        name.starts_with("rwkv_vocab") && name.ends_with(".txt") && path.is_file()
+    };
+    let entries = std::fs::read_dir(folder).map_err(Error::io("read", folder))?;
+    let mut others: Vec<PathBuf> = entries.filter_map(|e| Some(e.ok()?.path())).filter(named).collect();
+    others.sort_unstable(); // the system lists them in any order
+    if let Some(first) = others.first() {
+        return Vocab::load(first).map(Some);
+    }
+    // Files of this name are of many kinds.
+    let common = folder.join("vocab.txt");
+    Ok(if common.is_file() { Vocab::load(&common).ok() } else { None })
+}
+
+/// The chat template asked for, else the one in the source, else the one that goes with the tokenizer.
+pub(super) fn chat_template(
+    model: &Model,
+    tokenizer: &Tokenizer,
+    asked: Option<&Path>,
+) -> Result<Option<String>> {
+    let stated = model.container.value("tokenizer.chat_template").and_then(Value::as_str);
+    Ok(match (asked.map(|path| (path, path.to_str())), stated) {
+        (Some((_, Some("none"))), _) => None,
+        (Some((_, Some("world"))), _) => Some(gguf::WORLD_CHAT_TEMPLATE.to_owned()),
+        (Some((path, _)), _) => Some(files::text(path, "chat template", TEMPLATE_BYTES)?),
+        (None, Some(stated)) => Some(stated.to_owned()),
+        (None, None) => match tokenizer {
+            Tokenizer::Rwkv(vocab) if vocab.name == WORLD => Some(gguf::WORLD_CHAT_TEMPLATE.to_owned()),
+            Tokenizer::Bpe(bpe) => bpe.chat_template.clone(),
+            _ => None,
+        },
+    })
+}
