@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use clap::builder::{NonEmptyStringValueParser, PossibleValuesParser, TypedValueParser};
 
-use super::{STOP, clean_up_on_ctrl_c, open_model, show, size};
+use super::{STOP, open_model, show, size, stop_on_ctrl_c};
 use crate::about::About;
 use crate::error::Result;
 use crate::importance::Importance;
@@ -128,7 +128,7 @@ pub(super) fn run(args: &Args, style: Style) -> Result<()> {
     if args.dry_run {
         return show(&conversion, style);
     }
-    clean_up_on_ctrl_c();
+    stop_on_ctrl_c();
     let progress = Progress::new(plan.total_bytes(), style);
     let written = pipeline::write(&plan, &model, &args.output, args.force, &budget, &progress, &STOP);
     progress.clear();

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use super::runnable::RunArgs;
-use super::{STOP, show};
+use super::{STOP, show, stop_on_ctrl_c};
 use crate::error::{Error, Result};
 use crate::eval::{Corpus, Load, Protocol, Sequence, cut, measure, summarise, vocabulary_sha256};
 use crate::model::Model;
@@ -86,6 +86,7 @@ pub(super) fn run(args: &Args, style: Style) -> Result<()> {
     for path in &args.save {
         EvaluationReport::format_of(path)?;
     }
+    stop_on_ctrl_c();
     let report = args.run.with_threads(|| evaluate(args, style))?;
     for path in &args.save {
         report.save(path)?;

@@ -4,8 +4,8 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use super::STOP;
 use super::runnable::RunArgs;
+use super::{STOP, stop_on_ctrl_c};
 use crate::error::{Error, Result};
 use crate::report::Style;
 use crate::runner::{Runner, Sampler, State};
@@ -45,6 +45,7 @@ pub(super) struct Args {
 const PROMPT_TOKENS: usize = 512;
 
 pub(super) fn run(args: &Args, style: Style) -> Result<()> {
+    stop_on_ctrl_c();
     args.run.with_threads(|| generate(args, style))
 }
 

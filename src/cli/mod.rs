@@ -22,11 +22,11 @@ use crate::model::Model;
 use crate::pipeline::Stop;
 use crate::report::{self, Style};
 
-/// Set by Ctrl-C once [`clean_up_on_ctrl_c`] was called.
+/// Set by Ctrl-C once [`stop_on_ctrl_c`] was called.
 static STOP: Stop = Stop::new();
 
 /// From here on Ctrl-C asks for a stop, so that what was begun is cleaned up, instead of ending the program.
-fn clean_up_on_ctrl_c() {
+fn stop_on_ctrl_c() {
     if let Err(error) = ctrlc::set_handler(|| STOP.ask()) {
         eprintln!("warning: Ctrl-C will not clean up: {error}");
     }

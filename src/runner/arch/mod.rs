@@ -222,34 +222,3 @@ mod tests {
         }
     }
 }
-
-/// `cargo test --release -p rwkv-quant speed -- --ignored --nocapture`
-#[cfg(test)]
-mod speed {
-    use std::time::Instant;
-
-    use super::*;
-
-    #[test]
-    #[ignore = "measures, and proves nothing"]
-    fn speed_of_products() {
-        let (rows, outs) = (512, 64);
-        for len in [1024, 4096] {
-            let (x, w) = (vec![0.5f32; rows * len], vec![0.25f32; outs * len]);
-            for level in Level::available() {
-                let mut out = vec![0.0; rows * outs];
-                let mut best = f64::MAX;
-                for _ in 0..20 {
-                    let start = Instant::now();
-                    for mut columns in split_columns(&mut out, outs, outs) {
-                        let operand = |data, rows| Operand { data, stride: len, rows };
-                        product(level, operand(&x, rows), operand(&w, outs), len, &mut columns);
-                    }
-                    best = best.min(start.elapsed().as_secs_f64());
-                }
-                let flops = 2.0 * (rows * outs * len) as f64 / best;
-                println!("{level:?}, {len} columns: {:.1} GFLOP/s on one thread", flops / 1e9);
-            }
-        }
-    }
-}
