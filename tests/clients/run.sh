@@ -22,6 +22,11 @@ if [ ! -x "$program" ]; then
 fi
 "$venv/bin/python" -B "$here/check_ggml_quant.py" "$program" --rows 2
 "$venv/bin/python" -B "$here/check_ggml_quant.py" "$program" --rows 2 --decode
+data=${RWKV_QUANT_DATA:-../shared/data}/rwkv_cpp
+for quantized in "$data"/*-Q5_?.bin; do
+    [ -e "$quantized" ] || { echo "skipped: no files of rwkv.cpp in $data"; break; }
+    "$venv/bin/python" -B "$here/check_ggml_rwkv_cpp.py" "$program" "${quantized%-Q5_?.bin}-FP32.bin" "$quantized"
+done
 "$venv/bin/python" -B "$here/check_hybrids.py"
 "$venv/bin/python" -B "$here/check_perplexity.py"
 exec "$venv/bin/python" -B "$here/check_llama_cpp.py"
