@@ -1,9 +1,9 @@
 //! The reference runner: what a model says, computed in `f32` straight from whatever file it is in.
 //!
-//! It follows the official runner (the pip package `rwkv`, fp32 on a CPU) operation by operation; [`v4`] to [`v7`]
+//! It follows the official runner (the pip package `rwkv`, fp32 on a CPU) operation by operation; `v4` to `v7`
 //! hold what differs between the versions. A pass takes a run of tokens of several sequences through the model
 //! block by block: the matrices stay as the file stores them and are decoded in panels while they multiply, so
-//! nothing but the activations of the run takes memory. Every sum has a fixed order ([`arch`]), so the same tokens
+//! nothing but the activations of the run takes memory. Every sum has a fixed order (`arch`), so the same tokens
 //! give the same bits alone and in company, one by one and in long runs, and for any number of threads.
 
 mod arch;
