@@ -7,14 +7,14 @@ use clap::builder::{NonEmptyStringValueParser, PossibleValuesParser, TypedValueP
 
 use super::{STOP, open_model, show, size, stop_on_ctrl_c};
 use crate::about::About;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::importance::Importance;
 use crate::model::Model;
 use crate::pipeline::{self, Budget};
 use crate::plan::{Plan, Wishes};
 use crate::recipe::{Fallback, FileType, Mix, Recipe, Search};
 use crate::report::{Conversion, Progress, Style};
-use crate::targets::{self, TARGETS, Target};
+use crate::targets::{self, TARGETS, Target, Tokens};
 
 /// Converts a checkpoint into a file that a runtime loads.
 #[derive(Debug, clap::Args)]
@@ -169,8 +169,14 @@ fn about(args: &AboutArgs, model: &Model, target: &dyn Target) -> Result<About> 
     if let Some(id) = &args.base_model {
         about.set_base_model(id);
     }
-    if target.tokenizes() {
-        about.tokenize(model, args.vocab.as_deref(), args.chat_template.as_deref())?;
+    let mut tokenize = || about.tokenize(model, args.vocab.as_deref(), args.chat_template.as_deref());
+    match target.tokens() {
+        Tokens::No => {}
+        Tokens::Yes => tokenize()?,
+        Tokens::IfKnown => match tokenize() {
+            Err(Error::Usage { .. }) if args.vocab.is_none() => {}
+            told => told?,
+        },
     }
     Ok(about)
 }

@@ -23,7 +23,7 @@ pub mod v7;
 
 pub use detect::{Dropped, Held, Model};
 pub use lazy::{Lazy, Map};
-pub use naming::{NAMINGS, Naming, Stored};
+pub use naming::{FLA, HUGGING_FACE, NAMINGS, Naming, Stored};
 pub use shape::{Dims, Ranks};
 pub use slot::{Dim, Rank, Role, Scope, Slot};
 

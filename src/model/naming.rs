@@ -51,11 +51,19 @@ impl Naming {
 
 const TENSOR_FILES: &[&str] = &["safetensors", "torch"];
 
+/// That of flash-linear-attention's folders.
+pub const FLA: Naming =
+    Naming { name: "flash-linear-attention", formats: TENSOR_FILES, wrapped: true, store: fla };
+
+/// That of transformers' folders of RWKV-4, and of those of the remote code of RWKV-5 and 6.
+pub const HUGGING_FACE: Naming =
+    Naming { name: "Hugging Face", formats: TENSOR_FILES, wrapped: true, store: hugging_face };
+
 /// Every naming, in the order they are tried.
 pub static NAMINGS: &[Naming] = &[
     Naming { name: "llama.cpp", formats: &["GGUF"], wrapped: false, store: gguf },
     Naming { name: "rwkv.cpp", formats: &["rwkv.cpp"], wrapped: false, store: rwkv_cpp },
-    Naming { name: "flash-linear-attention", formats: TENSOR_FILES, wrapped: true, store: fla },
+    FLA,
     Naming {
         name: "flash-linear-attention (stacked x_x)",
         formats: TENSOR_FILES,
@@ -63,7 +71,7 @@ pub static NAMINGS: &[Naming] = &[
         store: fla_x_x,
     },
     Naming { name: "Hugging Face (Qwen2 hybrid)", formats: TENSOR_FILES, wrapped: false, store: qwen2 },
-    Naming { name: "Hugging Face", formats: TENSOR_FILES, wrapped: true, store: hugging_face },
+    HUGGING_FACE,
     Naming { name: "Hugging Face (model.blocks)", formats: TENSOR_FILES, wrapped: true, store: hf_blocks },
     Naming { name: "BlinkDL", formats: TENSOR_FILES, wrapped: true, store: blinkdl },
     Naming { name: "web-rwkv", formats: &["safetensors"], wrapped: false, store: web_rwkv },

@@ -9,7 +9,7 @@ use quant::Encoding;
 use super::files::names;
 use super::{Files, Item, Objection, Order, PlannedFile, Target};
 use crate::error::{Error, Result};
-use crate::model::{Body, Model, Version};
+use crate::model::{Body, Held, Model, Scope, Version};
 use crate::recipe::FileType;
 
 /// The folder in a torch file's archive: torch's name for what is saved into memory. (It is not taken from the
@@ -61,8 +61,8 @@ impl Target for Safetensors {
 
     fn items(&self, model: &Model, file_type: &FileType) -> Result<Vec<Item>> {
         let mut items = items(model, file_type)?;
-        // As the crate safetensors has it: wide types first, so that all data is aligned; then by name.
-        items.sort_by(|a, b| order(a).cmp(&order(b)));
+        items.extend(placeholders(model, file_type)?);
+        sort(&mut items);
         Ok(items)
     }
 
@@ -71,9 +71,20 @@ impl Target for Safetensors {
     }
 }
 
-/// What safetensors files are sorted by.
-fn order(item: &Item) -> (std::cmp::Reverse<usize>, &str) {
-    (std::cmp::Reverse(item.fixed.map_or(0, Encoding::block_bytes)), &item.name)
+/// Copies of block 1's value residual for block 0 of version 7, whose own is never read, if the source has none:
+/// candle finds its rank there.
+fn placeholders(model: &Model, file_type: &FileType) -> Result<Vec<Item>> {
+    let missing = |held: &&Held| {
+        held.slot.scope == Scope::Later && held.layer == 1 && model.tensor(held.slot.name, 0).is_none()
+    };
+    let held = model.tensors.iter().filter(missing);
+    held.map(|held| item(held, held.slot.name_in(0), model, file_type)).collect()
+}
+
+/// Sorts tensors as the crate safetensors does: wide types first, so that all data is aligned; then by name.
+pub(super) fn sort(items: &mut [Item]) {
+    let width = |item: &Item| std::cmp::Reverse(item.fixed.map_or(0, Encoding::block_bytes));
+    items.sort_by(|a, b| (width(a), &a.name).cmp(&(width(b), &b.name)));
 }
 
 impl Target for Torch {
@@ -125,21 +136,27 @@ impl Target for Torch {
 
 /// Every tensor that the model has, as it is.
 fn items(model: &Model, file_type: &FileType) -> Result<Vec<Item>> {
-    let item = |held: &crate::model::Held| {
-        let values = held.values.clone();
-        let encoding = file_type.plain(values.encoding()).ok_or_else(|| as_stored(model, held))?;
-        Ok(Item { name: held.name(), role: held.slot.role, values, fixed: Some(encoding) })
-    };
-    model.tensors.iter().map(item).collect()
+    model.tensors.iter().map(|held| item(held, held.name(), model, file_type)).collect()
 }
 
-/// That a quantized source cannot be kept as it is.
-fn as_stored(model: &Model, held: &crate::model::Held) -> Error {
-    let stored = held.values.encoding().map_or("several types", Encoding::name);
-    Error::Tensor {
+fn item(held: &Held, name: String, model: &Model, file_type: &FileType) -> Result<Item> {
+    let fixed = Some(plain(model, held, file_type)?);
+    Ok(Item { name, role: held.slot.role, values: held.values.clone(), fixed })
+}
+
+/// The encoding of a tensor in a file of a plain type.
+///
+/// # Errors
+/// [`Error::Tensor`] if it is to stay as it is, and is quantized.
+pub(super) fn plain(model: &Model, held: &Held, file_type: &FileType) -> Result<Encoding> {
+    let stored = held.values.encoding();
+    file_type.plain(stored).ok_or_else(|| Error::Tensor {
         path: model.container.path().to_owned(),
         tensor: held.name(),
-        what: format!("is stored as {stored}, which cannot be kept in such a file"),
+        what: format!(
+            "is stored as {}, which cannot be kept in such a file",
+            stored.map_or("several types", Encoding::name)
+        ),
         help: "choose the type that it is decoded to: --type f16, bf16 or f32".to_owned(),
-    }
+    })
 }

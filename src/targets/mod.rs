@@ -6,6 +6,7 @@
 mod blinkdl;
 mod files;
 pub mod gguf;
+mod hf;
 
 use std::fmt;
 use std::path::Path;
@@ -47,8 +48,8 @@ pub trait Target: Send + Sync {
     }
 
     /// Whether it tells how text becomes tokens.
-    fn tokenizes(&self) -> bool {
-        false
+    fn tokens(&self) -> Tokens {
+        Tokens::No
     }
 
     /// Whether it is a folder of several files.
@@ -80,6 +81,17 @@ pub trait Target: Send + Sync {
     fn files(&self, order: &Order<'_>, groups: &[&[Planned]]) -> Result<Files>;
 }
 
+/// Whether a target tells how text becomes tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tokens {
+    /// No.
+    No,
+    /// If the vocabulary is known.
+    IfKnown,
+    /// Yes, so a vocabulary must be known.
+    Yes,
+}
+
 impl fmt::Debug for dyn Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
@@ -87,7 +99,7 @@ impl fmt::Debug for dyn Target {
 }
 
 /// Every target.
-pub static TARGETS: &[&dyn Target] = &[&gguf::Gguf, &blinkdl::Safetensors, &blinkdl::Torch];
+pub static TARGETS: &[&dyn Target] = &[&gguf::Gguf, &blinkdl::Safetensors, &blinkdl::Torch, &hf::HuggingFace];
 
 /// The target of that [`id`](Target::id), else the one that a file's extension asks for.
 ///

@@ -3,6 +3,7 @@
 #   RWKV_QUANT        the program              (target/release/rwkv-quant)
 #   RWKV_QUANT_DATA   more models, optional    (../shared/data)
 #   CLIENTS_VENV      the Python environment   (target/clients-venv)
+#   TORCH_PYTHON      a Python with the same packages and torch, optional: more checks of check_targets.py
 # Ends with "N passed, N failed" and exits non-zero on failure.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -29,4 +30,5 @@ for quantized in "$data"/*-Q5_?.bin; do
 done
 "$venv/bin/python" -B "$here/check_hybrids.py"
 "$venv/bin/python" -B "$here/check_perplexity.py"
+"${TORCH_PYTHON:-$venv/bin/python}" -B "$here/check_targets.py"
 exec "$venv/bin/python" -B "$here/check_llama_cpp.py"

@@ -18,7 +18,7 @@ use formats::{Metadata, Planned};
 use quant::Encoding;
 
 use super::files::names;
-use super::{Files, Item, Objection, Order, PlannedFile, Target};
+use super::{Files, Item, Objection, Order, PlannedFile, Target, Tokens};
 use crate::error::{Error, Result};
 use crate::importance::Importance;
 use crate::model::{Body, Held, Lazy, Model, Rank, Role, Version};
@@ -63,8 +63,8 @@ impl Target for Gguf {
         file_type.gguf_number.is_some()
     }
 
-    fn tokenizes(&self) -> bool {
-        true
+    fn tokens(&self) -> Tokens {
+        Tokens::Yes
     }
 
     fn splits(&self) -> bool {
