@@ -13,6 +13,8 @@ mod general;
 mod origin;
 mod tokens;
 
+pub use tokens::coder;
+
 use std::path::Path;
 
 use formats::{Metadata, Value};

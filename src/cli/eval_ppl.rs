@@ -11,7 +11,7 @@ use crate::model::Model;
 use crate::report::{EvaluationReport, Setting, Steps, Style};
 use crate::runner::{Runner, fast_available};
 use crate::targets::gguf;
-use crate::vocab::{Greedy, Vocab};
+use crate::vocab::Vocab;
 
 /// Tokens of a pass: enough that decoding the weights is a small part of the work.
 const PASS_TOKENS: usize = 2048;
@@ -105,12 +105,11 @@ fn evaluate(args: &Args, style: Style) -> Result<EvaluationReport> {
         .iter()
         .map(|(p, adapted)| args.run.runner(p, *adapted, false, args.run.fast))
         .collect::<Result<_>>()?;
-    let vocab = args.run.vocabulary(runners[0].model())?;
+    let coder = args.run.coder(runners[0].model())?;
     for other in &runners[1..] {
-        same_vocabulary(runners[0].model(), other.model(), &vocab, args.run.vocab.is_some())?;
+        same_vocabulary(runners[0].model(), other.model(), coder.vocab(), args.run.vocab.is_some())?;
     }
-    let tokenizer = Greedy::new(&vocab);
-    let corpus = Corpus::read(&args.texts, &tokenizer)?;
+    let corpus = Corpus::read(&args.texts, &coder)?;
     let protocol = match (args.protocol, args.document) {
         (_, true) | (ProtocolArg::Document, _) => Protocol::Document { ctx: args.ctx },
         (ProtocolArg::LlamaCpp, _) => Protocol::LlamaCpp { ctx: args.ctx },
@@ -131,16 +130,15 @@ fn evaluate(args: &Args, style: Style) -> Result<EvaluationReport> {
         STOP.check()
     });
     steps.clear();
-    let evaluation =
-        summarise(&measured?, windows, tokens, |place| tokenizer.bytes(corpus.tokens[place]).len());
+    let evaluation = summarise(&measured?, windows, tokens, |place| coder.bytes(corpus.tokens[place]).len());
     let setting = Setting {
         texts: args.texts.iter().map(|p| p.display().to_string()).collect(),
         text_bytes: corpus.file_bytes,
         text_sha256: corpus.sha256,
         text_tokens: corpus.tokens.len(),
         documents: corpus.documents.len(),
-        vocabulary: vocab.name.clone(),
-        vocabulary_sha256: vocabulary_sha256(&vocab),
+        vocabulary: coder.vocab().name.clone(),
+        vocabulary_sha256: vocabulary_sha256(coder.vocab()),
         protocol: match protocol {
             Protocol::Windows { .. } => "windows",
             Protocol::LlamaCpp { .. } => "llama.cpp",

@@ -5,17 +5,17 @@ use std::path::{Path, PathBuf};
 use formats::Limits;
 
 use super::{open_model, size};
+use crate::about;
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::runner::{Layout, Options, Runner};
-use crate::targets::gguf;
-use crate::vocab::Vocab;
+use crate::vocab::Coder;
 
 /// How a model is run.
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Running the model")]
 pub(super) struct RunArgs {
-    /// Vocabulary: a file, or `world` or `bytes` [default: the model's own, else by the number of tokens]
+    /// Vocabulary: a file (a tokenizer.json too), or `world` or `bytes` [default: the model's own, else by the number of tokens]
     #[arg(long, value_name = "FILE")]
     pub vocab: Option<PathBuf>,
     /// Multiply on the processor's matrix unit where it has one (Intel AMX), with 16 of the 24 bits of f32
@@ -67,33 +67,22 @@ impl RunArgs {
         Ok(runner)
     }
 
-    /// The vocabulary asked for, else the model's own, else the usual one of its size.
-    pub fn vocabulary(&self, model: &Model) -> Result<Vocab> {
-        let vocab = match &self.vocab {
-            Some(path) => Vocab::load(path)?,
-            None => gguf::vocab_of(&model.container).or_else(|| Vocab::usual(model.dims.vocab)).ok_or_else(
-                || Error::Usage {
-                    what: format!(
-                        "no built-in vocabulary has {} tokens, as many as the model has rows for",
-                        model.dims.vocab
-                    ),
-                    help: "give the vocabulary that the model was trained with: --vocab FILE".to_owned(),
-                },
-            )?,
-        };
-        if vocab.tokens.len() > model.dims.vocab {
+    /// The tokenizer asked for, else the model's own, else the usual one of its size.
+    pub fn coder(&self, model: &Model) -> Result<Coder> {
+        let coder = about::coder(model, self.vocab.as_deref())?;
+        if coder.size() > model.dims.vocab {
             return Err(Error::Usage {
                 what: format!(
                     "the vocabulary {} has {} ids, but {} has rows for {} only",
-                    vocab.name,
-                    vocab.tokens.len(),
+                    coder.vocab().name,
+                    coder.size(),
                     model.container.path().display(),
                     model.dims.vocab
                 ),
                 help: "give the vocabulary that the model was trained with".to_owned(),
             });
         }
-        Ok(vocab)
+        Ok(coder)
     }
 
     /// Runs `work` with as many threads as asked for.

@@ -143,7 +143,11 @@ fn score(
             let mut sums = models.iter().zip(&logits).map(|(model, logits)| {
                 let row = logits.row(i);
                 let (sum, top) = log_sum_exp(row);
-                if sum.is_finite() { Ok((row, sum, top)) } else { Err(not_finite(model, place)) }
+                // The sum alone does not show a logit of minus infinity.
+                match sum.is_finite() && quant::check_finite(row).is_ok() {
+                    true => Ok((row, sum, top)),
+                    false => Err(not_finite(model, place)),
+                }
             });
             let Some(first) = sums.next().transpose()? else { unreachable!("there is a model") };
             let nll = |(row, sum, _): (&[f32], f64, usize)| sum - f64::from(row[token]);

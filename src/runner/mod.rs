@@ -6,7 +6,11 @@
 //! nothing but the activations of the run takes memory. Every sum has a fixed order (`arch`), so the same tokens
 //! give the same bits alone and in company, one by one and in long runs, and for any number of threads.
 
+#[cfg(test)]
+mod adapted;
 mod arch;
+#[cfg(test)]
+mod containers;
 mod layer;
 mod lora;
 pub(crate) mod math;

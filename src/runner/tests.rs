@@ -27,7 +27,7 @@ fn npy(path: &Path) -> (Vec<u8>, String) {
     (bytes[10 + header..].to_vec(), String::from_utf8_lossy(&bytes[10..10 + header]).into_owned())
 }
 
-fn floats(path: &Path) -> Vec<f32> {
+pub(super) fn floats(path: &Path) -> Vec<f32> {
     let (bytes, header) = npy(path);
     assert!(header.contains("<f4"), "{header}");
     bytes.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect()

