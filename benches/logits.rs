@@ -21,7 +21,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let hidden = runner.run(&[&tokens], &mut [runner.start()])?;
     let mut out = std::io::BufWriter::new(std::io::stdout().lock());
     for row in 0..hidden.rows() {
-        for value in runner.logits(&hidden, &[row]).row(0) {
+        for value in runner.logits(&hidden, &[row])?.row(0) {
             out.write_all(&value.to_le_bytes())?;
         }
     }

@@ -47,7 +47,7 @@ def llama(binaries, model, text, threads):
 def ours(model, text, threads, *more):
     command = [PROGRAM, "--format", "json", "eval-ppl", model, text, "--protocol", "llama.cpp", "--ctx", CTX]
     out, wall, peak = run(*command, "--windows", WINDOWS, "--threads", threads, *more)
-    return CTX * WINDOWS / wall, peak, json.loads(out)["fast_kl"]
+    return CTX * WINDOWS / wall, peak, json.loads(out)["arithmetic_kl"]
 
 
 def main():

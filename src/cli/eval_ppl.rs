@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::eval::{Corpus, Load, Protocol, Sequence, cut, measure, summarise, vocabulary_sha256};
 use crate::model::Model;
 use crate::report::{EvaluationReport, Setting, Steps, Style};
-use crate::runner::{Runner, fast_available};
+use crate::runner::{Arithmetic, Runner};
 use crate::targets::gguf;
 use crate::vocab::Vocab;
 
@@ -103,7 +103,7 @@ fn evaluate(args: &Args, style: Style) -> Result<EvaluationReport> {
     paths.extend(args.candidate.iter().map(|p| (p.as_path(), true)));
     let runners: Vec<Runner> = paths
         .iter()
-        .map(|(p, adapted)| args.run.runner(p, *adapted, false, args.run.fast))
+        .map(|(p, adapted)| args.run.runner(p, *adapted, false, args.run.arithmetic()))
         .collect::<Result<_>>()?;
     let coder = args.run.coder(runners[0].model())?;
     for other in &runners[1..] {
@@ -122,8 +122,11 @@ fn evaluate(args: &Args, style: Style) -> Result<EvaluationReport> {
     let windows: usize = sequences.iter().map(Sequence::windows).sum();
     let models: Vec<&Runner> = runners.iter().collect();
     let load = load(&models, args.run.max_memory)?;
-    let fast =
-        if args.run.fast { Some(fast_error(args, &runners, &corpus, &sequences, load)?) } else { None };
+    let arithmetic = args.run.arithmetic();
+    let arithmetic_kl = match arithmetic.is_exact() {
+        true => None,
+        false => Some(arithmetic_error(args, &runners, &corpus, &sequences, load)?),
+    };
     let steps = Steps::new(tokens as u64, "tokens", style);
     let measured = measure(&models, &corpus.tokens, &sequences, load, |done| {
         steps.add(done as u64);
@@ -144,8 +147,8 @@ fn evaluate(args: &Args, style: Style) -> Result<EvaluationReport> {
             Protocol::LlamaCpp { .. } => "llama.cpp",
             Protocol::Document { .. } => "document",
         },
-        arithmetic: if fast.flatten().is_some() { "bf16 pairs (AMX)" } else { "f32" },
-        fast_kl: fast.flatten(),
+        arithmetic: arithmetic.to_string(),
+        arithmetic_kl,
         ctx: args.ctx,
         stride: match protocol {
             Protocol::Windows { stride, .. } => stride,
@@ -162,40 +165,37 @@ fn evaluate(args: &Args, style: Style) -> Result<EvaluationReport> {
     ))
 }
 
-/// How far the predictions of `--fast` are from the exact ones: the worst model's mean divergence over the first
-/// tokens; `None` where this machine has nothing faster.
-fn fast_error(
+/// How far the predictions of `--fast` or of a device are from the exact ones: the worst model's mean divergence
+/// over the first tokens.
+fn arithmetic_error(
     args: &Args,
-    fast: &[Runner],
+    runners: &[Runner],
     corpus: &Corpus,
     sequences: &[Sequence],
     load: Load,
-) -> Result<Option<f64>> {
-    if !fast_available() {
-        return Ok(None);
-    }
+) -> Result<f64> {
     let first: Vec<Sequence> = sequences.iter().take(1).cloned().collect();
     let first: Vec<Sequence> = first
         .into_iter()
         .map(|s| {
-            let end = s.tokens.end.min(s.tokens.start + FAST_TOKENS);
+            let end = s.tokens.end.min(s.tokens.start + COMPARED_TOKENS);
             Sequence { tokens: s.tokens.start..end, scored: s.tokens.start + 1..end, ..s }
         })
         .collect();
     let mut worst = 0.0;
-    for fast in fast {
-        let path = fast.model().container.path();
-        let exact = args.run.runner(path, args.against.as_deref() != Some(path), false, false)?;
-        let measured = measure(&[&exact, fast], &corpus.tokens, &first, load, |_| STOP.check())?;
+    for other in runners {
+        let path = other.model().container.path();
+        let exact = args.run.runner(path, args.against.as_deref() != Some(path), false, Arithmetic::Exact)?;
+        let measured = measure(&[&exact, other], &corpus.tokens, &first, load, |_| STOP.check())?;
         let kls = measured.comparisons.iter().flatten().map(|c| c.kl);
         let mean = kls.clone().sum::<f64>() / kls.count().max(1) as f64;
         worst = if mean > worst || mean.is_nan() { mean } else { worst };
     }
-    Ok(Some(worst))
+    Ok(worst)
 }
 
-/// Tokens on which `--fast` is compared with the exact arithmetic.
-const FAST_TOKENS: usize = 256;
+/// Tokens on which other arithmetic is compared with the exact one.
+const COMPARED_TOKENS: usize = 256;
 
 /// What fits into the memory, half of it for the activations of a pass and a quarter for logits.
 fn load(models: &[&Runner], max_memory: Option<u64>) -> Result<Load> {

@@ -49,7 +49,7 @@ pub(super) fn run(args: &Args, style: Style) -> Result<()> {
 }
 
 fn generate(args: &Args, style: Style) -> Result<()> {
-    let runner = args.run.runner(&args.model, true, true, args.run.fast)?;
+    let runner = args.run.runner(&args.model, true, true, args.run.arithmetic())?;
     let coder = args.run.coder(runner.model())?;
     let temperature = if args.greedy { 0.0 } else { args.temperature };
     let mut sampler = Sampler::new(temperature, args.top_p, args.seed)?;
@@ -105,7 +105,7 @@ fn generate(args: &Args, style: Style) -> Result<()> {
 /// The logits after a run of tokens.
 fn after(runner: &Runner, run: &[u32], state: &mut State) -> Result<Vec<f32>> {
     let hidden = runner.run(&[run], std::slice::from_mut(state))?;
-    Ok(runner.logits(&hidden, &[run.len() - 1]).row(0).to_vec())
+    Ok(runner.logits(&hidden, &[run.len() - 1])?.row(0).to_vec())
 }
 
 /// Standard output, as the text comes; a reader that went away ends it quietly.

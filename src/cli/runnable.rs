@@ -8,7 +8,7 @@ use super::{open_model, size};
 use crate::about;
 use crate::error::{Error, Result};
 use crate::model::Model;
-use crate::runner::{Layout, Options, Runner};
+use crate::runner::{Arithmetic, Layout, Options, Runner};
 use crate::vocab::Coder;
 
 /// How a model is run.
@@ -19,8 +19,12 @@ pub(super) struct RunArgs {
     #[arg(long, value_name = "FILE")]
     pub vocab: Option<PathBuf>,
     /// Multiply on the processor's matrix unit where it has one (Intel AMX), with 16 of the 24 bits of f32
-    #[arg(long)]
-    pub fast: bool,
+    #[arg(long, conflicts_with = "device")]
+    fast: bool,
+    /// Where to multiply matrices: `cpu`; `candle` for candle's kernels instead of this program's, as a second
+    /// opinion; if built in, `cuda`, `cuda:N` or `metal`
+    #[arg(long, value_name = "DEVICE", default_value = "cpu", hide_default_value = true)]
+    device: Arithmetic,
     /// Threads [default: as many as the machine runs at once]
     #[arg(long, value_name = "N")]
     pub threads: Option<usize>,
@@ -48,13 +52,24 @@ pub(super) struct RunArgs {
 }
 
 impl RunArgs {
+    /// How matrices are to be multiplied.
+    pub fn arithmetic(&self) -> Arithmetic {
+        if self.fast { Arithmetic::Fast } else { self.device.clone() }
+    }
+
     /// A runner of the model at `path`, with the LoRA and the state if `adapted`.
-    pub fn runner(&self, path: &Path, adapted: bool, keep_low_rank: bool, fast: bool) -> Result<Runner> {
+    pub fn runner(
+        &self,
+        path: &Path,
+        adapted: bool,
+        keep_low_rank: bool,
+        arithmetic: Arithmetic,
+    ) -> Result<Runner> {
         let model = open_model(path, &self.drop)?;
         let options = Options {
             group_norm_epsilon: self.group_norm_epsilon,
             keep_low_rank,
-            fast,
+            arithmetic,
             stream: self.max_memory.is_some(),
         };
         let mut runner = Runner::new(model, options)?;

@@ -136,7 +136,8 @@ fn score(
     }
     for wanted in wanted.chunks(load.logits.max(1)) {
         let rows: Vec<usize> = wanted.iter().map(|w| w.0).collect();
-        let logits: Vec<_> = models.iter().zip(hidden).map(|(m, h)| m.logits(h, &rows)).collect();
+        let logits: Vec<_> =
+            models.iter().zip(hidden).map(|(m, h)| m.logits(h, &rows)).collect::<Result<_>>()?;
         let one = |i: usize| -> Result<(Score, Vec<Comparison>)> {
             let (_, place, n) = wanted[i];
             let token = tokens[place] as usize;

@@ -26,9 +26,9 @@ pub struct Setting {
     pub ctx: usize,
     pub stride: usize,
     /// How products were computed.
-    pub arithmetic: &'static str,
+    pub arithmetic: String,
     /// Mean divergence of that arithmetic from the exact one, where it is another.
-    pub fast_kl: Option<f64>,
+    pub arithmetic_kl: Option<f64>,
 }
 
 /// An evaluation of one model, or of several against a reference.
@@ -225,12 +225,14 @@ pub enum Format {
 impl Report for EvaluationReport {
     fn human(&self, out: &mut dyn Write) -> io::Result<()> {
         writeln!(out, "{}", self.how())?;
-        if let Some(kl) = self.setting.fast_kl {
-            let arithmetic = self.setting.arithmetic;
-            writeln!(
+        let arithmetic = &self.setting.arithmetic;
+        match self.setting.arithmetic_kl {
+            Some(kl) => writeln!(
                 out,
                 "products in {arithmetic}: mean KL {kl:.2e} from the exact arithmetic (first 256 tokens)"
-            )?;
+            )?,
+            None if arithmetic != "f32" => writeln!(out, "products in {arithmetic}")?,
+            None => {}
         }
         if self.candidates.is_empty() {
             writeln!(out, "model           {}", self.model.path)?;

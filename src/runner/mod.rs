@@ -11,6 +11,7 @@ mod adapted;
 mod arch;
 #[cfg(test)]
 mod containers;
+mod device;
 mod layer;
 mod lora;
 pub(crate) mod math;
@@ -31,16 +32,18 @@ mod weight;
 
 use std::collections::{BTreeMap, HashMap};
 
+pub use device::Arithmetic;
 pub use sample::Sampler;
 pub use state::{Layout, State};
 
 use crate::error::{Error, Result};
 use crate::model::{Body, Held, Model, Role};
+use device::Products;
 use layer::Layer;
 use matrix::{Matrix, Pool};
 use norm::Norm;
 use pass::{Pass, each_row};
-use weight::{Dense, Values, Weight};
+use weight::{By, Dense, Values, Weight};
 
 /// How a model is run.
 #[derive(Clone, Debug, Default)]
@@ -51,14 +54,8 @@ pub struct Options {
     pub keep_low_rank: bool,
     /// Let go of the pages of every block once it is computed, so that the file does not fill the memory.
     pub stream: bool,
-    /// Multiply on the processor's matrix unit, if it has one ([`fast_available`]): values are split into two of
-    /// bf16 each, so the results are no longer the same on every machine, nor to the last bits those of `f32`.
-    pub fast: bool,
-}
-
-/// Whether [`Options::fast`] changes anything on this machine.
-pub fn fast_available() -> bool {
-    weight::fast_available()
+    /// How matrices are multiplied.
+    pub arithmetic: Arithmetic,
 }
 
 /// Decoded vectors by block and short name.
@@ -79,6 +76,8 @@ pub struct Runner {
     /// What every text starts from, if not from nothing.
     initial: Option<State>,
     pool: Pool,
+    /// The device, if it is not the processor itself.
+    products: Option<Products>,
 }
 
 /// What the last block says about the tokens of a run, before the head: a row a token.
@@ -124,7 +123,12 @@ impl Runner {
             vectors.entry(held.layer).or_default().insert(held.slot.short_name(), values);
         }
         let places = model.tensors.iter().enumerate().map(|(i, h)| ((h.slot.name, h.layer), i)).collect();
+        let products = match &options.arithmetic {
+            Arithmetic::Candle(device) => Some(Products::new(device.clone())),
+            _ => None,
+        };
         let mut runner = Runner {
+            products,
             model,
             options,
             norm_epsilon,
@@ -187,7 +191,10 @@ impl Runner {
     }
 
     /// The logits of some rows of a run.
-    pub fn logits(&self, hidden: &Hidden, rows: &[usize]) -> Logits {
+    ///
+    /// # Errors
+    /// [`Error::Resources`] if they are computed on a device that fails.
+    pub fn logits(&self, hidden: &Hidden, rows: &[usize]) -> Result<Logits> {
         let mut part = self.pool.matrix(rows.len(), hidden.0.cols);
         for (i, row) in rows.iter().enumerate() {
             part.row_mut(i).copy_from_slice(hidden.0.row(*row));
@@ -195,7 +202,8 @@ impl Runner {
         let head = self.held("head.weight");
         let logits = self.weight(head).multiply(&part);
         self.forget(head);
-        Logits(logits)
+        self.products.as_ref().map_or(Ok(()), Products::check)?;
+        Ok(Logits(logits))
     }
 
     /// A tensor that stands once in the model. (Detection gave every slot of the version its tensor.)
@@ -237,6 +245,7 @@ impl Runner {
         if self.options.stream {
             self.model.tensors.iter().filter(|h| h.layer == layer.index).for_each(|h| self.forget(h));
         }
+        self.products.as_ref().map_or(Ok(()), Products::check)?;
         if quant::check_finite(&x.data).is_err() {
             return Err(Error::Model {
                 path: self.model.container.path().to_owned(),
@@ -264,7 +273,16 @@ impl Runner {
             delta,
             stream: self.options.stream,
         };
-        Weight { values, fast: self.options.fast }
+        Weight { values, by: self.by(), key: Some((held.slot.name, held.layer)) }
+    }
+
+    /// How products are computed.
+    fn by(&self) -> By<'_> {
+        match (&self.products, &self.options.arithmetic) {
+            (Some(products), _) => By::Device(products),
+            (None, Arithmetic::Fast) => By::Fast,
+            _ => By::Exact,
+        }
     }
 
     fn low_rank(&self, held: &Held) -> Dense {

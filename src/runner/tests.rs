@@ -51,7 +51,7 @@ pub(super) fn sequence(runner: &Runner, tokens: &[u32]) -> Vec<f32> {
 /// The logits of all rows.
 fn all(runner: &Runner, hidden: &Hidden) -> Vec<f32> {
     let rows: Vec<usize> = (0..hidden.rows()).collect();
-    let logits = runner.logits(hidden, &rows);
+    let logits = runner.logits(hidden, &rows).unwrap();
     rows.iter().flat_map(|i| logits.row(*i).to_vec()).collect()
 }
 
@@ -298,4 +298,24 @@ fn an_adapter_changes_the_weights() {
     }
     let error = adapted.add_lora(&formats::open(&path, &Limits::default()).unwrap(), 4.0).unwrap_err();
     assert!(error.to_string().contains("emb.weight"), "{error}");
+}
+
+/// candle's products, by its own kernels, are near ours.
+#[test]
+fn candle_computes_the_same_products() {
+    let tokens: Vec<u32> = (0..70).map(|i| 32 + (i * 37) % 90).collect();
+    for name in ["rwkv4-bytes", "rwkv7-bytes"] {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("testdata/{name}.pth"));
+        let logits = |arithmetic| {
+            let model =
+                Model::detect(formats::open(&path, &formats::Limits::default()).unwrap(), &[]).unwrap();
+            let runner = Runner::new(model, Options { arithmetic, ..Options::default() }).unwrap();
+            sequence(&runner, &tokens)
+        };
+        let (own, candle) = (logits(Arithmetic::Exact), logits("candle".parse().unwrap()));
+        assert_ne!(own, candle, "candle did not compute");
+        let worst = own.iter().zip(&candle).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        assert!(worst < 1e-4, "{name}: {worst}");
+    }
+    assert!("gpu".parse::<Arithmetic>().is_err());
 }

@@ -12,6 +12,7 @@ use rayon::prelude::*;
 #[cfg(target_arch = "x86_64")]
 use super::arch::amx;
 use super::arch::{FEW, Level, interleave, product, product_of_few, split_columns, strips_len};
+use super::device::Products;
 use super::lora::Delta;
 use super::matrix::{Aligned, Matrix, aligned};
 use crate::model::Lazy;
@@ -27,8 +28,21 @@ const PANEL_ROWS: usize = 512;
 pub(super) struct Weight<'a> {
     /// Where its values are.
     pub values: Values<'a>,
-    /// Multiply on the processor's matrix unit.
-    pub fast: bool,
+    /// How products are computed.
+    pub by: By<'a>,
+    /// Slot and block of a matrix of the model; none of a slice or a decoded matrix.
+    pub key: Option<(&'static str, usize)>,
+}
+
+/// How products are computed.
+#[derive(Clone, Copy)]
+pub(super) enum By<'a> {
+    /// By the processor's vector units, in a fixed order of sums.
+    Exact,
+    /// By the processor's matrix unit, if it has one.
+    Fast,
+    /// By candle, on whatever device.
+    Device(&'a Products),
 }
 
 /// Where the values of a matrix are.
@@ -104,7 +118,7 @@ thread_local! {
 #[cfg(target_arch = "x86_64")]
 static SPARE: Mutex<Vec<amx::Pairs>> = Mutex::new(Vec::new());
 
-/// Whether this processor has a matrix unit that [`Weight::fast`] can use.
+/// Whether this processor has a matrix unit that [`By::Fast`] uses.
 pub(super) fn fast_available() -> bool {
     #[cfg(target_arch = "x86_64")]
     return amx::available();
@@ -139,15 +153,12 @@ impl Weight<'_> {
         if out.data.is_empty() {
             return out;
         }
-        #[cfg(target_arch = "x86_64")]
-        if self.fast && amx::available() {
-            self.multiply_fast(x, &mut out);
-            return out;
-        }
-        if x.rows <= FEW {
-            self.multiply_few(x, &mut out);
-        } else {
-            self.multiply_many(x, &mut out);
+        match self.by {
+            By::Device(products) => products.multiply(self, x, &mut out),
+            #[cfg(target_arch = "x86_64")]
+            By::Fast if amx::available() => self.multiply_fast(x, &mut out),
+            _ if x.rows <= FEW => self.multiply_few(x, &mut out),
+            _ => self.multiply_many(x, &mut out),
         }
         out
     }
@@ -226,7 +237,7 @@ impl Weight<'_> {
     }
 
     /// Gives some rows, decoded, to `work`.
-    fn with_rows<R>(&self, rows: std::ops::Range<usize>, work: impl FnOnce(&[f32]) -> R) -> R {
+    pub fn with_rows<R>(&self, rows: std::ops::Range<usize>, work: impl FnOnce(&[f32]) -> R) -> R {
         let cols = self.cols();
         match self.values {
             Values::Dense(dense) => work(&dense.data[rows.start * cols..rows.end * cols]),
