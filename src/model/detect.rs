@@ -2,8 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::sync::Arc;
 
-use formats::Container;
+use formats::{Container, Mapped};
 
 use super::shape::Solver;
 use super::slot::{Dim, Role, Scope, Slot};
@@ -29,6 +30,19 @@ pub struct Model {
     pub tensors: Vec<Held>,
     /// Tensors of the file that are left out, each by a rule.
     pub dropped: Vec<Dropped>,
+    /// A tuned initial state: the matrices [heads, value, key] of every block, or nothing.
+    pub state: Vec<Lazy>,
+    /// What adapters and tuned states brought.
+    pub joined: Vec<Joined>,
+}
+
+/// Files that were joined to a model: its tensors are read from them too.
+#[derive(Clone, Debug)]
+pub struct Joined {
+    /// What they are: `LoRA of rank 8 for 14 matrices`.
+    pub about: String,
+    /// The files.
+    pub files: Vec<Arc<Container>>,
 }
 
 /// A tensor that the model has.
@@ -76,6 +90,12 @@ impl Model {
             qwen2::check(&container)?;
         }
         Builder::new(container, version, naming, prefix).build(drop)
+    }
+
+    /// Every file that the model is read from.
+    pub fn files(&self) -> impl Iterator<Item = &Mapped> {
+        let joined = self.joined.iter().flat_map(|j| &j.files).flat_map(|c| c.files());
+        self.container.files().iter().chain(joined)
     }
 
     /// The tensor of a slot in a block.
@@ -147,7 +167,8 @@ impl Builder {
         }
         self.check_heads(&dims)?;
         let Builder { container, version, naming, prefix, .. } = self;
-        Ok(Model { container, version, naming, prefix, dims, ranks, tensors, dropped })
+        let (state, joined) = (Vec::new(), Vec::new());
+        Ok(Model { container, version, naming, prefix, dims, ranks, tensors, dropped, state, joined })
     }
 
     /// Number of the tensor that stores a slot, and how.

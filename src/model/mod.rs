@@ -6,6 +6,7 @@
 //! has, checks every shape against the others, and gives every tensor of the file a place, a named reason
 //! to be dropped, or an error.
 
+mod change;
 mod detect;
 mod identify;
 mod lazy;
@@ -21,8 +22,9 @@ pub mod v5;
 pub mod v6;
 pub mod v7;
 
-pub use detect::{Dropped, Held, Model};
-pub use lazy::{Lazy, Map};
+pub use change::{Change, Map};
+pub use detect::{Dropped, Held, Joined, Model};
+pub use lazy::Lazy;
 pub use naming::{NAMINGS, Naming, Stored};
 pub use shape::{Dims, Ranks};
 pub use slot::{Dim, Rank, Role, Scope, Slot};

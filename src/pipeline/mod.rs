@@ -110,7 +110,7 @@ pub fn write(
 fn refuse_inputs(model: &Model, out: &Path) -> Result<()> {
     let Ok(real) = out.canonicalize() else { return Ok(()) };
     let is_input = |f: &formats::Mapped| f.path().canonicalize().is_ok_and(|p| p == real);
-    if !model.container.files().iter().any(is_input) {
+    if !model.files().any(is_input) {
         return Ok(());
     }
     Err(Error::Usage {

@@ -8,7 +8,6 @@
 
 mod arch;
 mod layer;
-mod lora;
 pub(crate) mod math;
 mod matrix;
 mod norm;
@@ -28,7 +27,7 @@ mod weight;
 use std::collections::{BTreeMap, HashMap};
 
 pub use sample::Sampler;
-pub use state::{Layout, State};
+pub use state::State;
 
 use crate::error::{Error, Result};
 use crate::model::{Body, Held, Model, Role};
@@ -71,7 +70,6 @@ pub struct Runner {
     places: HashMap<(&'static str, usize), usize>,
     /// Low-rank matrices that are kept decoded.
     kept: HashMap<(&'static str, usize), Dense>,
-    deltas: HashMap<(&'static str, usize), lora::Delta>,
     /// What every text starts from, if not from nothing.
     initial: Option<State>,
     pool: Pool,
@@ -119,6 +117,7 @@ impl Runner {
             held.values.read(&model.container, 0..held.values.rows(), &mut values);
             vectors.entry(held.layer).or_default().insert(held.slot.short_name(), values);
         }
+        let initial = State::tuned(&model);
         let places = model.tensors.iter().enumerate().map(|(i, h)| ((h.slot.name, h.layer), i)).collect();
         let mut runner = Runner {
             model,
@@ -127,8 +126,7 @@ impl Runner {
             vectors,
             places,
             kept: HashMap::new(),
-            deltas: HashMap::new(),
-            initial: None,
+            initial,
             pool: Pool::default(),
         };
         if runner.options.keep_low_rank {
@@ -253,11 +251,9 @@ impl Runner {
     }
 
     fn weight<'a>(&'a self, held: &'a Held) -> Weight<'a> {
-        let delta = self.deltas.get(&(held.slot.name, held.layer));
         let values = Values::Stored {
             container: &self.model.container,
             values: &held.values,
-            delta,
             stream: self.options.stream,
         };
         Weight { values, fast: self.options.fast }

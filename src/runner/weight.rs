@@ -12,7 +12,6 @@ use rayon::prelude::*;
 #[cfg(target_arch = "x86_64")]
 use super::arch::amx;
 use super::arch::{LANES, Level, Operand, product, split_columns};
-use super::lora::Delta;
 use super::matrix::Matrix;
 use crate::model::Lazy;
 
@@ -38,8 +37,6 @@ pub(super) enum Values<'a> {
     Stored {
         container: &'a Container,
         values: &'a Lazy,
-        /// What an adapter adds.
-        delta: Option<&'a Delta>,
         /// Let go of the pages of a panel once it is decoded.
         stream: bool,
     },
@@ -233,11 +230,11 @@ impl Weight<'_> {
         SPARE.lock().unwrap_or_else(PoisonError::into_inner).push(activations);
     }
 
-    /// The stored bytes of some rows, if they are bf16 and nothing is added to them: one part holds them exactly.
+    /// The stored bytes of some rows, if they are bf16 and nothing changes them: one part holds them exactly.
     #[cfg(target_arch = "x86_64")]
     fn halves(&self, rows: std::ops::Range<usize>) -> Option<&[u8]> {
         match self.values {
-            Values::Stored { container, values, delta: None, .. }
+            Values::Stored { container, values, .. }
                 if values.encoding() == Some(Encoding::BF16) =>
             {
                 values.stored(container, rows)
@@ -248,7 +245,7 @@ impl Weight<'_> {
 
     /// Decodes some rows, each padded to `stride`.
     fn decode(&self, rows: std::ops::Range<usize>, stride: usize, out: &mut Vec<f32>) {
-        let Values::Stored { container, values, delta, stream } = self.values else { return };
+        let Values::Stored { container, values, stream } = self.values else { return };
         let cols = values.cols();
         out.resize(rows.len() * stride, 0.0);
         if stride == cols {
@@ -261,11 +258,6 @@ impl Weight<'_> {
         }
         if stream {
             values.release(container, rows.clone());
-        }
-        if let Some(delta) = delta {
-            for (row, out) in rows.zip(out.chunks_mut(stride)) {
-                delta.add_to(row, &mut out[..cols]);
-            }
         }
     }
 }
