@@ -70,7 +70,9 @@ impl Bat {
     pub(super) fn fitting(container: Arc<Container>, d: Lazy, held: &Held) -> Result<Bat, String> {
         let (outs, ins) = (held.values.rows(), held.values.cols());
         match *d.shape() {
-            [n, r, q] if r > 0 && r == q && n * r == ins && outs.is_multiple_of(r) => Ok(Bat { container, d }),
+            [n, r, q] if r > 0 && r == q && n * r == ins && outs.is_multiple_of(r) => {
+                Ok(Bat { container, d })
+            }
             _ => Err(format!(
                 "has the shape {:?}, which is not [{ins} / r, r, r] with an r that divides {outs}, for {}",
                 d.shape(),

@@ -28,10 +28,10 @@ use formats::{Container, Limits};
 
 pub use disha::{Bat, Disha};
 pub use lora::LowRank;
-pub use state::{Layout, tune};
+pub use state::{Layout, TunedState};
 
 use crate::error::{Error, Result};
-use crate::model::{Held, Joined, Lazy, Model, NAMINGS, Role, Scope};
+use crate::model::{Held, Lazy, Model, NAMINGS, Role, Scope};
 
 /// What an adapter says besides its tensors.
 #[derive(Clone, Copy, Debug, Default)]
@@ -47,6 +47,8 @@ pub struct Options<'a> {
 pub struct Adapter {
     /// The files it is read from.
     pub files: Vec<Arc<Container>>,
+    /// Alpha of a LoRA.
+    pub alpha: Option<f32>,
     /// Its parts, in file order.
     pub parts: Vec<Part>,
 }
@@ -99,7 +101,7 @@ impl Adapter {
             });
         }
         let files = std::iter::once(reader.file).chain(reader.init.take()).collect();
-        Ok(Adapter { files, parts })
+        Ok(Adapter { files, alpha: options.alpha, parts })
     }
 
     /// Merges the adapter into the model it was read for.
@@ -113,7 +115,7 @@ impl Adapter {
                 Kind::Whole(values) => values,
             };
         }
-        model.joined.push(Joined { about: self.about(), files: self.files });
+        model.adapters.push(self);
     }
 
     /// What it is, in a few words: `LoRA of rank 8 for 14 matrices, 6 whole tensors`.
@@ -203,7 +205,8 @@ impl<'a> Reader<'a> {
             let k = k.ok_or_else(|| wrong(format!("has no counterpart {other:?}")))?;
             let a = if turned { values.transposed() } else { Some(values) };
             let a = a.ok_or_else(|| wrong("is no matrix".to_owned()))?;
-            let pair = LowRank { container: Arc::clone(&self.file), a, b: self.lazy(&self.file, k)?, scale: 1.0 };
+            let pair =
+                LowRank { container: Arc::clone(&self.file), a, b: self.lazy(&self.file, k)?, scale: 1.0 };
             let all = self.scaled(pair.fitting(held).map_err(&wrong)?, &matrix, held)?;
             return Ok(Some(Part { tensor, kind: Kind::LowRank(all) }));
         }
@@ -259,7 +262,8 @@ impl<'a> Reader<'a> {
         };
         let held = &self.model.tensors[tensor];
         let shape = held.values.shape();
-        let values = Lazy::of_other(&self.file, i).and_then(|v| if turned { v.transposed() } else { Some(v) });
+        let values =
+            Lazy::of_other(&self.file, i).and_then(|v| if turned { v.transposed() } else { Some(v) });
         let fits = |v: &Lazy| v.shape() == shape || held.slot.role == Role::Vector;
         let values = values.filter(fits).and_then(|v| v.reshaped(shape)).ok_or_else(|| {
             let found = &self.file.tensors()[i].shape;

@@ -1,10 +1,13 @@
 //! Tuned initial states: `blocks.{i}.att.time_state`, a matrix a head and block.
 
 use std::path::Path;
+use std::sync::Arc;
+
+use formats::Container;
 
 use super::{open, unwrapped};
 use crate::error::{Error, Result};
-use crate::model::{Dims, Joined, Lazy, Model};
+use crate::model::{Dims, Lazy, Model};
 
 /// How a file of a tuned initial state keeps the matrix of a head.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -26,39 +29,55 @@ impl Layout {
     }
 }
 
-/// Lets every text start from the state in the file at `path`.
-///
-/// # Errors
-/// [`Error::Model`] if the model has no such state; [`Error::Tensor`] if a block's is missing or does not fit.
-pub fn tune(model: &mut Model, path: &Path, layout: Layout) -> Result<()> {
-    let Dims { layers, heads, head_size: size, .. } = model.dims;
-    if model.version.major() == 4 {
-        return Err(Error::Model {
-            path: model.container.path().to_owned(),
-            what: "is RWKV-4, whose state cannot be tuned".to_owned(),
-            help: "use a model of version 5, 6 or 7".to_owned(),
-        });
+/// The state that a model starts every text from.
+#[derive(Debug)]
+pub struct TunedState {
+    /// The file.
+    pub file: Arc<Container>,
+    /// The matrices [heads, value, key] of every block.
+    pub blocks: Vec<Lazy>,
+}
+
+impl TunedState {
+    /// Reads the file at `path` as a state of `model`.
+    ///
+    /// # Errors
+    /// [`Error::Model`] if the model has no such state; [`Error::Tensor`] if a block's is missing or does not fit.
+    pub fn read(path: &Path, model: &Model, layout: Layout) -> Result<TunedState> {
+        let Dims { layers, heads, head_size: size, .. } = model.dims;
+        if model.version.major() == 4 {
+            return Err(Error::Model {
+                path: model.container.path().to_owned(),
+                what: "is RWKV-4, whose state cannot be tuned".to_owned(),
+                help: "use a model of version 5, 6 or 7".to_owned(),
+            });
+        }
+        let file = open(path)?;
+        let mut blocks = Vec::new();
+        for layer in 0..layers {
+            let name = TunedState::name(layer);
+            let wrong = |what: String| Error::Tensor {
+                path: path.to_owned(),
+                tensor: name.clone(),
+                what,
+                help: format!(
+                    "give a state that was tuned for this model ({layers} blocks, {heads} heads of {size})"
+                ),
+            };
+            let found = file.tensors().iter().position(|t| unwrapped(&t.name) == name);
+            let values = found.and_then(|i| Lazy::of_other(&file, i));
+            let values = values.ok_or_else(|| wrong("is missing".to_owned()))?;
+            let shape = values.shape().to_vec();
+            let turned = (shape == [heads, size, size]).then(|| layout.turn(&values)).flatten();
+            let turned = turned
+                .ok_or_else(|| wrong(format!("has the shape {shape:?}, not {:?}", [heads, size, size])))?;
+            blocks.push(turned);
+        }
+        Ok(TunedState { file, blocks })
     }
-    let container = open(path)?;
-    let mut state = Vec::new();
-    for layer in 0..layers {
-        let name = format!("blocks.{layer}.att.time_state");
-        let wrong = |what: String| Error::Tensor {
-            path: path.to_owned(),
-            tensor: name.clone(),
-            what,
-            help: format!("give a state that was tuned for this model ({layers} blocks, {heads} heads of {size})"),
-        };
-        let found = container.tensors().iter().position(|t| unwrapped(&t.name) == name);
-        let values = found.and_then(|i| Lazy::of_other(&container, i));
-        let values = values.ok_or_else(|| wrong("is missing".to_owned()))?;
-        let shape = values.shape().to_vec();
-        let turned = (shape == [heads, size, size]).then(|| layout.turn(&values)).flatten();
-        let turned =
-            turned.ok_or_else(|| wrong(format!("has the shape {shape:?}, not {:?}", [heads, size, size])))?;
-        state.push(turned);
+
+    /// The name of a block's matrices in every format that holds them.
+    pub fn name(block: usize) -> String {
+        format!("blocks.{block}.att.time_state")
     }
-    model.state = state;
-    model.joined.push(Joined { about: "tuned initial state".to_owned(), files: vec![container] });
-    Ok(())
 }

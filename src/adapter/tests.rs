@@ -69,7 +69,10 @@ fn merged(model: &Model, plain: &Model, name: &str, expected: impl Fn(usize, usi
     for (i, after) in after.iter().enumerate() {
         let (row, col) = (i / cols, i % cols);
         let expected = expected(row, col, &before[row * cols..][..cols]);
-        assert!((f64::from(*after) - expected).abs() < 1e-6, "{name} [{row}, {col}]: {after}, not {expected}");
+        assert!(
+            (f64::from(*after) - expected).abs() < 1e-6,
+            "{name} [{row}, {col}]: {after}, not {expected}"
+        );
         moved += (expected - f64::from(before[i])).abs();
     }
     assert!(moved / after.len() as f64 > 1e-4, "{name} hardly changed");
@@ -212,10 +215,7 @@ fn what_does_not_belong_is_refused() {
         Adapter::read(&path, &model, Options { alpha, init: None }).unwrap_err().to_string()
     };
     let lora = |matrix: &str, a: &[usize], b: &[usize]| {
-        vec![
-            tensor(&format!("{matrix}.lora_A"), a, 1, 1.0),
-            tensor(&format!("{matrix}.lora_B"), b, 2, 1.0),
-        ]
+        vec![tensor(&format!("{matrix}.lora_A"), a, 1, 1.0), tensor(&format!("{matrix}.lora_B"), b, 2, 1.0)]
     };
     let key = "blocks.0.att.key";
     for (tensors, alpha, text) in [

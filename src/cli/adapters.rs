@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::adapter::{Adapter, Layout, Options, tune};
+use crate::adapter::{Adapter, Layout, Options, TunedState};
 use crate::error::Result;
 use crate::model::Model;
 
@@ -30,12 +30,26 @@ pub(super) struct AdapterArgs {
 impl AdapterArgs {
     /// Merges what was asked for into `model`.
     pub fn merge_into(&self, model: &mut Model) -> Result<()> {
-        if let Some(lora) = &self.lora {
-            let options = Options { alpha: self.lora_alpha, init: self.lora_init.as_deref() };
-            Adapter::read(lora, model, options)?.merge(model);
+        if let Some(adapter) = self.adapter(model)? {
+            adapter.merge(model);
         }
+        self.tune(model)
+    }
+
+    /// Adds what was asked for to `model`, whose weights stay as they are.
+    pub fn add_to(&self, model: &mut Model) -> Result<()> {
+        model.adapters.extend(self.adapter(model)?);
+        self.tune(model)
+    }
+
+    fn adapter(&self, model: &Model) -> Result<Option<Adapter>> {
+        let options = Options { alpha: self.lora_alpha, init: self.lora_init.as_deref() };
+        self.lora.as_ref().map(|lora| Adapter::read(lora, model, options)).transpose()
+    }
+
+    fn tune(&self, model: &mut Model) -> Result<()> {
         if let Some(state) = &self.state {
-            tune(model, state, self.state_layout)?;
+            model.state = Some(TunedState::read(state, model, self.state_layout)?);
         }
         Ok(())
     }

@@ -9,6 +9,8 @@ use std::sync::Arc;
 pub enum Map {
     /// `x * factor`.
     Scale(f32),
+    /// Rounded to FP16, unless that would be infinite.
+    Half,
     /// `exp(x)`.
     Exp,
     /// `-exp(x)`.
@@ -30,6 +32,7 @@ impl Map {
         for x in values {
             *x = match self {
                 Map::Scale(factor) => *x * factor,
+                Map::Half => to_half(*x),
                 Map::Exp => exp(*x),
                 Map::NegExp => -exp(*x),
                 Map::ExpNegExp => exp(-exp(*x)),
@@ -47,6 +50,12 @@ impl Map {
             (Map::Exp, Map::Ln) | (Map::NegExp, Map::LnNeg) | (Map::ExpNegExp, Map::LnNegLn)
         )
     }
+}
+
+/// `x` rounded to FP16, or as it is where FP16 would be infinite.
+fn to_half(x: f32) -> f32 {
+    let rounded = half::f16::from_f32(x).to_f32();
+    if rounded.is_finite() { rounded } else { x }
 }
 
 /// A change of the rows of a matrix [out, in], each by itself: what an adapter does to it.

@@ -2,13 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
-use std::sync::Arc;
 
 use formats::{Container, Mapped};
 
 use super::shape::Solver;
 use super::slot::{Dim, Role, Scope, Slot};
 use super::{Body, Dims, Lazy, Map, Naming, Rank, Ranks, Stored, Version, identify, qwen2};
+use crate::adapter::{Adapter, TunedState};
 use crate::error::{Error, Result};
 
 /// A model: a file's tensors in their canonical places.
@@ -30,19 +30,10 @@ pub struct Model {
     pub tensors: Vec<Held>,
     /// Tensors of the file that are left out, each by a rule.
     pub dropped: Vec<Dropped>,
-    /// A tuned initial state: the matrices [heads, value, key] of every block, or nothing.
-    pub state: Vec<Lazy>,
-    /// What adapters and tuned states brought.
-    pub joined: Vec<Joined>,
-}
-
-/// Files that were joined to a model: its tensors are read from them too.
-#[derive(Clone, Debug)]
-pub struct Joined {
-    /// What they are: `LoRA of rank 8 for 14 matrices`.
-    pub about: String,
-    /// The files.
-    pub files: Vec<Arc<Container>>,
+    /// Adapters that were read for the model, merged or not.
+    pub adapters: Vec<Adapter>,
+    /// The initial state that was tuned for it.
+    pub state: Option<TunedState>,
 }
 
 /// A tensor that the model has.
@@ -94,8 +85,9 @@ impl Model {
 
     /// Every file that the model is read from.
     pub fn files(&self) -> impl Iterator<Item = &Mapped> {
-        let joined = self.joined.iter().flat_map(|j| &j.files).flat_map(|c| c.files());
-        self.container.files().iter().chain(joined)
+        let adapters = self.adapters.iter().flat_map(|a| &a.files);
+        let joined = adapters.chain(self.state.iter().map(|s| &s.file));
+        self.container.files().iter().chain(joined.flat_map(|c| c.files()))
     }
 
     /// The tensor of a slot in a block.
@@ -167,8 +159,8 @@ impl Builder {
         }
         self.check_heads(&dims)?;
         let Builder { container, version, naming, prefix, .. } = self;
-        let (state, joined) = (Vec::new(), Vec::new());
-        Ok(Model { container, version, naming, prefix, dims, ranks, tensors, dropped, state, joined })
+        let (adapters, state) = (Vec::new(), None);
+        Ok(Model { container, version, naming, prefix, dims, ranks, tensors, dropped, adapters, state })
     }
 
     /// Number of the tensor that stores a slot, and how.

@@ -23,7 +23,7 @@ pub mod v6;
 pub mod v7;
 
 pub use change::{Change, Map};
-pub use detect::{Dropped, Held, Joined, Model};
+pub use detect::{Dropped, Held, Model};
 pub use lazy::Lazy;
 pub use naming::{NAMINGS, Naming, Stored};
 pub use shape::{Dims, Ranks};

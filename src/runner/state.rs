@@ -47,12 +47,10 @@ impl State {
 
     /// The state that every text starts from, if one was tuned.
     pub(super) fn tuned(model: &Model) -> Option<State> {
-        if model.state.is_empty() {
-            return None;
-        }
+        let tuned = model.state.as_ref()?;
         let size = model.dims.head_size;
         let mut state = State::zero(model.version, &model.dims);
-        for (kept, values) in state.layers.iter_mut().zip(&model.state) {
+        for (kept, values) in state.layers.iter_mut().zip(&tuned.blocks) {
             let mut data = vec![0.0; values.elements()];
             values.read(&model.container, 0..values.rows(), &mut data);
             for (to, from) in kept.recurrent.chunks_mut(size * size).zip(data.chunks(size * size)) {

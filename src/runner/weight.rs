@@ -234,9 +234,7 @@ impl Weight<'_> {
     #[cfg(target_arch = "x86_64")]
     fn halves(&self, rows: std::ops::Range<usize>) -> Option<&[u8]> {
         match self.values {
-            Values::Stored { container, values, .. }
-                if values.encoding() == Some(Encoding::BF16) =>
-            {
+            Values::Stored { container, values, .. } if values.encoding() == Some(Encoding::BF16) => {
                 values.stored(container, rows)
             }
             _ => None,
