@@ -32,8 +32,8 @@ impl Layout {
 /// The state that a model starts every text from.
 #[derive(Debug)]
 pub struct TunedState {
-    /// The file.
-    pub file: Arc<Container>,
+    /// The file, if it is not the model's.
+    pub file: Option<Arc<Container>>,
     /// The matrices [heads, value, key] of every block.
     pub blocks: Vec<Lazy>,
 }
@@ -73,7 +73,7 @@ impl TunedState {
                 .ok_or_else(|| wrong(format!("has the shape {shape:?}, not {:?}", [heads, size, size])))?;
             blocks.push(turned);
         }
-        Ok(TunedState { file, blocks })
+        Ok(TunedState { file: Some(file), blocks })
     }
 
     /// The name of a block's matrices in every format that holds them.

@@ -39,15 +39,19 @@ pub(super) fn grid(plan: &Plan, budget: &Budget) -> Vec<Chunk> {
 }
 
 impl Chunk {
-    /// Where its bytes go in the file.
-    pub fn offset(&self, plan: &Plan) -> u64 {
-        let write = &plan.tensors[self.tensor];
-        write.offset + (self.rows.start * row_bytes(write)) as u64
+    /// Where its bytes go: number of the file, offset, and which of the encoded bytes; one for each part.
+    pub fn places<'a>(&'a self, plan: &'a Plan) -> impl Iterator<Item = (usize, u64, Range<usize>)> + 'a {
+        let mut end = 0;
+        plan.tensors[self.tensor].parts.iter().map(move |part| {
+            let start = end;
+            end += self.rows.len() * part.row_bytes;
+            (part.file, part.offset + (self.rows.start * part.row_bytes) as u64, start..end)
+        })
     }
 
-    /// How many bytes it takes in the file.
+    /// How many bytes it takes in the files.
     pub fn bytes(&self, plan: &Plan) -> u64 {
-        (self.rows.len() * row_bytes(&plan.tensors[self.tensor])) as u64
+        (self.rows.len() * plan.tensors[self.tensor].row_bytes()) as u64
     }
 
     /// Its encoded bytes.
@@ -92,8 +96,4 @@ impl Chunk {
             source,
         }
     }
-}
-
-fn row_bytes(write: &Write) -> usize {
-    write.values.cols() / write.encoding.block_len() * write.encoding.block_bytes()
 }

@@ -83,8 +83,8 @@ pub enum Search {
 pub struct FileType {
     /// The name, as llama.cpp's users know it.
     pub name: &'static str,
-    /// Number of the type in GGUF's `general.file_type`.
-    pub gguf_number: u32,
+    /// Number of the type in GGUF's `general.file_type`, if llama.cpp knows it.
+    pub gguf_number: Option<u32>,
     /// Large matrices.
     pub matrix: Encoding,
     /// The embedding.
@@ -97,20 +97,29 @@ pub struct FileType {
 
 /// A file of one plain encoding, or of q8_0.
 const fn plain(name: &'static str, gguf_number: u32, e: Encoding) -> FileType {
-    FileType { name, gguf_number, matrix: e, embedding: e, head: e, low_rank: e }
+    FileType { gguf_number: Some(gguf_number), ..of_one(name, e) }
+}
+
+/// A file type of one encoding that llama.cpp does not know.
+const fn of_one(name: &'static str, e: Encoding) -> FileType {
+    FileType { name, gguf_number: None, matrix: e, embedding: e, head: e, low_rank: e }
 }
 
 /// A file of fewer than 8 bits: as in llama.cpp's files the head keeps 6 bits, and the low-rank matrices, small
 /// and used in every step, 8.
 const fn blocks(name: &'static str, gguf_number: u32, e: Encoding) -> FileType {
-    FileType { name, gguf_number, matrix: e, embedding: e, head: Encoding::Q6K, low_rank: Encoding::Q8_0 }
+    FileType { head: Encoding::Q6K, low_rank: Encoding::Q8_0, ..plain(name, gguf_number, e) }
 }
 
-/// Every file type: llama-quantize's, as far as their encodings can be made here. Its mixtures of types know the
+/// The file type under which every tensor keeps the type that it has.
+const SOURCE: &str = "source";
+
+/// Every file type: `source`, and llama-quantize's, as far as their encodings can be made here. Its mixtures of types know the
 /// tensor names of other architectures only, so for RWKV-6 and 7 q4_k_s, q4_k_m and the like are one and the same
 /// there, and here. (For the hybrids with Qwen2 it gives some `ffn_down` more bits; that mixture is not made here.)
 #[rustfmt::skip]
 pub static FILE_TYPES: &[FileType] = &[
+    of_one(SOURCE,      Encoding::F32),
     plain("f32",     0, Encoding::F32),
     plain("f16",     1, Encoding::F16),
     plain("bf16",   32, Encoding::BF16),
@@ -147,6 +156,23 @@ impl FileType {
     /// The names of all file types.
     pub fn names() -> impl Iterator<Item = &'static str> {
         FILE_TYPES.iter().map(|t| t.name)
+    }
+
+    /// Whether every weight has a number of its own: no quantization.
+    pub fn is_plain(&self) -> bool {
+        self.matrix.is_plain()
+    }
+
+    /// The one encoding of all tensors of a file of a plain type; `stored` is how the source holds one. `None` if the
+    /// type is another, or if such a tensor cannot be kept as it is.
+    pub fn plain(&self, stored: Option<Encoding>) -> Option<Encoding> {
+        match stored {
+            _ if !self.is_plain() => None,
+            _ if self.name != SOURCE => Some(self.matrix),
+            Some(Encoding::F64) => Some(Encoding::F32),
+            Some(e @ (Encoding::F32 | Encoding::F16 | Encoding::BF16)) => Some(e),
+            _ => None,
+        }
     }
 
     /// The encoding that a tensor of this role gets, if its rows allow it.
