@@ -281,7 +281,7 @@ impl<'a> Reader<'a> {
     }
 
     fn lazy(&self, container: &Arc<Container>, i: usize) -> Result<Lazy> {
-        Lazy::of(container, i).ok_or_else(|| {
+        Lazy::of_other(container, i).ok_or_else(|| {
             let tensor = &container.tensors()[i];
             self.unfit(&tensor.name, format!("is stored as {}, which holds no weights", tensor.encoding))
         })

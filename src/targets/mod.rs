@@ -135,8 +135,8 @@ pub fn choose(path: &Path, id: Option<&str>) -> Result<&'static dyn Target> {
         None => all.find(|t| t.content() == Content::Model && t.extensions().contains(&extension.as_str())),
     };
     found.ok_or_else(|| {
-        let known: Vec<String> =
-            TARGETS.iter().map(|t| format!("{} ({})", asked_for_by(*t), t.runtimes())).collect();
+        let models = TARGETS.iter().filter(|t| t.content() == Content::Model);
+        let known: Vec<String> = models.map(|t| format!("{} ({})", asked_for_by(*t), t.runtimes())).collect();
         Error::Usage {
             what: match (id, extension.as_str()) {
                 (Some(id), _) => format!("there is no target {id:?}"),

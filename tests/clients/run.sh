@@ -28,5 +28,6 @@ for quantized in "$data"/*-Q5_?.bin; do
     "$venv/bin/python" -B "$here/check_ggml_rwkv_cpp.py" "$program" "${quantized%-Q5_?.bin}-FP32.bin" "$quantized"
 done
 "$venv/bin/python" -B "$here/check_hybrids.py"
+"$venv/bin/python" -B "$here/check_adapters.py"
 "$venv/bin/python" -B "$here/check_perplexity.py"
 exec "$venv/bin/python" -B "$here/check_llama_cpp.py"

@@ -153,10 +153,8 @@ fn states_go_both_ways_and_into_the_model() {
         }
         let gguf = files.path("tuned.gguf");
         let ran = run(["convert", &base, &gguf, "-t", "f16", "--state", &state]);
-        assert_eq!(ran.status, 2, "{}", ran.stderr);
-        let expected =
-            if name.starts_with("rwkv5") { "holds only versions" } else { "cannot hold a tuned state" };
-        assert!(ran.stderr.contains("tuned state") || ran.stderr.contains(expected), "{}", ran.stderr);
+        let why = if name.starts_with("rwkv5") { "holds only versions" } else { "cannot hold a tuned state" };
+        assert!(ran.stderr.contains(why), "{}", ran.stderr);
     }
 }
 
