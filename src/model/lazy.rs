@@ -11,6 +11,7 @@ use formats::{Container, Tensor};
 use quant::{Encoding, codec};
 
 use super::change::{Change, Changes, Map};
+use super::source::Source;
 
 /// Where the elements along one dimension of a view lie, in elements.
 #[derive(Clone, Debug, PartialEq)]
@@ -27,36 +28,6 @@ impl Step {
         match self {
             Step::Even(stride) => i * stride,
             Step::Groups { stride, size, order } => (order[i / size] * size + i % size) * stride,
-        }
-    }
-}
-
-/// Which stored tensor.
-#[derive(Clone, Debug)]
-enum Source {
-    /// Number so many of the container that is read.
-    Own(usize),
-    /// Number so many of another container: one that an adapter brought.
-    Other(Arc<Container>, usize),
-}
-
-impl Source {
-    /// The container and the tensor, if `own` is the container that is read.
-    fn resolve<'a>(&'a self, own: &'a Container) -> (&'a Container, &'a Tensor) {
-        let (container, i) = match self {
-            Source::Own(i) => (own, *i),
-            Source::Other(container, i) => (container.as_ref(), *i),
-        };
-        (container, &container.tensors()[i])
-    }
-}
-
-impl PartialEq for Source {
-    fn eq(&self, other: &Source) -> bool {
-        match (self, other) {
-            (Source::Own(a), Source::Own(b)) => a == b,
-            (Source::Other(a, i), Source::Other(b, k)) => Arc::ptr_eq(a, b) && i == k,
-            _ => false,
         }
     }
 }

@@ -15,6 +15,7 @@ pub mod qwen2;
 mod refused;
 mod shape;
 mod slot;
+mod source;
 #[cfg(test)]
 mod tests;
 pub mod v4;

@@ -158,6 +158,24 @@ fn states_go_both_ways_and_into_the_model() {
     }
 }
 
+/// The official runner, with the same state in the checkpoint, finds the text as likely.
+#[test]
+fn states_are_those_of_the_official_runner() {
+    let files = Files::new();
+    let golden = fs::read(testdata("golden/tuned_states.json")).unwrap();
+    let golden: Value = serde_json::from_slice(&golden).unwrap();
+    let text = files.path("text.txt");
+    fs::write(&text, &fs::read(testdata("heldout.txt")).unwrap()[..512]).unwrap();
+    for name in ["rwkv5.2-bytes", "rwkv6-bytes"] {
+        let base = model(&format!("{name}.pth"));
+        let found = json(["--format", "json", "eval-ppl", &base, &text, "--state", &files.state()]);
+        let found = found.pointer("/model/nats_per_byte/value").and_then(Value::as_f64).unwrap();
+        let (tuned, plain) =
+            (golden[name]["tuned"].as_f64().unwrap(), golden[name]["plain"].as_f64().unwrap());
+        assert!((found - tuned).abs() < 1e-6 && (tuned - plain).abs() > 1e-4, "{name}: {found}, not {tuned}");
+    }
+}
+
 /// The Modelfile that stands beside a GGUF file.
 fn modelfile(chat: &str) -> String {
     let files = Files::new();

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::run::{ok, run, sha256, shared_data, testdata};
+use crate::run::{json, ok, run, sha256, shared_data, testdata};
 
 /// Converts `source`, and gives the bytes of the file.
 fn converted(source: &Path, kind: &str) -> Vec<u8> {
@@ -135,4 +135,26 @@ fn what_rwkv_cpp_cannot_hold_is_refused() {
     let stderr = refused(&hybrid, &["-t", "f16"]);
     assert!(stderr.contains("holds only versions 7.0, 6.0, 5.2, 5.0, 4.0"), "{stderr}");
     assert!(stderr.contains(".gguf"), "{stderr}");
+}
+
+/// What our runner makes of the files is what the checkpoint says, within the rounding of the type.
+#[test]
+fn files_of_rwkv_cpp_say_what_the_checkpoint_says() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let text = path("text.txt");
+    std::fs::write(&text, &std::fs::read(testdata("heldout.txt")).unwrap()[..2048]).unwrap();
+    for name in ["rwkv4-bytes", "rwkv5.2-bytes", "rwkv6-bytes", "rwkv7-bytes"] {
+        let source = testdata(&format!("{name}.pth"));
+        let source = source.to_str().unwrap();
+        for (kind, limit) in [("f32", 1e-9), ("f16", 1e-6), ("q8_0", 1e-3), ("q5_1", 1e-2), ("q4_0", 0.1)] {
+            let out = path(&format!("{name}.{kind}.bin"));
+            ok(["convert", source, &out, "--type", kind]);
+            ok(["verify", &out]);
+            let found = json(["--format", "json", "eval-ppl", &out, &text, "--against", source]);
+            let kl = found.pointer("/candidates/0/against/kl/value").and_then(Value::as_f64).unwrap();
+            println!("{name} {kind}: {kl:.1e}");
+            assert!(kl <= limit, "{name} {kind}: {kl}");
+        }
+    }
 }
