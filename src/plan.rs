@@ -12,7 +12,9 @@ use crate::about::About;
 use crate::error::{Error, Result};
 use crate::model::{Dropped, Lazy, Model, Role};
 use crate::recipe::{Fallback, Recipe, fitting};
-use crate::targets::{self, Files, Item, Objection, Order, Output, PlannedFile, SmallFile, Target};
+use crate::targets::{
+    self, Chat, Content, Files, Item, Objection, Order, Output, PlannedFile, SmallFile, Target,
+};
 
 /// Everything about the files to be written, known before any work.
 #[derive(Debug)]
@@ -44,6 +46,8 @@ pub struct Wishes {
     pub force: bool,
     /// Most bytes of tensors in a file, so that several may be needed.
     pub split_max_bytes: Option<u64>,
+    /// The chat that a Modelfile for ollama beside them describes.
+    pub modelfile: Option<Chat>,
 }
 
 /// A tensor of the model to be written.
@@ -127,7 +131,10 @@ impl Plan {
             tensors.iter().flat_map(|t| &t.parts).map(|p| p.planned.clone()).collect();
         let groups = targets::groups(&planned, wishes.split_max_bytes);
         let order = Order { model, about, recipe: &recipe, weights, out };
-        let Files { metadata, files, small } = target.files(&order, &groups)?;
+        let Files { metadata, files, mut small } = target.files(&order, &groups)?;
+        if let Some(chat) = wishes.modelfile {
+            small.push(chat.modelfile(target, &files)?);
+        }
 
         let places = files.iter().enumerate();
         let places = places.flat_map(|(file, f)| f.layout.offsets().iter().map(move |o| (file, *o)));
@@ -139,7 +146,8 @@ impl Plan {
             (false, 1) => Output::File,
             (false, _) => Output::Set,
         };
-        let dropped = dropped(model, &tensors);
+        let whole = target.content() == Content::Model;
+        let dropped = if whole { dropped(model, &tensors) } else { Vec::new() };
         Ok(Plan { target, recipe, output, metadata, files, small, tensors, dropped, objections })
     }
 

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use clap::builder::{NonEmptyStringValueParser, PossibleValuesParser, TypedValueParser};
 
+use super::adapters::AdapterArgs;
 use super::{STOP, open_model, show, size, stop_on_ctrl_c};
 use crate::about::About;
 use crate::error::{Error, Result};
@@ -14,7 +15,7 @@ use crate::pipeline::{self, Budget};
 use crate::plan::{Plan, Wishes};
 use crate::recipe::{Fallback, FileType, Mix, Recipe, Search};
 use crate::report::{Conversion, Progress, Style};
-use crate::targets::{self, TARGETS, Target, Tokens};
+use crate::targets::{self, Chat, Content, TARGETS, Target, Tokens};
 
 /// Converts a checkpoint into a file that a runtime loads.
 #[derive(Debug, clap::Args)]
@@ -63,6 +64,11 @@ pub(super) struct Args {
     /// Threads [default: as many as the machine runs at once]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
+    /// Also write a Modelfile for ollama, NAME.Modelfile, with the prompt format of these models
+    #[arg(long, value_enum, value_name = "MODELS")]
+    modelfile: Option<Chat>,
+    #[command(flatten)]
+    adapters: AdapterArgs,
     #[command(flatten)]
     about: AboutArgs,
 }
@@ -120,7 +126,11 @@ pub(super) fn run(args: &Args, style: Style) -> Result<()> {
     let start = Instant::now();
     let target = targets::choose(&args.output, args.to.as_deref())?;
     let file_type = targets::type_or_default(target, args.file_type)?;
-    let model = open_model(&args.input, &args.drop)?;
+    let mut model = open_model(&args.input, &args.drop)?;
+    match target.content() {
+        Content::Adapter => args.adapters.add_to(&mut model)?,
+        Content::Model | Content::State => args.adapters.merge_into(&mut model)?,
+    }
     targets::admit(target, &model, file_type)?;
     let about = about(&args.about, &model, target)?;
     let recipe = Recipe {
@@ -130,7 +140,8 @@ pub(super) fn run(args: &Args, style: Style) -> Result<()> {
         search: args.search,
         importance: args.imatrix.as_deref().map(Importance::load).transpose()?,
     };
-    let wishes = Wishes { force: args.force_target, split_max_bytes: args.split_max_size };
+    let wishes =
+        Wishes { force: args.force_target, split_max_bytes: args.split_max_size, modelfile: args.modelfile };
     let plan = Plan::new(&model, target, recipe, &about, &args.output, wishes)?;
     let threads = match args.threads {
         Some(n) => n.into(),

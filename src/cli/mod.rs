@@ -1,5 +1,6 @@
 //! The command line: one file a verb.
 
+mod adapters;
 mod convert;
 mod diff;
 mod eval_ppl;

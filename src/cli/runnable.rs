@@ -2,13 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
-use formats::Limits;
-
+use super::adapters::AdapterArgs;
 use super::{open_model, size};
 use crate::about;
 use crate::error::{Error, Result};
 use crate::model::Model;
-use crate::runner::{Arithmetic, Layout, Options, Runner};
+use crate::runner::{Arithmetic, Options, Runner};
 use crate::vocab::Coder;
 
 /// How a model is run.
@@ -31,24 +30,14 @@ pub(super) struct RunArgs {
     /// Most memory to take; blocks are then streamed from the file
     #[arg(long, value_name = "SIZE", value_parser = size::parse)]
     pub max_memory: Option<u64>,
-    /// A LoRA file to add to the model
-    #[arg(long, value_name = "FILE", requires = "lora_alpha")]
-    pub lora: Option<PathBuf>,
-    /// The LoRA's alpha, which its file does not hold (its rank, if it was trained without scaling)
-    #[arg(long, value_name = "ALPHA")]
-    pub lora_alpha: Option<f32>,
-    /// A tuned initial state that every text starts from
-    #[arg(long, value_name = "FILE")]
-    pub state: Option<PathBuf>,
-    /// How the state file keeps the matrix of a head
-    #[arg(long, value_enum, default_value = "value-key", requires = "state")]
-    pub state_layout: Layout,
     /// Epsilon of the norm over heads [default: 64e-5, the official runner's; rwkv.cpp has 1e-5 for version 5]
     #[arg(long, value_name = "EPSILON")]
     pub group_norm_epsilon: Option<f32>,
     /// Leave out the tensors of this name (* stands for anything); may be given several times
     #[arg(long, value_name = "PATTERN")]
     pub drop: Vec<String>,
+    #[command(flatten)]
+    pub adapters: AdapterArgs,
 }
 
 impl RunArgs {
@@ -65,21 +54,17 @@ impl RunArgs {
         keep_low_rank: bool,
         arithmetic: Arithmetic,
     ) -> Result<Runner> {
-        let model = open_model(path, &self.drop)?;
+        let mut model = open_model(path, &self.drop)?;
         let options = Options {
             group_norm_epsilon: self.group_norm_epsilon,
             keep_low_rank,
             arithmetic,
             stream: self.max_memory.is_some(),
         };
-        let mut runner = Runner::new(model, options)?;
-        if let (Some(lora), Some(alpha), true) = (&self.lora, self.lora_alpha, adapted) {
-            runner.add_lora(&formats::open(lora, &Limits::default())?, alpha)?;
+        if adapted {
+            self.adapters.merge_into(&mut model)?;
         }
-        if let (Some(state), true) = (&self.state, adapted) {
-            runner.set_initial_state(&formats::open(state, &Limits::default())?, self.state_layout)?;
-        }
-        Ok(runner)
+        Runner::new(model, options)
     }
 
     /// The tokenizer asked for, else the model's own, else the usual one of its size.

@@ -3,11 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use formats::Container;
+use formats::{Container, Mapped};
 
 use super::shape::Solver;
 use super::slot::{Dim, Role, Scope, Slot};
 use super::{Body, Dims, Lazy, Map, Naming, Rank, Ranks, Stored, Version, identify, qwen2};
+use crate::adapter::{Adapter, Layout, TunedState};
 use crate::error::{Error, Result};
 
 /// A model: a file's tensors in their canonical places.
@@ -29,6 +30,10 @@ pub struct Model {
     pub tensors: Vec<Held>,
     /// Tensors of the file that are left out, each by a rule.
     pub dropped: Vec<Dropped>,
+    /// Adapters that were read for the model, merged or not.
+    pub adapters: Vec<Adapter>,
+    /// The initial state that was tuned for it.
+    pub state: Option<TunedState>,
 }
 
 /// A tensor that the model has.
@@ -76,6 +81,13 @@ impl Model {
             qwen2::check(&container)?;
         }
         Builder::new(container, version, naming, prefix).build(drop)
+    }
+
+    /// Every file that the model is read from.
+    pub fn files(&self) -> impl Iterator<Item = &Mapped> {
+        let adapters = self.adapters.iter().flat_map(|a| &a.files);
+        let joined = adapters.chain(self.state.iter().filter_map(|s| s.file.as_ref()));
+        self.container.files().iter().chain(joined.flat_map(|c| c.files()))
     }
 
     /// The tensor of a slot in a block.
@@ -139,15 +151,17 @@ impl Builder {
             }
         }
         let mut dropped = self.check_parts(layers, &mut tensors)?;
-        dropped.extend(self.account(drop)?);
         let dims = self.solver.dims(layers);
+        let state = self.tuned_state(&dims, drop);
+        dropped.extend(self.account(drop)?);
         let mut ranks = self.solver.ranks(layers);
         if let Some(first) = ranks.first_mut() {
             first.remove(&Rank::Value); // what block 0 may have is never read
         }
         self.check_heads(&dims)?;
         let Builder { container, version, naming, prefix, .. } = self;
-        Ok(Model { container, version, naming, prefix, dims, ranks, tensors, dropped })
+        let adapters = Vec::new();
+        Ok(Model { container, version, naming, prefix, dims, ranks, tensors, dropped, adapters, state })
     }
 
     /// Number of the tensor that stores a slot, and how.
@@ -259,6 +273,24 @@ impl Builder {
         if tied && slot.role == Role::Head { self.find(embedding, 0) } else { None }
     }
 
+    /// The tuned initial state that stands beside the weights, if every block has one.
+    fn tuned_state(&mut self, dims: &Dims, drop: &[String]) -> Option<TunedState> {
+        let Dims { layers, heads, head_size: size, .. } = *dims;
+        // web-rwkv turns these as it turns low-rank matrices.
+        let layout = if self.naming.name == "web-rwkv" { Layout::KeyValue } else { Layout::ValueKey };
+        let mut numbers = Vec::new();
+        let mut blocks = Vec::new();
+        for layer in 0..layers {
+            let name = format!("{}{}", self.prefix, TunedState::name(layer));
+            let i = *self.index.get(&name).filter(|_| !drop.iter().any(|p| wildcard(p, &name)))?;
+            let values = Lazy::of(&self.container, i).filter(|v| v.shape() == [heads, size, size])?;
+            blocks.push(layout.turn(&values)?);
+            numbers.push(i);
+        }
+        self.used.extend(numbers);
+        (layers > 0).then_some(TunedState { file: None, blocks })
+    }
+
     /// A part that a model may lack must be there as a whole or not at all. Its token shift alone is no part: models
     /// without a gate may have kept the gate's. It is taken out of `tensors` and named.
     fn check_parts(&self, layers: usize, tensors: &mut Vec<Held>) -> Result<Vec<Dropped>> {
@@ -356,7 +388,7 @@ impl Builder {
         let path: &Path = self.container.path();
         let (what, help) = if name.contains("time_state") {
             (
-                "is a tuned initial state, which this conversion would lose".to_owned(),
+                "is a tuned initial state, and not every block has one of its shape".to_owned(),
                 format!("if the state may be lost, leave it out: --drop '{}'", "*time_state"),
             )
         } else {

@@ -5,35 +5,13 @@
 //! that a model of any size passes through a buffer of a few megabytes.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use formats::{Container, Tensor};
 use quant::{Encoding, codec};
 
-/// A change of single values.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Map {
-    /// `x * factor`.
-    Scale(f32),
-    /// `ln(x)`: undoes an `exp` that a format applied.
-    Ln,
-    /// `ln(-x)`: undoes `-exp`.
-    LnNeg,
-    /// `ln(-ln(x))`: undoes `exp(-exp)`.
-    LnNegLn,
-}
-
-impl Map {
-    fn apply(self, values: &mut [f32]) {
-        for x in values {
-            *x = match self {
-                Map::Scale(factor) => *x * factor,
-                Map::Ln => x.ln(),
-                Map::LnNeg => (-*x).ln(),
-                Map::LnNegLn => (-x.ln()).ln(),
-            };
-        }
-    }
-}
+use super::change::{Change, Changes, Map};
+use super::source::Source;
 
 /// Where the elements along one dimension of a view lie, in elements.
 #[derive(Clone, Debug, PartialEq)]
@@ -57,8 +35,7 @@ impl Step {
 /// A strided window on one stored tensor.
 #[derive(Clone, Debug, PartialEq)]
 struct View {
-    /// The tensor of the container.
-    tensor: usize,
+    source: Source,
     encoding: Encoding,
     /// Index of the first element within the tensor's span.
     start: usize,
@@ -111,7 +88,7 @@ impl View {
 
     /// Decodes elements `range` in row-major order.
     fn read(&self, container: &Container, range: Range<usize>, out: &mut [f32]) {
-        let tensor = &container.tensors()[self.tensor];
+        let (container, tensor) = self.source.resolve(container);
         let bytes = container.bytes(tensor);
         if self.is_contiguous() {
             decode_run(self.encoding, bytes, self.start + range.start, out);
@@ -196,26 +173,37 @@ fn decode(encoding: Encoding, bytes: &[u8], out: &mut [f32]) {
     }
 }
 
-/// A tensor as a function of stored tensors: views stacked along the first dimension, then mapped.
+/// A tensor as a function of stored tensors: views stacked along the first dimension, then mapped, then changed by
+/// adapters.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Lazy {
     shape: Vec<usize>,
     parts: Vec<View>,
     map: Option<Map>,
+    changes: Changes,
 }
 
 impl Lazy {
     /// Tensor number `tensor` of `container` as it is; `None` if its encoding holds no weights or cannot be
     /// decoded.
     pub fn of(container: &Container, tensor: usize) -> Option<Lazy> {
+        Lazy::whole(container, tensor, Source::Own(tensor))
+    }
+
+    /// Tensor number `tensor` of `container` as it is, to be read beside tensors of another container.
+    pub fn of_other(container: &Arc<Container>, tensor: usize) -> Option<Lazy> {
+        Lazy::whole(container, tensor, Source::Other(Arc::clone(container), tensor))
+    }
+
+    fn whole(container: &Container, tensor: usize, source: Source) -> Option<Lazy> {
         let t: &Tensor = container.tensors().get(tensor)?;
         codec(t.encoding).filter(|_| t.encoding.is_real())?;
         let steps = match &t.strides {
             Some(strides) => strides.iter().copied().map(Step::Even).collect(),
             None => contiguous(&t.shape),
         };
-        let view = View { tensor, encoding: t.encoding, start: 0, shape: t.shape.clone(), steps };
-        Some(Lazy { shape: t.shape.clone(), parts: vec![view], map: None })
+        let view = View { source, encoding: t.encoding, start: 0, shape: t.shape.clone(), steps };
+        Some(Lazy { shape: t.shape.clone(), parts: vec![view], map: None, changes: Changes::default() })
     }
 
     /// The shape, slowest dimension first.
@@ -244,9 +232,12 @@ impl Lazy {
         self.parts.iter().all(|p| p.encoding == first).then_some(first)
     }
 
-    /// The same elements in another shape. `None` if the counts differ.
+    /// The same elements in another shape. `None` if the counts differ, or for changed rows.
     pub fn reshaped(&self, shape: &[usize]) -> Option<Lazy> {
-        if shape.iter().product::<usize>() != self.elements() {
+        if shape == self.shape {
+            return Some(self.clone());
+        }
+        if shape.iter().product::<usize>() != self.elements() || self.is_changed() {
             return None;
         }
         let whole = match self.parts.as_slice() {
@@ -255,12 +246,20 @@ impl Lazy {
         };
         // Stacked parts, and rows that lie apart, are read one after the other, whatever the shape.
         let parts = whole.map_or_else(|| self.parts.iter().flat_map(View::runs).collect(), |view| vec![view]);
-        Some(Lazy { shape: shape.to_vec(), parts, map: self.map })
+        Some(Lazy { shape: shape.to_vec(), parts, ..self.clone() })
     }
 
-    /// The last two dimensions swapped. `None` below two dimensions, or for stacked parts.
+    /// The only part, whose elements may be taken in another order.
+    fn single(&self) -> Option<&View> {
+        match self.parts.as_slice() {
+            [view] if !self.is_changed() => Some(view),
+            _ => None,
+        }
+    }
+
+    /// The last two dimensions swapped. `None` below two dimensions, or for stacked parts or changed rows.
     pub fn transposed(&self) -> Option<Lazy> {
-        let [view] = self.parts.as_slice() else { return None };
+        let view = self.single()?;
         let n = view.shape.len();
         if n < 2 {
             return None;
@@ -268,12 +267,13 @@ impl Lazy {
         let mut view = view.clone();
         view.shape.swap(n - 2, n - 1);
         view.steps.swap(n - 2, n - 1);
-        Some(Lazy { shape: view.shape.clone(), parts: vec![view], map: self.map })
+        Some(Lazy { shape: view.shape.clone(), parts: vec![view], ..self.clone() })
     }
 
-    /// Slice `k` along the first dimension, which is dropped. `None` if there is none, or for stacked parts.
+    /// Slice `k` along the first dimension, which is dropped. `None` if there is none, or for stacked parts or
+    /// changed rows.
     pub fn slice(&self, k: usize) -> Option<Lazy> {
-        let [view] = self.parts.as_slice() else { return None };
+        let view = self.single()?;
         if k >= *view.shape.first()? {
             return None;
         }
@@ -283,13 +283,13 @@ impl Lazy {
             steps: view.steps[1..].to_vec(),
             ..view.clone()
         };
-        Some(Lazy { shape: view.shape.clone(), parts: vec![view], map: self.map })
+        Some(Lazy { shape: view.shape.clone(), parts: vec![view], ..self.clone() })
     }
 
     /// Dimension `dim` cut into as many equal groups as `order` has entries: group `i` becomes group `order[i]`
-    /// of these. `None` if it cannot be cut so, or for stacked parts. `order` names each group once.
+    /// of these. `None` if it cannot be cut so, or for stacked parts or changed rows. `order` names each group once.
     pub fn regrouped(&self, dim: usize, order: &'static [usize]) -> Option<Lazy> {
-        let [view] = self.parts.as_slice() else { return None };
+        let view = self.single()?;
         let (len, step) = (*view.shape.get(dim)?, view.steps.get(dim)?);
         let Step::Even(stride) = *step else { return None };
         if !len.is_multiple_of(order.len()) || order.iter().any(|k| *k >= order.len()) {
@@ -297,23 +297,49 @@ impl Lazy {
         }
         let mut view = view.clone();
         view.steps[dim] = Step::Groups { stride, size: len / order.len(), order };
-        Some(Lazy { shape: self.shape.clone(), parts: vec![view], map: self.map })
+        Some(Lazy { parts: vec![view], ..self.clone() })
     }
 
-    /// Tensors of one shape stacked along a new first dimension. `None` if the shapes or maps differ.
+    /// Tensors of one shape stacked along a new first dimension. `None` if the shapes or maps differ, or for changed
+    /// rows.
     pub fn stacked(items: &[Lazy]) -> Option<Lazy> {
         let first = items.first()?;
-        if items.iter().any(|i| i.shape != first.shape || i.map != first.map) {
+        if items.iter().any(|i| i.shape != first.shape || i.map != first.map || i.is_changed()) {
             return None;
         }
         let shape = std::iter::once(items.len()).chain(first.shape.iter().copied()).collect();
         let parts = items.iter().flat_map(|i| i.parts.iter().cloned()).collect();
-        Some(Lazy { shape, parts, map: first.map })
+        Some(Lazy { shape, parts, ..first.clone() })
     }
 
-    /// Every value changed by `map`. `None` if the values are mapped already.
+    /// Every value changed by `map`; what undoes a map that a format applied leaves the stored values as they are.
+    /// `None` if the values are mapped otherwise already, or for changed rows.
     pub fn mapped(&self, map: Map) -> Option<Lazy> {
-        self.map.is_none().then(|| Lazy { map: Some(map), ..self.clone() })
+        let map = match self.map {
+            _ if self.is_changed() => return None,
+            None => Some(map),
+            Some(first) if map.undoes(first) => None,
+            Some(_) => return None,
+        };
+        Some(Lazy { map, ..self.clone() })
+    }
+
+    /// Every row changed by `change`, after all changes before.
+    #[must_use]
+    pub fn changed(&self, change: Arc<dyn Change>) -> Lazy {
+        let mut all = self.clone();
+        all.changes.0.push(change);
+        all
+    }
+
+    /// Whether adapters change the rows.
+    pub fn is_changed(&self) -> bool {
+        !self.changes.0.is_empty()
+    }
+
+    /// Values that [`read`](Lazy::read) keeps in memory besides those it gives.
+    pub fn scratch_values(&self) -> usize {
+        self.changes.0.iter().map(|c| c.scratch_values()).max().unwrap_or(0)
     }
 
     /// Reads rows `rows` as f32 into `out`.
@@ -336,27 +362,28 @@ impl Lazy {
         if let Some(map) = self.map {
             map.apply(out);
         }
+        for change in &self.changes.0 {
+            change.apply(rows.clone(), out);
+        }
     }
 
     /// The stored bytes of rows `rows`, if they can be copied as they are: the elements lie without gaps,
     /// start at a block, and no value is changed.
-    pub fn stored<'a>(&self, container: &'a Container, rows: Range<usize>) -> Option<&'a [u8]> {
-        let [view] = self.parts.as_slice() else { return None };
-        if self.map.is_some() || !view.is_contiguous() {
-            return None;
-        }
+    pub fn stored<'a>(&'a self, container: &'a Container, rows: Range<usize>) -> Option<&'a [u8]> {
+        let view = self.single().filter(|v| self.map.is_none() && v.is_contiguous())?;
         let (len, size) = (view.encoding.block_len(), view.encoding.block_bytes());
         let (first, last) = (view.start + rows.start * self.cols(), view.start + rows.end * self.cols());
         if !first.is_multiple_of(len) || !last.is_multiple_of(len) {
             return None;
         }
-        container.bytes(&container.tensors()[view.tensor]).get(first / len * size..last / len * size)
+        let (container, tensor) = view.source.resolve(container);
+        container.bytes(tensor).get(first / len * size..last / len * size)
     }
 
     /// Lets go of the pages that rows `rows` were read from (see [`formats::Mapped::release`]).
     pub fn release(&self, container: &Container, rows: Range<usize>) {
         for part in &self.parts {
-            let tensor = &container.tensors()[part.tensor];
+            let (container, tensor) = part.source.resolve(container);
             if self.parts.len() == 1 && part.is_contiguous() {
                 let (len, size) = (part.encoding.block_len(), part.encoding.block_bytes());
                 let at = |row: usize| ((part.start + row * self.cols()) / len * size) as u64;
@@ -369,7 +396,10 @@ impl Lazy {
 
     /// Numbers of the container's tensors that this one is made of.
     pub fn sources(&self) -> impl Iterator<Item = usize> + '_ {
-        self.parts.iter().map(|p| p.tensor)
+        self.parts.iter().filter_map(|p| match p.source {
+            Source::Own(i) => Some(i),
+            Source::Other(..) => None,
+        })
     }
 }
 

@@ -7,6 +7,7 @@ use formats::Limits;
 use super::tests::{floats, sequence, worst};
 use super::variants::{Tensors, tensors, write};
 use super::*;
+use crate::adapter::{self, Adapter, Layout, TunedState};
 use crate::eval::{Load, Sequence, measure};
 use crate::model::Dims;
 
@@ -14,21 +15,24 @@ fn testdata(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata").join(name)
 }
 
-fn open(path: &Path) -> Runner {
-    let container = formats::open(path, &Limits::default()).unwrap();
-    Runner::new(Model::detect(container, &[]).unwrap(), Options::default()).unwrap()
+fn model(path: &Path) -> Model {
+    Model::detect(formats::open(path, &Limits::default()).unwrap(), &[]).unwrap()
+}
+
+fn runner(model: Model) -> Runner {
+    Runner::new(model, Options::default()).unwrap()
 }
 
 /// A runner of a model with these tensors.
 fn of(folder: &tempfile::TempDir, name: &str, tensors: &Tensors) -> Runner {
     let file = folder.path().join(format!("{name}.safetensors"));
     write(&file, tensors);
-    open(&file)
+    runner(model(&file))
 }
 
 /// The initial state that `golden/record.py` gave the official runner, in either layout.
-fn tuned(runner: &Runner, layout: Layout) -> Tensors {
-    let Dims { layers, heads, head_size: size, .. } = runner.model().dims;
+fn tuned(model: &Model, layout: Layout) -> Tensors {
+    let Dims { layers, heads, head_size: size, .. } = model.dims;
     let block = |layer: usize| {
         let value = |n: usize| ((0.37 * n as f64 + layer as f64).sin() / 2.0) as f32;
         let places = (0..heads * size * size).map(|n| match layout {
@@ -46,17 +50,19 @@ fn an_initial_state_gives_the_logits_of_the_official_runner() {
     for name in ["rwkv5.2-bytes", "rwkv6-bytes", "rwkv7-bytes"] {
         let expected = floats(&testdata(&format!("golden/{name}/fn3.tuned.logits.npy")));
         let mut found = Vec::new();
+        let path = testdata(&format!("{name}.pth"));
+        let file = folder.path().join("state.safetensors");
+        let logits = |layout| {
+            let mut model = model(&path);
+            model.state = Some(TunedState::read(&file, &model, layout).unwrap());
+            sequence(&runner(model), &b"fn ".map(u32::from))
+        };
         for layout in [Layout::ValueKey, Layout::KeyValue] {
-            let mut runner = open(&testdata(&format!("{name}.pth")));
-            let file = folder.path().join("state.safetensors");
-            write(&file, &tuned(&runner, layout));
-            let state = formats::open(&file, &Limits::default()).unwrap();
-            runner.set_initial_state(&state, layout).unwrap();
-            found.push(sequence(&runner, &b"fn ".map(u32::from)));
+            write(&file, &tuned(&model(&path), layout));
+            found.push(logits(layout));
             // The other layout is another state.
             let other = if layout == Layout::ValueKey { Layout::KeyValue } else { Layout::ValueKey };
-            runner.set_initial_state(&state, other).unwrap();
-            assert!(worst(&sequence(&runner, &b"fn ".map(u32::from)), &expected) > 0.1, "{name}");
+            assert!(worst(&logits(other), &expected) > 0.1, "{name}");
         }
         assert_eq!(found[0], found[1], "{name}");
         let difference = worst(&found[0], &expected);
@@ -68,24 +74,23 @@ fn an_initial_state_gives_the_logits_of_the_official_runner() {
 #[test]
 fn a_state_of_another_model_is_refused() {
     let folder = tempfile::tempdir().unwrap();
-    let mut runner = open(&testdata("rwkv7-bytes.pth"));
-    let mut tensors = tuned(&runner, Layout::ValueKey);
-    let refused = |runner: &mut Runner, tensors: &Tensors| {
+    let seven = model(&testdata("rwkv7-bytes.pth"));
+    let mut tensors = tuned(&seven, Layout::ValueKey);
+    let refused = |model: &Model, tensors: &Tensors| {
         let file = folder.path().join("state.safetensors");
         write(&file, tensors);
-        let state = formats::open(&file, &Limits::default()).unwrap();
-        runner.set_initial_state(&state, Layout::ValueKey).unwrap_err().to_string()
+        TunedState::read(&file, model, Layout::ValueKey).unwrap_err().to_string()
     };
     tensors[1].1 = vec![8, 64, 32];
-    let error = refused(&mut runner, &tensors);
+    let error = refused(&seven, &tensors);
     assert!(
         error.contains("\"blocks.1.att.time_state\" has the shape [8, 64, 32], not [4, 64, 64]"),
         "{error}"
     );
     tensors.remove(1);
-    let error = refused(&mut runner, &tensors);
+    let error = refused(&seven, &tensors);
     assert!(error.contains("\"blocks.1.att.time_state\" is missing"), "{error}");
-    let error = refused(&mut open(&testdata("rwkv4-bytes.pth")), &tensors);
+    let error = refused(&model(&testdata("rwkv4-bytes.pth")), &tensors);
     assert!(error.ends_with("rwkv4-bytes.pth is RWKV-4, whose state cannot be tuned"), "{error}");
 }
 
@@ -123,10 +128,11 @@ fn an_adapted_model_is_the_merged_one() {
         let merged = sequence(&of(&folder, "merged", &merged), &prompt);
         let file = folder.path().join("lora.safetensors");
         write(&file, &adapter);
-        let mut adapted = open(&testdata(name));
-        let plain = sequence(&adapted, &prompt);
-        adapted.add_lora(&formats::open(&file, &Limits::default()).unwrap(), ALPHA).unwrap();
-        let difference = worst(&sequence(&adapted, &prompt), &merged);
+        let mut adapted = model(&testdata(name));
+        let options = adapter::Options { alpha: Some(ALPHA), init: None };
+        Adapter::read(&file, &adapted, options).unwrap().merge(&mut adapted);
+        let plain = sequence(&runner(model(&testdata(name))), &prompt);
+        let difference = worst(&sequence(&runner(adapted), &prompt), &merged);
         println!("{name}: {difference:.1e}");
         assert!(difference <= 2e-5, "{name}: {difference}");
         assert!(worst(&plain, &merged) > 0.1, "{name}: the adapter must matter");

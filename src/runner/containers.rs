@@ -32,7 +32,8 @@ fn stored(model: &Model, naming: &Naming) -> Option<Tensors> {
     for held in &model.tensors {
         let stored = naming.store(model.version, held.slot)?;
         assert_eq!(stored.regroup, None, "only hybrids have such tensors");
-        let mut values = lora::read(&model.container, &held.values);
+        let mut values = vec![0.0; held.values.elements()];
+        held.values.read(&model.container, 0..held.values.rows(), &mut values);
         let mut shape = held.values.shape().to_vec();
         if stored.transposed {
             values = swapped(&mut shape, &values);

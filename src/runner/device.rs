@@ -131,7 +131,7 @@ impl Products {
         }
         let shape = (weight.rows(), weight.cols());
         let stored = match weight.values {
-            Values::Stored { container, values, delta: None, .. } => {
+            Values::Stored { container, values, .. } => {
                 let kind = match values.encoding() {
                     Some(Encoding::F16) => Some(DType::F16),
                     Some(Encoding::BF16) => Some(DType::BF16),

@@ -13,7 +13,6 @@ mod arch;
 mod containers;
 mod device;
 mod layer;
-mod lora;
 pub(crate) mod math;
 mod matrix;
 mod norm;
@@ -34,7 +33,7 @@ use std::collections::{BTreeMap, HashMap};
 
 pub use device::Arithmetic;
 pub use sample::Sampler;
-pub use state::{Layout, State};
+pub use state::State;
 
 use crate::error::{Error, Result};
 use crate::model::{Body, Held, Model, Role};
@@ -72,7 +71,6 @@ pub struct Runner {
     places: HashMap<(&'static str, usize), usize>,
     /// Low-rank matrices that are kept decoded.
     kept: HashMap<(&'static str, usize), Dense>,
-    deltas: HashMap<(&'static str, usize), lora::Delta>,
     /// What every text starts from, if not from nothing.
     initial: Option<State>,
     pool: Pool,
@@ -122,6 +120,7 @@ impl Runner {
             held.values.read(&model.container, 0..held.values.rows(), &mut values);
             vectors.entry(held.layer).or_default().insert(held.slot.short_name(), values);
         }
+        let initial = State::tuned(&model);
         let places = model.tensors.iter().enumerate().map(|(i, h)| ((h.slot.name, h.layer), i)).collect();
         let products = match &options.arithmetic {
             Arithmetic::Candle(device) => Some(Products::new(device.clone())),
@@ -135,8 +134,7 @@ impl Runner {
             vectors,
             places,
             kept: HashMap::new(),
-            deltas: HashMap::new(),
-            initial: None,
+            initial,
             pool: Pool::default(),
         };
         if runner.options.keep_low_rank {
@@ -266,11 +264,9 @@ impl Runner {
     }
 
     fn weight<'a>(&'a self, held: &'a Held) -> Weight<'a> {
-        let delta = self.deltas.get(&(held.slot.name, held.layer));
         let values = Values::Stored {
             container: &self.model.container,
             values: &held.values,
-            delta,
             stream: self.options.stream,
         };
         Weight { values, by: self.by(), key: Some((held.slot.name, held.layer)) }

@@ -260,46 +260,6 @@ fn the_projects_own_models_agree_with_the_official_runner() {
     }
 }
 
-/// The change that an adapter makes is the one of its matrices, and replaced vectors are replaced.
-#[test]
-fn an_adapter_changes_the_weights() {
-    use formats::Limits;
-    let testdata = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata");
-    let path = testdata.join("rwkv7-bytes.pth");
-    let mut adapted = runner(&path, Options::default());
-    let (outs, ins) = (adapted.model().dims.embd, adapted.model().dims.embd);
-    let a: Vec<f32> = (0..2 * ins).map(|i| (i as f32 * 0.7).sin()).collect();
-    let b: Vec<f32> = (0..outs * 2).map(|i| (i as f32 * 0.3).cos() / 50.0).collect();
-    let norm = vec![0.9f32; ins];
-    let tensors = [
-        ("blocks.1.att.key.lora_A", vec![2, ins], &a),
-        ("blocks.1.att.key.lora_B", vec![outs, 2], &b),
-        ("blocks.1.ln1.weight", vec![ins], &norm),
-    ];
-    let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("lora.safetensors");
-    super::variants::write(
-        &file,
-        &tensors.map(|(name, shape, values)| (name.to_owned(), shape, values.clone())),
-    );
-    adapted.add_lora(&formats::open(&file, &Limits::default()).unwrap(), 4.0).unwrap();
-
-    let plain = runner(&path, Options::default());
-    let layer = |runner| Layer { runner, index: 1 };
-    assert_eq!(layer(&adapted).vector("ln1.weight"), norm);
-    let mut x = Pool::default().matrix(1, ins);
-    x.data.fill(0.0);
-    x.data[5] = 1.0;
-    let column = |runner| layer(runner).matrix("att.key.weight").multiply(&x).data.clone();
-    let (before, after) = (column(&plain), column(&adapted));
-    for o in 0..outs {
-        let change = 4.0 / 2.0 * (b[2 * o] * a[5] + b[2 * o + 1] * a[ins + 5]);
-        assert!((after[o] - before[o] - change).abs() < 1e-5);
-    }
-    let error = adapted.add_lora(&formats::open(&path, &Limits::default()).unwrap(), 4.0).unwrap_err();
-    assert!(error.to_string().contains("emb.weight"), "{error}");
-}
-
 /// candle's products, by its own kernels, are near ours.
 #[test]
 fn candle_computes_the_same_products() {

@@ -13,7 +13,6 @@ use rayon::prelude::*;
 use super::arch::amx;
 use super::arch::{FEW, Level, interleave, product, product_of_few, split_columns, strips_len};
 use super::device::Products;
-use super::lora::Delta;
 use super::matrix::{Aligned, Matrix, aligned};
 use crate::model::Lazy;
 
@@ -52,8 +51,6 @@ pub(super) enum Values<'a> {
     Stored {
         container: &'a Container,
         values: &'a Lazy,
-        /// What an adapter adds.
-        delta: Option<&'a Delta>,
         /// Let go of the pages of a panel once it is decoded.
         stream: bool,
     },
@@ -223,13 +220,11 @@ impl Weight<'_> {
         SPARE.lock().unwrap_or_else(PoisonError::into_inner).push(activations);
     }
 
-    /// The stored bytes of some rows, if they are bf16 and nothing is added to them: one part holds them exactly.
+    /// The stored bytes of some rows, if they are bf16 and nothing changes them: one part holds them exactly.
     #[cfg(target_arch = "x86_64")]
     fn halves(&self, rows: std::ops::Range<usize>) -> Option<&[u8]> {
         match self.values {
-            Values::Stored { container, values, delta: None, .. }
-                if values.encoding() == Some(Encoding::BF16) =>
-            {
+            Values::Stored { container, values, .. } if values.encoding() == Some(Encoding::BF16) => {
                 values.stored(container, rows)
             }
             _ => None,
@@ -241,16 +236,11 @@ impl Weight<'_> {
         let cols = self.cols();
         match self.values {
             Values::Dense(dense) => work(&dense.data[rows.start * cols..rows.end * cols]),
-            Values::Stored { container, values, delta, stream } => ROWS.with_borrow_mut(|out| {
+            Values::Stored { container, values, stream } => ROWS.with_borrow_mut(|out| {
                 out.resize(rows.len() * cols, 0.0);
                 values.read(container, rows.clone(), out);
                 if stream {
-                    values.release(container, rows.clone());
-                }
-                if let Some(delta) = delta {
-                    for (row, out) in rows.zip(out.chunks_mut(cols)) {
-                        delta.add_to(row, out);
-                    }
+                    values.release(container, rows);
                 }
                 work(out)
             }),

@@ -6,15 +6,17 @@
 use formats::{Metadata, Planned, pth};
 use quant::Encoding;
 
+use super::adapters::state_items;
 use super::files::names;
 use super::{Files, Item, Objection, Order, PlannedFile, Target};
+use crate::adapter::Layout;
 use crate::error::{Error, Result};
 use crate::model::{Body, Held, Model, Scope, Version};
 use crate::recipe::FileType;
 
 /// The folder in a torch file's archive: torch's name for what is saved into memory. (It is not taken from the
 /// output's name, so that a file's bytes do not depend on its name.)
-const ROOT: &str = "archive";
+pub(super) const ROOT: &str = "archive";
 
 /// The target safetensors.
 pub struct Safetensors;
@@ -52,6 +54,10 @@ impl Target for Safetensors {
     }
 
     fn splits(&self) -> bool {
+        true
+    }
+
+    fn holds_state(&self) -> bool {
         true
     }
 
@@ -116,6 +122,10 @@ impl Target for Torch {
         Some("source")
     }
 
+    fn holds_state(&self) -> bool {
+        true
+    }
+
     fn check(&self, _: &Model) -> Result<Vec<Objection>> {
         Ok(Vec::new())
     }
@@ -134,9 +144,12 @@ impl Target for Torch {
     }
 }
 
-/// Every tensor that the model has, as it is.
+/// Every tensor that the model has, as it is, and its tuned state.
 fn items(model: &Model, file_type: &FileType) -> Result<Vec<Item>> {
-    model.tensors.iter().map(|held| item(held, held.name(), model, file_type)).collect()
+    let items = model.tensors.iter().map(|held| item(held, held.name(), model, file_type));
+    let mut items = items.collect::<Result<Vec<_>>>()?;
+    items.extend(state_items(model, Layout::ValueKey, file_type)?);
+    Ok(items)
 }
 
 fn item(held: &Held, name: String, model: &Model, file_type: &FileType) -> Result<Item> {

@@ -31,6 +31,7 @@ for quantized in "$data"/*-Q5_?.bin; do
 done
 "$venv/bin/python" -B "$here/check_hybrids.py"
 "$venv/bin/python" -B "$here/check_tokenizer.py"
+"$venv/bin/python" -B "$here/check_adapters.py"
 "$venv/bin/python" -B "$here/check_perplexity.py"
 "${TORCH_PYTHON:-$venv/bin/python}" -B "$here/check_targets.py"
 exec "$venv/bin/python" -B "$here/check_llama_cpp.py"

@@ -146,8 +146,8 @@ fn what_cannot_be_evaluated_is_said() {
     fs::write(&tokens, "1 2 300 4").unwrap();
     let stderr = said(&["eval-ppl", &model, tokens.to_str().unwrap(), "--ctx", "4"], 2);
     assert!(stderr.contains("the token 300 is unknown to "), "{stderr}");
-    let stderr = said(&["eval-ppl", &model, &short, "--lora", "x"], 2);
-    assert!(stderr.contains("--lora-alpha"), "{stderr}");
+    let stderr = said(&["eval-ppl", &model, &short, "--lora", &model], 1);
+    assert!(stderr.contains("is no adapter: it holds no LoRA"), "{stderr}");
 }
 
 #[test]

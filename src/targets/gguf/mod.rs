@@ -38,6 +38,15 @@ const HEAD_SIZE_DIVISOR: f64 = 8.0;
 const F32_ONLY: &[&str] =
     &["time_mix_w1.weight", "time_mix_w2.weight", "time_mix_decay_w1.weight", "time_mix_decay_w2.weight"];
 
+/// The name of llama.cpp's architecture of a model, which adapters state too.
+///
+/// # Errors
+/// [`Error::Model`] if llama.cpp has none.
+pub(super) fn architecture_name(model: &Model) -> Result<&'static str> {
+    let architecture = Architecture::of(model.version).ok_or_else(|| super::refused(&Gguf, model))?;
+    Ok(architecture.name)
+}
+
 impl Target for Gguf {
     fn id(&self) -> &'static str {
         "gguf"
