@@ -1,6 +1,10 @@
 //! Where everything will lie in a file to be written, known before any work.
 
+use std::collections::BTreeMap;
+
 use quant::Encoding;
+
+use crate::container::Split;
 
 /// A tensor to be written.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,6 +32,8 @@ pub struct Placement {
     pub head: Vec<u8>,
     /// Where each tensor's data starts, in the order given.
     pub offsets: Vec<u64>,
+    /// Where the other parts of split tensors are, by the tensor's number; their codes are at its offset.
+    pub splits: BTreeMap<usize, Split>,
     /// Bytes behind the head that are no tensor's data, by offset: formats without a table at the start
     /// describe every tensor in front of its data.
     pub between: Vec<(u64, Vec<u8>)>,

@@ -123,6 +123,16 @@ impl Encoding {
         matches!(self, Encoding::Int8 | Encoding::Fp4)
     }
 
+    /// How many bytes at the start of a block are codes, if files keep the codes of all blocks in one place and the
+    /// scales in another; else the whole block.
+    pub const fn code_bytes(self) -> usize {
+        match self {
+            Encoding::Int8 => 128,
+            Encoding::Fp4 => 32,
+            _ => self.block_bytes(),
+        }
+    }
+
     /// Exact bytes of a matrix of so many rows and columns; `None` as for [`row_bytes`](Encoding::row_bytes).
     pub fn matrix_bytes(self, rows: u64, cols: u64) -> Option<u64> {
         if self.crosses_rows() {

@@ -8,7 +8,7 @@
 //! ```
 //!
 //! Blocks run across row ends. In a file the codes of all blocks stand first and the scales elsewhere
-//! ([`CODE_BYTES`](Int8::CODE_BYTES) tells where a block is cut). The error of int8 is at most `(max - min) / 510`,
+//! ([`Encoding::code_bytes`] tells where a block is cut). The error of int8 is at most `(max - min) / 510`,
 //! that of fp4 half the gap of the levels times `absmax`. web-rwkv quantizes f16 weights; weights here are rounded to
 //! f16 first, so [`encode`](Codec::encode) makes the bytes that it would make.
 
@@ -36,17 +36,13 @@ pub static NF4: Fp4 = Fp4 { codebook: codebook::NF4 };
 pub static SF4: Fp4 = Fp4 { codebook: codebook::SF4 };
 
 impl Int8 {
-    /// Values of a block.
-    pub const BLOCK: usize = Encoding::Int8.block_len();
-    /// Bytes of a block's codes; the scales follow.
-    pub const CODE_BYTES: usize = 128;
+    const BLOCK: usize = Encoding::Int8.block_len();
+    const CODE_BYTES: usize = Encoding::Int8.code_bytes();
 }
 
 impl Fp4 {
-    /// Values of a block.
-    pub const BLOCK: usize = Encoding::Fp4.block_len();
-    /// Bytes of a block's codes; the scale follows.
-    pub const CODE_BYTES: usize = 32;
+    const BLOCK: usize = Encoding::Fp4.block_len();
+    const CODE_BYTES: usize = Encoding::Fp4.code_bytes();
 
     /// The codes of `x` for a scale that is divided by, and the scale as it is stored; `inverse` is what web-rwkv
     /// multiplies by.
