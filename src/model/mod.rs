@@ -24,6 +24,7 @@ pub mod v7;
 pub use detect::{Dropped, Held, Model};
 pub use lazy::{Lazy, Map};
 pub use naming::{NAMINGS, Naming, Stored};
+pub(crate) use naming::{prefab, web_rwkv};
 pub use shape::{Dims, Ranks};
 pub use slot::{Dim, Rank, Role, Scope, Slot};
 
