@@ -1,30 +1,35 @@
 //! From a model and what is wanted to a plan: for every tensor its encoding, exact bytes and place. Pure: no
 //! file is read or written beyond what describes the tensors.
 
+use std::collections::BTreeSet;
+use std::path::Path;
 use std::sync::Arc;
 
-use formats::{Metadata, Placement, Planned};
+use formats::{Metadata, Planned, Split};
 use quant::{Encoding, codec};
 
 use crate::about::About;
 use crate::error::{Error, Result};
-use crate::importance::Importance;
 use crate::model::{Dropped, Lazy, Model, Role};
 use crate::recipe::{Fallback, Recipe, fitting};
-use crate::targets::{Objection, Target};
+use crate::targets::{self, Files, Item, Objection, Order, Output, PlannedFile, SmallFile, Target};
 
-/// Everything about a file to be written, known before any work.
+/// Everything about the files to be written, known before any work.
 #[derive(Debug)]
 pub struct Plan {
     /// What kind of file.
     pub target: &'static dyn Target,
     /// What was wanted.
     pub recipe: Recipe,
-    /// Its metadata.
+    /// What the files are on disk.
+    pub output: Output,
+    /// What they say besides tensors, as it is read back.
     pub metadata: Metadata,
-    /// Where everything lies.
-    pub placement: Placement,
-    /// Its tensors, in file order.
+    /// The files with tensors, and where everything lies in them.
+    pub files: Vec<PlannedFile>,
+    /// The files beside them.
+    pub small: Vec<SmallFile>,
+    /// The tensors of the model, in file order.
     pub tensors: Vec<Write>,
     /// Tensors of the source that are not written, each with the rule.
     pub dropped: Vec<Dropped>,
@@ -32,7 +37,16 @@ pub struct Plan {
     pub objections: Vec<Objection>,
 }
 
-/// A tensor to be written.
+/// What is wanted of the files, not of the weights.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Wishes {
+    /// Write them even if the runtime is known to compute something else with them.
+    pub force: bool,
+    /// Most bytes of tensors in a file, so that several may be needed.
+    pub split_max_bytes: Option<u64>,
+}
+
+/// A tensor of the model to be written.
 #[derive(Debug)]
 pub struct Write {
     /// Its name in the file.
@@ -47,90 +61,107 @@ pub struct Write {
     pub wanted: Encoding,
     /// How much each of its columns matters.
     pub importance: Option<Arc<[f32]>>,
-    /// Where its data starts in the file.
+    /// Where its bytes go. Rows are encoded to the bytes of the first part for all of them, then those of the second,
+    /// and so on.
+    pub parts: Vec<Part>,
+}
+
+/// A tensor of a file: all of a model's tensor or, of encodings that keep codes and scales apart, one part of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// What the file says of it.
+    pub planned: Planned,
+    /// Number of the file.
+    pub file: usize,
+    /// Where its data starts in the file; of a split tensor, the codes.
     pub offset: u64,
+    /// Where the rest of a split tensor is.
+    pub split: Option<Split>,
+    /// How many bytes of it each row of the model's tensor takes.
+    pub row_bytes: usize,
+}
+
+impl Write {
+    /// How many bytes a row takes, all parts together.
+    pub fn row_bytes(&self) -> usize {
+        self.parts.iter().map(|p| p.row_bytes).sum()
+    }
+
+    /// The fewest rows after which a row and a block start together.
+    pub fn rows_of_whole_blocks(&self) -> usize {
+        let (cols, len) = (self.values.cols().max(1), self.encoding.block_len());
+        (1..=len).find(|rows| (rows * cols).is_multiple_of(len)).unwrap_or(len)
+    }
+
     /// How many bytes it takes.
-    pub bytes: u64,
+    pub fn bytes(&self) -> u64 {
+        (self.row_bytes() * self.values.rows()) as u64
+    }
 }
 
 impl Plan {
-    /// Plans `model` as a file for `target`.
+    /// Plans `model` as `out`, a file or folder for `target`.
     ///
     /// # Errors
-    /// If the target cannot hold the model, or would compute something else with it and `force` is not set.
+    /// If the target cannot hold the model, or would compute something else with it and that is not forced.
     pub fn new(
         model: &Model,
         target: &'static dyn Target,
         recipe: Recipe,
         about: &About,
-        force: bool,
+        out: &Path,
+        wishes: Wishes,
     ) -> Result<Plan> {
+        targets::admit(target, model, recipe.file_type)?;
         let objections = target.check(model)?;
-        if let (false, Some(first)) = (force, objections.first()) {
+        if let (false, Some(first)) = (wishes.force, objections.first()) {
             return Err(Error::Model {
                 path: model.container.path().to_owned(),
                 what: first.what.clone(),
                 help: format!("{}; --force-target writes the file all the same", first.help),
             });
         }
-        let items = target.items(model)?;
-        let weights = items.iter().map(|i| i.values.elements() as u64).sum();
-        let mut metadata = target.metadata(model, about, recipe.file_type, weights)?;
-
-        let mut planned = Vec::new();
-        let mut choices = Vec::new();
-        for item in &items {
-            let wanted = item.fixed.unwrap_or_else(|| recipe.wanted(item.role, item.values.encoding()));
-            let encoding = fitting(wanted, item.values.cols());
-            if encoding != wanted && recipe.fallback == Fallback::Error {
-                return Err(Error::Tensor {
-                    path: model.container.path().to_owned(),
-                    tensor: item.name.clone(),
-                    what: format!(
-                        "has rows of {}, which are no whole blocks of {wanted}",
-                        item.values.cols()
-                    ),
-                    help: format!("--fallback warn stores it as {encoding}"),
-                });
-            }
-            if !codec(encoding).is_some_and(quant::Codec::can_encode) {
-                return Err(Error::Usage {
-                    what: format!("tensors cannot be encoded as {encoding}"),
-                    help: "choose another file type".to_owned(),
-                });
-            }
-            planned.push(Planned { name: item.name.clone(), encoding, shape: item.values.shape().to_vec() });
-            let importance = match &recipe.importance {
-                Some(importance) if !encoding.is_plain() && item.fixed.is_none() => importance.of(item)?,
-                _ => None,
-            };
-            choices.push((wanted, importance));
+        if wishes.split_max_bytes.is_some() && !target.splits() {
+            return Err(Error::Usage {
+                what: format!("nothing loads {} files in parts", target.name()),
+                help: "leave --split-max-size out".to_owned(),
+            });
         }
-        metadata.extend(recipe.importance.iter().flat_map(Importance::keys));
-        let placement = target.place(&metadata, &planned)?;
+        let items = target.items(model, recipe.file_type)?;
+        let weights = items.iter().map(|i| i.values.elements() as u64).sum();
+        let mut tensors =
+            items.into_iter().map(|item| choose(item, model, &recipe)).collect::<Result<Vec<_>>>()?;
+        let planned: Vec<Planned> =
+            tensors.iter().flat_map(|t| &t.parts).map(|p| p.planned.clone()).collect();
+        let groups = targets::groups(&planned, wishes.split_max_bytes);
+        let order = Order { model, about, recipe: &recipe, weights, out };
+        let Files { metadata, files, small } = target.files(&order, &groups)?;
 
-        let tensors = items
-            .into_iter()
-            .zip(&planned)
-            .zip(choices)
-            .zip(&placement.offsets)
-            .map(|(((item, planned), (wanted, importance)), offset)| Write {
-                name: item.name,
-                role: item.role,
-                values: item.values,
-                encoding: planned.encoding,
-                wanted,
-                importance,
-                offset: *offset,
-                bytes: planned.bytes().unwrap_or(0),
-            })
-            .collect();
-        Ok(Plan { target, recipe, metadata, placement, tensors, dropped: dropped(model), objections })
+        let places = files.iter().enumerate();
+        let places = places.flat_map(|(file, f)| {
+            f.layout.offsets().iter().enumerate().map(move |(i, o)| (file, *o, f.layout.split(i)))
+        });
+        for (part, place) in tensors.iter_mut().flat_map(|t| &mut t.parts).zip(places) {
+            (part.file, part.offset, part.split) = place;
+        }
+        let output = match (target.is_folder(), files.len() + small.len()) {
+            (true, _) => Output::Folder,
+            (false, 1) => Output::File,
+            (false, _) => Output::Set,
+        };
+        let dropped = dropped(model, &tensors);
+        Ok(Plan { target, recipe, output, metadata, files, small, tensors, dropped, objections })
     }
 
-    /// Size of the file.
+    /// Size of all files.
     pub fn total_bytes(&self) -> u64 {
-        self.placement.total_bytes
+        let small: u64 = self.small.iter().map(|f| f.bytes.len() as u64).sum();
+        self.files.iter().map(|f| f.layout.total_bytes()).sum::<u64>() + small
+    }
+
+    /// What all files take besides the data of tensors.
+    pub fn frame_bytes(&self) -> u64 {
+        self.total_bytes() - self.tensors.iter().map(Write::bytes).sum::<u64>()
     }
 
     /// Number of weights written.
@@ -138,7 +169,7 @@ impl Plan {
         self.tensors.iter().map(|t| t.values.elements() as u64).sum()
     }
 
-    /// Bits a weight of the whole file, metadata included.
+    /// Bits a weight of all files, metadata included.
     pub fn bits_per_weight(&self) -> f64 {
         self.total_bytes() as f64 * 8.0 / self.weights() as f64
     }
@@ -147,11 +178,48 @@ impl Plan {
     pub fn fallbacks(&self) -> impl Iterator<Item = &Write> {
         self.tensors.iter().filter(|t| t.encoding != t.wanted)
     }
+
+    /// The tensors of all files, in order.
+    pub fn parts(&self) -> impl Iterator<Item = &Part> {
+        self.tensors.iter().flat_map(|t| &t.parts)
+    }
 }
 
-/// What the reader dropped, and block 0's value residual, which no version ever reads.
-fn dropped(model: &Model) -> Vec<Dropped> {
+/// Chooses how a tensor is encoded; its place is still to be told.
+fn choose(item: Item, model: &Model, recipe: &Recipe) -> Result<Write> {
+    let wanted = item.fixed.unwrap_or_else(|| recipe.wanted(item.role, item.values.encoding()));
+    let (rows, cols) = (item.values.rows(), item.values.cols());
+    let encoding = fitting(wanted, rows, cols);
+    if encoding != wanted && recipe.fallback == Fallback::Error {
+        return Err(Error::Tensor {
+            path: model.container.path().to_owned(),
+            tensor: item.name.clone(),
+            what: format!("has {rows} rows of {cols}, which cannot be stored as {wanted}"),
+            help: format!("--fallback warn stores it as {encoding}"),
+        });
+    }
+    if !codec(encoding).is_some_and(quant::Codec::can_encode) {
+        return Err(Error::Usage {
+            what: format!("tensors cannot be encoded as {encoding}"),
+            help: "choose another file type".to_owned(),
+        });
+    }
+    let importance = match &recipe.importance {
+        Some(importance) if !encoding.is_plain() && item.fixed.is_none() => importance.of(&item)?,
+        _ => None,
+    };
+    let planned = Planned { name: item.name.clone(), encoding, shape: item.values.shape().to_vec() };
+    let row_bytes = (planned.bytes().unwrap_or(0) as usize).checked_div(rows).unwrap_or(0);
+    let parts = vec![Part { planned, file: 0, offset: 0, split: None, row_bytes }];
+    let Item { name, role, values, .. } = item;
+    Ok(Write { name, role, values, encoding, wanted, importance, parts })
+}
+
+/// What the reader dropped, and block 0's value residual, which no version ever reads, if it is not written.
+fn dropped(model: &Model, tensors: &[Write]) -> Vec<Dropped> {
+    let written: BTreeSet<usize> = tensors.iter().flat_map(|t| t.values.sources()).collect();
     let unread = model.tensors.iter().filter(|t| t.is_unread());
+    let unread = unread.filter(|t| !t.values.sources().all(|s| written.contains(&s)));
     let unread = unread.map(|t| Dropped {
         name: t.name(),
         rule: "block 0 has no earlier value to mix in, so it is never read".to_owned(),

@@ -225,12 +225,19 @@ fn a_gate_is_there_as_a_whole_or_not_at_all() {
 }
 
 #[test]
-fn targets_for_other_runtimes_can_refuse_hybrids() {
-    let container = formats::open(&testdata("hybrids/arwkv7"), &Limits::default()).unwrap();
-    let model = rwkv_quant::model::Model::detect(container, &[]).unwrap();
-    let error = rwkv_quant::targets::refuse_hybrid(&model, "web-rwkv").unwrap_err();
-    assert!(error.to_string().ends_with("is ARWKV-7 (RWKV-7 in a Qwen2 model), which web-rwkv cannot run"));
-    assert_eq!(error.help().unwrap(), "llama.cpp can: give the output the extension .gguf");
+fn other_targets_refuse_hybrids_and_name_the_one_that_does_not() {
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["out.safetensors", "out.pth"] {
+        let out = dir.path().join(name);
+        let ran = Command::new(env!("CARGO_BIN_EXE_rwkv-quant"))
+            .arg("convert")
+            .args([&testdata("hybrids/arwkv7"), &out])
+            .output()
+            .unwrap();
+        let said = String::from_utf8(ran.stderr).unwrap();
+        assert!(said.contains("is ARWKV-7 (RWKV-7 in a Qwen2 model), and"), "{said}");
+        assert!(said.contains("these can hold it: .gguf (llama.cpp"), "{said}");
+    }
 }
 
 #[test]

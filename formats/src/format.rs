@@ -62,8 +62,7 @@ impl fmt::Debug for dyn Format {
 }
 
 /// Every format, in the order they are tried.
-pub static FORMATS: &[&dyn Format] =
-    &[
+pub static FORMATS: &[&dyn Format] = &[
     &crate::gguf::Gguf,
     &crate::rwkv_cpp::RwkvCpp,
     &crate::pth::Pth,

@@ -21,11 +21,12 @@ use crate::json::{self, Members};
 use crate::limits::Limits;
 use crate::mapped::Mapped;
 use crate::open::open_file;
+use crate::placement::Planned;
 use crate::shards::{self, Part};
 use crate::value::Value;
 
 /// What stands in the name of an index behind the name of the model.
-pub(crate) const INDEX_SUFFIX: &str = ".index.json";
+pub const INDEX_SUFFIX: &str = ".index.json";
 /// What a folder is searched for.
 const LOOKED_FOR: &str = "model.safetensors, pytorch_model.bin, *.index.json, *.safetensors, \
      *.st, *.pth, *.gguf, pytorch_model*.bin";
@@ -89,6 +90,17 @@ pub(crate) fn config(
         return Ok(None);
     }
     json::read(&Mapped::open(&path)?, "bytes of config", limits.config_bytes).map(Some)
+}
+
+/// The text of an index: which of these files holds which tensors, as transformers writes it.
+pub fn index<'a>(files: impl IntoIterator<Item = (&'a str, &'a [Planned])>) -> String {
+    let (mut total_bytes, mut places) = (0, BTreeMap::new());
+    for (file, tensors) in files {
+        total_bytes += tensors.iter().filter_map(Planned::bytes).sum::<u64>();
+        places.extend(tensors.iter().map(|t| (t.name.as_str(), file)));
+    }
+    let value = serde_json::json!({"metadata": {"total_size": total_bytes}, "weight_map": places});
+    format!("{value:#}\n")
 }
 
 /// Opens the one model in a folder.

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use quant::Encoding;
 
 use crate::container::Split;
+use crate::pth::PthPlacement;
 
 /// A tensor to be written.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,4 +40,66 @@ pub struct Placement {
     pub between: Vec<(u64, Vec<u8>)>,
     /// Size of the whole file.
     pub total_bytes: u64,
+}
+
+/// Where everything will lie in a file of any format.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Layout {
+    /// All bytes but the data are known beforehand.
+    Known(Placement),
+    /// A torch file, which also holds checksums of the data.
+    Torch(PthPlacement),
+}
+
+impl Layout {
+    /// Where each tensor's data starts, in the order given.
+    pub fn offsets(&self) -> &[u64] {
+        match self {
+            Layout::Known(placement) => &placement.offsets,
+            Layout::Torch(placement) => &placement.offsets,
+        }
+    }
+
+    /// Where the other parts of tensor number `i` are, if it is split.
+    pub fn split(&self, i: usize) -> Option<Split> {
+        match self {
+            Layout::Known(placement) => placement.splits.get(&i).copied(),
+            Layout::Torch(_) => None,
+        }
+    }
+
+    /// Size of the whole file.
+    pub fn total_bytes(&self) -> u64 {
+        match self {
+            Layout::Known(placement) => placement.total_bytes,
+            Layout::Torch(placement) => placement.total_bytes,
+        }
+    }
+
+    /// All bytes that are no tensor's data, as pieces with their offsets; what lies between them and the data is
+    /// zero. `crcs` are the CRC-32s (of zip and zlib) of the tensors' data, in the order given.
+    ///
+    /// # Panics
+    /// If there are not as many CRCs as tensors.
+    pub fn finish(&self, crcs: &[u32]) -> Vec<(u64, Vec<u8>)> {
+        assert_eq!(crcs.len(), self.offsets().len(), "one CRC-32 for each tensor");
+        match self {
+            Layout::Known(Placement { head, between, .. }) => {
+                std::iter::once((0, head.clone())).chain(between.iter().cloned()).collect()
+            }
+            Layout::Torch(placement) => placement.finish(crcs),
+        }
+    }
+}
+
+impl From<Placement> for Layout {
+    fn from(placement: Placement) -> Layout {
+        Layout::Known(placement)
+    }
+}
+
+impl From<PthPlacement> for Layout {
+    fn from(placement: PthPlacement) -> Layout {
+        Layout::Torch(placement)
+    }
 }

@@ -11,11 +11,37 @@ use crate::error::{Blame, Error, Result};
 use crate::format::Format;
 use crate::limits::Limits;
 use crate::open::read_part;
+use crate::value::{Metadata, Value};
 use crate::{gguf, hf};
 
 const SPLIT_NO: &str = "split.no";
 const SPLIT_COUNT: &str = "split.count";
 const SPLIT_TENSORS: &str = "split.tensors.count";
+
+/// The name of part `number` (from 1) of `count` of a model that would be named `PREFIX.EXTENSION` in one file.
+///
+/// ```
+/// assert_eq!(formats::part_name("model", 2, 3, "gguf"), "model-00002-of-00003.gguf");
+/// ```
+pub fn part_name(prefix: &str, number: usize, count: usize, extension: &str) -> String {
+    format!("{prefix}-{number:05}-of-{count:05}.{extension}")
+}
+
+/// The keys of part `number` (from 0) of `count` of a GGUF model of so many tensors in all.
+///
+/// # Errors
+/// [`Error::CannotHold`] if there are more than the keys can count.
+pub fn split_keys(number: usize, count: usize, tensors: usize) -> Result<Metadata> {
+    let cannot = |what: String| Error::CannotHold { format: "GGUF", what, tensor: None };
+    let short =
+        |n: usize| u16::try_from(n).map_err(|_| cannot(format!("{count} parts, and 65535 can be counted")));
+    let tensors = i32::try_from(tensors).map_err(|_| cannot(format!("{tensors} tensors")))?;
+    Ok(vec![
+        (SPLIT_NO.to_owned(), Value::U16(short(number)?)),
+        (SPLIT_COUNT.to_owned(), Value::U16(short(count)?)),
+        (SPLIT_TENSORS.to_owned(), Value::I32(tensors)),
+    ])
+}
 
 /// What the name of a part says.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -11,21 +11,25 @@ use crate::error::Result;
 use crate::importance::Importance;
 use crate::model::Model;
 use crate::pipeline::{self, Budget};
-use crate::plan::Plan;
+use crate::plan::{Plan, Wishes};
 use crate::recipe::{Fallback, FileType, Mix, Recipe, Search};
 use crate::report::{Conversion, Progress, Style};
-use crate::targets;
+use crate::targets::{self, TARGETS, Target};
 
 /// Converts a checkpoint into a file that a runtime loads.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// The model: a .pth, .safetensors, .st, .gguf or rwkv.cpp .bin file, any part of a sharded set, or a folder
     input: PathBuf,
-    /// The file to write; its extension tells the format
+    /// The file or folder to write; a file's extension tells the format
     output: PathBuf,
-    /// File type
+    /// File type; see `rwkv-quant targets` for who has which [default: where there is no quantization, `source`: as
+    /// it is]
     #[arg(long = "type", short = 't', value_name = "TYPE", value_parser = file_type(), ignore_case = true)]
-    file_type: &'static FileType,
+    file_type: Option<&'static FileType>,
+    /// What to write, whatever the extension
+    #[arg(long, value_name = "TARGET", value_parser = target())]
+    to: Option<String>,
     /// Whose choice of types for the tensors
     #[arg(long, value_enum, default_value_t)]
     mix: Mix,
@@ -38,6 +42,9 @@ pub(super) struct Args {
     /// Importance matrix of llama.cpp (GGUF or .dat): columns that matter more get the smaller errors
     #[arg(long, value_name = "FILE")]
     imatrix: Option<PathBuf>,
+    /// Spread the tensors over files that hold at most so much of them
+    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    split_max_size: Option<u64>,
     /// Show what would be written, and write nothing
     #[arg(long)]
     dry_run: bool,
@@ -105,19 +112,26 @@ fn file_type() -> impl TypedValueParser<Value = &'static FileType> {
     PossibleValuesParser::new(FileType::names()).try_map(|name| FileType::named(&name))
 }
 
+fn target() -> impl TypedValueParser<Value = String> {
+    PossibleValuesParser::new(TARGETS.iter().map(|t| t.id()))
+}
+
 pub(super) fn run(args: &Args, style: Style) -> Result<()> {
     let start = Instant::now();
-    let target = targets::of_path(&args.output)?;
+    let target = targets::choose(&args.output, args.to.as_deref())?;
+    let file_type = targets::type_or_default(target, args.file_type)?;
     let model = open_model(&args.input, &args.drop)?;
-    let about = about(&args.about, &model)?;
+    targets::admit(target, &model, file_type)?;
+    let about = about(&args.about, &model, target)?;
     let recipe = Recipe {
-        file_type: args.file_type,
+        file_type,
         mix: args.mix,
         fallback: args.fallback,
         search: args.search,
         importance: args.imatrix.as_deref().map(Importance::load).transpose()?,
     };
-    let plan = Plan::new(&model, target, recipe, &about, args.force_target)?;
+    let wishes = Wishes { force: args.force_target, split_max_bytes: args.split_max_size };
+    let plan = Plan::new(&model, target, recipe, &about, &args.output, wishes)?;
     let threads = match args.threads {
         Some(n) => n.into(),
         None => std::thread::available_parallelism().map_or(1, Into::into),
@@ -137,7 +151,7 @@ pub(super) fn run(args: &Args, style: Style) -> Result<()> {
 }
 
 /// What the flags say, else what the source says.
-fn about(args: &AboutArgs, model: &Model) -> Result<About> {
+fn about(args: &AboutArgs, model: &Model, target: &dyn Target) -> Result<About> {
     let mut about = About::stated(model, !args.no_card)?;
     for (field, flag) in [
         ("name", &args.name),
@@ -155,6 +169,8 @@ fn about(args: &AboutArgs, model: &Model) -> Result<About> {
     if let Some(id) = &args.base_model {
         about.set_base_model(id);
     }
-    about.tokenize(model, args.vocab.as_deref(), args.chat_template.as_deref())?;
+    if target.tokenizes() {
+        about.tokenize(model, args.vocab.as_deref(), args.chat_template.as_deref())?;
+    }
     Ok(about)
 }

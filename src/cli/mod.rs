@@ -8,6 +8,7 @@ mod generated;
 mod inspect;
 mod runnable;
 mod size;
+mod targets;
 mod tokenize;
 mod verify;
 
@@ -64,6 +65,8 @@ enum Command {
     Generate(Box<generate::Args>),
     /// Turns text into tokens, or tokens into text
     Tokenize(tokenize::Args),
+    /// Lists what can be written: for which programs, of which versions, in which types
+    Targets(targets::Args),
     /// Prints the completions of a shell
     Completions(generated::Completions),
     /// Prints the manual page, or writes those of all commands into a folder
@@ -82,6 +85,7 @@ pub fn main() -> ExitCode {
         Command::EvalPpl(args) => eval_ppl::run(&args, cli.format),
         Command::Generate(args) => generate::run(&args, cli.format),
         Command::Tokenize(args) => tokenize::run(&args, cli.format),
+        Command::Targets(args) => targets::run(&args, cli.format),
         Command::Completions(args) => generated::completions(&args),
         Command::Man(args) => generated::man(&args),
     };

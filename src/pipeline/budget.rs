@@ -30,8 +30,8 @@ impl Budget {
     /// [`Error::Resources`] if one thread on single rows needs more.
     pub fn new(plan: &Plan, threads: usize, max_bytes: Option<u64>) -> Result<Budget> {
         let longest_row = plan.tensors.iter().map(|t| t.values.cols()).max().unwrap_or(1);
-        // The description of the file is held twice while the result is verified.
-        let fixed = BASE_BYTES + 2 * plan.placement.head.len() as u64;
+        // The description of the files is held twice while the result is verified.
+        let fixed = BASE_BYTES + 2 * plan.frame_bytes();
         let need = |threads: usize, values: usize| fixed + (threads * values) as u64 * BYTES_PER_VALUE;
         let max_bytes = max_bytes.unwrap_or_else(|| DEFAULT_BYTES.max(need(1, longest_row)));
         let least = need(1, longest_row);

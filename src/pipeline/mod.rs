@@ -1,4 +1,4 @@
-//! How a planned file is written: a grid of chunks, encoded in parallel, written in place, verified, renamed.
+//! How planned files are written: a grid of chunks, encoded in parallel, written in place, verified, renamed.
 //!
 //! A chunk is a run of whole rows of one tensor. Chunks are encoded in any order by any number of threads and
 //! written at their offsets, so the bytes depend on the plan alone. The memory needed is that of the chunks at
@@ -6,6 +6,7 @@
 
 mod budget;
 mod chunk;
+mod levels;
 mod partial;
 mod verify;
 
@@ -22,11 +23,11 @@ use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::plan::Plan;
 
-/// What happens while a file is written; a progress bar, a log and a test listen alike.
+/// What happens while files are written; a progress bar, a log and a test listen alike.
 pub trait Observer: Sync {
-    /// A chunk of tensor `name` was written: so many bytes of the file.
+    /// A chunk of tensor `name` was written: so many bytes.
     fn written(&self, name: &str, bytes: u64);
-    /// The file is complete and is being read again; so many bytes of it were found right.
+    /// Everything is written and being read again; so many bytes of it were found right.
     fn verified(&self, bytes: u64);
 }
 
@@ -62,12 +63,13 @@ impl Stop {
     }
 }
 
-/// Writes the planned file to `out`: first as `out.partial`, which becomes `out` once every byte was read back
-/// and found right. On any error nothing is left behind.
+/// Writes the planned files to `out`: first under the name `out.partial`, given their own once every byte was read
+/// back and found right. On any error nothing is left behind.
 ///
 /// # Errors
-/// [`Error::Exists`] if `out` is there and `force` is not set; [`Error::Weight`] at the first weight that is not
-/// finite or does not fit its encoding; [`Error::Resources`] if the disk is full; [`Error::Interrupted`].
+/// [`Error::Exists`] if something of these names is there and `force` is not set; [`Error::Weight`] at the first
+/// weight that is not finite or does not fit its encoding; [`Error::Resources`] if the disk is full;
+/// [`Error::Interrupted`].
 pub fn write(
     plan: &Plan,
     model: &Model,
@@ -77,44 +79,55 @@ pub fn write(
     observer: &dyn Observer,
     stop: &Stop,
 ) -> Result<()> {
-    refuse_inputs(model, out)?;
-    let partial = Partial::create(out, plan.total_bytes(), force)?;
+    let partial = Partial::create(out, plan, model, force)?;
     let pool = budget.pool()?;
     let chunks = chunk::grid(plan, budget);
-    partial.write_at(&plan.placement.head, 0)?;
-    for (offset, bytes) in &plan.placement.between {
-        partial.write_at(bytes, *offset)?;
-    }
     // The checksums in the source are compared meanwhile: a flipped bit must not become a sound-looking file.
     let source_is_sound = || model.container.format().verify_checksums(&model.container, &Limits::default());
-    let encode = || -> Result<Vec<u32>> {
+    let codebooks = pool.install(|| levels::codebooks(plan, model, stop))?;
+    let encode = || -> Result<Vec<Sums>> {
         chunks
             .par_iter()
             .map_init(chunk::Buffers::default, |buffers, chunk| {
                 stop.check()?;
-                let bytes = chunk.encode(plan, model, buffers)?;
-                partial.write_at(bytes, chunk.offset(plan))?;
+                let bytes = chunk.encode(plan, model, codebooks[chunk.tensor], buffers)?;
+                let mut sums = Sums::new();
+                for (file, offset, range) in chunk.places(plan) {
+                    partial.write_at(file, &bytes[range.clone()], offset)?;
+                    sums.push(crc32fast::hash(&bytes[range]));
+                }
                 observer.written(&plan.tensors[chunk.tensor].name, bytes.len() as u64);
-                Ok(crc32fast::hash(bytes))
+                Ok(sums)
             })
             .collect()
     };
     let (sums, sound) = pool.install(|| rayon::join(encode, source_is_sound));
     sound?;
     let sums = sums?;
-    pool.install(|| verify::written(plan, &chunks, &sums, partial.path(), observer, stop))?;
+    let mut crcs = tensor_crcs(plan, &chunks, &sums).into_iter();
+    for (number, file) in plan.files.iter().enumerate() {
+        let crcs: Vec<u32> = crcs.by_ref().take(file.layout.offsets().len()).collect();
+        for (offset, bytes) in file.layout.finish(&crcs) {
+            partial.write_at(number, &bytes, offset)?;
+        }
+    }
+    levels::write(plan, &codebooks, &partial)?;
+    pool.install(|| verify::written(plan, &chunks, &sums, &codebooks, &partial, observer, stop))?;
     partial.finish()
 }
 
-/// The output must not be one of the files that are read.
-fn refuse_inputs(model: &Model, out: &Path) -> Result<()> {
-    let Ok(real) = out.canonicalize() else { return Ok(()) };
-    let is_input = |f: &formats::Mapped| f.path().canonicalize().is_ok_and(|p| p == real);
-    if !model.container.files().iter().any(is_input) {
-        return Ok(());
+/// The CRC-32 of each part of a chunk.
+type Sums = Vec<u32>;
+
+/// The CRC-32 of every tensor of the files, in order, from those of its chunks.
+fn tensor_crcs(plan: &Plan, chunks: &[chunk::Chunk], sums: &[Sums]) -> Vec<u32> {
+    let mut crcs: Vec<Vec<crc32fast::Hasher>> =
+        plan.tensors.iter().map(|t| vec![crc32fast::Hasher::new(); t.parts.len()]).collect();
+    for (chunk, sums) in chunks.iter().zip(sums) {
+        let parts = crcs[chunk.tensor].iter_mut().zip(sums).zip(chunk.places(plan));
+        for ((crc, sum), (_, _, range)) in parts {
+            crc.combine(&crc32fast::Hasher::new_with_initial_len(*sum, range.len() as u64));
+        }
     }
-    Err(Error::Usage {
-        what: format!("{} is the input, which is never changed", out.display()),
-        help: "give the output another name".to_owned(),
-    })
+    crcs.into_iter().flatten().map(crc32fast::Hasher::finalize).collect()
 }

@@ -1,81 +1,225 @@
-//! A file that is not finished: written under another name, renamed when it is right, removed when it is not.
+//! Files that are not finished: written under another name, renamed when they are right, removed when they are not.
+//!
+//! ```text
+//! one file            OUT.partial, then OUT
+//! several             OUT.partial/NAME, then NAME beside OUT
+//! a folder            OUT.partial/NAME, then OUT/NAME: the folder is renamed as a whole
+//! ```
 
+use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
+use crate::model::Model;
+use crate::plan::Plan;
+use crate::targets::{Output, SmallFile};
 
-/// `NAME.partial`, which becomes `NAME` when it is finished and vanishes when it is dropped before.
+/// `OUT.partial`, which becomes `OUT` when it is finished and vanishes when it is dropped before.
 pub(super) struct Partial {
-    file: File,
+    /// `OUT.partial`: a file, or a folder of files.
     path: PathBuf,
     out: PathBuf,
+    output: Output,
+    /// First those with tensors, in the order of the plan.
+    files: Vec<Unfinished>,
     force: bool,
     finished: bool,
 }
 
+/// One file of it.
+struct Unfinished {
+    file: File,
+    path: PathBuf,
+    /// Where it will be.
+    out: PathBuf,
+}
+
 impl Partial {
-    /// Makes the file, as long as the finished one will be.
-    pub fn create(out: &Path, bytes: u64, force: bool) -> Result<Partial> {
-        if out.is_dir() {
+    /// Makes the files, as long as the finished ones will be; the small ones are filled.
+    pub fn create(out: &Path, plan: &Plan, model: &Model, force: bool) -> Result<Partial> {
+        let output = plan.output;
+        if output != Output::Folder && out.is_dir() {
             return Err(Error::Usage {
                 what: format!("{} is a folder", out.display()),
                 help: "name the file to write within it".to_owned(),
             });
         }
-        if !force && out.symlink_metadata().is_ok() {
-            return Err(Error::Exists { path: out.to_owned() });
+        let mut name = out.file_name().unwrap_or_default().to_owned();
+        name.push(".partial");
+        let path = out.with_file_name(name);
+        let sizes = plan.files.iter().map(|f| (f.name.as_os_str(), f.layout.total_bytes()));
+        let small = plan.small.iter().map(|f| (f.name.as_os_str(), f.bytes.len() as u64));
+        let named = |name: &OsStr| match output {
+            Output::File => (path.clone(), out.to_owned()),
+            Output::Set => (path.join(name), out.with_file_name(name)),
+            Output::Folder => (path.join(name), out.join(name)),
+        };
+        let files: Vec<(PathBuf, PathBuf, u64)> = sizes
+            .chain(small)
+            .map(|(name, bytes)| {
+                let (path, out) = named(name);
+                (path, out, bytes)
+            })
+            .collect();
+        let outs: Vec<&Path> = files.iter().map(|(_, out, _)| out.as_path()).collect();
+        for file in outs.iter().chain([&out]) {
+            refuse_input(model, file)?;
         }
+        let mut partial =
+            Partial { path, out: out.to_owned(), output, files: Vec::new(), force, finished: false };
+        partial.refuse_existing(&outs)?;
         let folder = match out.parent() {
             Some(p) if !p.as_os_str().is_empty() => p,
             _ => Path::new("."),
         };
-        check_space(folder, bytes)?;
-        let mut name = out.file_name().unwrap_or_default().to_owned();
-        name.push(".partial");
-        let path = out.with_file_name(name);
-        clear_leftover(&path, out)?;
-        // `create_new` follows no link and opens nothing that is there: what is written to is ours alone.
-        let file = OpenOptions::new().read(true).write(true).create_new(true).open(&path);
-        let file = file.map_err(Error::io("create", &path))?;
-        file.try_lock().map_err(|_| in_use(out))?;
-        let partial = Partial { file, path, out: out.to_owned(), force, finished: false };
-        partial.file.set_len(bytes).map_err(Error::io("make room for", &partial.path))?;
+        check_space(folder, plan.total_bytes())?;
+        clear_leftover(&partial.path, out, &files)?;
+        if output != Output::File {
+            fs::create_dir(&partial.path).map_err(Error::io("create", &partial.path))?;
+        }
+        for (path, out, bytes) in files {
+            // `create_new` follows no link and opens nothing that is there: what is written to is ours alone.
+            let file = OpenOptions::new().read(true).write(true).create_new(true).open(&path);
+            let file = file.map_err(Error::io("create", &path))?;
+            file.try_lock().map_err(|_| in_use(&out))?;
+            partial.files.push(Unfinished { file, path, out });
+            let Unfinished { file, path, .. } = &partial.files[partial.files.len() - 1];
+            file.set_len(bytes).map_err(Error::io("make room for", path))?;
+        }
+        for (number, small) in plan.small.iter().enumerate() {
+            partial.write_at(plan.files.len() + number, &small.bytes, 0)?;
+        }
         Ok(partial)
     }
 
-    /// The unfinished file.
-    pub fn path(&self) -> &Path {
-        &self.path
+    /// Where the files will be.
+    fn outs(&self) -> Vec<&Path> {
+        self.files.iter().map(|f| f.out.as_path()).collect()
     }
 
-    /// Writes all of `bytes` at `offset`.
-    pub fn write_at(&self, bytes: &[u8], offset: u64) -> Result<()> {
-        write_all_at(&self.file, bytes, offset).map_err(Error::io("write to", &self.path))
+    /// What opens all of it.
+    pub fn to_open(&self) -> &Path {
+        match (self.output, self.files.first()) {
+            (Output::Set, Some(first)) => &first.path,
+            _ => &self.path,
+        }
     }
 
-    /// Waits until the disk has everything, then gives the file its name.
+    /// The small files, and where they are for now.
+    pub fn small<'a>(&self, plan: &'a Plan) -> Vec<(PathBuf, &'a SmallFile)> {
+        let files = self.files.iter().skip(plan.files.len()).map(|f| f.path.clone());
+        files.zip(&plan.small).collect()
+    }
+
+    /// Writes all of `bytes` at `offset` of file number `file`.
+    pub fn write_at(&self, file: usize, bytes: &[u8], offset: u64) -> Result<()> {
+        let Unfinished { file, path, .. } = &self.files[file];
+        write_all_at(file, bytes, offset).map_err(Error::io("write to", path))
+    }
+
+    /// Waits until the disk has everything, then gives the files their names.
     pub fn finish(mut self) -> Result<()> {
-        self.file.sync_all().map_err(Error::io("flush", &self.path))?;
-        if !self.force && self.out.symlink_metadata().is_ok() {
-            return Err(Error::Exists { path: self.out.clone() });
+        for Unfinished { file, path, .. } in &self.files {
+            file.sync_all().map_err(Error::io("flush", path))?;
         }
-        fs::rename(&self.path, &self.out).map_err(Error::io("rename to its name", &self.path))?;
+        self.refuse_existing(&self.outs())?;
+        let rename =
+            |from: &Path, to: &Path| fs::rename(from, to).map_err(Error::io("rename to its name", from));
+        match self.output {
+            Output::File => rename(&self.path, &self.out)?,
+            Output::Set => {
+                for file in &self.files {
+                    rename(&file.path, &file.out)?;
+                }
+                fs::remove_dir(&self.path).map_err(Error::io("remove", &self.path))?;
+            }
+            Output::Folder => {
+                flush_folder(&self.path);
+                if self.out.is_dir() {
+                    for file in entries(&self.out)? {
+                        fs::remove_file(&file).map_err(Error::io("remove", &file))?;
+                    }
+                    fs::remove_dir(&self.out).map_err(Error::io("remove", &self.out))?;
+                }
+                rename(&self.path, &self.out)?;
+            }
+        }
         self.finished = true;
-        // So that the name outlasts a power cut; not all systems can flush a folder.
-        if let Some(folder) = self.out.parent().and_then(|p| File::open(p).ok()) {
-            let _ = folder.sync_all();
-        }
+        // So that the names outlast a power cut.
+        self.out.parent().into_iter().for_each(flush_folder);
         Ok(())
+    }
+
+    /// What is there already is replaced only if that was asked for.
+    fn refuse_existing(&self, outs: &[&Path]) -> Result<()> {
+        let exists = |path: &Path| path.symlink_metadata().is_ok();
+        match self.output {
+            Output::Folder if !exists(&self.out) => Ok(()),
+            Output::Folder if !self.out.is_dir() || self.out.is_symlink() => Err(Error::Usage {
+                what: format!("{} is no folder", self.out.display()),
+                help: "give the output another name".to_owned(),
+            }),
+            Output::Folder if entries(&self.out)?.is_empty() => Ok(()),
+            Output::Folder if self.force => refuse_strangers(&self.out, outs),
+            Output::Folder => Err(Error::Exists { path: self.out.clone() }),
+            _ if self.force => Ok(()),
+            _ => match outs.iter().find(|out| exists(out)) {
+                Some(out) => Err(Error::Exists { path: (*out).to_owned() }),
+                None => Ok(()),
+            },
+        }
     }
 }
 
 impl Drop for Partial {
     fn drop(&mut self) {
         if !self.finished {
-            let _ = fs::remove_file(&self.path);
+            for file in &self.files {
+                let _ = fs::remove_file(&file.path);
+            }
+            if self.output != Output::File {
+                let _ = fs::remove_dir(&self.path);
+            }
         }
     }
+}
+
+/// The output must not be one of the files that are read.
+fn refuse_input(model: &Model, out: &Path) -> Result<()> {
+    let Ok(real) = out.canonicalize() else { return Ok(()) };
+    let is_input = |f: &formats::Mapped| {
+        let input = f.path().canonicalize();
+        input.is_ok_and(|input| input == real || input.parent() == Some(&real))
+    };
+    if !model.container.files().iter().any(is_input) {
+        return Ok(());
+    }
+    Err(Error::Usage {
+        what: format!("{} is the input, which is never changed", out.display()),
+        help: "give the output another name".to_owned(),
+    })
+}
+
+/// Everything in a folder.
+fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
+    let list = fs::read_dir(folder).map_err(Error::io("read", folder))?;
+    list.map(|entry| Ok(entry.map_err(Error::io("read", folder))?.path())).collect()
+}
+
+/// Refuses to replace a folder in which there is anything that a conversion does not write.
+fn refuse_strangers(folder: &Path, planned: &[&Path]) -> Result<()> {
+    for entry in entries(folder)? {
+        let name = entry.file_name().unwrap_or_default().to_string_lossy();
+        let weights = name.starts_with("model") && name.contains(".safetensors");
+        if !(weights || planned.contains(&entry.as_path())) || !entry.is_file() {
+            return Err(Error::Usage {
+                what: format!("{} holds {name}, which would be lost", folder.display()),
+                help: "give the output another name, or move the folder away".to_owned(),
+            });
+        }
+    }
+    Ok(())
 }
 
 /// Refuses to start what the disk cannot hold.
@@ -96,17 +240,42 @@ fn check_space(folder: &Path, bytes: u64) -> Result<()> {
 }
 
 /// Removes what an interrupted run left, and refuses to touch anything else of that name.
-fn clear_leftover(path: &Path, out: &Path) -> Result<()> {
+fn clear_leftover(path: &Path, out: &Path, files: &[(PathBuf, PathBuf, u64)]) -> Result<()> {
     let Ok(there) = path.symlink_metadata() else { return Ok(()) };
-    if !there.is_file() || links(&there) != 1 {
-        return Err(Error::Usage {
-            what: format!("{} is in the way: it is no file that an interrupted run left", path.display()),
-            help: "move it away, or give the output another name".to_owned(),
-        });
+    if !there.is_dir() {
+        return remove_leftover(path, out, path);
     }
-    let leftover = File::open(path).map_err(Error::io("open", path))?;
-    leftover.try_lock().map_err(|_| in_use(out))?;
+    let left = entries(path)?;
+    if let Some(stranger) = left.iter().find(|entry| files.iter().all(|(file, ..)| file != *entry)) {
+        return Err(in_the_way(stranger));
+    }
+    left.iter().try_for_each(|entry| remove_leftover(entry, out, path))?;
+    fs::remove_dir(path).map_err(Error::io("remove", path))
+}
+
+/// Removes a file that an interrupted run left; `leftover` is all of what it left.
+fn remove_leftover(path: &Path, out: &Path, leftover: &Path) -> Result<()> {
+    let there = path.symlink_metadata().map_err(Error::io("open", path))?;
+    if !there.is_file() || links(&there) != 1 {
+        return Err(in_the_way(leftover));
+    }
+    let file = File::open(path).map_err(Error::io("open", path))?;
+    file.try_lock().map_err(|_| in_use(out))?;
     fs::remove_file(path).map_err(Error::io("remove", path))
+}
+
+fn in_the_way(path: &Path) -> Error {
+    Error::Usage {
+        what: format!("{} is in the way: it is no file that an interrupted run left", path.display()),
+        help: "move it away, or give the output another name".to_owned(),
+    }
+}
+
+/// Waits until the disk has the names in a folder; not all systems can flush one.
+fn flush_folder(folder: &Path) {
+    if let Ok(folder) = File::open(folder) {
+        let _ = folder.sync_all();
+    }
 }
 
 fn in_use(out: &Path) -> Error {

@@ -1,63 +1,100 @@
-//! Reads a finished file again, as a stranger would, and compares it with the plan.
+//! Reads finished files again, as a stranger would, and compares them with the plan.
 
 use std::path::Path;
 
-use formats::{Container, Limits, open};
+use formats::{Container, Limits, Mapped, open};
+use quant::codebook::Codebook;
 use rayon::prelude::*;
 
 use super::chunk::Chunk;
-use super::{Observer, Stop};
+use super::partial::Partial;
+use super::{Observer, Stop, Sums};
 use crate::error::{Error, Result};
+use crate::files;
 use crate::plan::Plan;
+use crate::targets::Output;
 
-/// Opens the file with the ordinary reader, compares tensors and metadata with the plan, and every chunk's bytes
-/// with the checksum taken when they were encoded.
+/// Opens the files with the ordinary reader, compares tensors, their levels and metadata with the plan, and every
+/// chunk's bytes with the checksum taken when they were encoded.
 pub(super) fn written(
     plan: &Plan,
     chunks: &[Chunk],
-    sums: &[u32],
-    path: &Path,
+    sums: &[Sums],
+    codebooks: &[Option<Codebook>],
+    partial: &Partial,
     observer: &dyn Observer,
     stop: &Stop,
 ) -> Result<()> {
+    let path = partial.to_open();
     let read = open(path, &Limits::default())?;
-    same_description(plan, &read).map_err(|what| damaged(path, what))?;
-    chunks.par_iter().zip(sums).try_for_each(|(chunk, sum)| {
-        stop.check()?;
-        let write = &plan.tensors[chunk.tensor];
-        let file = &read.files()[0];
-        let (offset, len) = (chunk.offset(plan), chunk.bytes(plan));
-        let right = file.slice(offset, len).is_some_and(|bytes| crc32fast::hash(bytes) == *sum);
-        file.release(offset..offset + len);
-        observer.verified(len);
-        if right {
-            Ok(())
-        } else {
-            Err(damaged(
-                path,
-                format!("the data of {:?} at byte {offset} is not what was written", write.name),
-            ))
+    let files = planned_files(plan, &read).map_err(|what| damaged(path, what))?;
+    same_description(plan, &read, &files).map_err(|what| damaged(path, what))?;
+    for (write, codebook) in plan.tensors.iter().zip(codebooks) {
+        let found = read.tensor(&write.name).and_then(|t| read.codebook(t));
+        if found != *codebook {
+            return Err(damaged(path, format!("the levels of {:?} are not what was written", write.name)));
         }
+    }
+    for (path, small) in partial.small(plan) {
+        if files::read(&path, "file", small.bytes.len() as u64)? != small.bytes {
+            return Err(damaged(&path, "it is not what was written".to_owned()));
+        }
+    }
+    chunks.par_iter().zip(sums).try_for_each(|(chunk, sums)| {
+        stop.check()?;
+        for ((number, offset, range), sum) in chunk.places(plan).zip(sums) {
+            let file = &read.files()[files[number]];
+            let len = range.len() as u64;
+            let right = file.slice(offset, len).is_some_and(|bytes| crc32fast::hash(bytes) == *sum);
+            file.release(offset..offset + len);
+            observer.verified(len);
+            if !right {
+                let name = &plan.tensors[chunk.tensor].name;
+                let what = format!("the data of {name:?} at byte {offset} is not what was written");
+                return Err(damaged(file.path(), what));
+            }
+        }
+        Ok(())
     })
 }
 
-fn same_description(plan: &Plan, read: &Container) -> std::result::Result<(), String> {
-    if read.file_bytes() != plan.total_bytes() {
-        return Err(format!("it has {} bytes, not {}", read.file_bytes(), plan.total_bytes()));
+/// Which of the files read is which of the plan.
+fn planned_files(plan: &Plan, read: &Container) -> std::result::Result<Vec<usize>, String> {
+    if read.files().len() != plan.files.len() {
+        return Err(format!("there are {} files with tensors, not {}", read.files().len(), plan.files.len()));
     }
-    if read.tensors().len() != plan.tensors.len() {
-        return Err(format!("it has {} tensors, not {}", read.tensors().len(), plan.tensors.len()));
+    if plan.output == Output::File {
+        return Ok(vec![0]); // it has another name for now
+    }
+    let named = |file: &Mapped, name: &std::ffi::OsStr| file.path().file_name() == Some(name);
+    let number = |name: &std::ffi::OsStr| read.files().iter().position(|f| named(f, name));
+    let missing = |name: &std::ffi::OsStr| format!("{} is not a part of it", name.display());
+    plan.files.iter().map(|f| number(&f.name).ok_or_else(|| missing(&f.name))).collect()
+}
+
+fn same_description(plan: &Plan, read: &Container, files: &[usize]) -> std::result::Result<(), String> {
+    for (planned, number) in plan.files.iter().zip(files) {
+        let (found, wanted) = (read.files()[*number].bytes().len() as u64, planned.layout.total_bytes());
+        if found != wanted {
+            return Err(format!("it has {found} bytes, not {wanted}"));
+        }
+    }
+    let count = plan.parts().count();
+    if read.tensors().len() != count {
+        return Err(format!("it has {} tensors, not {count}", read.tensors().len()));
     }
     if read.metadata() != &plan.metadata {
         return Err("its metadata differ".to_owned());
     }
-    for (found, write) in read.tensors().iter().zip(&plan.tensors) {
-        let same = found.name == write.name
-            && found.encoding == write.encoding
-            && found.shape == write.values.shape()
-            && (found.offset, found.bytes) == (write.offset, write.bytes);
+    for part in plan.parts() {
+        let planned = &part.planned;
+        let same = read.tensor(&planned.name).is_some_and(|found| {
+            found.encoding == planned.encoding
+                && found.shape == planned.shape
+                && (found.file, found.offset, found.split) == (files[part.file], part.offset, part.split)
+        });
         if !same {
-            return Err(format!("the tensor {:?} is described wrongly", write.name));
+            return Err(format!("the tensor {:?} is described wrongly", planned.name));
         }
     }
     Ok(())

@@ -1,6 +1,7 @@
 //! What a conversion will do, or did.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::io::{self, Write};
 use std::path::Path;
 
@@ -14,6 +15,7 @@ use crate::model::{Model, Role};
 use crate::pipeline::Budget;
 use crate::plan::Plan;
 use crate::recipe::Fallback;
+use crate::targets::Output;
 
 /// A planned or finished conversion.
 #[derive(Debug, Serialize)]
@@ -21,6 +23,8 @@ pub struct Conversion {
     source: SourceSummary,
     model: ModelSummary,
     output: String,
+    /// The files that it consists of, if there are several or it is a folder.
+    files: Vec<FileRow>,
     target: &'static str,
     file_type: &'static str,
     bytes: u64,
@@ -39,11 +43,19 @@ pub struct Conversion {
 }
 
 #[derive(Debug, Serialize)]
+struct FileRow {
+    name: String,
+    bytes: u64,
+}
+
+#[derive(Debug, Serialize)]
 struct TensorRow {
     name: String,
     role: &'static str,
     shape: Vec<usize>,
     encoding: &'static str,
+    /// Number of the file.
+    file: usize,
     offset: u64,
     bytes: u64,
     #[serde(skip)]
@@ -64,6 +76,14 @@ struct DroppedRow {
     rule: String,
 }
 
+impl FileRow {
+    fn all(plan: &Plan) -> Vec<FileRow> {
+        let row = |name: &OsString, bytes| FileRow { name: name.display().to_string(), bytes };
+        let files = plan.files.iter().map(|f| row(&f.name, f.layout.total_bytes()));
+        files.chain(plan.small.iter().map(|f| row(&f.name, f.bytes.len() as u64))).collect()
+    }
+}
+
 impl Conversion {
     /// The conversion of `model` to `out` as planned.
     pub fn planned(
@@ -77,6 +97,10 @@ impl Conversion {
             source: SourceSummary::of(&model.container),
             model: ModelSummary::of(model),
             output: out.display().to_string(),
+            files: match plan.output {
+                Output::File => Vec::new(),
+                Output::Set | Output::Folder => FileRow::all(plan),
+            },
             target: plan.target.name(),
             file_type: plan.recipe.file_type.name,
             bytes: plan.total_bytes(),
@@ -92,8 +116,9 @@ impl Conversion {
                     role: t.role.name(),
                     shape: t.values.shape().to_vec(),
                     encoding: t.encoding.name(),
-                    offset: t.offset,
-                    bytes: t.bytes,
+                    file: t.parts.first().map_or(0, |p| p.file),
+                    offset: t.parts.first().map_or(0, |p| p.offset),
+                    bytes: t.bytes(),
                     kind: (t.role, t.encoding),
                 })
                 .collect(),
@@ -139,6 +164,9 @@ impl Report for Conversion {
             self.bytes,
             self.bits_per_weight
         )?;
+        for file in &self.files {
+            writeln!(out, "file      {}  {}", file.name, bytes(file.bytes))?;
+        }
         if let Some(vocabulary) = &self.vocabulary {
             writeln!(out, "tokens    {vocabulary}")?;
         }

@@ -1,53 +1,84 @@
-//! What a model becomes: which tensors and metadata a runtime wants, under which names and types.
+//! What a model becomes: which tensors, metadata and files a runtime wants, under which names and types.
+//!
+//! A target says what it can hold: versions ([`Target::takes`]) and file types ([`Target::holds`]). Whatever lists
+//! targets - messages, the command `targets`, the choice by extension - asks these.
 
+mod blinkdl;
+mod files;
 pub mod gguf;
+mod web_rwkv;
 
 use std::fmt;
+use std::path::Path;
 
-use formats::{Metadata, Placement, Planned};
+use formats::Planned;
 use quant::Encoding;
 
-use crate::about::About;
-use crate::error::{Error, Result};
-use crate::model::{Body, Lazy, Model, Role};
-use crate::recipe::FileType;
+pub use files::{Files, Order, Output, PlannedFile, SmallFile, groups};
 
-/// A kind of file that can be written for a runtime.
+use crate::error::{Error, Result};
+use crate::model::{Lazy, Model, Role, VERSIONS, Version};
+use crate::recipe::{FILE_TYPES, FileType};
+
+/// A kind of file, or folder, that can be written for a runtime.
 ///
-/// The order of calls is `check`, `items`, `metadata`, `place`.
+/// The order of calls is [`admit`], `check`, `items`, `files`.
 pub trait Target: Send + Sync {
+    /// What is typed to ask for it: `gguf`.
+    fn id(&self) -> &'static str;
+
     /// Its short name: `GGUF`.
     fn name(&self) -> &'static str;
 
-    /// The programs that load such files.
+    /// The programs that load it.
     fn runtimes(&self) -> &'static str;
 
-    /// The extensions that ask for it, without the dot.
+    /// The extensions that ask for it, without the dot; none for a folder.
     fn extensions(&self) -> &'static [&'static str];
 
-    /// Says what stands against this model as such a file.
+    /// Whether it can hold models of this version.
+    fn takes(&self, version: &Version) -> bool;
+
+    /// Whether it can have this file type.
+    fn holds(&self, file_type: &FileType) -> bool;
+
+    /// The name of the file type that it has if nothing else is asked for.
+    fn default_type(&self) -> Option<&'static str> {
+        None
+    }
+
+    /// Whether it tells how text becomes tokens.
+    fn tokenizes(&self) -> bool {
+        false
+    }
+
+    /// Whether it is a folder of several files.
+    fn is_folder(&self) -> bool {
+        false
+    }
+
+    /// Whether its tensors may be spread over several files.
+    fn splits(&self) -> bool {
+        false
+    }
+
+    /// Says what else, besides version and type, stands against this model as such a file.
     ///
     /// # Errors
     /// [`Error::Model`] that names a target that works, if the file could not be loaded.
     fn check(&self, model: &Model) -> Result<Vec<Objection>>;
 
-    /// The tensors of the file, in the order they are written.
+    /// The tensors, in the order they are written.
     ///
     /// # Errors
     /// If a tensor cannot be brought into the form that the runtime wants.
-    fn items(&self, model: &Model) -> Result<Vec<Item>>;
+    fn items(&self, model: &Model, file_type: &FileType) -> Result<Vec<Item>>;
 
-    /// The metadata of the file; `weights` is the number of weights of all [`items`](Target::items).
+    /// Lays out the files: one with tensors for each of `groups`, and what goes with them.
     ///
     /// # Errors
-    /// If something that the runtime needs is not known.
-    fn metadata(&self, model: &Model, about: &About, file_type: &FileType, weights: u64) -> Result<Metadata>;
-
-    /// Lays out the file.
-    ///
-    /// # Errors
-    /// If the format cannot hold the tensors or metadata.
-    fn place(&self, metadata: &Metadata, tensors: &[Planned]) -> formats::Result<Placement>;
+    /// If the format cannot hold the tensors, or something that the runtime needs is not known.
+    fn files(&self, order: &Order<'_>, groups: &[&[Planned]]) -> Result<Files>;
 }
 
 impl fmt::Debug for dyn Target {
@@ -57,41 +88,100 @@ impl fmt::Debug for dyn Target {
 }
 
 /// Every target.
-pub static TARGETS: &[&dyn Target] = &[&gguf::Gguf];
+pub static TARGETS: &[&dyn Target] =
+    &[&gguf::Gguf, &blinkdl::Safetensors, &blinkdl::Torch, &web_rwkv::St, &web_rwkv::Prefab];
 
-/// The target that a file's extension asks for.
+/// The target of that [`id`](Target::id), else the one that a file's extension asks for.
 ///
 /// # Errors
 /// [`Error::Usage`] that lists the extensions.
-pub fn of_path(path: &std::path::Path) -> Result<&'static dyn Target> {
+pub fn choose(path: &Path, id: Option<&str>) -> Result<&'static dyn Target> {
     let extension = path.extension().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
-    let found = TARGETS.iter().copied().find(|t| t.extensions().contains(&extension.as_str()));
+    let mut all = TARGETS.iter().copied();
+    let found = match id {
+        Some(id) => all.find(|t| t.id() == id),
+        None => all.find(|t| t.extensions().contains(&extension.as_str())),
+    };
     found.ok_or_else(|| {
         let known: Vec<String> =
-            TARGETS.iter().map(|t| format!(".{} ({})", t.extensions().join(", ."), t.runtimes())).collect();
+            TARGETS.iter().map(|t| format!("{} ({})", asked_for_by(*t), t.runtimes())).collect();
         Error::Usage {
-            what: match extension.as_str() {
-                "" => format!("the output {} has no extension, which tells the format", path.display()),
-                e => format!("no format with the extension .{e} can be written"),
+            what: match (id, extension.as_str()) {
+                (Some(id), _) => format!("there is no target {id:?}"),
+                (_, "") => format!("the output {} has no extension, which tells the format", path.display()),
+                (_, e) => format!("no format with the extension .{e} can be written"),
             },
             help: format!("these can be written: {}", known.join("; ")),
         }
     })
 }
 
-/// For the targets that are not for llama.cpp: refuses the models that llama.cpp alone runs.
+/// How one asks for a target: `.gguf`, or `--to hf`.
+fn asked_for_by(target: &dyn Target) -> String {
+    match target.extensions() {
+        [] => format!("--to {}", target.id()),
+        extensions => format!(".{}", extensions.join(", .")),
+    }
+}
+
+/// Refuses models and file types that the target cannot hold.
 ///
 /// # Errors
-/// [`Error::Model`] that names GGUF, if the model is a hybrid with Qwen2.
-pub fn refuse_hybrid(model: &Model, runtimes: &str) -> Result<()> {
-    if model.version.body == Body::Rwkv {
-        return Ok(());
+/// [`Error::Model`] with the targets that can hold the model, [`Error::Usage`] with the types that there are.
+pub fn admit(target: &dyn Target, model: &Model, file_type: &FileType) -> Result<()> {
+    if !target.takes(model.version) {
+        return Err(refused(target, model));
     }
-    Err(Error::Model {
+    if !target.holds(file_type) {
+        return Err(Error::Usage {
+            what: format!("there are no {} files of the type {}", target.name(), file_type.name),
+            help: format!("the types are {}", type_names(target).join(", ")),
+        });
+    }
+    Ok(())
+}
+
+/// That the target cannot hold models of this version, and which ones can.
+pub fn refused(target: &dyn Target, model: &Model) -> Error {
+    let others = TARGETS.iter().filter(|t| t.takes(model.version));
+    let others: Vec<String> = others.map(|t| format!("{} ({})", asked_for_by(*t), t.runtimes())).collect();
+    Error::Model {
         path: model.container.path().to_owned(),
-        what: format!("is {}, which {runtimes} cannot run", model.version.about),
-        help: "llama.cpp can: give the output the extension .gguf".to_owned(),
-    })
+        what: format!(
+            "is {}, and {} holds only versions {}",
+            model.version.about,
+            target.name(),
+            version_names(target).join(", ")
+        ),
+        help: format!("these can hold it: {}", others.join("; ")),
+    }
+}
+
+/// The names of the versions that a target takes, newest first, each once.
+pub fn version_names(target: &dyn Target) -> Vec<&'static str> {
+    let mut names: Vec<_> = VERSIONS.iter().filter(|v| target.takes(v)).map(|v| v.name).collect();
+    names.dedup();
+    names
+}
+
+/// The names of the file types that a target can have.
+pub fn type_names(target: &dyn Target) -> Vec<&'static str> {
+    FILE_TYPES.iter().filter(|t| target.holds(t)).map(|t| t.name).collect()
+}
+
+/// The file type asked for, else the target's own.
+///
+/// # Errors
+/// [`Error::Usage`] that lists the types, if the target has none of its own.
+pub fn type_or_default(target: &dyn Target, asked: Option<&'static FileType>) -> Result<&'static FileType> {
+    match (asked, target.default_type()) {
+        (Some(asked), _) => Ok(asked),
+        (None, Some(name)) => FileType::named(name),
+        (None, None) => Err(Error::Usage {
+            what: format!("{} files have many types, and none was asked for", target.name()),
+            help: format!("give --type: {}", type_names(target).join(", ")),
+        }),
+    }
 }
 
 /// A tensor of the file to be written.
@@ -103,7 +193,7 @@ pub struct Item {
     pub role: Role,
     /// Its values, in the shape and orientation that the runtime wants.
     pub values: Lazy,
-    /// The encoding that the runtime insists on.
+    /// The encoding that the target insists on.
     pub fixed: Option<Encoding>,
 }
 

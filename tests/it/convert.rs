@@ -189,7 +189,7 @@ fn bash_completes_options_and_their_values() {
     assert!(complete(&["rwkv-quant", "conv"]).contains(&"convert".to_owned()));
     for verb in ["convert", "quantize"] {
         let options = complete(&["rwkv-quant", verb, "--t"]);
-        assert_eq!(options, ["--type", "--threads"], "{verb}");
+        assert_eq!(options, ["--type", "--to", "--threads"], "{verb}");
         let types = complete(&["rwkv-quant", verb, "--type", "q8"]);
         assert_eq!(types, ["q8_0"], "{verb}");
     }

@@ -142,7 +142,11 @@ impl<'a> Walk<'a> {
             fits &= head.major == UNSIGNED;
             *dim = head.argument;
         }
-        if fits { Ok(shape) } else { Err(self.cursor.blame.malformed("a shape of other than 4 numbers").at(at)) }
+        if fits {
+            Ok(shape)
+        } else {
+            Err(self.cursor.blame.malformed("a shape of other than 4 numbers").at(at))
+        }
     }
 
     /// Where a byte string is.
@@ -267,9 +271,9 @@ fn tensors(blobs: Vec<Blob>, blame: Blame<'_>) -> Result<Vec<Tensor>> {
 fn plain(name: String, blob: &Blob, blame: Blame<'_>) -> Result<Tensor> {
     let name = name.strip_suffix(".Fp16").map_or(name.clone(), str::to_owned);
     let elements = blob.elements();
-    let encoding = [Encoding::F16, Encoding::F32].into_iter().find(|e| {
-        elements.and_then(|n| n.checked_mul(e.block_bytes() as u64)) == Some(blob.bytes)
-    });
+    let encoding = [Encoding::F16, Encoding::F32]
+        .into_iter()
+        .find(|e| elements.and_then(|n| n.checked_mul(e.block_bytes() as u64)) == Some(blob.bytes));
     let (Some(encoding), Some(shape)) = (encoding, blob.shape()) else {
         let what = format!("{:?} is no shape of {} bytes of f16 or f32", blob.shape, blob.bytes);
         return Err(blame.malformed(what).in_tensor(&name).at(blob.offset));

@@ -81,9 +81,9 @@ impl<'a> Node<'a> {
                 _ => Err(cannot("the name is taken, or runs through another", name)),
             };
         };
-        self.child(key, rest).ok_or_else(|| cannot("the name is taken, or runs through another", name))?.put(
-            rest, name, leaf,
-        )
+        self.child(key, rest)
+            .ok_or_else(|| cannot("the name is taken, or runs through another", name))?
+            .put(rest, name, leaf)
     }
 
     /// The map or array below, made if need be: an array if the path goes on with 0.

@@ -154,7 +154,10 @@ impl Holds {
             }
             OfRank(rank) => return Ok(model.uniform_rank(rank).map(number)),
             RankOrZero(rank) => number(model.uniform_rank(rank).unwrap_or(0)),
-            FileTypeNumber => Value::U32(file_type.gguf_number),
+            FileTypeNumber => match file_type.gguf_number {
+                Some(number) => Value::U32(number),
+                None => return Ok(None),
+            },
             NormEpsilon => Value::F32(norm_epsilon(model)?),
             RmsEpsilon => match epsilon(model, &["rms_norm_eps"], "layer_norm_rms_epsilon")? {
                 Some(stated) => Value::F32(stated),

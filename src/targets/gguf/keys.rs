@@ -4,22 +4,15 @@ use formats::{Metadata, Value};
 
 use super::architecture::Architecture;
 use super::tokenizer;
-use crate::about::About;
 use crate::error::Result;
-use crate::model::Model;
-use crate::recipe::FileType;
+use crate::targets::Order;
 
 /// Version of ggml's block formats.
 const QUANTIZATION_VERSION: u32 = 2;
 
 /// All keys, in the order of llama.cpp's converter.
-pub(super) fn metadata(
-    model: &Model,
-    about: &About,
-    file_type: &FileType,
-    weights: u64,
-    architecture: &Architecture,
-) -> Result<Metadata> {
+pub(super) fn metadata(order: &Order<'_>, architecture: &Architecture) -> Result<Metadata> {
+    let Order { model, about, recipe, weights, .. } = *order;
     let mut keys = Metadata::new();
     let mut put = |key: &str, value: Value| keys.push((key.to_owned(), value));
 
@@ -29,7 +22,7 @@ pub(super) fn metadata(
 
     let mut put = |key: &str, value: Value| keys.push((key.to_owned(), value));
     for (key, holds) in architecture.keys {
-        if let Some(value) = holds.value(model, file_type)? {
+        if let Some(value) = holds.value(model, recipe.file_type)? {
             put(key, value);
         }
     }

@@ -14,13 +14,14 @@ pub use tokenizer::{WORLD_CHAT_TEMPLATE, carried, vocab_of};
 
 use std::collections::BTreeMap;
 
-use formats::{Metadata, Placement, Planned};
+use formats::{Metadata, Planned};
 use quant::Encoding;
 
-use super::{Item, Objection, Target};
-use crate::about::About;
+use super::files::names;
+use super::{Files, Item, Objection, Order, PlannedFile, Target};
 use crate::error::{Error, Result};
-use crate::model::{Body, Held, Lazy, Model, Rank, Role};
+use crate::importance::Importance;
+use crate::model::{Body, Held, Lazy, Model, Rank, Role, Version};
 use crate::recipe::FileType;
 use architecture::Architecture;
 
@@ -38,6 +39,10 @@ const F32_ONLY: &[&str] =
     &["time_mix_w1.weight", "time_mix_w2.weight", "time_mix_decay_w1.weight", "time_mix_decay_w2.weight"];
 
 impl Target for Gguf {
+    fn id(&self) -> &'static str {
+        "gguf"
+    }
+
     fn name(&self) -> &'static str {
         "GGUF"
     }
@@ -50,12 +55,27 @@ impl Target for Gguf {
         &["gguf"]
     }
 
+    fn takes(&self, version: &Version) -> bool {
+        Architecture::of(version).is_some() && version.slots().all(|s| s.gguf.is_some())
+    }
+
+    fn holds(&self, file_type: &FileType) -> bool {
+        file_type.gguf_number.is_some()
+    }
+
+    fn tokenizes(&self) -> bool {
+        true
+    }
+
+    fn splits(&self) -> bool {
+        true
+    }
+
     fn check(&self, model: &Model) -> Result<Vec<Objection>> {
         let refuse = |what: String, help: &str| {
             Err(Error::Model { path: model.container.path().to_owned(), what, help: help.to_owned() })
         };
         let version = model.version;
-        architecture(model)?;
         for rank in Rank::ALL {
             let has = model.ranks.iter().any(|r| r.contains_key(&rank));
             if has && model.uniform_rank(rank).is_none() {
@@ -109,7 +129,7 @@ impl Target for Gguf {
         Ok(objections)
     }
 
-    fn items(&self, model: &Model) -> Result<Vec<Item>> {
+    fn items(&self, model: &Model, _: &FileType) -> Result<Vec<Item>> {
         let mut stacks: BTreeMap<String, Vec<(usize, Lazy)>> = BTreeMap::new();
         let mut items = Vec::new();
         for held in &model.tensors {
@@ -144,32 +164,22 @@ impl Target for Gguf {
         Ok(items)
     }
 
-    fn metadata(&self, model: &Model, about: &About, file_type: &FileType, weights: u64) -> Result<Metadata> {
-        keys::metadata(model, about, file_type, weights, architecture(model)?)
-    }
-
-    fn place(&self, metadata: &Metadata, tensors: &[Planned]) -> formats::Result<Placement> {
-        formats::gguf::place(metadata, tensors)
-    }
-}
-
-/// What the model is in llama.cpp.
-fn architecture(model: &Model) -> Result<&'static Architecture> {
-    let version = model.version;
-    let known = Architecture::of(version).filter(|_| version.slots().all(|s| s.gguf.is_some()));
-    known.ok_or_else(|| {
-        let elsewhere = match version.name {
-            "4.0" | "5.2" => "web-rwkv, rwkv.cpp and the pip package rwkv run it",
-            "5.0" => "rwkv.cpp and the pip package rwkv run it",
-            "5.1" => "web-rwkv and the pip package rwkv run it",
-            _ => "candle and the pip package rwkv run it",
-        };
-        Error::Model {
-            path: model.container.path().to_owned(),
-            what: format!("is {}, and llama.cpp runs only versions 6 and 7", version.about),
-            help: format!("{elsewhere}, from the files made for them"),
+    fn files(&self, order: &Order<'_>, groups: &[&[Planned]]) -> Result<Files> {
+        let model = order.model;
+        let architecture = Architecture::of(model.version).ok_or_else(|| super::refused(self, model))?;
+        let mut metadata = keys::metadata(order, architecture)?;
+        metadata.extend(order.recipe.importance.iter().flat_map(Importance::keys));
+        let tensors: usize = groups.iter().map(|g| g.len()).sum();
+        let mut files = Vec::new();
+        for (i, (group, name)) in groups.iter().zip(names(order.out, groups.len())?).enumerate() {
+            let mut keys = if i == 0 { metadata.clone() } else { Metadata::new() };
+            if groups.len() > 1 {
+                keys.extend(formats::split_keys(i, groups.len(), tensors)?);
+            }
+            files.push(PlannedFile { name, layout: formats::gguf::place(&keys, group)?.into() });
         }
-    })
+        Ok(Files { metadata, files, small: Vec::new() })
+    }
 }
 
 fn name(held: &Held) -> String {

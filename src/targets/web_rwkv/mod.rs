@@ -100,7 +100,9 @@ fn prepared(
         (Role::LowRank, _) => low_rank(model, held)?,
         (_, "att.time_decay") if per_head => held.values.repeated(model.dims.head_size)?,
         // The logarithm of the bonus.
-        (_, "att.time_first") if per_head => held.values.clone().mapped(Map::Exp).repeated(model.dims.head_size)?,
+        (_, "att.time_first") if per_head => {
+            held.values.clone().mapped(Map::Exp).repeated(model.dims.head_size)?
+        }
         (_, "att.time_faaaa") if per_head => held.values.repeated(model.dims.head_size)?,
         _ => held.values.clone(),
     };

@@ -12,7 +12,7 @@
 use formats::{Metadata, Planned, Value, ValueKind};
 use quant::Encoding;
 
-use super::{PAD, RUNTIMES, padded_rank, prepared, stored_as, takes, unfit};
+use super::{PAD, padded_rank, prepared, stored_as, takes, unfit};
 use crate::error::Result;
 use crate::model::{Held, Lazy, Map, Model, Rank, Role, Version, prefab};
 use crate::recipe::FileType;

@@ -1,0 +1,66 @@
+//! What can be written.
+
+use std::io::{self, Write};
+
+use serde::Serialize;
+
+use super::Report;
+use super::text::Table;
+use crate::targets::{TARGETS, Target, type_names, version_names};
+
+/// Every target, and what it can hold.
+#[derive(Debug, Serialize)]
+pub struct TargetList {
+    targets: Vec<TargetRow>,
+}
+
+#[derive(Debug, Serialize)]
+struct TargetRow {
+    /// What is typed after `--to`.
+    id: &'static str,
+    name: &'static str,
+    /// What asks for it without `--to`.
+    extensions: &'static [&'static str],
+    folder: bool,
+    splits: bool,
+    runtimes: &'static str,
+    versions: Vec<&'static str>,
+    types: Vec<&'static str>,
+    default_type: Option<&'static str>,
+}
+
+impl TargetList {
+    /// Everything that the registries hold.
+    pub fn all() -> TargetList {
+        let row = |target: &&dyn Target| TargetRow {
+            id: target.id(),
+            name: target.name(),
+            extensions: target.extensions(),
+            folder: target.is_folder(),
+            splits: target.splits(),
+            runtimes: target.runtimes(),
+            versions: version_names(*target),
+            types: type_names(*target),
+            default_type: target.default_type(),
+        };
+        TargetList { targets: TARGETS.iter().map(row).collect() }
+    }
+}
+
+impl Report for TargetList {
+    fn human(&self, out: &mut dyn Write) -> io::Result<()> {
+        let mut table = Table::new(&["--to", "writes", "versions", "loaded by"]);
+        for t in &self.targets {
+            let written =
+                if t.folder { "a folder".to_owned() } else { format!(".{}", t.extensions.join(", .")) };
+            table.row([t.id.to_owned(), written, t.versions.join(" "), t.runtimes.to_owned()]);
+        }
+        table.write(out)?;
+        let mut table = Table::new(&["--to", "types"]);
+        for t in &self.targets {
+            table.row([t.id.to_owned(), t.types.join(" ")]);
+        }
+        writeln!(out)?;
+        table.write(out)
+    }
+}

@@ -1,0 +1,146 @@
+//! The files that a target consists of: with tensors, and small ones beside them.
+
+use std::ffi::OsString;
+use std::path::Path;
+
+use formats::{INDEX_SUFFIX, Layout, Metadata, Planned, Value, index, part_name, safetensors};
+
+use crate::about::About;
+use crate::error::{Error, Result};
+use crate::model::Model;
+use crate::recipe::Recipe;
+
+/// What is to be written, and where.
+#[derive(Clone, Copy, Debug)]
+pub struct Order<'a> {
+    /// The model.
+    pub model: &'a Model,
+    /// What is said of it.
+    pub about: &'a About,
+    /// What is wanted.
+    pub recipe: &'a Recipe,
+    /// Number of weights of all items.
+    pub weights: u64,
+    /// The file or folder asked for.
+    pub out: &'a Path,
+}
+
+/// The names of `count` files with tensors: that of `out`, or `NAME-00001-of-00003.EXT` and so on.
+///
+/// # Errors
+/// [`Error::Usage`] if names of several cannot be made from it.
+pub(super) fn names(out: &Path, count: usize) -> Result<Vec<OsString>> {
+    if count == 1 {
+        return Ok(vec![out.file_name().unwrap_or_default().to_owned()]);
+    }
+    let (stem, extension) = (out.file_stem(), out.extension().unwrap_or_default());
+    match (stem.and_then(|s| s.to_str()), extension.to_str()) {
+        (Some(stem), Some(extension)) => {
+            Ok((1..=count).map(|n| part_name(stem, n, count, extension).into()).collect())
+        }
+        _ => Err(Error::Usage {
+            what: format!("the name {} is no Unicode, so its parts cannot be named", out.display()),
+            help: "give the output another name".to_owned(),
+        }),
+    }
+}
+
+/// The files of a target.
+#[derive(Debug)]
+pub struct Files {
+    /// What the files with tensors say besides, as it is read back.
+    pub metadata: Metadata,
+    /// Those with tensors, one for each group.
+    pub files: Vec<PlannedFile>,
+    /// The others.
+    pub small: Vec<SmallFile>,
+}
+
+impl Files {
+    /// Files in safetensors, with an index if there are several. They say that they are torch's (`format`), as
+    /// transformers wants.
+    pub(super) fn safetensors(out: &Path, groups: &[&[Planned]]) -> Result<Files> {
+        let metadata: Metadata = vec![("format".to_owned(), Value::from("pt"))];
+        let names = names(out, groups.len())?;
+        let mut files = Vec::new();
+        for (tensors, name) in groups.iter().zip(&names) {
+            let layout = safetensors::place(&metadata, tensors)?.into();
+            files.push(PlannedFile { name: name.clone(), layout });
+        }
+        let mut small = Vec::new();
+        if groups.len() > 1 {
+            let mut name = out.file_name().unwrap_or_default().to_owned();
+            name.push(INDEX_SUFFIX);
+            // Names of several are Unicode.
+            let places = names.iter().zip(groups).filter_map(|(name, group)| Some((name.to_str()?, *group)));
+            small.push(SmallFile { name, bytes: index(places).into_bytes() });
+        }
+        Ok(Files { metadata, files, small })
+    }
+}
+
+/// A file with tensors.
+#[derive(Debug)]
+pub struct PlannedFile {
+    /// Its name, within the folder of the output or the output itself.
+    pub name: OsString,
+    /// Where everything lies in it.
+    pub layout: Layout,
+}
+
+/// A small file that is known as a whole beforehand: configuration, tokenizer, index.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SmallFile {
+    /// Its name.
+    pub name: OsString,
+    /// What is in it.
+    pub bytes: Vec<u8>,
+}
+
+/// What the output is on disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Output {
+    /// The file asked for.
+    File,
+    /// Several files beside each other, named after the one asked for.
+    Set,
+    /// The folder asked for.
+    Folder,
+}
+
+/// Cuts tensors into runs that take at most `max_bytes` each; a tensor that is larger stands alone. Only the data
+/// counts, padded to 32 bytes, as llama.cpp counts.
+pub fn groups(tensors: &[Planned], max_bytes: Option<u64>) -> Vec<&[Planned]> {
+    const PADDING: u64 = 32;
+    let max_bytes = max_bytes.unwrap_or(u64::MAX);
+    let (mut groups, mut start, mut filled) = (Vec::new(), 0, 0u64);
+    for (i, t) in tensors.iter().enumerate() {
+        let bytes = t.bytes().unwrap_or(0).next_multiple_of(PADDING);
+        if i > start && filled.saturating_add(bytes) > max_bytes {
+            groups.push(&tensors[start..i]);
+            (start, filled) = (i, 0);
+        }
+        filled = filled.saturating_add(bytes);
+    }
+    groups.push(&tensors[start..]);
+    groups
+}
+
+#[cfg(test)]
+mod tests {
+    use quant::Encoding;
+
+    use super::*;
+
+    #[test]
+    fn groups_are_full_but_not_fuller() {
+        let tensor =
+            |bytes: usize| Planned { name: String::new(), encoding: Encoding::U8, shape: vec![bytes] };
+        let tensors = [32, 60, 1, 500, 10, 10].map(tensor);
+        let lens = |max_bytes| groups(&tensors, max_bytes).iter().map(|g| g.len()).collect::<Vec<_>>();
+        assert_eq!(lens(None), [6]);
+        assert_eq!(lens(Some(128)), [3, 1, 2]);
+        assert_eq!(lens(Some(1)), [1; 6]);
+        assert_eq!(groups(&[], Some(1)).len(), 1);
+    }
+}
