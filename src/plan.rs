@@ -127,7 +127,15 @@ impl Plan {
                 help: "leave --split-max-size out".to_owned(),
             });
         }
-        let items = target.items(model, recipe.file_type)?;
+        for (flag, given) in [("--layers", recipe.layers), ("--rescale", recipe.rescale)] {
+            if given.is_some() && !target.plans_layers() {
+                return Err(Error::Usage {
+                    what: format!("{flag} means nothing for {}", target.name()),
+                    help: format!("leave it out, or write a .prefab for {}", targets::web_rwkv::RUNTIMES),
+                });
+            }
+        }
+        let items = target.items(model, &recipe)?;
         let weights = items.iter().map(|i| i.values.elements() as u64).sum();
         let mut tensors =
             items.into_iter().map(|item| choose(item, model, &recipe)).collect::<Result<Vec<_>>>()?;

@@ -19,6 +19,10 @@ pub struct Recipe {
     pub search: Search,
     /// Which input channels matter more than others.
     pub importance: Option<Importance>,
+    /// How many blocks are quantized, from the first on, if not all.
+    pub layers: Option<usize>,
+    /// Every how many blocks the runtime is to halve its activations, if not as usual (0: never).
+    pub rescale: Option<usize>,
 }
 
 impl Recipe {
@@ -30,6 +34,8 @@ impl Recipe {
             fallback: Fallback::default(),
             search: Search::default(),
             importance: None,
+            layers: None,
+            rescale: None,
         }
     }
 
@@ -161,6 +167,7 @@ pub static FILE_TYPES: &[FileType] = &[
     blocks("q3_k_s", 11, Encoding::Q3K),
     blocks("q2_k",  10, Encoding::Q2K),
     of_one("int8",      Encoding::Int8),
+    FileType { head: Encoding::Int8, ..levels("nf4_l", Levels::Nf4) },
     levels("nf4",       Levels::Nf4),
     levels("sf4",       Levels::Sf4),
 ];

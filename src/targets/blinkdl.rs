@@ -10,7 +10,7 @@ use super::files::names;
 use super::{Files, Item, Objection, Order, PlannedFile, Target};
 use crate::error::{Error, Result};
 use crate::model::{Body, Model, Version};
-use crate::recipe::FileType;
+use crate::recipe::{FileType, Recipe};
 
 /// The folder in a torch file's archive: torch's name for what is saved into memory. (It is not taken from the
 /// output's name, so that a file's bytes do not depend on its name.)
@@ -59,8 +59,8 @@ impl Target for Safetensors {
         Ok(Vec::new())
     }
 
-    fn items(&self, model: &Model, file_type: &FileType) -> Result<Vec<Item>> {
-        let mut items = items(model, file_type)?;
+    fn items(&self, model: &Model, recipe: &Recipe) -> Result<Vec<Item>> {
+        let mut items = items(model, recipe.file_type)?;
         // As the crate safetensors has it: wide types first, so that all data is aligned; then by name.
         items.sort_by(|a, b| order(a).cmp(&order(b)));
         Ok(items)
@@ -109,8 +109,8 @@ impl Target for Torch {
         Ok(Vec::new())
     }
 
-    fn items(&self, model: &Model, file_type: &FileType) -> Result<Vec<Item>> {
-        items(model, file_type)
+    fn items(&self, model: &Model, recipe: &Recipe) -> Result<Vec<Item>> {
+        items(model, recipe.file_type)
     }
 
     fn files(&self, order: &Order<'_>, groups: &[&[Planned]]) -> Result<Files> {

@@ -6,7 +6,7 @@
 mod blinkdl;
 mod files;
 pub mod gguf;
-mod web_rwkv;
+pub(crate) mod web_rwkv;
 
 use std::fmt;
 use std::path::Path;
@@ -18,7 +18,7 @@ pub use files::{Files, Order, Output, PlannedFile, SmallFile, groups};
 
 use crate::error::{Error, Result};
 use crate::model::{Lazy, Model, Role, VERSIONS, Version};
-use crate::recipe::{FILE_TYPES, FileType};
+use crate::recipe::{FILE_TYPES, FileType, Recipe};
 
 /// A kind of file, or folder, that can be written for a runtime.
 ///
@@ -62,6 +62,11 @@ pub trait Target: Send + Sync {
         false
     }
 
+    /// Whether blocks can be treated differently: [`Recipe::layers`] and [`Recipe::rescale`].
+    fn plans_layers(&self) -> bool {
+        false
+    }
+
     /// Says what else, besides version and type, stands against this model as such a file.
     ///
     /// # Errors
@@ -72,7 +77,7 @@ pub trait Target: Send + Sync {
     ///
     /// # Errors
     /// If a tensor cannot be brought into the form that the runtime wants.
-    fn items(&self, model: &Model, file_type: &FileType) -> Result<Vec<Item>>;
+    fn items(&self, model: &Model, recipe: &Recipe) -> Result<Vec<Item>>;
 
     /// Lays out the files: one with tensors for each of `groups`, and what goes with them.
     ///

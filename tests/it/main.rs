@@ -13,3 +13,4 @@ mod parity;
 mod run;
 #[path = "../../benches/synthetic.rs"]
 mod synthetic;
+mod web_rwkv;

@@ -28,7 +28,7 @@ const PAD: usize = 8;
 /// What the rows of f16 matrices must be multiples of.
 const LANES: usize = 4;
 
-const RUNTIMES: &str = "web-rwkv, Ai00, RWKV-Runner, RWKV App";
+pub(crate) const RUNTIMES: &str = "web-rwkv, Ai00, RWKV-Runner, RWKV App";
 
 /// Whether web-rwkv runs this version: 5.0 has no gate and is taken for version 4; of 7a the parts that it does not know
 /// are passed over without a word.

@@ -15,7 +15,7 @@ use quant::Encoding;
 use super::{PAD, padded_rank, prepared, stored_as, takes, unfit};
 use crate::error::Result;
 use crate::model::{Held, Lazy, Map, Model, Rank, Role, Version, prefab};
-use crate::recipe::FileType;
+use crate::recipe::{FileType, Recipe};
 use crate::targets::files::names;
 use crate::targets::{Files, Item, Objection, Order, PlannedFile, Target};
 
@@ -104,10 +104,14 @@ impl Target for Prefab {
         super::check(model)
     }
 
-    fn items(&self, model: &Model, _: &FileType) -> Result<Vec<Item>> {
+    fn plans_layers(&self) -> bool {
+        true
+    }
+
+    fn items(&self, model: &Model, recipe: &Recipe) -> Result<Vec<Item>> {
         let mut fields = Vec::new();
         for held in model.tensors.iter().filter(|held| !held.is_unread()) {
-            fields.push(Field::of(model, held).ok_or_else(|| unfit(model, held))?);
+            fields.push(Field::of(model, held, rescale(model, recipe)).ok_or_else(|| unfit(model, held))?);
         }
         let mut items = Vec::new();
         let seven = model.version.major() == 7;
@@ -123,14 +127,16 @@ impl Target for Prefab {
                     0 => name.replace("att.v", "att.a"),
                     _ => name.clone(),
                 };
-                items.extend(Field::item(&fields, &name, &twin));
+                let item = Field::item(&fields, &name, &twin);
+                let plain = recipe.layers.is_some_and(|layers| layer >= layers).then_some(Encoding::F16);
+                items.extend(item.map(|item| Item { fixed: item.fixed.or(plain), ..item }));
             }
         }
         Ok(items)
     }
 
     fn files(&self, order: &Order<'_>, groups: &[&[Planned]]) -> Result<Files> {
-        let metadata = metadata(order.model);
+        let metadata = metadata(order.model, rescale(order.model, order.recipe));
         let mut files = Vec::new();
         for (tensors, name) in groups.iter().zip(names(order.out, groups.len())?) {
             let layout = formats::prefab::place(&metadata, tensors, is_matrix)?.into();
@@ -149,7 +155,7 @@ struct Field<'a> {
 }
 
 impl<'a> Field<'a> {
-    fn of(model: &Model, held: &'a Held) -> Option<Field<'a>> {
+    fn of(model: &Model, held: &'a Held, rescale: usize) -> Option<Field<'a>> {
         let (stored, values) = prepared(model, held, prefab)?;
         let version = stored_as(model.version)?;
         let dims = &model.dims;
@@ -162,7 +168,7 @@ impl<'a> Field<'a> {
             (4..=6, "att.time_faaaa" | "att.time_first") => flat(&values.mapped(Map::F16))?,
             (_, "att.ln_x.weight" | "att.ln_x.bias") => values.reshaped(&[dims.heads, dims.head_size])?,
             (_, "att.r_k") => values,
-            (_, "att.output.weight" | "ffn.value.weight") => match held.layer / rescale(version) {
+            (_, "att.output.weight" | "ffn.value.weight") => match held.layer / rescale {
                 0 => values,
                 n => values.mapped(Map::F16).mapped(Map::Scale((-(n as f32)).exp2())),
             },
@@ -202,8 +208,13 @@ fn flat(values: &Lazy) -> Option<Lazy> {
 }
 
 /// Every how many layers the activations are halved.
-fn rescale(version: &Version) -> usize {
-    if version.major() == 7 { NEVER } else { RESCALE }
+fn rescale(model: &Model, recipe: &Recipe) -> usize {
+    match recipe.rescale {
+        Some(0) => NEVER,
+        Some(layers) => layers,
+        None if model.version.major() == 7 => NEVER,
+        None => RESCALE,
+    }
 }
 
 /// Whether a field is a matrix of whatever kind: the head, the large matrices, the low-rank ones.
@@ -213,7 +224,7 @@ fn is_matrix(name: &str) -> bool {
 }
 
 /// What web-rwkv wants to know of the model.
-fn metadata(model: &Model) -> Metadata {
+fn metadata(model: &Model, rescale: usize) -> Metadata {
     let (dims, version) = (&model.dims, model.version);
     let number = |n: usize| Value::U64(n as u64);
     let mut keys: Metadata = vec![
@@ -237,7 +248,7 @@ fn metadata(model: &Model) -> Metadata {
         let key = format!("info.custom.V{}.{name}", version.major());
         keys.push((key, number(padded_rank(model, *rank))));
     }
-    keys.push(("rescale".into(), number(rescale(version))));
+    keys.push(("rescale".into(), number(rescale)));
     keys.push(("sep".into(), Value::U64(SEPARATE)));
     keys
 }

@@ -6,7 +6,7 @@ use quant::Encoding;
 use super::{RUNTIMES, prepared, takes, unfit};
 use crate::error::Result;
 use crate::model::{Model, Version, web_rwkv};
-use crate::recipe::FileType;
+use crate::recipe::{FileType, Recipe};
 use crate::targets::files::names;
 use crate::targets::{Files, Item, Objection, Order, PlannedFile, Target};
 
@@ -47,7 +47,7 @@ impl Target for St {
         super::check(model)
     }
 
-    fn items(&self, model: &Model, _: &FileType) -> Result<Vec<Item>> {
+    fn items(&self, model: &Model, _: &Recipe) -> Result<Vec<Item>> {
         let read = model.tensors.iter().filter(|held| !held.is_unread());
         read.map(|held| {
             let (stored, values) = prepared(model, held, web_rwkv).ok_or_else(|| unfit(model, held))?;
