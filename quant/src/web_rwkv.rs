@@ -44,45 +44,63 @@ impl Fp4 {
     const BLOCK: usize = Encoding::Fp4.block_len();
     const CODE_BYTES: usize = Encoding::Fp4.code_bytes();
 
-    /// The codes of `x` for a scale that is divided by, and the scale as it is stored; `inverse` is what web-rwkv
-    /// multiplies by.
-    fn pack(&self, x: &[f32; Self::BLOCK], inverse: f32, scale: f16, out: &mut [u8]) {
-        let (codes, rest) = out.split_at_mut(Self::CODE_BYTES);
-        for (byte, pair) in codes.iter_mut().zip(x.as_chunks::<2>().0) {
-            *byte = self.nearest(pair[0] * inverse) | self.nearest(pair[1] * inverse) << 4;
+    /// Where codes change: the least value that gets code `i + 1` or a later one instead of `i`.
+    fn thresholds(&self) -> [f32; 15] {
+        let mut thresholds = [f32::INFINITY; 15];
+        for i in 0..15 {
+            let (low, high) = (self.codebook[i], self.codebook[i + 1]);
+            thresholds[i] = if high > low {
+                least_at(low, high, |v| (high - v).abs() <= (low - v).abs())
+            } else if i > 0 {
+                thresholds[i - 1] // of equal levels the last is taken
+            } else {
+                f32::NEG_INFINITY
+            };
+        }
+        thresholds
+    }
+
+    /// The levels next to `x * inverse` (of two equally near the later), and the scale as it is stored.
+    fn pack(x: &[f32; Self::BLOCK], thresholds: &[f32; 15], inverse: f32, scale: f16, out: &mut [u8]) {
+        let (bytes, rest) = out.split_at_mut(Self::CODE_BYTES);
+        let scaled = x.map(|v| v * inverse);
+        let mut codes = [0u32; Self::BLOCK];
+        // In a block of zeros the values are NaN, and the codes 0; the absmax of 0 makes them 0 all the same.
+        for threshold in thresholds {
+            for (code, v) in codes.iter_mut().zip(&scaled) {
+                *code += u32::from(v >= threshold);
+            }
+        }
+        for (byte, pair) in bytes.iter_mut().zip(codes.as_chunks::<2>().0) {
+            *byte = (pair[0] | pair[1] << 4) as u8;
         }
         rest.copy_from_slice(&scale.to_le_bytes());
     }
 
-    /// The level next to `v`; of two equally near the later.
-    fn nearest(&self, v: f32) -> u8 {
-        // In a block of zeros `v` is NaN, and the code is 0; the absmax of 0 makes it 0 all the same.
-        let (mut least, mut code) = (2.0, 0);
-        for (i, level) in self.codebook.iter().enumerate() {
-            let distance = (level - v).abs();
-            if distance <= least {
-                (least, code) = (distance, i as u8);
-            }
-        }
-        code
-    }
-
     fn blocks(&self, rows: Rows<'_>, out: &mut [u8], best: bool) -> Result<(), EncodeError> {
         check(rows, Encoding::Fp4, out)?;
+        let thresholds = self.thresholds();
         let (blocks, _) = rows.values.as_chunks::<{ Self::BLOCK }>();
         for (n, (exact, out)) in blocks.iter().zip(out.chunks_mut(Self::CODE_BYTES + 2)).enumerate() {
             let x = exact.map(|v| f16::from_f32(v).to_f32());
             let absmax = x.iter().fold(0.0f32, |m, v| m.max(v.abs()));
-            self.pack(&x, 1.0 / absmax, f16::from_f32(absmax), out);
+            Self::pack(&x, &thresholds, 1.0 / absmax, f16::from_f32(absmax), out);
             if best && absmax > 0.0 {
-                self.improve(exact, absmax, |i| importance(rows, n * Self::BLOCK + i), out);
+                self.improve(exact, absmax, &thresholds, |i| importance(rows, n * Self::BLOCK + i), out);
             }
         }
         Ok(())
     }
 
     /// Tries other scales for the block in `out`, and keeps the one of least error.
-    fn improve(&self, x: &[f32; Self::BLOCK], absmax: f32, weight: impl Fn(usize) -> f32, out: &mut [u8]) {
+    fn improve(
+        &self,
+        x: &[f32; Self::BLOCK],
+        absmax: f32,
+        thresholds: &[f32; 15],
+        weight: impl Fn(usize) -> f32,
+        out: &mut [u8],
+    ) {
         /// Scales tried, in steps of 1/64 around the largest magnitude.
         const STEPS: std::ops::RangeInclusive<i32> = -12..=12;
         let error = |block: &[u8]| {
@@ -100,7 +118,7 @@ impl Fp4 {
             if scale.is_infinite() || scale.to_f32() == 0.0 {
                 continue;
             }
-            self.pack(x, 1.0 / scale.to_f32(), scale, &mut tried);
+            Self::pack(x, thresholds, 1.0 / scale.to_f32(), scale, &mut tried);
             let found = error(&tried);
             if found < least {
                 least = found;
@@ -173,6 +191,19 @@ impl Codec for Fp4 {
     }
 }
 
+/// The least value from `low` to `high` of which something holds that holds of `high`, and of all above one that it
+/// holds of.
+fn least_at(low: f32, high: f32, holds: impl Fn(f32) -> bool) -> f32 {
+    let (mut without, mut with) = (low, high);
+    loop {
+        let middle = f32::midpoint(without, with);
+        if middle <= without || middle >= with {
+            return with;
+        }
+        if holds(middle) { with = middle } else { without = middle }
+    }
+}
+
 /// Whole blocks of finite weights that fit f16.
 fn check(rows: Rows<'_>, encoding: Encoding, out: &[u8]) -> Result<(), EncodeError> {
     let blocks = rows.values.len() / encoding.block_len();
@@ -235,6 +266,32 @@ mod tests {
         for codec in [&NF4, &SF4] {
             for (x, y) in values.iter().zip(round_trip(codec, &values, false)) {
                 assert!((x - y).abs() <= 0.2, "{x} {y}");
+            }
+        }
+    }
+
+    /// What web-rwkv's shader does.
+    fn nearest(codebook: &Codebook, v: f32) -> u8 {
+        let (mut least, mut code) = (2.0, 0);
+        for (i, level) in codebook.iter().enumerate() {
+            if (level - v).abs() <= least {
+                (least, code) = ((level - v).abs(), i as u8);
+            }
+        }
+        code
+    }
+
+    #[test]
+    fn codes_are_those_of_the_nearest_level() {
+        let mut twins = codebook::NF4;
+        (twins[1], twins[4], twins[5], twins[15]) = (twins[0], twins[3], twins[3], twins[14]);
+        for codebook in [codebook::NF4, codebook::SF4, twins] {
+            let thresholds = Fp4 { codebook }.thresholds();
+            let code = |v: f32| thresholds.iter().filter(|t| v >= **t).count() as u8;
+            let around = thresholds.iter().chain(&codebook).filter(|v| v.is_finite());
+            let around = around.flat_map(|v| [v.next_down(), *v, v.next_up()]);
+            for v in around.chain(values(20_000)) {
+                assert_eq!(code(v), nearest(&codebook, v), "{v}");
             }
         }
     }

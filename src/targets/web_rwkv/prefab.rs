@@ -6,8 +6,9 @@
 //! loads more than it makes: our own mix quantizes the head and the low-rank matrices too, a sixth of the file of a
 //! 1.5B model.
 //!
-//! A kernel for many tokens reads one scale for every 32 (int8) or 64 (fp4) values along a row, so rows must be whole
-//! multiples of that ([`fits`]); web-rwkv does not look.
+//! Its kernels for many tokens read one scale for every 32 (int8) or 64 (fp4) values along a row, so rows that are no
+//! whole multiples of that fall back ([`fitting`](crate::recipe::fitting)). web-rwkv does not look: its own nf4 of a
+//! model with rows of 224 gives other logits for 32 tokens at a time than for one after the other.
 
 use formats::{Metadata, Planned, Value, ValueKind};
 use quant::Encoding;
@@ -188,7 +189,10 @@ impl<'a> Field<'a> {
             let (count, cols) = (parts.len(), stacked.cols());
             stacked.reshaped(&[count, 1, cols])?
         } else {
-            first.values.clone()
+            let shape = first.values.shape();
+            // A blob does not tell dimensions of one at its end from none.
+            let ones = shape.iter().take(shape.len() - 1).take_while(|dim| **dim == 1).count();
+            first.values.reshaped(&shape[ones..])?
         };
         let slot = first.held.slot;
         let fixed = match slot.role {
