@@ -11,7 +11,7 @@ For each model of testdata (and the small models of other people, if they are th
 - of our own mixes, which web-rwkv cannot make, the logits are those of the same weights decoded by us, within
   DECODED_LIMIT; token by token and 32 at a time, which are different kernels.
 
-Further: ranks that web-rwkv cannot compute with give, padded, the logits of the matrices without the rest.
+Further: ranks and vocabularies that web-rwkv cannot compute with give, padded, the logits of what is there.
 
     check_web_rwkv.py [--record]       --record writes testdata/golden/web_rwkv/prefabs.json: the hashes of web-rwkv's own files
 
@@ -171,6 +171,20 @@ def check_ranks(source, folder):
     report(apart(a, b) <= 1e-5, f"ranks of 30 and 25, padded: {apart(a, b):.1e}")
 
 
+def check_vocabulary(folder):
+    """250 tokens, which web-rwkv makes 256: the logits of the others stay as they are, and those are 0."""
+    for model in "rwkv4-bytes", "rwkv6-bytes":
+        source, tokens = ROOT / f"testdata/{model}.pth", list(b"fn main")
+        whole = read_safetensors(convert(source, folder / "whole.safetensors", "-t", "f32"))
+        less = {n: v[:250] if n in ("emb.weight", "head.weight") else v for n, v in whole.items()}
+        less = write_safetensors(folder / "less.safetensors", less)
+        expected = logits(convert(source, folder / "whole.st"), tokens)
+        for out, kind in ("less.st", "f16"), ("less.prefab", "f16"):
+            found = logits(convert(less, folder / out, "-t", kind, "--force-target"), tokens)
+            fine = found.shape == expected.shape and (found[:, :250] == expected[:, :250]).all() and not found[:, 250:].any()
+            report(bool(fine), f"{model} with 250 tokens, forced into {out}: the same logits, and 0 for 6 more")
+
+
 def check(folder):
     recorded = json.loads(RECORD.read_text())["models"]
     for model in MODELS:
@@ -180,6 +194,7 @@ def check(folder):
         check_prefabs(model, source, st, folder, recorded[model])
         check_own(model, source, folder)
     check_ranks(ROOT / "testdata/rwkv7-bytes.pth", folder)
+    check_vocabulary(folder)
     if not (DATA / "models").is_dir():
         print(f"skipped: no models in {DATA}")
         return

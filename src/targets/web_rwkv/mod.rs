@@ -7,7 +7,8 @@
 //! - low-rank matrices are stored [out, in]. web-rwkv takes their ranks from the first block that has them, and where a
 //!   rank is no multiple of 4 it computes wrong values without a word; so all ranks are padded with zeros, which
 //!   changes nothing, to a multiple of 4 not below that of any block;
-//! - a vocabulary that is no multiple of 8 is padded by web-rwkv with tokens of the logit 0, which can be sampled;
+//! - a vocabulary that is no multiple of 8 is padded by web-rwkv with tokens of the logit 0, which can be sampled; of
+//!   versions 4 and 5 it forgets the head and then fails, so the file has the rows;
 //! - there is no type but f16 for what is not quantized.
 //!
 //! Source: web-rwkv 0.10.20, `runtime/loader.rs`, `runtime/v4.rs` to `v7.rs` and the shaders (read), and what it
@@ -138,6 +139,11 @@ fn low_rank(model: &Model, held: &Held) -> Option<Lazy> {
 fn padded_rank(model: &Model, rank: Rank) -> usize {
     let ranks = model.ranks.iter().filter_map(|ranks| ranks.get(&rank));
     ranks.max().copied().unwrap_or(0).next_multiple_of(LANES)
+}
+
+/// The embedding or the head with rows of zeros for the tokens that do not exist.
+fn padded_vocabulary(model: &Model, values: &Lazy) -> Option<Lazy> {
+    values.padded(&[model.dims.vocab.next_multiple_of(PAD), values.cols()])
 }
 
 fn unfit(model: &Model, held: &Held) -> Error {

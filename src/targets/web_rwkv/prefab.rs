@@ -13,7 +13,7 @@
 use formats::{Metadata, Planned, Value, ValueKind};
 use quant::Encoding;
 
-use super::{PAD, padded_rank, prepared, stored_as, takes, unfit};
+use super::{padded_rank, padded_vocabulary, prepared, stored_as, takes, unfit};
 use crate::error::Result;
 use crate::model::{Held, Lazy, Map, Model, Rank, Role, Version, prefab};
 use crate::recipe::{FileType, Recipe};
@@ -161,9 +161,7 @@ impl<'a> Field<'a> {
         let version = stored_as(model.version)?;
         let dims = &model.dims;
         let values = match (version.major(), held.slot.short_name()) {
-            (_, "emb.weight") | (6.., "head.weight") => {
-                values.padded(&[dims.vocab.next_multiple_of(PAD), dims.embd.next_multiple_of(PAD)])?
-            }
+            (_, "emb.weight" | "head.weight") => padded_vocabulary(model, &values)?,
             (4, "att.time_decay") => flat(&values.mapped(Map::F16).mapped(Map::NegExp))?,
             (5, "att.time_decay") => flat(&values.mapped(Map::F16).mapped(Map::ExpNegExp))?,
             (4..=6, "att.time_faaaa" | "att.time_first") => flat(&values.mapped(Map::F16))?,

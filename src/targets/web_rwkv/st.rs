@@ -3,9 +3,9 @@
 use formats::{Metadata, Planned};
 use quant::Encoding;
 
-use super::{RUNTIMES, prepared, takes, unfit};
+use super::{RUNTIMES, padded_vocabulary, prepared, takes, unfit};
 use crate::error::Result;
-use crate::model::{Model, Version, web_rwkv};
+use crate::model::{Model, Role, Version, web_rwkv};
 use crate::recipe::{FileType, Recipe};
 use crate::targets::files::names;
 use crate::targets::{Files, Item, Objection, Order, PlannedFile, Target};
@@ -52,6 +52,10 @@ impl Target for St {
         read.map(|held| {
             let (stored, values) = prepared(model, held, web_rwkv).ok_or_else(|| unfit(model, held))?;
             let (name, role) = (stored.name_in(held.layer), held.slot.role);
+            // What web-rwkv does itself from version 6 on.
+            let pads = model.version.major() < 6 && matches!(role, Role::Embedding | Role::Head);
+            let padded = if pads { padded_vocabulary(model, &values) } else { Some(values) };
+            let values = padded.ok_or_else(|| unfit(model, held))?;
             Ok(Item { name, role, values, fixed: Some(Encoding::F16) })
         })
         .collect()
