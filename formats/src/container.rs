@@ -76,7 +76,8 @@ impl Tensor {
         let elements = shape.iter().try_fold(1u64, |n, d| n.checked_mul(*d as u64))?;
         let Some(strides) = strides else {
             let cols = shape.last().map_or(1, |d| *d as u64);
-            return if cols == 0 { Some(0) } else { encoding.matrix_bytes(elements / cols, cols) };
+            let rows = elements.checked_div(cols);
+            return rows.map_or(Some(0), |rows| encoding.matrix_bytes(rows, cols));
         };
         if !encoding.is_plain() || strides.len() != shape.len() {
             return None;
