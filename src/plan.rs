@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
-use formats::{Metadata, Planned};
+use formats::{Metadata, Planned, Split};
 use quant::{Encoding, codec};
 
 use crate::about::About;
@@ -77,8 +77,10 @@ pub struct Part {
     pub planned: Planned,
     /// Number of the file.
     pub file: usize,
-    /// Where its data starts in the file.
+    /// Where its data starts in the file; of a split tensor, the codes.
     pub offset: u64,
+    /// Where the rest of a split tensor is.
+    pub split: Option<Split>,
     /// How many bytes of it each row of the model's tensor takes.
     pub row_bytes: usize,
 }
@@ -87,6 +89,12 @@ impl Write {
     /// How many bytes a row takes, all parts together.
     pub fn row_bytes(&self) -> usize {
         self.parts.iter().map(|p| p.row_bytes).sum()
+    }
+
+    /// The fewest rows after which a row and a block start together.
+    pub fn rows_of_whole_blocks(&self) -> usize {
+        let (cols, len) = (self.values.cols().max(1), self.encoding.block_len());
+        (1..=len).find(|rows| (rows * cols).is_multiple_of(len)).unwrap_or(len)
     }
 
     /// How many bytes it takes.
@@ -123,7 +131,15 @@ impl Plan {
                 help: "leave --split-max-size out".to_owned(),
             });
         }
-        let items = target.items(model, recipe.file_type)?;
+        for (flag, given) in [("--layers", recipe.layers), ("--rescale", recipe.rescale)] {
+            if given.is_some() && !target.plans_layers() {
+                return Err(Error::Usage {
+                    what: format!("{flag} means nothing for {}", target.name()),
+                    help: format!("leave it out, or write a .prefab for {}", targets::web_rwkv::RUNTIMES),
+                });
+            }
+        }
+        let items = target.items(model, &recipe)?;
         let weights = items.iter().map(|i| i.values.elements() as u64).sum();
         let mut tensors =
             items.into_iter().map(|item| choose(item, model, &recipe)).collect::<Result<Vec<_>>>()?;
@@ -137,9 +153,11 @@ impl Plan {
         }
 
         let places = files.iter().enumerate();
-        let places = places.flat_map(|(file, f)| f.layout.offsets().iter().map(move |o| (file, *o)));
-        for (part, (file, offset)) in tensors.iter_mut().flat_map(|t| &mut t.parts).zip(places) {
-            (part.file, part.offset) = (file, offset);
+        let places = places.flat_map(|(file, f)| {
+            f.layout.offsets().iter().enumerate().map(move |(i, o)| (file, *o, f.layout.split(i)))
+        });
+        for (part, place) in tensors.iter_mut().flat_map(|t| &mut t.parts).zip(places) {
+            (part.file, part.offset, part.split) = place;
         }
         let output = match (target.is_folder(), files.len() + small.len()) {
             (true, _) => Output::Folder,
@@ -187,12 +205,12 @@ impl Plan {
 fn choose(item: Item, model: &Model, recipe: &Recipe) -> Result<Write> {
     let wanted = item.fixed.unwrap_or_else(|| recipe.wanted(item.role, item.values.encoding()));
     let (rows, cols) = (item.values.rows(), item.values.cols());
-    let encoding = fitting(wanted, cols);
+    let encoding = fitting(wanted, rows, cols);
     if encoding != wanted && recipe.fallback == Fallback::Error {
         return Err(Error::Tensor {
             path: model.container.path().to_owned(),
             tensor: item.name.clone(),
-            what: format!("has rows of {cols}, which are no whole blocks of {wanted}"),
+            what: format!("has {rows} rows of {cols}, which cannot be stored as {wanted}"),
             help: format!("--fallback warn stores it as {encoding}"),
         });
     }
@@ -208,7 +226,7 @@ fn choose(item: Item, model: &Model, recipe: &Recipe) -> Result<Write> {
     };
     let planned = Planned { name: item.name.clone(), encoding, shape: item.values.shape().to_vec() };
     let row_bytes = (planned.bytes().unwrap_or(0) as usize).checked_div(rows).unwrap_or(0);
-    let parts = vec![Part { planned, file: 0, offset: 0, row_bytes }];
+    let parts = vec![Part { planned, file: 0, offset: 0, split: None, row_bytes }];
     let Item { name, role, values, .. } = item;
     Ok(Write { name, role, values, encoding, wanted, importance, parts })
 }

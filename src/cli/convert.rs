@@ -46,6 +46,13 @@ pub(super) struct Args {
     /// Spread the tensors over files that hold at most so much of them
     #[arg(long, value_name = "SIZE", value_parser = size::parse)]
     split_max_size: Option<u64>,
+    /// Quantize the first N blocks only (.prefab)
+    #[arg(long, value_name = "N")]
+    layers: Option<usize>,
+    /// Have the runtime halve its activations every N blocks, so that they stay within f16; 0 for never (.prefab)
+    /// [default: 6 up to version 6, never from version 7 on]
+    #[arg(long, value_name = "N")]
+    rescale: Option<usize>,
     /// Show what would be written, and write nothing
     #[arg(long)]
     dry_run: bool,
@@ -139,6 +146,8 @@ pub(super) fn run(args: &Args, style: Style) -> Result<()> {
         fallback: args.fallback,
         search: args.search,
         importance: args.imatrix.as_deref().map(Importance::load).transpose()?,
+        layers: args.layers,
+        rescale: args.rescale,
     };
     let wishes =
         Wishes { force: args.force_target, split_max_bytes: args.split_max_size, modelfile: args.modelfile };

@@ -9,8 +9,8 @@ use std::sync::Arc;
 pub enum Map {
     /// `x * factor`.
     Scale(f32),
-    /// Rounded to FP16, unless that would be infinite.
-    Half,
+    /// Rounded to f16, as runtimes find the values that they go on with; what f16 cannot hold stays as it is.
+    F16,
     /// `exp(x)`.
     Exp,
     /// `-exp(x)`.
@@ -27,12 +27,15 @@ pub enum Map {
 
 impl Map {
     /// Changes every value. Exponentials are rounded correctly, whatever the machine's own `expf` does.
-    pub(super) fn apply(self, values: &mut [f32]) {
+    fn apply(self, values: &mut [f32]) {
         let exp = |x: f32| f64::from(x).exp() as f32;
         for x in values {
             *x = match self {
                 Map::Scale(factor) => *x * factor,
-                Map::Half => to_half(*x),
+                Map::F16 => {
+                    let half = quant::float::round_to_f16(*x);
+                    if half.is_finite() { half } else { *x }
+                }
                 Map::Exp => exp(*x),
                 Map::NegExp => -exp(*x),
                 Map::ExpNegExp => exp(-exp(*x)),
@@ -52,12 +55,6 @@ impl Map {
     }
 }
 
-/// `x` rounded to FP16, or as it is where FP16 would be infinite.
-fn to_half(x: f32) -> f32 {
-    let rounded = half::f16::from_f32(x).to_f32();
-    if rounded.is_finite() { rounded } else { x }
-}
-
 /// A change of the rows of a matrix [out, in], each by itself: what an adapter does to it.
 pub trait Change: fmt::Debug + Send + Sync {
     /// Changes rows `rows`; `values` holds them one after the other.
@@ -67,12 +64,39 @@ pub trait Change: fmt::Debug + Send + Sync {
     fn scratch_values(&self) -> usize;
 }
 
-/// Changes that follow each other; equal if they are the very same.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Changes(pub Vec<Arc<dyn Change>>);
+/// One step of what happens to values on their way out.
+#[derive(Clone, Debug)]
+pub(super) enum Alteration {
+    /// Single values.
+    Map(Map),
+    /// Whole rows; equal if it is the very same change.
+    Rows(Arc<dyn Change>),
+}
 
-impl PartialEq for Changes {
-    fn eq(&self, other: &Changes) -> bool {
-        self.0.len() == other.0.len() && self.0.iter().zip(&other.0).all(|(a, b)| Arc::ptr_eq(a, b))
+impl Alteration {
+    /// Alters rows `rows`, which `values` holds.
+    pub fn apply(&self, rows: Range<usize>, values: &mut [f32]) {
+        match self {
+            Alteration::Map(map) => map.apply(values),
+            Alteration::Rows(change) => change.apply(rows, values),
+        }
+    }
+
+    /// Values that [`apply`](Alteration::apply) keeps in memory besides those it changes.
+    pub fn scratch_values(&self) -> usize {
+        match self {
+            Alteration::Map(_) => 0,
+            Alteration::Rows(change) => change.scratch_values(),
+        }
+    }
+}
+
+impl PartialEq for Alteration {
+    fn eq(&self, other: &Alteration) -> bool {
+        match (self, other) {
+            (Alteration::Map(a), Alteration::Map(b)) => a == b,
+            (Alteration::Rows(a), Alteration::Rows(b)) => Arc::ptr_eq(a, b),
+            _ => false,
+        }
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use formats::{Container, Mapped};
+use formats::{Container, Mapped, Value};
 
 use super::shape::Solver;
 use super::slot::{Dim, Role, Scope, Slot};
@@ -132,8 +132,15 @@ impl Builder {
         let mut solver = Solver::default();
         for (key, value) in container.metadata() {
             // llama.cpp joins heads and head size in one vector, so the size must come from a key.
-            if let (true, Some(size)) = (key.ends_with(".wkv.head_size"), value.as_u64()) {
-                solver.set(Dim::N, size as usize, key);
+            // Prefabs pad the vocabulary, and join both where there is one head.
+            let dim = match key.as_str() {
+                key if key.ends_with(".wkv.head_size") => Dim::N,
+                "info.num_head" if version.major() > 4 => Dim::H,
+                "info.num_vocab" => Dim::V,
+                _ => continue,
+            };
+            if let Some(size) = value.as_u64() {
+                solver.set(dim, size as usize, key);
             }
         }
         if let (Body::Qwen2, Some(size)) = (version.body, qwen2::head_size(version, &container)) {
@@ -200,8 +207,8 @@ impl Builder {
             let what = format!("is missing from this {} model", self.version.about);
             return if unread || may_lack { Ok(None) } else { Err(self.missing(slot, layer, &what)) };
         };
-        if unread && self.container.format().name() == "GGUF" {
-            return Ok(None); // llama.cpp's placeholder, of another shape
+        if unread && self.has_placeholders() {
+            return Ok(None); // of another shape
         }
         let name = self.container.tensors()[i].name.clone();
         if may_lack && drop.iter().any(|p| wildcard(p, &name)) {
@@ -242,6 +249,11 @@ impl Builder {
             values =
                 values.transposed().ok_or_else(|| wrong(format!("has the shape {shape:?}, no matrix")))?;
         }
+        if matches!(slot.role, Role::Embedding | Role::Head)
+            && let Some(vocab) = self.container.value("info.num_vocab").and_then(Value::as_u64)
+        {
+            values = values.first_rows(vocab as usize).unwrap_or(values);
+        }
         let shape = self.solver.fit(slot, layer, &name, values.shape()).map_err(&wrong)?;
         values = values
             .reshaped(&shape)
@@ -252,15 +264,13 @@ impl Builder {
             })?;
         }
         let rescale = self.rescale(slot, layer);
-        if let Some(map) = stored.undo.or(rescale) {
-            values = values.mapped(map).ok_or_else(|| wrong("is transformed twice".to_owned()))?;
-        }
-        Ok(Some(values))
+        Ok(Some(stored.undo.into_iter().chain(rescale).fold(values, Lazy::mapped)))
     }
 
-    /// llama.cpp's RWKV-6 files may hold two matrices divided by 2^(layer / n); the original is wanted.
+    /// llama.cpp's RWKV-6 files and prefabs may hold two matrices divided by 2^(layer / n); the original is wanted.
     fn rescale(&self, slot: &Slot, layer: usize) -> Option<Map> {
-        let every = self.container.value("rwkv6.rescale_every_n_layers")?.as_u64().filter(|n| *n > 0)?;
+        let keys = ["rwkv6.rescale_every_n_layers", "rescale"];
+        let every = keys.iter().find_map(|key| self.container.value(key))?.as_u64().filter(|n| *n > 0)?;
         let halved = matches!(slot.short_name(), "att.output.weight" | "ffn.value.weight");
         let power = layer as u64 / every;
         (halved && power > 0).then(|| Map::Scale((power as f32).exp2()))
@@ -340,7 +350,7 @@ impl Builder {
                 continue;
             }
             let rule = if self.is_placeholder(&t.name) {
-                "llama.cpp wants a placeholder here and never reads it".to_owned()
+                "the runtime wants a placeholder here and never reads it".to_owned()
             } else if self.version.body == Body::Qwen2 && t.name.ends_with(".rotary_emb.inv_freq") {
                 "the time mix that replaced the attention does not rotate".to_owned()
             } else if let Some(pattern) = drop.iter().find(|p| wildcard(p, &t.name)) {
@@ -373,9 +383,14 @@ impl Builder {
         Err(Error::Usage { what, help: help.to_owned() })
     }
 
-    /// Whether this is block 0's value residual in a GGUF file.
+    /// Whether files of this format hold something in place of block 0's value residual.
+    fn has_placeholders(&self) -> bool {
+        matches!(self.container.format().name(), "GGUF" | "prefab")
+    }
+
+    /// Whether this is block 0's value residual in such a file.
     fn is_placeholder(&self, name: &str) -> bool {
-        self.container.format().name() == "GGUF"
+        self.has_placeholders()
             && self
                 .version
                 .slots()

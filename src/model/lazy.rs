@@ -8,9 +8,10 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use formats::{Container, Tensor};
-use quant::{Encoding, codec};
+use quant::web_rwkv::Fp4;
+use quant::{Codec, Encoding, codec};
 
-use super::change::{Change, Changes, Map};
+use super::change::{Alteration, Change, Map};
 use super::source::Source;
 
 /// Where the elements along one dimension of a view lie, in elements.
@@ -89,20 +90,20 @@ impl View {
     /// Decodes elements `range` in row-major order.
     fn read(&self, container: &Container, range: Range<usize>, out: &mut [f32]) {
         let (container, tensor) = self.source.resolve(container);
-        let bytes = container.bytes(tensor);
         if self.is_contiguous() {
-            decode_run(self.encoding, bytes, self.start + range.start, out);
+            decode_run(container, tensor, self.start + range.start, out);
         } else if self.encoding.is_plain() {
+            let bytes = container.bytes(tensor);
             let size = self.encoding.block_bytes();
             let release = |from: usize, to: usize| {
                 container.release(tensor, (from * size) as u64..((to * size) as u64).min(tensor.bytes));
             };
             self.gather(range, out, release, |at, x| {
-                decode(self.encoding, &bytes[at * size..(at + 1) * size], x);
+                decode(container, tensor, &bytes[at * size..(at + 1) * size], x);
             });
         } else {
             let mut all = vec![0.0; tensor.elements() as usize];
-            decode(self.encoding, bytes, &mut all);
+            decode_run(container, tensor, 0, &mut all);
             self.gather(range, out, |_, _| (), |at, x| x[0] = all[at]);
         }
     }
@@ -152,35 +153,61 @@ impl View {
 }
 
 /// Decodes `out.len()` values from element `first` on, which need not be the start of a block.
-fn decode_run(encoding: Encoding, bytes: &[u8], first: usize, out: &mut [f32]) {
-    let (len, size) = (encoding.block_len(), encoding.block_bytes());
+fn decode_run(container: &Container, tensor: &Tensor, first: usize, out: &mut [f32]) {
+    let len = tensor.encoding.block_len();
     let (block, skip) = (first / len, first % len);
     let blocks = (skip + out.len()).div_ceil(len);
-    let bytes = &bytes[block * size..(block + blocks) * size];
+    let bytes = container.blocks(tensor, block..block + blocks);
     if skip == 0 && out.len() == blocks * len {
-        return decode(encoding, bytes, out);
+        return decode(container, tensor, &bytes, out);
     }
     let mut whole = vec![0.0; blocks * len];
-    decode(encoding, bytes, &mut whole);
+    decode(container, tensor, &bytes, &mut whole);
     out.copy_from_slice(&whole[skip..skip + out.len()]);
 }
 
-fn decode(encoding: Encoding, bytes: &[u8], out: &mut [f32]) {
-    match codec(encoding) {
-        Some(codec) => codec.decode(bytes, out),
+fn decode(container: &Container, tensor: &Tensor, bytes: &[u8], out: &mut [f32]) {
+    match (codec(tensor.encoding), container.codebook(tensor)) {
+        (_, Some(codebook)) => Fp4 { codebook }.decode(bytes, out),
+        (Some(codec), None) => codec.decode(bytes, out),
         // `Lazy::of` takes tensors of encodings that have a codec only.
-        None => unreachable!("no codec decodes {encoding}"),
+        (None, None) => unreachable!("no codec decodes {}", tensor.encoding),
     }
 }
 
-/// A tensor as a function of stored tensors: views stacked along the first dimension, then mapped, then changed by
-/// adapters.
+/// A tensor as a function of stored tensors: views stacked along the first dimension, then altered, then padded.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Lazy {
     shape: Vec<usize>,
     parts: Vec<View>,
-    map: Option<Map>,
-    changes: Changes,
+    /// In the order they happen.
+    alterations: Vec<Alteration>,
+    padding: Option<Padding>,
+}
+
+/// Zeros around the values, which lie in the corner of a larger shape where all indices are small.
+#[derive(Clone, Debug, PartialEq)]
+struct Padding {
+    inner: Vec<usize>,
+    /// As many dimensions; the last is that of the padded tensor.
+    outer: Vec<usize>,
+}
+
+impl Padding {
+    /// Number of the row of the values that stands in this row of the padded tensor; `None` for a row of zeros.
+    fn row(&self, mut row: usize) -> Option<usize> {
+        let (mut number, mut step) = (0, 1);
+        for (inner, outer) in self.inner.iter().zip(&self.outer).rev().skip(1) {
+            let i = row % outer;
+            row /= outer;
+            if i >= *inner {
+                return None;
+            }
+            number += i * step;
+            step *= inner;
+        }
+        Some(number)
+    }
 }
 
 impl Lazy {
@@ -203,7 +230,7 @@ impl Lazy {
             None => contiguous(&t.shape),
         };
         let view = View { source, encoding: t.encoding, start: 0, shape: t.shape.clone(), steps };
-        Some(Lazy { shape: t.shape.clone(), parts: vec![view], map: None, changes: Changes::default() })
+        Some(Lazy { shape: t.shape.clone(), parts: vec![view], alterations: Vec::new(), padding: None })
     }
 
     /// The shape, slowest dimension first.
@@ -232,13 +259,17 @@ impl Lazy {
         self.parts.iter().all(|p| p.encoding == first).then_some(first)
     }
 
-    /// The same elements in another shape. `None` if the counts differ, or for changed rows.
+    /// The same elements in another shape. `None` if the counts differ, for changed rows, or if padded ones would be cut.
     pub fn reshaped(&self, shape: &[usize]) -> Option<Lazy> {
         if shape == self.shape {
             return Some(self.clone());
         }
         if shape.iter().product::<usize>() != self.elements() || self.is_changed() {
             return None;
+        }
+        if self.padding.is_some() {
+            let whole_rows = shape.last() == self.shape.last();
+            return whole_rows.then(|| Lazy { shape: shape.to_vec(), ..self.clone() });
         }
         let whole = match self.parts.as_slice() {
             [view] => restep(view, shape).map(|steps| View { shape: shape.to_vec(), steps, ..view.clone() }),
@@ -249,17 +280,17 @@ impl Lazy {
         Some(Lazy { shape: shape.to_vec(), parts, ..self.clone() })
     }
 
-    /// The only part, whose elements may be taken in another order.
-    fn single(&self) -> Option<&View> {
+    /// The view that these values are, unless they are stacked, changed row by row, or padded.
+    fn view(&self) -> Option<&View> {
         match self.parts.as_slice() {
-            [view] if !self.is_changed() => Some(view),
+            [view] if self.padding.is_none() && !self.is_changed() => Some(view),
             _ => None,
         }
     }
 
-    /// The last two dimensions swapped. `None` below two dimensions, or for stacked parts or changed rows.
+    /// The last two dimensions swapped. `None` below two dimensions, or for stacked, changed or padded rows.
     pub fn transposed(&self) -> Option<Lazy> {
-        let view = self.single()?;
+        let view = self.view()?;
         let n = view.shape.len();
         if n < 2 {
             return None;
@@ -270,10 +301,10 @@ impl Lazy {
         Some(Lazy { shape: view.shape.clone(), parts: vec![view], ..self.clone() })
     }
 
-    /// Slice `k` along the first dimension, which is dropped. `None` if there is none, or for stacked parts or
-    /// changed rows.
+    /// Slice `k` along the first dimension, which is dropped. `None` if there is none, or for stacked, changed or
+    /// padded rows.
     pub fn slice(&self, k: usize) -> Option<Lazy> {
-        let view = self.single()?;
+        let view = self.view()?;
         if k >= *view.shape.first()? {
             return None;
         }
@@ -286,10 +317,41 @@ impl Lazy {
         Some(Lazy { shape: view.shape.clone(), parts: vec![view], ..self.clone() })
     }
 
+    /// The first `rows` along the first dimension. `None` if there are not as many, or for stacked or padded values.
+    pub fn first_rows(&self, rows: usize) -> Option<Lazy> {
+        let mut view = self.view()?.clone();
+        let all = view.shape.first_mut()?;
+        if rows > *all {
+            return None;
+        }
+        *all = rows;
+        Some(Lazy { shape: view.shape.clone(), parts: vec![view], ..self.clone() })
+    }
+
+    /// Every element `times` times along a new last dimension. `None` for stacked or padded values.
+    pub fn repeated(&self, times: usize) -> Option<Lazy> {
+        let mut view = self.view()?.clone();
+        view.shape.push(times);
+        view.steps.push(Step::Even(0));
+        Some(Lazy { shape: view.shape.clone(), parts: vec![view], ..self.clone() })
+    }
+
+    /// Zeros behind the last element of every dimension until the shape is `shape`. `None` if it has another number of
+    /// dimensions or a smaller one, or if the values are padded already.
+    pub fn padded(&self, shape: &[usize]) -> Option<Lazy> {
+        let grows = shape.iter().zip(&self.shape).all(|(outer, inner)| outer >= inner);
+        if shape.len() != self.shape.len() || !grows || self.padding.is_some() {
+            return None;
+        }
+        let padding = Padding { inner: self.shape.clone(), outer: shape.to_vec() };
+        let padding = (padding.inner != padding.outer).then_some(padding);
+        Some(Lazy { shape: shape.to_vec(), padding, ..self.clone() })
+    }
+
     /// Dimension `dim` cut into as many equal groups as `order` has entries: group `i` becomes group `order[i]`
-    /// of these. `None` if it cannot be cut so, or for stacked parts or changed rows. `order` names each group once.
+    /// of these. `None` if it cannot be cut so, or for stacked or padded values. `order` names each group once.
     pub fn regrouped(&self, dim: usize, order: &'static [usize]) -> Option<Lazy> {
-        let view = self.single()?;
+        let view = self.view()?;
         let (len, step) = (*view.shape.get(dim)?, view.steps.get(dim)?);
         let Step::Even(stride) = *step else { return None };
         if !len.is_multiple_of(order.len()) || order.iter().any(|k| *k >= order.len()) {
@@ -300,11 +362,17 @@ impl Lazy {
         Some(Lazy { parts: vec![view], ..self.clone() })
     }
 
-    /// Tensors of one shape stacked along a new first dimension. `None` if the shapes or maps differ, or for changed
-    /// rows.
+    /// Tensors of one shape stacked along a new first dimension. `None` if their shapes or maps differ, or for changed
+    /// or padded rows.
     pub fn stacked(items: &[Lazy]) -> Option<Lazy> {
         let first = items.first()?;
-        if items.iter().any(|i| i.shape != first.shape || i.map != first.map || i.is_changed()) {
+        let fits = |i: &Lazy| {
+            i.shape == first.shape
+                && i.alterations == first.alterations
+                && i.padding.is_none()
+                && !i.is_changed()
+        };
+        if !items.iter().all(fits) {
             return None;
         }
         let shape = std::iter::once(items.len()).chain(first.shape.iter().copied()).collect();
@@ -312,34 +380,33 @@ impl Lazy {
         Some(Lazy { shape, parts, ..first.clone() })
     }
 
-    /// Every value changed by `map`; what undoes a map that a format applied leaves the stored values as they are.
-    /// `None` if the values are mapped otherwise already, or for changed rows.
-    pub fn mapped(&self, map: Map) -> Option<Lazy> {
-        let map = match self.map {
-            _ if self.is_changed() => return None,
-            None => Some(map),
-            Some(first) if map.undoes(first) => None,
-            Some(_) => return None,
-        };
-        Some(Lazy { map, ..self.clone() })
+    /// Every value changed by `map`, behind all alterations that there are; zeros of the padding stay zeros. What undoes
+    /// the one before leaves the values as they were.
+    #[must_use]
+    pub fn mapped(mut self, map: Map) -> Lazy {
+        match self.alterations.last() {
+            Some(Alteration::Map(last)) if map.undoes(*last) => drop(self.alterations.pop()),
+            _ => self.alterations.push(Alteration::Map(map)),
+        }
+        self
     }
 
-    /// Every row changed by `change`, after all changes before.
+    /// Every row changed by `change`, behind all alterations that there are. (Zeros of a padding are not changed.)
     #[must_use]
     pub fn changed(&self, change: Arc<dyn Change>) -> Lazy {
         let mut all = self.clone();
-        all.changes.0.push(change);
+        all.alterations.push(Alteration::Rows(change));
         all
     }
 
     /// Whether adapters change the rows.
     pub fn is_changed(&self) -> bool {
-        !self.changes.0.is_empty()
+        self.alterations.iter().any(|a| matches!(a, Alteration::Rows(_)))
     }
 
     /// Values that [`read`](Lazy::read) keeps in memory besides those it gives.
     pub fn scratch_values(&self) -> usize {
-        self.changes.0.iter().map(|c| c.scratch_values()).max().unwrap_or(0)
+        self.alterations.iter().map(Alteration::scratch_values).max().unwrap_or(0)
     }
 
     /// Reads rows `rows` as f32 into `out`.
@@ -350,6 +417,23 @@ impl Lazy {
         let cols = self.cols();
         let (start, end) = (rows.start * cols, rows.end * cols);
         assert!(end <= self.elements() && out.len() == end - start, "rows {rows:?} of {:?}", self.shape);
+        let Some(padding) = &self.padding else { return self.read_values(container, start..end, out) };
+        let inner = padding.inner.last().copied().unwrap_or(1);
+        for (row, out) in rows.zip(out.chunks_mut(cols.max(1))) {
+            let zeros = match padding.row(row) {
+                Some(row) => {
+                    self.read_values(container, row * inner..(row + 1) * inner, &mut out[..inner]);
+                    &mut out[inner..]
+                }
+                None => out,
+            };
+            zeros.fill(0.0);
+        }
+    }
+
+    /// Reads elements `range` of the values without padding.
+    fn read_values(&self, container: &Container, range: Range<usize>, out: &mut [f32]) {
+        let (start, end) = (range.start, range.end);
         let mut base = 0;
         for part in &self.parts {
             let n = part.elements();
@@ -359,24 +443,28 @@ impl Lazy {
             }
             base += n;
         }
-        if let Some(map) = self.map {
-            map.apply(out);
-        }
-        for change in &self.changes.0 {
-            change.apply(rows.clone(), out);
+        let cols = match &self.padding {
+            Some(padding) => padding.inner.last().copied().unwrap_or(1),
+            None => self.cols(),
+        };
+        for alteration in &self.alterations {
+            alteration.apply(start / cols.max(1)..end / cols.max(1), out);
         }
     }
 
     /// The stored bytes of rows `rows`, if they can be copied as they are: the elements lie without gaps,
     /// start at a block, and no value is changed.
     pub fn stored<'a>(&'a self, container: &'a Container, rows: Range<usize>) -> Option<&'a [u8]> {
-        let view = self.single().filter(|v| self.map.is_none() && v.is_contiguous())?;
+        let view = self.view()?;
+        let (container, tensor) = view.source.resolve(container);
+        if !self.alterations.is_empty() || !view.is_contiguous() || tensor.split.is_some() {
+            return None;
+        }
         let (len, size) = (view.encoding.block_len(), view.encoding.block_bytes());
         let (first, last) = (view.start + rows.start * self.cols(), view.start + rows.end * self.cols());
         if !first.is_multiple_of(len) || !last.is_multiple_of(len) {
             return None;
         }
-        let (container, tensor) = view.source.resolve(container);
         container.bytes(tensor).get(first / len * size..last / len * size)
     }
 
@@ -384,10 +472,11 @@ impl Lazy {
     pub fn release(&self, container: &Container, rows: Range<usize>) {
         for part in &self.parts {
             let (container, tensor) = part.source.resolve(container);
-            if self.parts.len() == 1 && part.is_contiguous() {
-                let (len, size) = (part.encoding.block_len(), part.encoding.block_bytes());
+            let (len, size) = (part.encoding.block_len(), part.encoding.block_bytes());
+            if self.parts.len() == 1 && self.padding.is_none() && part.is_contiguous() {
                 let at = |row: usize| ((part.start + row * self.cols()) / len * size) as u64;
-                container.release(tensor, at(rows.start)..at(rows.end).min(tensor.bytes));
+                let end = (tensor.elements() as usize / len * size) as u64;
+                container.release(tensor, at(rows.start)..at(rows.end).min(end));
             } else {
                 container.release(tensor, 0..tensor.bytes);
             }

@@ -45,6 +45,7 @@ fn stored(model: &Model, naming: &Naming) -> Option<Tensors> {
                 Some(Map::LnNeg) => -v.exp(),
                 Some(Map::LnNegLn) => (-v.exp()).exp(),
                 Some(Map::Scale(factor)) => *v / factor,
+                Some(map) => panic!("{map:?} undoes nothing that a naming does"),
             };
         }
         let name = stored.name_in(held.layer);
@@ -75,7 +76,7 @@ fn write_rwkv_cpp(path: &Path, model: &Model, tensors: &Tensors) {
         shape: Vec::clone(shape),
     };
     let planned: Vec<Planned> = tensors.iter().map(plan).collect();
-    let Placement { head, offsets, between, total_bytes } =
+    let Placement { head, offsets, between, total_bytes, .. } =
         formats::rwkv_cpp::place(&header, &planned).unwrap();
     let mut bytes = vec![0; total_bytes as usize];
     let mut put = |at: u64, part: &[u8]| bytes[at as usize..][..part.len()].copy_from_slice(part);

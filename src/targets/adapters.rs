@@ -15,7 +15,7 @@ use super::{Content, Files, Item, Objection, Order, PlannedFile, Target, files, 
 use crate::adapter::{Adapter, Kind, Layout, LowRank, Part, TunedState};
 use crate::error::{Error, Result};
 use crate::model::{Body, Held, Lazy, Model, NAMINGS, Role, Version};
-use crate::recipe::FileType;
+use crate::recipe::{FileType, Recipe};
 
 /// The target of LoRA adapters for llama.cpp.
 pub struct GgufLora;
@@ -66,13 +66,13 @@ impl Target for GgufLora {
         Ok(Vec::new())
     }
 
-    fn items(&self, model: &Model, file_type: &FileType) -> Result<Vec<Item>> {
+    fn items(&self, model: &Model, recipe: &Recipe) -> Result<Vec<Item>> {
         let mut items = Vec::new();
         for (part, held) in parts(model) {
             let low_rank = low_rank(model, part, held, self)?;
             let name = held.slot.gguf.unwrap_or_default().replacen("{}", &held.layer.to_string(), 1);
             for (factor, values) in [("lora_a", &low_rank.a), ("lora_b", &low_rank.b)] {
-                items.push(item(format!("{name}.{factor}"), values.clone(), file_type.matrix));
+                items.push(item(format!("{name}.{factor}"), values.clone(), recipe.file_type.matrix));
             }
         }
         Ok(items)
@@ -133,21 +133,21 @@ impl Target for StLora {
         Ok(Vec::new())
     }
 
-    fn items(&self, model: &Model, file_type: &FileType) -> Result<Vec<Item>> {
+    fn items(&self, model: &Model, recipe: &Recipe) -> Result<Vec<Item>> {
         let mut items = Vec::new();
         for (part, held) in parts(model) {
             let cannot = || cannot(model, held, self, "cannot be brought into its layout");
             let (name, turned) = web_rwkv_name(model.version, held.slot, held.layer).ok_or_else(cannot)?;
             if let Kind::Whole(values) = &part.kind {
                 let values = if turned { values.transposed() } else { Some(values.clone()) };
-                items.push(item(name, values.ok_or_else(cannot)?, file_type.matrix));
+                items.push(item(name, values.ok_or_else(cannot)?, recipe.file_type.matrix));
                 continue;
             }
             let low_rank = low_rank(model, part, held, self)?;
             let matrix = name.strip_suffix(".weight").unwrap_or(&name);
             let a = low_rank.a.transposed().ok_or_else(cannot)?;
-            items.push(item(format!("{matrix}.lora.0"), a, file_type.matrix));
-            items.push(item(format!("{matrix}.lora.1"), low_rank.b.clone(), file_type.matrix));
+            items.push(item(format!("{matrix}.lora.0"), a, recipe.file_type.matrix));
+            items.push(item(format!("{matrix}.lora.1"), low_rank.b.clone(), recipe.file_type.matrix));
         }
         Ok(items)
     }
@@ -194,8 +194,8 @@ impl Target for StState {
         Ok(Vec::new())
     }
 
-    fn items(&self, model: &Model, file_type: &FileType) -> Result<Vec<Item>> {
-        state_items(model, Layout::KeyValue, file_type)
+    fn items(&self, model: &Model, recipe: &Recipe) -> Result<Vec<Item>> {
+        state_items(model, Layout::KeyValue, recipe.file_type)
     }
 
     fn files(&self, order: &Order<'_>, groups: &[&[Planned]]) -> Result<Files> {
@@ -240,8 +240,8 @@ impl Target for PthState {
         Ok(Vec::new())
     }
 
-    fn items(&self, model: &Model, file_type: &FileType) -> Result<Vec<Item>> {
-        state_items(model, Layout::ValueKey, file_type)
+    fn items(&self, model: &Model, recipe: &Recipe) -> Result<Vec<Item>> {
+        state_items(model, Layout::ValueKey, recipe.file_type)
     }
 
     fn files(&self, order: &Order<'_>, groups: &[&[Planned]]) -> Result<Files> {

@@ -12,7 +12,7 @@ use super::{Files, Item, Objection, Order, PlannedFile, Target};
 use crate::adapter::Layout;
 use crate::error::{Error, Result};
 use crate::model::{Body, Held, Model, Scope, Version};
-use crate::recipe::FileType;
+use crate::recipe::{FileType, Recipe};
 
 /// The folder in a torch file's archive: torch's name for what is saved into memory. (It is not taken from the
 /// output's name, so that a file's bytes do not depend on its name.)
@@ -65,9 +65,9 @@ impl Target for Safetensors {
         Ok(Vec::new())
     }
 
-    fn items(&self, model: &Model, file_type: &FileType) -> Result<Vec<Item>> {
-        let mut items = items(model, file_type)?;
-        items.extend(placeholders(model, file_type)?);
+    fn items(&self, model: &Model, recipe: &Recipe) -> Result<Vec<Item>> {
+        let mut items = items(model, recipe.file_type)?;
+        items.extend(placeholders(model, recipe.file_type)?);
         sort(&mut items);
         Ok(items)
     }
@@ -130,8 +130,8 @@ impl Target for Torch {
         Ok(Vec::new())
     }
 
-    fn items(&self, model: &Model, file_type: &FileType) -> Result<Vec<Item>> {
-        items(model, file_type)
+    fn items(&self, model: &Model, recipe: &Recipe) -> Result<Vec<Item>> {
+        items(model, recipe.file_type)
     }
 
     fn files(&self, order: &Order<'_>, groups: &[&[Planned]]) -> Result<Files> {

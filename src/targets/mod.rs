@@ -10,6 +10,7 @@ pub mod gguf;
 mod hf;
 mod modelfile;
 mod rwkv_cpp;
+pub(crate) mod web_rwkv;
 
 use std::fmt;
 use std::path::Path;
@@ -22,7 +23,7 @@ pub use modelfile::Chat;
 
 use crate::error::{Error, Result};
 use crate::model::{Lazy, Model, Role, VERSIONS, Version};
-use crate::recipe::{FILE_TYPES, FileType};
+use crate::recipe::{FILE_TYPES, FileType, Recipe};
 
 /// A kind of file, or folder, that can be written for a runtime.
 ///
@@ -71,6 +72,11 @@ pub trait Target: Send + Sync {
         Content::Model
     }
 
+    /// Whether blocks can be treated differently: [`Recipe::layers`] and [`Recipe::rescale`].
+    fn plans_layers(&self) -> bool {
+        false
+    }
+
     /// Whether a model in it can have a tuned initial state.
     fn holds_state(&self) -> bool {
         false
@@ -86,7 +92,7 @@ pub trait Target: Send + Sync {
     ///
     /// # Errors
     /// If a tensor cannot be brought into the form that the runtime wants.
-    fn items(&self, model: &Model, file_type: &FileType) -> Result<Vec<Item>>;
+    fn items(&self, model: &Model, recipe: &Recipe) -> Result<Vec<Item>>;
 
     /// Lays out the files: one with tensors for each of `groups`, and what goes with them.
     ///
@@ -126,6 +132,8 @@ impl fmt::Debug for dyn Target {
 /// Every target.
 pub static TARGETS: &[&dyn Target] = &[
     &gguf::Gguf,
+    &web_rwkv::St,
+    &web_rwkv::Prefab,
     &rwkv_cpp::RwkvCpp,
     &blinkdl::Safetensors,
     &blinkdl::Torch,

@@ -20,7 +20,7 @@ use quant::Encoding;
 use super::{Files, Item, Objection, Order, PlannedFile, Target, files};
 use crate::error::{Error, Result};
 use crate::model::{Held, Lazy, Map, Model, Role, Version};
-use crate::recipe::FileType;
+use crate::recipe::{FileType, Recipe};
 
 /// The target rwkv.cpp.
 pub struct RwkvCpp;
@@ -57,7 +57,7 @@ impl Target for RwkvCpp {
         Ok(Vec::new())
     }
 
-    fn items(&self, model: &Model, file_type: &FileType) -> Result<Vec<Item>> {
+    fn items(&self, model: &Model, recipe: &Recipe) -> Result<Vec<Item>> {
         let mut stacks: BTreeMap<usize, Vec<&Held>> = BTreeMap::new();
         let mut items = Vec::new();
         for held in &model.tensors {
@@ -77,10 +77,10 @@ impl Target for RwkvCpp {
                 continue;
             }
             let values = shaped(model, held).ok_or_else(unfit)?;
-            let fixed = fixed(model, held, &values, file_type);
+            let fixed = fixed(model, held, &values, recipe.file_type);
             // Its quantizer starts from FP16.
-            let halved = !fixed.unwrap_or(file_type.matrix).is_plain() && !is_own(model);
-            let values = if halved { values.mapped(Map::Half).unwrap_or(values) } else { values };
+            let halved = !fixed.unwrap_or(recipe.file_type.matrix).is_plain() && !is_own(model);
+            let values = if halved { values.mapped(Map::F16) } else { values };
             items.push(Item { name: held.name(), role: held.slot.role, values, fixed });
         }
         // In the order of the checkpoint.
@@ -130,11 +130,12 @@ fn shaped(model: &Model, held: &Held) -> Option<Lazy> {
     let (heads, size) = (model.dims.heads, model.dims.head_size);
     let values = &held.values;
     match (major, held.slot.short_name()) {
-        (4, "att.time_decay") => values.mapped(Map::NegExp),
+        (4, "att.time_decay") => Some(values.clone().mapped(Map::NegExp)),
         (5, "att.time_decay") => {
-            values.mapped(Map::ExpNegExp)?.reshaped(&[heads, values.elements() / heads.max(1), 1])
+            let decays = values.clone().mapped(Map::ExpNegExp);
+            decays.reshaped(&[heads, values.elements() / heads.max(1), 1])
         }
-        (5, "att.time_first") => values.mapped(Map::Exp)?.reshaped(&[heads, 1, 1]),
+        (5, "att.time_first") => values.clone().mapped(Map::Exp).reshaped(&[heads, 1, 1]),
         (5 | 6, "att.time_faaaa") | (6, "att.time_decay") => values.reshaped(&[heads, size, 1]),
         (4..=6, name) if held.slot.role == Role::Vector && name.contains(".time_") => {
             values.reshaped(&[values.elements()])

@@ -34,4 +34,11 @@ done
 "$venv/bin/python" -B "$here/check_adapters.py"
 "$venv/bin/python" -B "$here/check_perplexity.py"
 "${TORCH_PYTHON:-$venv/bin/python}" -B "$here/check_targets.py"
+
+# web-rwkv is a program of its own crates (3 minutes of a core to build, once), and needs a Vulkan device: Mesa's is the CPU.
+if ! ls /usr/share/vulkan/icd.d/*.json >/dev/null 2>&1; then
+    apt-get update -qq && apt-get install -y -qq mesa-vulkan-drivers
+fi
+cargo build --release --locked --quiet --manifest-path tests/web_rwkv/Cargo.toml
+"$venv/bin/python" -B "$here/check_web_rwkv.py"
 exec "$venv/bin/python" -B "$here/check_llama_cpp.py"

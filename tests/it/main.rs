@@ -16,3 +16,4 @@ mod rwkv_cpp;
 #[path = "../../benches/synthetic.rs"]
 mod synthetic;
 mod targets;
+mod web_rwkv;

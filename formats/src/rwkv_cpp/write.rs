@@ -1,6 +1,6 @@
 //! Placing a file of rwkv.cpp: its head, what stands before every tensor, and the offset of its data.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use quant::Encoding;
 
@@ -94,7 +94,7 @@ pub fn place(header: &Header, tensors: &[Planned]) -> Result<Placement> {
             .filter(|end| *end <= i64::MAX as u64)
             .ok_or_else(|| cannot("the file would be absurdly large".to_owned()))?;
     }
-    Ok(Placement { head, offsets, between, total_bytes: end })
+    Ok(Placement { head, offsets, between, splits: BTreeMap::new(), total_bytes: end })
 }
 
 fn type_of(encoding: Encoding, tensor: Option<&str>) -> Result<u32> {
@@ -127,7 +127,7 @@ mod tests {
     }
 
     fn file(tensors: &[Planned]) -> Vec<u8> {
-        let Placement { head, offsets, between, total_bytes } = place(&HEADER, tensors).unwrap();
+        let Placement { head, offsets, between, total_bytes, .. } = place(&HEADER, tensors).unwrap();
         let mut bytes = head;
         bytes.resize(total_bytes as usize, 0);
         for (offset, t) in offsets.iter().zip(tensors) {

@@ -22,7 +22,7 @@ use super::{Files, Item, Objection, Order, PlannedFile, Target, Tokens};
 use crate::error::{Error, Result};
 use crate::importance::Importance;
 use crate::model::{Body, Held, Lazy, Model, Rank, Role, Version};
-use crate::recipe::FileType;
+use crate::recipe::{FileType, Recipe};
 use architecture::Architecture;
 
 /// The target GGUF.
@@ -138,7 +138,7 @@ impl Target for Gguf {
         Ok(objections)
     }
 
-    fn items(&self, model: &Model, _: &FileType) -> Result<Vec<Item>> {
+    fn items(&self, model: &Model, _: &Recipe) -> Result<Vec<Item>> {
         let mut stacks: BTreeMap<String, Vec<(usize, Lazy)>> = BTreeMap::new();
         let mut items = Vec::new();
         for held in &model.tensors {

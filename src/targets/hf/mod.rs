@@ -23,7 +23,7 @@ use super::blinkdl::{plain, sort};
 use super::{Files, Item, Objection, Order, SmallFile, Target, Tokens};
 use crate::error::{Error, Result};
 use crate::model::{Body, FLA, HUGGING_FACE, Held, Lazy, Model, Naming, Rank, Role, Version};
-use crate::recipe::FileType;
+use crate::recipe::{FileType, Recipe};
 use crate::vocab::Tokenizer;
 
 /// The target Hugging Face folder.
@@ -107,10 +107,11 @@ impl Target for HuggingFace {
         Ok(objections)
     }
 
-    fn items(&self, model: &Model, file_type: &FileType) -> Result<Vec<Item>> {
+    fn items(&self, model: &Model, recipe: &Recipe) -> Result<Vec<Item>> {
         let naming = if model.version.major() == 7 { &FLA } else { &HUGGING_FACE };
         let read = model.tensors.iter().filter(|t| !t.is_unread());
-        let mut items = read.map(|held| item(held, naming, model, file_type)).collect::<Result<Vec<_>>>()?;
+        let mut items =
+            read.map(|held| item(held, naming, model, recipe.file_type)).collect::<Result<Vec<_>>>()?;
         sort(&mut items);
         Ok(items)
     }
