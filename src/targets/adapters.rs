@@ -14,7 +14,7 @@ use super::blinkdl::ROOT;
 use super::{Content, Files, Item, Objection, Order, PlannedFile, Target, files, gguf};
 use crate::adapter::{Adapter, Kind, Layout, LowRank, Part, TunedState};
 use crate::error::{Error, Result};
-use crate::model::{Body, Held, Lazy, Model, NAMINGS, Role, Version};
+use crate::model::{Body, Held, Lazy, Model, Role, Version, web_rwkv};
 use crate::recipe::{FileType, Recipe};
 
 /// The target of LoRA adapters for llama.cpp.
@@ -118,7 +118,7 @@ impl Target for StLora {
     }
 
     fn takes(&self, version: &Version) -> bool {
-        version.body == Body::Rwkv && version.slots().all(|s| web_rwkv_name(version, s, 0).is_some())
+        version.body == Body::Rwkv && version.slots().all(|s| web_rwkv(version, s).is_some())
     }
 
     fn holds(&self, file_type: &FileType) -> bool {
@@ -137,7 +137,8 @@ impl Target for StLora {
         let mut items = Vec::new();
         for (part, held) in parts(model) {
             let cannot = || cannot(model, held, self, "cannot be brought into its layout");
-            let (name, turned) = web_rwkv_name(model.version, held.slot, held.layer).ok_or_else(cannot)?;
+            let stored = web_rwkv(model.version, held.slot).ok_or_else(cannot)?;
+            let (name, turned) = (stored.name_in(held.layer), stored.transposed);
             if let Kind::Whole(values) = &part.kind {
                 let values = if turned { values.transposed() } else { Some(values.clone()) };
                 items.push(item(name, values.ok_or_else(cannot)?, recipe.file_type.matrix));
@@ -301,13 +302,6 @@ fn cannot(model: &Model, held: &Held, target: &dyn Target, what: &str) -> Error 
         what: what.to_owned(),
         help: format!("merge the adapter into the model: convert without --to {}", target.id()),
     }
-}
-
-/// web-rwkv's name of a tensor, and whether it is transposed there.
-fn web_rwkv_name(version: &Version, slot: &crate::model::Slot, layer: usize) -> Option<(String, bool)> {
-    let naming = NAMINGS.iter().find(|n| n.name == "web-rwkv")?;
-    let stored = naming.store(version, slot)?;
-    Some((stored.name_in(layer), stored.transposed))
 }
 
 fn item(name: String, values: Lazy, encoding: Encoding) -> Item {

@@ -4,9 +4,11 @@ use formats::{Metadata, Planned};
 use quant::Encoding;
 
 use super::{RUNTIMES, padded_vocabulary, prepared, takes, unfit};
+use crate::adapter::Layout;
 use crate::error::Result;
 use crate::model::{Model, Role, Version, web_rwkv};
 use crate::recipe::{FileType, Recipe};
+use crate::targets::adapters::state_items;
 use crate::targets::files::names;
 use crate::targets::{Files, Item, Objection, Order, PlannedFile, Target};
 
@@ -43,13 +45,18 @@ impl Target for St {
         Some("f16")
     }
 
+    /// Ai00 starts from a state that it finds in the model's file.
+    fn holds_state(&self) -> bool {
+        true
+    }
+
     fn check(&self, model: &Model) -> Result<Vec<Objection>> {
         super::check(model)
     }
 
-    fn items(&self, model: &Model, _: &Recipe) -> Result<Vec<Item>> {
+    fn items(&self, model: &Model, recipe: &Recipe) -> Result<Vec<Item>> {
         let read = model.tensors.iter().filter(|held| !held.is_unread());
-        read.map(|held| {
+        let items = read.map(|held| {
             let (stored, values) = prepared(model, held, web_rwkv).ok_or_else(|| unfit(model, held))?;
             let (name, role) = (stored.name_in(held.layer), held.slot.role);
             // What web-rwkv does itself from version 6 on.
@@ -57,8 +64,10 @@ impl Target for St {
             let padded = if pads { padded_vocabulary(model, &values) } else { Some(values) };
             let values = padded.ok_or_else(|| unfit(model, held))?;
             Ok(Item { name, role, values, fixed: Some(Encoding::F16) })
-        })
-        .collect()
+        });
+        let mut items = items.collect::<Result<Vec<_>>>()?;
+        items.extend(state_items(model, Layout::KeyValue, recipe.file_type)?);
+        Ok(items)
     }
 
     fn files(&self, order: &Order<'_>, groups: &[&[Planned]]) -> Result<Files> {
