@@ -9,7 +9,6 @@ mod runner {
 
     use std::time::Instant;
 
-    use arch::Arithmetic;
     use arch::{Level, interleave, kernel, product, split_columns, strips_len};
 
     /// Tokens, and rows and columns of the matrices of the 0.4B shape.

@@ -200,8 +200,8 @@ const COMPARED_TOKENS: usize = 256;
 /// What fits into the memory, half of it for the activations of a pass and a quarter for logits.
 fn load(models: &[&Runner], max_memory: Option<u64>) -> Result<Load> {
     let Some(max) = max_memory else { return Ok(Load { tokens: PASS_TOKENS, logits: LOGIT_ROWS }) };
-    // About 14 matrices as wide as the residual stream are alive at once, or 4 and a hidden layer.
-    let token = models.iter().map(|m| m.model().dims).map(|d| 4 * (14 * d.embd + d.ffn + d.att)).max();
+    // About 14 matrices as wide as the residual stream are alive at once, or 4 and a hidden layer with its copy in strips.
+    let token = models.iter().map(|m| m.model().dims).map(|d| 4 * (14 * d.embd + 2 * d.ffn + d.att)).max();
     let row: usize = models.iter().map(|m| 4 * m.model().dims.vocab).sum();
     let kept: u64 = models.iter().map(|m| m.start().bytes()).sum();
     let spare = max.saturating_sub(FIXED_BYTES + kept);

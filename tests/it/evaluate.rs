@@ -251,7 +251,7 @@ fn a_model_is_run_with_a_byte_pair_tokenizer() {
     fs::write(&bad, r#"{"model": {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "a"}}"#).unwrap();
     refused(&["tokenize", "--vocab", bad.to_str().unwrap(), "x"], 1, "its model is not BPE");
     let out = folder.path().join("o.gguf").to_str().unwrap().to_owned();
-    refused(&["convert", model, &out, "--vocab", &pile], 1, "a list of byte strings only");
+    refused(&["convert", model, &out, "-t", "q8_0", "--vocab", &pile], 1, "a list of byte strings only");
 }
 
 #[test]
