@@ -21,6 +21,9 @@ use crate::model::Lazy;
 const PANEL: usize = 2 << 20;
 /// Most rows of a panel.
 const PANEL_ROWS: usize = 512;
+/// Most rows of a panel for the matrix unit, which takes all of it for every few tokens.
+#[cfg(target_arch = "x86_64")]
+const FAST_ROWS: usize = 2 * amx::SIDE;
 
 /// A matrix [out, in].
 #[derive(Clone, Copy)]
@@ -202,7 +205,7 @@ impl Weight<'_> {
         let (outs, cols) = (out.cols, x.cols);
         let mut activations = SPARE.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default();
         activations.activations(&x.data, cols);
-        let panel = panel(outs, cols, amx::SIDE);
+        let panel = panel(outs, cols, amx::SIDE).min(FAST_ROWS);
         split_columns(&mut out.data, outs, panel).into_par_iter().enumerate().for_each(|(n, mut columns)| {
             let rows = n * panel..n * panel + columns.cols();
             PAIRS.with_borrow_mut(|pairs| {
