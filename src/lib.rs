@@ -5,6 +5,7 @@
 
 pub mod about;
 pub mod cli;
+pub mod convert;
 pub mod diff;
 pub mod error;
 pub mod eval;
@@ -16,6 +17,7 @@ pub mod plan;
 pub mod recipe;
 pub mod report;
 pub mod runner;
+pub mod size;
 pub mod targets;
 pub mod verify;
 pub mod vocab;

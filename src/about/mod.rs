@@ -11,11 +11,14 @@
 mod card;
 mod general;
 mod origin;
+mod overrides;
 mod tokens;
 
 use std::path::Path;
 
 use formats::{Metadata, Value};
+pub use overrides::Overrides;
+pub use tokens::vocabulary;
 
 use crate::error::Result;
 use crate::model::Model;

@@ -29,6 +29,28 @@ pub(super) fn tokenizer(model: &Model, asked: Option<&Path>) -> Result<Tokenizer
     Bpe::load(folder, source.config(), model.dims.vocab).map(Tokenizer::Bpe)
 }
 
+/// The vocabulary that a model is run with: the one asked for, else the one in its file, else the one beside it, else
+/// the usual one of its size.
+///
+/// # Errors
+/// If a file cannot be read or understood, none is known, or it has more tokens than the model has rows for.
+pub fn vocabulary(model: &Model, asked: Option<&Path>) -> Result<Vocab> {
+    let vocab = vocab(model, asked)?;
+    if vocab.tokens.len() > model.dims.vocab {
+        return Err(Error::Usage {
+            what: format!(
+                "the vocabulary {} has {} ids, but {} has rows for {} only",
+                vocab.name,
+                vocab.tokens.len(),
+                model.container.path().display(),
+                model.dims.vocab
+            ),
+            help: "give the vocabulary that the model was trained with".to_owned(),
+        });
+    }
+    Ok(vocab)
+}
+
 /// The vocabulary asked for, else the one in the source, else the one beside it, else the usual one of this size.
 fn vocab(model: &Model, asked: Option<&Path>) -> Result<Vocab> {
     if let Some(path) = asked {

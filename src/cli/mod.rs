@@ -7,7 +7,6 @@ mod generate;
 mod generated;
 mod inspect;
 mod runnable;
-mod size;
 mod targets;
 mod tokenize;
 mod verify;
@@ -16,10 +15,8 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use formats::Limits;
 
 use crate::error::{Error, Result, Status};
-use crate::model::Model;
 use crate::pipeline::Stop;
 use crate::report::{self, Style};
 
@@ -96,11 +93,6 @@ pub fn main() -> ExitCode {
             ExitCode::from(error.status() as u8)
         }
     }
-}
-
-/// Opens the model at `path`.
-fn open_model(path: &Path, drop: &[String]) -> Result<Model> {
-    Model::detect(formats::open(path, &Limits::default())?, drop)
 }
 
 /// Shows a result; a reader that went away (`| head`) is no error.

@@ -4,11 +4,11 @@ use std::path::{Path, PathBuf};
 
 use formats::Limits;
 
-use super::{open_model, size};
+use crate::about;
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::runner::{Layout, Options, Runner};
-use crate::targets::gguf;
+use crate::size;
 use crate::vocab::Vocab;
 
 /// How a model is run.
@@ -50,7 +50,7 @@ pub(super) struct RunArgs {
 impl RunArgs {
     /// A runner of the model at `path`, with the LoRA and the state if `adapted`.
     pub fn runner(&self, path: &Path, adapted: bool, keep_low_rank: bool, fast: bool) -> Result<Runner> {
-        let model = open_model(path, &self.drop)?;
+        let model = Model::open(path, &self.drop)?;
         let options = Options {
             group_norm_epsilon: self.group_norm_epsilon,
             keep_low_rank,
@@ -69,31 +69,7 @@ impl RunArgs {
 
     /// The vocabulary asked for, else the model's own, else the usual one of its size.
     pub fn vocabulary(&self, model: &Model) -> Result<Vocab> {
-        let vocab = match &self.vocab {
-            Some(path) => Vocab::load(path)?,
-            None => gguf::vocab_of(&model.container).or_else(|| Vocab::usual(model.dims.vocab)).ok_or_else(
-                || Error::Usage {
-                    what: format!(
-                        "no built-in vocabulary has {} tokens, as many as the model has rows for",
-                        model.dims.vocab
-                    ),
-                    help: "give the vocabulary that the model was trained with: --vocab FILE".to_owned(),
-                },
-            )?,
-        };
-        if vocab.tokens.len() > model.dims.vocab {
-            return Err(Error::Usage {
-                what: format!(
-                    "the vocabulary {} has {} ids, but {} has rows for {} only",
-                    vocab.name,
-                    vocab.tokens.len(),
-                    model.container.path().display(),
-                    model.dims.vocab
-                ),
-                help: "give the vocabulary that the model was trained with".to_owned(),
-            });
-        }
-        Ok(vocab)
+        about::vocabulary(model, self.vocab.as_deref())
     }
 
     /// Runs `work` with as many threads as asked for.

@@ -3,8 +3,9 @@
 use std::io::{Read, Write};
 use std::path::PathBuf;
 
-use super::{open_model, show};
+use super::show;
 use crate::error::{Error, Result};
+use crate::model::Model;
 use crate::report::{Style, Tokens};
 use crate::targets::gguf;
 use crate::vocab::{Greedy, Vocab};
@@ -32,7 +33,7 @@ pub(super) fn run(args: &Args, style: Style) -> Result<()> {
     let vocab = match &args.model {
         None => Vocab::load(&args.vocab)?,
         Some(path) => {
-            let model = open_model(path, &[])?;
+            let model = Model::open(path, &[])?;
             gguf::vocab_of(&model.container).or_else(|| Vocab::usual(model.dims.vocab)).ok_or_else(|| {
                 Error::Usage {
                     what: format!("{} has no vocabulary of its own", path.display()),

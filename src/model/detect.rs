@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use formats::Container;
+use formats::{Container, Limits};
 
 use super::shape::Solver;
 use super::slot::{Dim, Role, Scope, Slot};
@@ -64,6 +64,14 @@ pub struct Dropped {
 }
 
 impl Model {
+    /// Opens the model at `path`, leaving out the tensors whose names match `drop`.
+    ///
+    /// # Errors
+    /// If there is no file of a known format, or no model in it.
+    pub fn open(path: &Path, drop: &[String]) -> Result<Model> {
+        Model::detect(formats::open(path, &Limits::default())?, drop)
+    }
+
     /// Finds out what `container` holds. Tensors whose names match one of the patterns in `drop` (a name,
     /// with `*` for anything) are left out.
     ///

@@ -17,7 +17,7 @@ use serde::Serialize;
 
 pub use conversion::Conversion;
 pub use diff::DiffReport;
-pub use evaluation::{EvaluationReport, Format, Setting};
+pub use evaluation::{EvaluationReport, Format};
 pub use inspection::Inspection;
 pub use progress::Progress;
 pub use steps::Steps;
