@@ -13,7 +13,7 @@ use crate::plan::{Plan, Wishes};
 use crate::recipe::{Fallback, FileType, Mix, Recipe, Search};
 use crate::report::Conversion;
 use crate::size;
-use crate::targets::{self, TARGETS};
+use crate::targets::{self, Output, TARGETS, Target};
 
 /// What is asked for: from what to what, and how.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -80,6 +80,8 @@ pub struct Prepared {
     pub budget: Budget,
     /// What is said of the model.
     pub about: About,
+    /// The importance matrix that was read.
+    pub imatrix: Option<PathBuf>,
     /// The file or folder to write.
     pub output: PathBuf,
 }
@@ -92,7 +94,27 @@ impl Request {
     pub fn prepare(&self) -> Result<Prepared> {
         let target = targets::choose(&self.output, self.to.as_deref())?;
         let file_type = targets::type_or_default(target, self.file_type)?;
-        let model = Model::open(&self.input, &self.drop)?;
+        self.plan(self.open()?, target, file_type)
+    }
+
+    /// Opens the source.
+    ///
+    /// # Errors
+    /// As [`Model::open`].
+    pub fn open(&self) -> Result<Model> {
+        Model::open(&self.input, &self.drop)
+    }
+
+    /// Plans the conversion of `model`, which is the source.
+    ///
+    /// # Errors
+    /// If a file that is read is missing or damaged, or what is asked for cannot be.
+    pub fn plan(
+        &self,
+        model: Model,
+        target: &'static dyn Target,
+        file_type: &'static FileType,
+    ) -> Result<Prepared> {
         targets::admit(target, &model, file_type)?;
         let about = self.about.applied(&model, target)?;
         let recipe = Recipe {
@@ -109,7 +131,14 @@ impl Request {
             None => std::thread::available_parallelism().map_or(1, Into::into),
         };
         let budget = Budget::new(&plan, threads, self.max_memory)?;
-        Ok(Prepared { model, plan, budget, about, output: self.output.clone() })
+        Ok(Prepared {
+            model,
+            plan,
+            budget,
+            about,
+            imatrix: self.imatrix.clone(),
+            output: self.output.clone(),
+        })
     }
 }
 
@@ -118,6 +147,23 @@ impl Prepared {
     pub fn report(&self) -> Conversion {
         let vocabulary = self.about.tokenizer.as_ref().map(ToString::to_string);
         Conversion::planned(&self.model, &self.plan, &self.budget, &self.output, vocabulary)
+    }
+
+    /// What opens the finished model: the output, or of a set its first part.
+    pub fn to_open(&self) -> PathBuf {
+        match (self.plan.output, self.plan.files.first()) {
+            (Output::Set, Some(first)) => self.output.with_file_name(&first.name),
+            _ => self.output.clone(),
+        }
+    }
+
+    /// The files to be written.
+    pub fn paths(&self) -> impl Iterator<Item = PathBuf> {
+        let names = self.plan.files.iter().map(|f| &f.name).chain(self.plan.small.iter().map(|f| &f.name));
+        names.map(|name| match self.plan.output {
+            Output::Folder => self.output.join(name),
+            Output::File | Output::Set => self.output.with_file_name(name),
+        })
     }
 
     /// Writes it; what is there is replaced if `force`.

@@ -62,8 +62,8 @@ pub fn verify(container: &Container) -> Result<Verified> {
     Ok(verified)
 }
 
-/// SHA-256 of a file, letting go of its pages on the way.
-fn sha256(file: &formats::Mapped) -> String {
+/// SHA-256 of a file in lower-case hex, letting go of its pages on the way.
+pub fn sha256(file: &formats::Mapped) -> String {
     const STEP: usize = 8 << 20;
     let mut hash = Sha256::new();
     for (n, bytes) in file.bytes().chunks(STEP).enumerate() {

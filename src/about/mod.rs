@@ -98,6 +98,11 @@ impl About {
         keys
     }
 
+    /// The text of `general.FIELD`.
+    pub fn text(&self, field: &str) -> Option<&str> {
+        self.value(&format!("general.{field}"))?.as_str()
+    }
+
     fn value(&self, key: &str) -> Option<&Value> {
         self.general.iter().find(|(k, _)| k == key).map(|(_, value)| value)
     }

@@ -106,7 +106,7 @@ fn evaluate(args: &Args, style: Style) -> Result<EvaluationReport> {
     steps.clear();
     let mut setting = task.setting();
     if fast.is_some() {
-        (setting.arithmetic, setting.fast_kl) = ("bf16 pairs (AMX)", fast);
+        (setting.arithmetic, setting.fast_kl) = ("bf16 pairs (AMX)".to_owned(), fast);
     }
     let models: Vec<&Model> = runners.iter().map(Runner::model).collect();
     let seconds = start.elapsed().as_secs_f64();

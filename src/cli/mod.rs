@@ -1,5 +1,6 @@
 //! The command line: one file a verb.
 
+mod batch;
 mod convert;
 mod diff;
 mod eval_ppl;
@@ -34,8 +35,8 @@ fn stop_on_ctrl_c() {
 #[derive(Debug, Parser)]
 #[command(name = "rwkv-quant", version, max_term_width = 100, arg_required_else_help = true)]
 #[command(
-    after_help = "Exit codes: 0 done, 1 bad input or data, 2 usage, 3 a check failed, 5 out of disk or \
-    memory, 130 interrupted"
+    after_help = "Exit codes: 0 done, 1 bad input or data, 2 usage, 3 a check failed, 4 cells of a batch \
+    failed, 5 out of disk or memory, 130 interrupted"
 )]
 pub struct Cli {
     /// How results are shown
@@ -50,6 +51,8 @@ enum Command {
     /// Converts a checkpoint into a file that a runtime loads, quantized or not
     #[command(visible_alias = "quantize")]
     Convert(Box<convert::Args>),
+    /// Makes a release: many models in many types, measured, judged and described
+    Batch(Box<batch::Args>),
     /// Shows what is in a file: version, sizes, tokenizer, metadata, tensors
     Inspect(inspect::Args),
     /// Reads all of a file and tells whether it is sound
@@ -76,6 +79,7 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let outcome = match cli.command {
         Command::Convert(args) => convert::run(&args, cli.format),
+        Command::Batch(args) => batch::run(&args, cli.format),
         Command::Inspect(args) => inspect::run(&args, cli.format),
         Command::Verify(args) => verify::run(&args, cli.format),
         Command::Diff(args) => diff::run(&args, cli.format),

@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 use formats::Limits;
 
 use crate::about;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::model::Model;
+use crate::pipeline;
 use crate::runner::{Layout, Options, Runner};
 use crate::size;
 use crate::vocab::Vocab;
@@ -74,11 +75,6 @@ impl RunArgs {
 
     /// Runs `work` with as many threads as asked for.
     pub fn with_threads<R: Send>(&self, work: impl FnOnce() -> Result<R> + Send) -> Result<R> {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(self.threads.unwrap_or(0)).build();
-        let pool = pool.map_err(|e| Error::Resources {
-            what: format!("cannot start {} threads: {e}", self.threads.unwrap_or(0)),
-            help: "give fewer: --threads 1".to_owned(),
-        })?;
-        pool.install(work)
+        pipeline::pool(self.threads.unwrap_or(0))?.install(work)
     }
 }

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::measure::{Load, measure};
 use super::summary::{Evaluation, summarise};
@@ -15,7 +15,8 @@ use crate::targets::gguf;
 use crate::vocab::{Greedy, Vocab};
 
 /// What was evaluated, and how: two evaluations with the same setting can be compared.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[allow(missing_docs)] // the names speak
 pub struct Setting {
     pub texts: Vec<String>,
@@ -25,11 +26,11 @@ pub struct Setting {
     pub documents: usize,
     pub vocabulary: String,
     pub vocabulary_sha256: String,
-    pub protocol: &'static str,
+    pub protocol: String,
     pub ctx: usize,
     pub stride: usize,
     /// How products were computed.
-    pub arithmetic: &'static str,
+    pub arithmetic: String,
     /// Mean divergence of that arithmetic from the exact one, where it is another.
     pub fast_kl: Option<f64>,
 }
@@ -95,10 +96,10 @@ impl Task {
             documents: self.corpus.documents.len(),
             vocabulary: self.vocab.name.clone(),
             vocabulary_sha256: vocabulary_sha256(&self.vocab),
-            protocol,
+            protocol: protocol.to_owned(),
             ctx,
             stride,
-            arithmetic: "f32",
+            arithmetic: "f32".to_owned(),
             fast_kl: None,
         }
     }

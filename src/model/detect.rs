@@ -412,7 +412,7 @@ fn canonical_order(version: &'static Version, layers: usize) -> Vec<(&'static Sl
 }
 
 /// Whether `name` matches `pattern`, in which `*` stands for anything.
-fn wildcard(pattern: &str, name: &str) -> bool {
+pub(crate) fn wildcard(pattern: &str, name: &str) -> bool {
     let mut parts = pattern.split('*');
     let first = parts.next().unwrap_or_default();
     let Some(mut rest) = name.strip_prefix(first) else { return false };

@@ -21,6 +21,7 @@ pub mod v5;
 pub mod v6;
 pub mod v7;
 
+pub(crate) use detect::wildcard;
 pub use detect::{Dropped, Held, Model};
 pub use lazy::{Lazy, Map};
 pub use naming::{NAMINGS, Naming, Stored};

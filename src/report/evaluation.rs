@@ -206,7 +206,7 @@ impl Report for EvaluationReport {
     fn human(&self, out: &mut dyn Write) -> io::Result<()> {
         writeln!(out, "{}", self.how())?;
         if let Some(kl) = self.setting.fast_kl {
-            let arithmetic = self.setting.arithmetic;
+            let arithmetic = &self.setting.arithmetic;
             writeln!(
                 out,
                 "products in {arithmetic}: mean KL {kl:.2e} from the exact arithmetic (first 256 tokens)"

@@ -4,6 +4,7 @@
 
 mod about;
 mod agreement;
+mod batch;
 mod convert;
 mod evaluate;
 mod interrupt;
