@@ -433,7 +433,7 @@ mod tests {
             ("[release\n", "line 1: "),
             (
                 "[[model]]\nsource = \"RWKV-x070-0.1B.pth\"",
-                "line 4: the model \"RWKV-x070-0.1B\" stands in line 1 already",
+                "line 3: the model \"RWKV-x070-0.1B\" stands in line 1 already",
             ),
         ] {
             let error = parse(&(text.to_owned() + REST)).unwrap_err();
