@@ -68,14 +68,15 @@ pub fn run(
     stop: &Stop,
     listen: &(dyn Fn(&Outcome, usize, usize) + Sync),
 ) -> Result<Summary> {
+    let cells = cells(job)?;
     let memory = Memory::new(settings.max_memory);
     let out = settings.out.clone().unwrap_or_else(|| job.out());
     make_folder(&out)?;
     let workshop = Workshop::new(job, &out, settings.force, settings.max_memory.is_some(), &memory, stop);
-    let summary = run_with(job, settings, listen, |cell, threads| {
+    let summary = run_with(job, &cells, settings, listen, |cell, threads| {
         stop.check()?;
         workshop.make(cell, threads)
-    })?;
+    });
     if summary.shard == Shard::WHOLE {
         publish(&summary, &out)?;
     } else {
@@ -89,13 +90,13 @@ pub fn run(
 /// The same with any work on the cells, and nothing written.
 fn run_with(
     job: &Job,
+    cells: &[Cell],
     settings: &Settings,
     listen: &(dyn Fn(&Outcome, usize, usize) + Sync),
     work: impl Fn(&Cell, usize) -> Result<Done> + Sync,
-) -> Result<Summary> {
+) -> Summary {
     let start = Instant::now();
     let shard = settings.shard.unwrap_or(Shard::WHOLE);
-    let cells = cells(job)?;
     let own: Vec<(usize, &Cell)> = cells.iter().enumerate().filter(|(place, _)| shard.has(*place)).collect();
     let threads =
         settings.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, Into::into));
@@ -108,14 +109,14 @@ fn run_with(
         listen(&outcome, done.fetch_add(1, Ordering::Relaxed) + 1, own.len());
         outcome
     });
-    Ok(Summary {
+    Summary {
         release: job.name(),
         quantized_by: job.release.quantized_by.clone(),
         program: Program::this(),
         shard,
         seconds: start.elapsed().as_secs_f64(),
         cells: outcomes,
-    })
+    }
 }
 
 /// Joins the summaries of all shards in the folder of a release, and writes what describes it.
@@ -174,11 +175,10 @@ mod tests {
         let listen = |_: &Outcome, _: usize, _: usize| {
             heard.fetch_add(1, Ordering::Relaxed);
         };
-        let summary = run_with(&job, &Settings::default(), &listen, |cell, _| {
+        let summary = run_with(&job, &cells(&job).unwrap(), &Settings::default(), &listen, |cell, _| {
             assert!(cell.name != "m-Q4_0.gguf", "bad luck");
             Ok(Done::Inapplicable("no".to_owned()))
-        })
-        .unwrap();
+        });
         let fates: Vec<Fate> = summary.cells.iter().map(|c| c.fate).collect();
         assert_eq!(fates, [Fate::Inapplicable, Fate::Failed, Fate::Inapplicable]);
         assert_eq!(summary.cells[1].why, ["a mistake in the program: bad luck"]);
