@@ -4,7 +4,7 @@
 #   RWKV_QUANT   the program   (target/release/rwkv-quant)
 # Needs Debian's packages python3-venv and shellcheck. Ends with "N passed, N failed".
 set -uo pipefail
-cd "$(dirname "$0")/../.."
+cd "$(dirname "$0")/../.." || exit 1
 program=${RWKV_QUANT:-target/release/rwkv-quant}
 venv=target/lint-venv
 if ! cmp -s tests/engines/requirements.txt "$venv/installed.txt"; then
