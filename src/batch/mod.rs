@@ -17,6 +17,8 @@ mod cell;
 mod claim;
 mod job;
 mod outputs;
+mod page;
+mod plot;
 mod record;
 mod schedule;
 mod shard;
@@ -29,7 +31,10 @@ use std::time::Instant;
 
 pub use cell::{Cell, Place, cells};
 pub use job::{Artifact, Evaluation, Gates, Job, Release, Source};
-pub use record::{Card, FileRecord, Program, Quality, RecipeRecord, Record, Share, SourceRecord};
+pub use outputs::{Manifest, ManifestModel, report};
+pub use record::{
+    Card, FileRecord, Program, Quality, RecipeRecord, Record, Share, SourceRecord, TensorError,
+};
 pub use shard::Shard;
 pub use summary::{Fate, Outcome, Summary};
 

@@ -1,4 +1,4 @@
-//! What people and programs get of a release: checksums, the manifest, model cards, the summary in three forms.
+//! What people and programs get of a release: checksums, the manifest, model cards, the report, the summary in three forms.
 //!
 //! All but the summary depends on the artifacts alone, so that it is the same wherever and whenever it is made.
 
@@ -7,6 +7,7 @@ use minijinja::{AutoEscape, Environment, UndefinedBehavior};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use super::page::page;
 use super::record::{self, FileRecord, Program, Record};
 use super::summary::{Fate, Outcome, Summary};
 use crate::error::{Error, Result};
@@ -15,8 +16,9 @@ use crate::report::{bytes, count};
 use crate::targets::TARGETS;
 
 /// The templates; the extension says how texts are escaped.
-const TEMPLATES: [(&str, &str); 3] = [
+const TEMPLATES: [(&str, &str); 4] = [
     ("README.md", include_str!("templates/README.md.jinja")),
+    ("report.html", include_str!("templates/report.html.jinja")),
     ("summary.md", include_str!("templates/summary.md.jinja")),
     ("summary.xml", include_str!("templates/summary.xml.jinja")),
 ];
@@ -50,12 +52,13 @@ impl Manifest {
     fn of(summary: &Summary) -> Manifest {
         let mut models: Vec<ManifestModel> = Vec::new();
         for cell in summary.cells.iter().filter(|c| c.fate.is_good()) {
-            let Some(record) = &cell.record else { continue };
+            let Some(mut record) = cell.record.clone() else { continue };
+            if let Some(quality) = &mut record.quality {
+                quality.tensors.clear(); // the record beside the artifact has them
+            }
             match models.iter_mut().find(|m| m.name == cell.model) {
-                Some(model) => model.artifacts.push(record.clone()),
-                None => {
-                    models.push(ManifestModel { name: cell.model.clone(), artifacts: vec![record.clone()] })
-                }
+                Some(model) => model.artifacts.push(record),
+                None => models.push(ManifestModel { name: cell.model.clone(), artifacts: vec![record] }),
             }
         }
         Manifest {
@@ -67,16 +70,21 @@ impl Manifest {
     }
 }
 
+/// `report.html`: one file that needs nothing else.
+///
+/// # Errors
+/// If the template cannot be filled.
+pub fn report(summary: &Summary) -> Result<Vec<u8>> {
+    fill(&engine().map_err(|e| mistake(&e))?, "report.html", page(summary))
+}
+
 /// Every file that describes the release: its path in the release's folder, and what is in it.
 ///
 /// # Errors
 /// If a template cannot be filled.
 pub(super) fn all(summary: &Summary) -> Result<Vec<(String, Vec<u8>)>> {
     let engine = engine().map_err(|e| mistake(&e))?;
-    let fill = |name: &str, values: Value| {
-        let template = engine.get_template(name).and_then(|t| t.render(Serde(values)));
-        template.map(|text| (text + "\n").into_bytes()).map_err(|e| mistake(&e))
-    };
+    let fill = |name: &str, values: Value| fill(&engine, name, values);
     let manifest = Manifest::of(summary);
     let mut all = Vec::new();
     let mut sums = String::new();
@@ -93,6 +101,7 @@ pub(super) fn all(summary: &Summary) -> Result<Vec<(String, Vec<u8>)>> {
     for name in ["summary.md", "summary.xml"] {
         all.push((name.to_owned(), fill(name, overview(summary))?));
     }
+    all.push(("report.html".to_owned(), report(summary)?));
     Ok(all)
 }
 
@@ -206,6 +215,11 @@ fn estimate(e: &Estimate, digits: usize, scale: f64) -> String {
         Some(error) => format!("{value:.digits$} \u{b1} {error:.digits$}"),
         None => format!("{value:.digits$}"),
     }
+}
+
+fn fill(engine: &Environment, name: &str, values: Value) -> Result<Vec<u8>> {
+    let text = engine.get_template(name).and_then(|t| t.render(Serde(values)));
+    text.map(|text| (text + "\n").into_bytes()).map_err(|e| mistake(&e))
 }
 
 /// A template that cannot be filled.

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::plot::{Dot, Line, Plot, Scale};
 use super::record::Record;
-use super::summary::{Outcome, Summary};
+use super::summary::{Fate, Outcome, Summary};
 use crate::report::bytes;
 
 /// Divergences below this are no differences of models but of arithmetic.
@@ -54,7 +54,7 @@ pub(super) fn page(summary: &Summary) -> Value {
         let lossy: Vec<&Record> = measured.iter().copied().filter(|r| kl(r) > NO_KL).collect();
         json!(Section {
             name,
-            cells: cells.iter().map(|c| row(c)).collect(),
+            cells: cells.iter().filter(|c| c.fate != Fate::Inapplicable).map(|c| row(c)).collect(),
             sizes: (!lossy.is_empty()).then(|| sizes(&lossy)),
             positions: (!lossy.is_empty()).then(|| positions(&lossy)),
             legend: lossy.iter().map(|r| title(r)).collect(),
@@ -73,6 +73,7 @@ pub(super) fn page(summary: &Summary) -> Value {
 fn row(cell: &Outcome) -> Value {
     let mut row = json!(cell);
     // Whether it was made in this run or before is not told, so that the report is the same.
+    row["name"] = cell.path.rsplit('/').next().unwrap_or_default().into();
     row["good"] = cell.fate.is_good().into();
     row["word"] = if cell.fate.is_good() { "finished" } else { cell.fate.name() }.into();
     row
@@ -97,9 +98,7 @@ fn sizes(records: &[&Record]) -> Plot {
     let mut plot = Plot::new(("size of the artifact", x, |v| bytes(v as u64)), ("mean KL, nats", y, power));
     let at = |plot: &Plot, r: &Record| plot.at((x, r.bytes as f64), (y, kl(r)));
     let best = |r: &Record| {
-        let beats = |o: &Record| {
-            o.bytes <= r.bytes && kl(o) <= kl(r) && (o.bytes < r.bytes || kl(o) < kl(r))
-        };
+        let beats = |o: &Record| o.bytes <= r.bytes && kl(o) <= kl(r) && (o.bytes < r.bytes || kl(o) < kl(r));
         !records.iter().any(|o| beats(o))
     };
     let mut front: Vec<&Record> = records.iter().copied().filter(|r| best(r)).collect();
@@ -118,14 +117,16 @@ fn sizes(records: &[&Record]) -> Plot {
 }
 
 fn positions(records: &[&Record]) -> Plot {
-    let buckets = |r: &Record| r.quality.iter().flat_map(|q| q.against.by_position.clone()).collect::<Vec<_>>();
+    let buckets =
+        |r: &Record| r.quality.iter().flat_map(|q| q.against.by_position.clone()).collect::<Vec<_>>();
     let all: Vec<_> = records.iter().flat_map(|r| buckets(r)).collect();
     let x = Scale::powers(2.0, all.iter().map(|b| b.from as f64));
     let y = Scale::powers(10.0, all.iter().map(|b| b.kl));
     let count = |v: f64| format!("{v:.0}");
     let mut plot = Plot::new(("tokens read before", x, count), ("mean KL, nats", y, power));
     for (series, record) in records.iter().enumerate() {
-        let points = buckets(record).iter().map(|b| plot.at((x, b.from as f64), (y, b.kl.max(NO_KL)))).collect();
+        let points =
+            buckets(record).iter().map(|b| plot.at((x, b.from as f64), (y, b.kl.max(NO_KL)))).collect();
         plot.lines.push(Line { points, series, tip: title(record).to_owned() });
     }
     plot
@@ -137,7 +138,9 @@ fn map(record: &Record) -> Option<Map<'_>> {
     let mut rows: Vec<(String, Vec<Option<Heat>>)> = Vec::new();
     for tensor in tensors {
         let block = tensor.name.strip_prefix("blocks.").and_then(|rest| rest.split_once('.'));
-        let (Some((block, short)), true) = (block, tensor.relative > 0.0 || !tensor.encoding.starts_with('f')) else {
+        let (Some((block, short)), true) =
+            (block, tensor.relative > 0.0 || !tensor.encoding.starts_with('f'))
+        else {
             continue;
         };
         let column = columns.iter().position(|c| *c == short).unwrap_or_else(|| {

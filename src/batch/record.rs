@@ -11,8 +11,10 @@ use serde::{Deserialize, Serialize};
 
 use super::cell::Cell;
 use crate::convert::Prepared;
+use crate::diff::{self, TensorDiff};
 use crate::error::{Error, Result};
 use crate::eval::{Against, ModelScore, Scored, Setting, sha256};
+use crate::model::Model;
 use crate::verify;
 use crate::{about::About, files};
 
@@ -193,6 +195,41 @@ pub struct Quality {
     pub artifact: ModelScore,
     /// The artifact against the source.
     pub against: Against,
+    /// How far each tensor is from the source's, block by block.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tensors: Vec<TensorError>,
+}
+
+/// How far a tensor is from that of the source.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct TensorError {
+    /// Its canonical name.
+    pub name: String,
+    /// Its encoding in the artifact.
+    pub encoding: String,
+    /// Its weights.
+    pub weights: u64,
+    /// Its bytes in the artifact.
+    pub bytes: u64,
+    /// Root mean square of the differences, as a share of that of the source's values.
+    pub relative: f64,
+}
+
+impl TensorError {
+    /// Those of all tensors that both models have.
+    pub(super) fn all(source: &Model, artifact: &Model) -> Vec<TensorError> {
+        let weights: BTreeMap<String, u64> =
+            source.tensors.iter().map(|t| (t.name(), t.values.elements() as u64)).collect();
+        let row = |t: TensorDiff| TensorError {
+            weights: weights.get(&t.name).copied().unwrap_or_default(),
+            name: t.name,
+            encoding: t.encodings.1.to_owned(),
+            bytes: t.bytes.1,
+            relative: t.relative,
+        };
+        diff::compare(source, artifact).common.into_iter().map(row).collect()
+    }
 }
 
 /// The address of something: the SHA-256 of what it depends on, as JSON.

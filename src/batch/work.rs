@@ -8,7 +8,7 @@ use std::sync::{Mutex, PoisonError};
 use super::cell::Cell;
 use super::claim::{Claim, make_folder};
 use super::job::{Evaluation, Job};
-use super::record::{FileRecord, Quality, Record, address};
+use super::record::{FileRecord, Quality, Record, TensorError, address};
 use super::schedule::Memory;
 use crate::about;
 use crate::convert::{Prepared, Request};
@@ -176,6 +176,7 @@ impl<'a> Workshop<'a> {
         let load = Load::within(&models, Some(held.bytes))?;
         let pool = crate::pipeline::pool(threads)?;
         let found = pool.install(|| task.run(&models, load, |_| self.stop.check()))?;
+        let tensors = pool.install(|| TensorError::all(source.model(), artifact.model()));
         let mut setting = task.setting();
         setting.texts = evaluation.texts.iter().map(|t| t.display().to_string()).collect();
         let quality = |(score, against)| Quality {
@@ -185,6 +186,7 @@ impl<'a> Workshop<'a> {
             source: found.first,
             artifact: score,
             against,
+            tensors,
         };
         Ok(found.others.into_iter().next().map(quality))
     }

@@ -7,6 +7,7 @@ mod eval_ppl;
 mod generate;
 mod generated;
 mod inspect;
+mod report;
 mod runnable;
 mod targets;
 mod tokenize;
@@ -19,7 +20,7 @@ use clap::{Parser, Subcommand};
 
 use crate::error::{Error, Result, Status};
 use crate::pipeline::Stop;
-use crate::report::{self, Style};
+use crate::report::{Report, Style, show_error};
 
 /// Set by Ctrl-C once [`stop_on_ctrl_c`] was called.
 static STOP: Stop = Stop::new();
@@ -53,6 +54,8 @@ enum Command {
     Convert(Box<convert::Args>),
     /// Makes a release: many models in many types, measured, judged and described
     Batch(Box<batch::Args>),
+    /// Renders the report of a batch, a page for browsers, from its summary
+    Report(report::Args),
     /// Shows what is in a file: version, sizes, tokenizer, metadata, tensors
     Inspect(inspect::Args),
     /// Reads all of a file and tells whether it is sound
@@ -80,6 +83,7 @@ pub fn main() -> ExitCode {
     let outcome = match cli.command {
         Command::Convert(args) => convert::run(&args, cli.format),
         Command::Batch(args) => batch::run(&args, cli.format),
+        Command::Report(args) => report::run(&args),
         Command::Inspect(args) => inspect::run(&args, cli.format),
         Command::Verify(args) => verify::run(&args, cli.format),
         Command::Diff(args) => diff::run(&args, cli.format),
@@ -93,15 +97,15 @@ pub fn main() -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::from(Status::Ok as u8),
         Err(error) => {
-            report::show_error(&error, cli.format);
+            show_error(&error, cli.format);
             ExitCode::from(error.status() as u8)
         }
     }
 }
 
 /// Shows a result; a reader that went away (`| head`) is no error.
-fn show<R: report::Report>(report: &R, style: Style) -> Result<()> {
-    match report::show(report, style) {
+fn show<R: Report>(report: &R, style: Style) -> Result<()> {
+    match crate::report::show(report, style) {
         Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => {
             Err(Error::io("write to", Path::new("standard output"))(e))
         }

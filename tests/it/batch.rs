@@ -118,6 +118,7 @@ fn a_release_is_made_described_and_kept() {
         [
             "SHA256SUMS",
             "manifest.json",
+            "report.html",
             "rwkv4-bytes/README.md",
             "rwkv4-bytes/SHA256SUMS",
             "rwkv4-bytes/rwkv4-bytes-F16.safetensors",
