@@ -38,7 +38,7 @@ pub struct Cell<'a> {
 /// Every cell of a job: model by model, each in the order of the artifacts.
 ///
 /// # Errors
-/// [`Error::Job`] if a name cannot be made or be a file's, two cells have the same, or an artifact is of no model.
+/// [`Error::Job`](crate::Error::Job) if a name cannot be made or be a file's, two cells have the same, or an artifact is of no model.
 pub fn cells(job: &Job) -> Result<Vec<Cell<'_>>> {
     let mut cells = Vec::new();
     for artifact in &job.artifacts {

@@ -99,22 +99,22 @@ impl<'a> Workshop<'a> {
         let path = record_path(&folder, cell);
         let mut planned = Record::planned(cell, &prepared, &self.source(cell, &prepared.model))?;
         let before = Record::read(&path);
-        let (mut record, mut kept) = match before.clone() {
+        let was_ours = claim.broken_off || before.is_some();
+        let (mut record, mut kept) = match before {
             Some(record) if record.cell == planned.cell && record.is_whole(&folder) => (record, true),
             _ => {
-                let ours = claim.broken_off || before.is_some();
                 claim.begin()?;
-                self.convert(&prepared, ours)?;
+                self.convert(&prepared, was_ours)?;
                 planned.files = prepared.paths().map(|p| relative(&p, &folder)).collect::<Result<_>>()?;
                 planned.write(&path)?;
                 (planned, false)
             }
         };
-        if let Some(evaluation) = &self.job.evaluation {
-            if let Some(quality) = self.measure(&request, &prepared, evaluation, &record, threads)? {
-                (record.quality, kept) = (Some(quality), false);
-                record.write(&path)?;
-            }
+        if let Some(evaluation) = &self.job.evaluation
+            && let Some(quality) = self.measure(&request, &prepared, evaluation, &record, threads)?
+        {
+            (record.quality, kept) = (Some(quality), false);
+            record.write(&path)?;
         }
         let quality = cell.gates.quality();
         let failures = record.quality.as_ref().map(|q| quality.failures(&q.against)).unwrap_or_default();
