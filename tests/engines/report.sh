@@ -17,7 +17,8 @@ browse() {
 page=$out/release/report.html
 "$program" report "$out/release/summary.json" -o "$out/again.html"
 check "the summary gives the same page" cmp "$page" "$out/again.html"
-check "the page names no other file" bash -c "! grep -E '(src|href)=' '$page' | grep -v -E 'href=\"(data:,|https://github.com/[^\"]*)\"'"
+# Links to follow there may be, but nothing to load.
+check "the page loads nothing" bash -c "! grep -E '(src=|href=|url\\(|@import)' '$page' | grep -v -E '<a href=|href=\"data:,\"'"
 
 # A copy that clicks on the size, and says in which order the rows then are.
 clicks='<script>
