@@ -31,7 +31,8 @@ fn ranks(embd: usize) -> [usize; 4] {
     }
 }
 
-fn tensors(shape: Shape) -> Vec<Planned> {
+/// The tensors of such a checkpoint.
+pub fn tensors(shape: Shape) -> Vec<Planned> {
     let (c, f, v) = (shape.embd, 4 * shape.embd, shape.vocab);
     let [rw, ra, rv, rg] = ranks(c);
     let mut list = Vec::new();

@@ -6,8 +6,7 @@
 Each model is scored with windows of 512 tokens by llama-perplexity (its default batch of 2048 tokens, four windows side by side),
 by `rwkv-quant eval-ppl --protocol llama.cpp`, and by the same with --fast. The best round counts. Tokens a second are those run:
 llama-perplexity's are 2048 over the "seconds per pass" that it prints, ours 512 times the windows over the wall time of the whole
-command with the start of the program, the reading of the text and the check of --fast left in. Then documents of 1k to 64k
-tokens are run with the state carried along, which must take the same time a token and no more memory.
+command with the start of the program, the reading of the text and the check of --fast left in.
 """
 
 import argparse
@@ -48,13 +47,7 @@ def llama(binaries, model, text, threads):
 def ours(model, text, threads, *more):
     command = [PROGRAM, "--format", "json", "eval-ppl", model, text, "--protocol", "llama.cpp", "--ctx", CTX]
     out, wall, peak = run(*command, "--windows", WINDOWS, "--threads", threads, *more)
-    return CTX * WINDOWS / wall, peak, json.loads(out)["fast_kl"]
-
-
-def document(model, text, threads, tokens):
-    command = [PROGRAM, "--format", "json", "eval-ppl", model, text, "--ctx", tokens, "--windows", 1, "--threads", threads]
-    _, wall, peak = run(*command)
-    return {"tokens": tokens, "tokens_per_second": tokens / wall, "peak_bytes": peak}
+    return CTX * WINDOWS / wall, peak, json.loads(out)["arithmetic_kl"]
 
 
 def main():
@@ -85,9 +78,6 @@ def main():
         }
         record["models"].append(row)
         print(json.dumps(row, indent=1))
-    small = ROOT / "testdata/rwkv7-bytes.pth"
-    record["documents"] = [document(small, args.text, args.threads, n) for n in (1024, 4096, 16384, 65536)]
-    print(json.dumps(record["documents"], indent=1))
     if args.record:
         args.record.write_text(json.dumps(record, indent=1) + "\n")
 

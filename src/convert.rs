@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 
 use crate::about::{About, Overrides};
+use crate::adapter::Flags;
 use crate::error::Result;
 use crate::importance::Importance;
 use crate::model::Model;
@@ -13,7 +14,7 @@ use crate::plan::{Plan, Wishes};
 use crate::recipe::{Fallback, FileType, Mix, Recipe, Search};
 use crate::report::Conversion;
 use crate::size;
-use crate::targets::{self, Output, TARGETS, Target};
+use crate::targets::{self, Chat, Content, Output, TARGETS, Target};
 
 /// What is asked for: from what to what, and how.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -44,6 +45,13 @@ pub struct Request {
     /// Spread the tensors over files that hold at most so much of them
     #[arg(long, value_name = "SIZE", value_parser = size::parse)]
     pub split_max_size: Option<u64>,
+    /// Quantize the first N blocks only (.prefab)
+    #[arg(long, value_name = "N")]
+    pub layers: Option<usize>,
+    /// Have the runtime halve its activations every N blocks, so that they stay within f16; 0 for never (.prefab)
+    /// [default: 6 up to version 6, never from version 7 on]
+    #[arg(long, value_name = "N")]
+    pub rescale: Option<usize>,
     /// Write the file even if the runtime is known to compute something else with it
     #[arg(long)]
     pub force_target: bool,
@@ -56,6 +64,12 @@ pub struct Request {
     /// Threads [default: as many as the machine runs at once]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub threads: Option<u16>,
+    /// Also write a Modelfile for ollama, NAME.Modelfile, with the prompt format of these models
+    #[arg(long, value_enum, value_name = "MODELS")]
+    pub modelfile: Option<Chat>,
+    /// What is merged into the model
+    #[command(flatten)]
+    pub adapters: Flags,
     /// What is said of the model in place of what its source states
     #[command(flatten)]
     pub about: Overrides,
@@ -94,15 +108,20 @@ impl Request {
     pub fn prepare(&self) -> Result<Prepared> {
         let target = targets::choose(&self.output, self.to.as_deref())?;
         let file_type = targets::type_or_default(target, self.file_type)?;
-        self.plan(self.open()?, target, file_type)
+        self.plan(self.open(target)?, target, file_type)
     }
 
-    /// Opens the source.
+    /// Opens the source, with what is merged into it for that target.
     ///
     /// # Errors
-    /// As [`Model::open`].
-    pub fn open(&self) -> Result<Model> {
-        Model::open(&self.input, &self.drop)
+    /// As [`Model::open`], or if an adapter cannot be read or does not go with the model.
+    pub fn open(&self, target: &dyn Target) -> Result<Model> {
+        let mut model = Model::open(&self.input, &self.drop)?;
+        match target.content() {
+            Content::Adapter => self.adapters.add_to(&mut model)?,
+            Content::Model | Content::State => self.adapters.merge_into(&mut model)?,
+        }
+        Ok(model)
     }
 
     /// Plans the conversion of `model`, which is the source.
@@ -123,8 +142,14 @@ impl Request {
             fallback: self.fallback,
             search: self.search,
             importance: self.imatrix.as_deref().map(Importance::load).transpose()?,
+            layers: self.layers,
+            rescale: self.rescale,
         };
-        let wishes = Wishes { force: self.force_target, split_max_bytes: self.split_max_size };
+        let wishes = Wishes {
+            force: self.force_target,
+            split_max_bytes: self.split_max_size,
+            modelfile: self.modelfile,
+        };
         let plan = Plan::new(&model, target, recipe, &about, &self.output, wishes)?;
         let threads = match self.threads {
             Some(n) => n.into(),

@@ -100,7 +100,7 @@ fn stored_bytes(model: &Model, held: &Held) -> u64 {
         .sources()
         .map(|i| {
             let t = &model.container.tensors()[i];
-            t.bytes * held.values.elements() as u64 / t.elements().max(1)
+            t.stored_bytes() * held.values.elements() as u64 / t.elements().max(1)
         })
         .sum()
 }

@@ -148,7 +148,9 @@ impl Error {
                      sound copy, or the release before or after it"
                         .to_owned()
                 }
-                EncodeError::Overflow { .. } => "choose a type with a larger range: bf16 or f32".to_owned(),
+                EncodeError::Overflow { .. } => "choose a type with a larger range, bf16 or f32, \
+                    and for that a target that has them"
+                    .to_owned(),
                 _ => return None,
             }),
             Error::Exists { .. } => Some("give another name, or --force to replace it".to_owned()),

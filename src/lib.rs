@@ -4,6 +4,7 @@
 //! numbers encoded by `quant`; here is what RWKV is ([`model`]), and how a model becomes a file.
 
 pub mod about;
+pub mod adapter;
 pub mod batch;
 pub mod cli;
 pub mod convert;

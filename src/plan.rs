@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
-use formats::{Metadata, Planned};
+use formats::{Metadata, Planned, Split};
 use quant::{Encoding, codec};
 use sha2::{Digest, Sha256};
 
@@ -13,7 +13,9 @@ use crate::about::About;
 use crate::error::{Error, Result};
 use crate::model::{Dropped, Lazy, Model, Role};
 use crate::recipe::{Fallback, Recipe, fitting};
-use crate::targets::{self, Files, Item, Objection, Order, Output, PlannedFile, SmallFile, Target};
+use crate::targets::{
+    self, Chat, Content, Files, Item, Objection, Order, Output, PlannedFile, SmallFile, Target,
+};
 
 /// Everything about the files to be written, known before any work.
 #[derive(Debug)]
@@ -45,6 +47,8 @@ pub struct Wishes {
     pub force: bool,
     /// Most bytes of tensors in a file, so that several may be needed.
     pub split_max_bytes: Option<u64>,
+    /// The chat that a Modelfile for ollama beside them describes.
+    pub modelfile: Option<Chat>,
 }
 
 /// A tensor of the model to be written.
@@ -74,8 +78,10 @@ pub struct Part {
     pub planned: Planned,
     /// Number of the file.
     pub file: usize,
-    /// Where its data starts in the file.
+    /// Where its data starts in the file; of a split tensor, the codes.
     pub offset: u64,
+    /// Where the rest of a split tensor is.
+    pub split: Option<Split>,
     /// How many bytes of it each row of the model's tensor takes.
     pub row_bytes: usize,
 }
@@ -84,6 +90,12 @@ impl Write {
     /// How many bytes a row takes, all parts together.
     pub fn row_bytes(&self) -> usize {
         self.parts.iter().map(|p| p.row_bytes).sum()
+    }
+
+    /// The fewest rows after which a row and a block start together.
+    pub fn rows_of_whole_blocks(&self) -> usize {
+        let (cols, len) = (self.values.cols().max(1), self.encoding.block_len());
+        (1..=len).find(|rows| (rows * cols).is_multiple_of(len)).unwrap_or(len)
     }
 
     /// How many bytes it takes.
@@ -120,7 +132,15 @@ impl Plan {
                 help: "leave --split-max-size out".to_owned(),
             });
         }
-        let items = target.items(model, recipe.file_type)?;
+        for (flag, given) in [("--layers", recipe.layers), ("--rescale", recipe.rescale)] {
+            if given.is_some() && !target.plans_layers() {
+                return Err(Error::Usage {
+                    what: format!("{flag} means nothing for {}", target.name()),
+                    help: format!("leave it out, or write a .prefab for {}", targets::web_rwkv::RUNTIMES),
+                });
+            }
+        }
+        let items = target.items(model, &recipe)?;
         let weights = items.iter().map(|i| i.values.elements() as u64).sum();
         let mut tensors =
             items.into_iter().map(|item| choose(item, model, &recipe)).collect::<Result<Vec<_>>>()?;
@@ -128,19 +148,25 @@ impl Plan {
             tensors.iter().flat_map(|t| &t.parts).map(|p| p.planned.clone()).collect();
         let groups = targets::groups(&planned, wishes.split_max_bytes);
         let order = Order { model, about, recipe: &recipe, weights, out };
-        let Files { metadata, files, small } = target.files(&order, &groups)?;
+        let Files { metadata, files, mut small } = target.files(&order, &groups)?;
+        if let Some(chat) = wishes.modelfile {
+            small.push(chat.modelfile(target, &files)?);
+        }
 
         let places = files.iter().enumerate();
-        let places = places.flat_map(|(file, f)| f.layout.offsets().iter().map(move |o| (file, *o)));
-        for (part, (file, offset)) in tensors.iter_mut().flat_map(|t| &mut t.parts).zip(places) {
-            (part.file, part.offset) = (file, offset);
+        let places = places.flat_map(|(file, f)| {
+            f.layout.offsets().iter().enumerate().map(move |(i, o)| (file, *o, f.layout.split(i)))
+        });
+        for (part, place) in tensors.iter_mut().flat_map(|t| &mut t.parts).zip(places) {
+            (part.file, part.offset, part.split) = place;
         }
         let output = match (target.is_folder(), files.len() + small.len()) {
             (true, _) => Output::Folder,
             (false, 1) => Output::File,
             (false, _) => Output::Set,
         };
-        let dropped = dropped(model, &tensors);
+        let whole = target.content() == Content::Model;
+        let dropped = if whole { dropped(model, &tensors) } else { Vec::new() };
         Ok(Plan { target, recipe, output, metadata, files, small, tensors, dropped, objections })
     }
 
@@ -201,12 +227,12 @@ impl Plan {
 fn choose(item: Item, model: &Model, recipe: &Recipe) -> Result<Write> {
     let wanted = item.fixed.unwrap_or_else(|| recipe.wanted(item.role, item.values.encoding()));
     let (rows, cols) = (item.values.rows(), item.values.cols());
-    let encoding = fitting(wanted, cols);
+    let encoding = fitting(wanted, rows, cols);
     if encoding != wanted && recipe.fallback == Fallback::Error {
         return Err(Error::Tensor {
             path: model.container.path().to_owned(),
             tensor: item.name.clone(),
-            what: format!("has rows of {cols}, which are no whole blocks of {wanted}"),
+            what: format!("has {rows} rows of {cols}, which cannot be stored as {wanted}"),
             help: format!("--fallback warn stores it as {encoding}"),
         });
     }
@@ -222,7 +248,7 @@ fn choose(item: Item, model: &Model, recipe: &Recipe) -> Result<Write> {
     };
     let planned = Planned { name: item.name.clone(), encoding, shape: item.values.shape().to_vec() };
     let row_bytes = (planned.bytes().unwrap_or(0) as usize).checked_div(rows).unwrap_or(0);
-    let parts = vec![Part { planned, file: 0, offset: 0, row_bytes }];
+    let parts = vec![Part { planned, file: 0, offset: 0, split: None, row_bytes }];
     let Item { name, role, values, .. } = item;
     Ok(Write { name, role, values, encoding, wanted, importance, parts })
 }

@@ -1,7 +1,8 @@
 //! Whether a file is sound: every byte read, every weight finite, every checksum right.
 
-use formats::{Checksums, Container, Limits};
-use quant::{check_finite, codec};
+use formats::{Checksums, Container, Limits, Tensor};
+use quant::web_rwkv::Fp4;
+use quant::{Codec, check_finite, codec};
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
@@ -37,16 +38,18 @@ pub fn verify(container: &Container) -> Result<Verified> {
     for t in container.tensors().iter().filter(|t| t.encoding.is_real()) {
         let Some(codec) = codec(t.encoding) else { continue };
         let (len, size) = (t.encoding.block_len(), t.encoding.block_bytes());
-        let step = STEP / len * size;
-        container.bytes(t).par_chunks(step).enumerate().try_for_each(|(n, bytes)| {
+        let codebook = container.codebook(t).map(|codebook| Fp4 { codebook });
+        let codec = codebook.as_ref().map_or(codec, |fp4| fp4 as &dyn Codec);
+        let (step, blocks) = (STEP / len, blocks(t));
+        (0..blocks.div_ceil(step)).into_par_iter().try_for_each(|n| {
             // A strided tensor spans elements that are not its own; they are weights of the same storage.
-            let mut values = vec![0.0; bytes.len() / size * len];
-            codec.decode(bytes, &mut values);
-            let start = (n * step) as u64;
-            container.release(t, start..start + bytes.len() as u64);
+            let range = n * step..blocks.min((n + 1) * step);
+            let mut values = vec![0.0; range.len() * len];
+            codec.decode(&container.blocks(t, range.clone()), &mut values);
+            container.release(t, (range.start * size) as u64..(range.end * size) as u64);
             check_finite(&values).map_err(|mut source| {
                 if let quant::EncodeError::NonFinite { index, .. } = &mut source {
-                    *index += n * step / size * len;
+                    *index += range.start * len;
                 }
                 Error::Weight {
                     path: container.files()[t.file].path().to_owned(),
@@ -60,6 +63,11 @@ pub fn verify(container: &Container) -> Result<Verified> {
     }
     verified.sha256 = container.files().iter().map(sha256).collect();
     Ok(verified)
+}
+
+/// Number of blocks that a tensor spans.
+fn blocks(t: &Tensor) -> usize {
+    (t.bytes / t.encoding.code_bytes() as u64) as usize
 }
 
 /// SHA-256 of a file in lower-case hex, letting go of its pages on the way.

@@ -1,5 +1,6 @@
 //! What an opened model looks like, whatever its format.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -24,6 +25,8 @@ pub struct Tensor {
     /// Distance between neighbours along each dimension, in elements; `None` if the elements lie row-major
     /// without gaps. Only plain encodings have strides.
     pub strides: Option<Vec<usize>>,
+    /// Where the scales are, if the blocks are kept in parts; at [`offset`](Tensor::offset) are then the codes.
+    pub split: Option<Split>,
     /// Which of the container's files it is in.
     pub file: usize,
     /// Where its first element starts in that file, in bytes.
@@ -32,7 +35,36 @@ pub struct Tensor {
     pub bytes: u64,
 }
 
+/// Where the parts of blocks are that are kept apart: the codes of all blocks stand together
+/// ([`Encoding::code_bytes`] of each), and so do their scales.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Split {
+    /// Where the scales start in the file.
+    pub scales: u64,
+    /// Where the tensor's own [levels](Codebook) start in the file, little-endian f32.
+    pub codebook: Option<u64>,
+}
+
+/// The 16 levels that 4-bit codes stand for.
+pub type Codebook = [f32; 16];
+
+/// Bytes of a [`Codebook`] in a file.
+pub const CODEBOOK_BYTES: u64 = 64;
+
 impl Tensor {
+    /// The bytes of the whole tensor in the file.
+    pub fn stored_bytes(&self) -> u64 {
+        let scales = self.scale_bytes().unwrap_or(0);
+        let codebook = self.split.and_then(|s| s.codebook).map_or(0, |_| CODEBOOK_BYTES);
+        self.bytes.saturating_add(scales).saturating_add(codebook)
+    }
+
+    /// The bytes of the scales of a split tensor.
+    fn scale_bytes(&self) -> Option<u64> {
+        self.split?;
+        Some(Tensor::span_bytes(self.encoding, &self.shape, None)?.saturating_sub(self.bytes))
+    }
+
     /// Number of elements.
     pub fn elements(&self) -> u64 {
         self.shape.iter().map(|d| *d as u64).product()
@@ -44,7 +76,8 @@ impl Tensor {
         let elements = shape.iter().try_fold(1u64, |n, d| n.checked_mul(*d as u64))?;
         let Some(strides) = strides else {
             let cols = shape.last().map_or(1, |d| *d as u64);
-            return if cols == 0 { Some(0) } else { encoding.row_bytes(cols)?.checked_mul(elements / cols) };
+            let rows = elements.checked_div(cols);
+            return rows.map_or(Some(0), |rows| encoding.matrix_bytes(rows, cols));
         };
         if !encoding.is_plain() || strides.len() != shape.len() {
             return None;
@@ -94,7 +127,11 @@ impl Container {
             let blame = Blame { path: files[t.file].path(), ..blame };
             blame.within("bytes of name", t.name.len() as u64, limits.name_bytes)?;
             blame.within("dimensions", t.shape.len() as u64, limits.dims)?;
-            let span = Tensor::span_bytes(t.encoding, &t.shape, t.strides.as_deref());
+            let mut span = Tensor::span_bytes(t.encoding, &t.shape, t.strides.as_deref());
+            if t.split.is_some() {
+                let (codes, block) = (t.encoding.code_bytes() as u64, t.encoding.block_bytes() as u64);
+                span = span.map(|bytes| bytes / block * codes);
+            }
             if span != Some(t.bytes) {
                 let what = match span {
                     Some(span) => {
@@ -108,6 +145,15 @@ impl Container {
                 let len = files[t.file].bytes().len();
                 let what = format!("the data reaches past the end of the file ({len} bytes)");
                 return Err(blame.malformed(what).in_tensor(&t.name).at(t.offset));
+            }
+            if let Some(split) = t.split {
+                let parts = [(Some(split.scales), t.scale_bytes()), (split.codebook, Some(CODEBOOK_BYTES))];
+                for (offset, bytes) in parts.into_iter().filter_map(|(offset, bytes)| offset.zip(bytes)) {
+                    if files[t.file].slice(offset, bytes).is_none() {
+                        let what = "the scales reach past the end of the file";
+                        return Err(blame.malformed(what).in_tensor(&t.name).at(offset));
+                    }
+                }
             }
             if index.insert(t.name.clone(), i).is_some() {
                 return Err(blame.malformed("two tensors have the same name").in_tensor(&t.name));
@@ -180,14 +226,48 @@ impl Container {
         self.index.get(name).map(|i| &self.tensors[*i])
     }
 
-    /// The bytes that a tensor spans.
+    /// The bytes that a tensor spans; of a split one, the codes.
     pub fn bytes(&self, tensor: &Tensor) -> &[u8] {
         self.files[tensor.file].slice(tensor.offset, tensor.bytes).unwrap_or_default()
     }
 
-    /// Says that a range of a tensor's bytes is not needed for now (see [`Mapped::release`]).
+    /// Some of a tensor's blocks, one behind the other; those of a split tensor are put together. (What reaches past
+    /// the end is left out.)
+    pub fn blocks(&self, tensor: &Tensor, blocks: Range<usize>) -> Cow<'_, [u8]> {
+        let (size, codes) = (tensor.encoding.block_bytes(), tensor.encoding.code_bytes());
+        let part = |bytes: &'_ [u8], size: usize| -> Range<usize> {
+            let end = blocks.end.saturating_mul(size).min(bytes.len());
+            blocks.start.saturating_mul(size).min(end)..end
+        };
+        let bytes = self.bytes(tensor);
+        let Some(split) = tensor.split else { return Cow::Borrowed(&bytes[part(bytes, size)]) };
+        let scale_bytes = tensor.scale_bytes().unwrap_or(0);
+        let scales = self.files[tensor.file].slice(split.scales, scale_bytes).unwrap_or_default();
+        let scales = &scales[part(scales, size - codes)];
+        Cow::Owned(joined(&bytes[part(bytes, codes)], codes, scales, size - codes))
+    }
+
+    /// The levels of a tensor that has its own.
+    pub fn codebook(&self, tensor: &Tensor) -> Option<Codebook> {
+        let bytes = self.files[tensor.file].slice(tensor.split?.codebook?, CODEBOOK_BYTES)?;
+        let (levels, _) = bytes.as_chunks::<4>();
+        levels.iter().map(|b| f32::from_le_bytes(*b)).collect::<Vec<_>>().try_into().ok()
+    }
+
+    /// Says that a range of bytes of a tensor's blocks is not needed for now (see [`Mapped::release`]).
     pub fn release(&self, tensor: &Tensor, range: Range<u64>) {
-        self.files[tensor.file].release(tensor.offset + range.start..tensor.offset + range.end);
+        let (size, codes) = (tensor.encoding.block_bytes() as u64, tensor.encoding.code_bytes() as u64);
+        let part = |offset: u64, bytes: u64| {
+            offset + range.start / size * bytes..offset + range.end.div_ceil(size) * bytes
+        };
+        let file = &self.files[tensor.file];
+        match tensor.split {
+            None => file.release(tensor.offset + range.start..tensor.offset + range.end),
+            Some(split) => {
+                file.release(part(tensor.offset, codes));
+                file.release(part(split.scales, size - codes));
+            }
+        }
     }
 
     /// Metadata, in file order.
@@ -209,4 +289,14 @@ impl Container {
     pub fn file_bytes(&self) -> u64 {
         self.files.iter().map(|f| f.bytes().len() as u64).sum()
     }
+}
+
+/// Blocks from their codes and scales, so many bytes of each.
+pub(crate) fn joined(codes: &[u8], code_bytes: usize, scales: &[u8], scale_bytes: usize) -> Vec<u8> {
+    let mut blocks = Vec::with_capacity(codes.len() + scales.len());
+    for (codes, scale) in codes.chunks_exact(code_bytes).zip(scales.chunks_exact(scale_bytes)) {
+        blocks.extend_from_slice(codes);
+        blocks.extend_from_slice(scale);
+    }
+    blocks
 }

@@ -3,6 +3,7 @@
 use crate::error::{Blame, Result};
 
 /// Reads numbers and strings from bytes, front to back; running off the end is an error with its offset.
+#[derive(Clone)]
 pub(crate) struct Cursor<'a> {
     bytes: &'a [u8],
     pos: usize,

@@ -62,5 +62,10 @@ impl fmt::Debug for dyn Format {
 }
 
 /// Every format, in the order they are tried.
-pub static FORMATS: &[&dyn Format] =
-    &[&crate::gguf::Gguf, &crate::rwkv_cpp::RwkvCpp, &crate::pth::Pth, &crate::safetensors::Safetensors];
+pub static FORMATS: &[&dyn Format] = &[
+    &crate::gguf::Gguf,
+    &crate::rwkv_cpp::RwkvCpp,
+    &crate::pth::Pth,
+    &crate::safetensors::Safetensors,
+    &crate::prefab::Prefab,
+];

@@ -24,6 +24,7 @@ mod limits;
 mod mapped;
 mod open;
 mod placement;
+pub mod prefab;
 pub mod pth;
 pub mod rwkv_cpp;
 pub mod safetensors;
@@ -31,7 +32,7 @@ mod shards;
 mod unknown;
 mod value;
 
-pub use container::{Container, Tensor};
+pub use container::{CODEBOOK_BYTES, Codebook, Container, Split, Tensor};
 pub use error::{Error, Result};
 pub use format::{Checksums, FORMATS, Format, Sniff};
 pub use hf::{INDEX_SUFFIX, index};

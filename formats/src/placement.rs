@@ -1,7 +1,10 @@
 //! Where everything will lie in a file to be written, known before any work.
 
+use std::collections::BTreeMap;
+
 use quant::Encoding;
 
+use crate::container::Split;
 use crate::pth::PthPlacement;
 
 /// A tensor to be written.
@@ -30,6 +33,8 @@ pub struct Placement {
     pub head: Vec<u8>,
     /// Where each tensor's data starts, in the order given.
     pub offsets: Vec<u64>,
+    /// Where the other parts of split tensors are, by the tensor's number; their codes are at its offset.
+    pub splits: BTreeMap<usize, Split>,
     /// Bytes behind the head that are no tensor's data, by offset: formats without a table at the start
     /// describe every tensor in front of its data.
     pub between: Vec<(u64, Vec<u8>)>,
@@ -52,6 +57,14 @@ impl Layout {
         match self {
             Layout::Known(placement) => &placement.offsets,
             Layout::Torch(placement) => &placement.offsets,
+        }
+    }
+
+    /// Where the other parts of tensor number `i` are, if it is split.
+    pub fn split(&self, i: usize) -> Option<Split> {
+        match self {
+            Layout::Known(placement) => placement.splits.get(&i).copied(),
+            Layout::Torch(_) => None,
         }
     }
 

@@ -27,7 +27,7 @@ pub fn part_name(prefix: &str, number: usize, count: usize, extension: &str) -> 
     format!("{prefix}-{number:05}-of-{count:05}.{extension}")
 }
 
-/// The keys of part `number` (from 0) of `count` of a GGUF model of so many tensors in all.
+/// The keys of part `number` (from 0) of `count` of a GGUF model of so many tensors in all, in llama.cpp's order.
 ///
 /// # Errors
 /// [`Error::CannotHold`] if there are more than the keys can count.
@@ -38,8 +38,8 @@ pub fn split_keys(number: usize, count: usize, tensors: usize) -> Result<Metadat
     let tensors = i32::try_from(tensors).map_err(|_| cannot(format!("{tensors} tensors")))?;
     Ok(vec![
         (SPLIT_NO.to_owned(), Value::U16(short(number)?)),
-        (SPLIT_COUNT.to_owned(), Value::U16(short(count)?)),
         (SPLIT_TENSORS.to_owned(), Value::I32(tensors)),
+        (SPLIT_COUNT.to_owned(), Value::U16(short(count)?)),
     ])
 }
 

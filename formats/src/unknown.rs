@@ -27,14 +27,14 @@ const KNOWN: &[(usize, &[u8], &str, &str)] = &[
     (0,   b"7767517\n",                 "an ncnn model",         OTHER),
     (0,   b"lmgg",                      "an unversioned ggml file", OTHER),
     (0,   b"tjgg",                      "a GGJT file of an old llama.cpp", OTHER),
-    (0,   b"\xa5\x67context",           "a web-rwkv prefab",     OTHER),
 ];
 
 const FETCH: &str = "run `git lfs pull` in its repository to fetch the file itself";
 const UNPACK: &str = "unpack it first";
 const LINK: &str = "the download saved something else: use the link of the file itself";
 const OTHER: &str = "start from the checkpoint that it was made from";
-const READ: &str = "these are read: torch .pth, safetensors, Hugging Face folders, GGUF, rwkv.cpp .bin";
+const READ: &str =
+    "these are read: torch .pth, safetensors, Hugging Face folders, GGUF, rwkv.cpp .bin, web-rwkv .prefab";
 const AGAIN: &str = "the download did not finish: download it again";
 
 /// The error for a file of no known format: it says what the content looks like.

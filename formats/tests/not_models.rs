@@ -31,7 +31,6 @@ fn content_of_other_kinds_is_named() {
         (b"\x89PNG\r\n", "a PNG picture", "link"),
         (b"\x08\x07\x12\x07pytorch", "an ONNX model", "checkpoint"),
         (b"\x93NUMPY\x01\0", "a NumPy array", "checkpoint"),
-        (b"\xa5\x67context\x80", "a web-rwkv prefab", "checkpoint"),
         (b"tjgg\x03\0\0\0", "a GGJT file of an old llama.cpp", "checkpoint"),
         (b"Entry not found", "a text file (it starts with \"Entry not found\")", "error message"),
         ("找不到文件".repeat(20).as_bytes(), "a text file (it starts with \"找", "error message"),

@@ -1,13 +1,13 @@
 //! The trait that every encoding of weights implements, and the list of them.
 
-use crate::{Encoding, float, fp8, ggml};
+use crate::{Encoding, float, fp8, ggml, web_rwkv};
 
 /// Rows of weights to encode.
 #[derive(Clone, Copy, Debug)]
 pub struct Rows<'a> {
     /// The weights, row-major; a whole number of rows.
     pub values: &'a [f32],
-    /// Length of a row, a multiple of the encoding's block length.
+    /// Length of a row, a multiple of the encoding's block length unless blocks cross rows.
     pub cols: usize,
     /// Importance of each column (`cols` values, e.g. the mean square of the activation that meets it);
     /// without it all columns count alike.
@@ -23,8 +23,9 @@ impl<'a> Rows<'a> {
 
 /// Encodes and decodes the weights of one [`Encoding`].
 ///
-/// A codec is stateless and works on whole rows: the bytes of a row depend on that row (and the importance)
-/// alone, so rows may be cut into chunks anywhere and encoded in any order by any number of threads.
+/// A codec keeps nothing between calls and works on whole rows: the bytes of a row depend on that row (and the
+/// importance) alone, so rows may be cut into chunks anywhere and encoded in any order by any number of threads.
+/// (If blocks [cross rows](Encoding::crosses_rows), chunks are cut where a row and a block start.)
 pub trait Codec: Send + Sync {
     /// The encoding that this codec writes and reads.
     fn encoding(&self) -> Encoding;
@@ -35,7 +36,7 @@ pub trait Codec: Send + Sync {
     }
 
     /// Encodes `rows` into `out`, which is exactly as long as the rows take
-    /// ([`Encoding::row_bytes`] times the number of rows).
+    /// ([`Encoding::matrix_bytes`]).
     ///
     /// # Errors
     /// [`EncodeError`] with the index of the first weight that is not finite or does not fit the encoding;
@@ -126,6 +127,8 @@ pub static CODECS: &[&dyn Codec] = &[
     &ggml::IQ2S,
     &ggml::IQ2XS,
     &ggml::IQ2XXS,
+    &web_rwkv::Int8,
+    &web_rwkv::NF4,
 ];
 
 /// The codec of `encoding`, if it is one of [`CODECS`].

@@ -22,6 +22,8 @@ fn bound(encoding: Encoding) -> f32 {
         Encoding::IQ4NL | Encoding::IQ4XS => 0.16,
         Encoding::Q3K => 0.3,
         Encoding::Q2K => 0.6,
+        Encoding::Int8 => 0.005,
+        Encoding::Fp4 => 0.16,
         other => panic!("state the bound of {other}"),
     }
 }
@@ -249,14 +251,15 @@ fn the_longer_search_is_never_worse_and_the_same_at_all_levels() {
             gained |= loss(&values[values.len() - 2560..], &b[b.len() - 2560..], None)
                 < 0.97 * loss(&values[values.len() - 2560..], &a[a.len() - 2560..], None);
         }
-        assert!(gained, "{e}: the search finds nothing on bell-shaped weights");
+        // Between the least and the largest value of a block there is nothing to search for.
+        assert!(gained || e == Encoding::Int8, "{e}: the search finds nothing on bell-shaped weights");
     }
 }
 
 #[test]
 fn the_bytes_are_those_of_libggml() {
     let (values, importance) = (floats(&golden("values.f32")), floats(&golden("importance.f32")));
-    for codec in encoders().filter(|c| !c.encoding().is_plain()) {
+    for codec in encoders().filter(|c| !c.encoding().is_plain() && !c.encoding().crosses_rows()) {
         let e = codec.encoding();
         let expected = golden(&format!("{e}.bin"));
         let (plain, weighted) = expected.split_at(expected.len() / 2);

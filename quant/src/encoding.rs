@@ -7,7 +7,7 @@ use std::str::FromStr;
 ///
 /// Elements are stored in blocks of [`block_len`](Encoding::block_len) values that take
 /// [`block_bytes`](Encoding::block_bytes) bytes; plain types are blocks of one. The names are those of the
-/// projects that define the types (ggml's for the block formats), in lower case.
+/// projects that define the types (ggml's for the block formats, web-rwkv's for `int8` and `fp4`), in lower case.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
 #[allow(missing_docs)] // the names speak; sizes are in the table below
@@ -41,6 +41,8 @@ pub enum Encoding {
     IQ2S,
     IQ2XS,
     IQ2XXS,
+    Int8,
+    Fp4,
 }
 
 /// One row of the table: encoding, name, values in a block, bytes in a block.
@@ -77,6 +79,8 @@ const TABLE: &[Row] = &[
     (Encoding::IQ2S,    "iq2_s",   256,  82),
     (Encoding::IQ2XS,   "iq2_xs",  256,  74),
     (Encoding::IQ2XXS,  "iq2_xxs", 256,  66),
+    (Encoding::Int8,    "int8",    128, 132),
+    (Encoding::Fp4,     "fp4",      64,  34),
 ];
 
 // The table stands in the order of the enum, so that an encoding is its own index.
@@ -112,6 +116,30 @@ impl Encoding {
     /// Bits a weight, including the scales of the block.
     pub fn bits_per_weight(self) -> f64 {
         self.block_bytes() as f64 * 8.0 / self.block_len() as f64
+    }
+
+    /// Whether blocks run on across the ends of rows, so that only the number of all values counts.
+    pub const fn crosses_rows(self) -> bool {
+        matches!(self, Encoding::Int8 | Encoding::Fp4)
+    }
+
+    /// How many bytes at the start of a block are codes, if files keep the codes of all blocks in one place and the
+    /// scales in another; else the whole block.
+    pub const fn code_bytes(self) -> usize {
+        match self {
+            Encoding::Int8 => 128,
+            Encoding::Fp4 => 32,
+            _ => self.block_bytes(),
+        }
+    }
+
+    /// Exact bytes of a matrix of so many rows and columns; `None` as for [`row_bytes`](Encoding::row_bytes).
+    pub fn matrix_bytes(self, rows: u64, cols: u64) -> Option<u64> {
+        if self.crosses_rows() {
+            self.row_bytes(rows.checked_mul(cols)?)
+        } else {
+            self.row_bytes(cols)?.checked_mul(rows)
+        }
     }
 
     /// Exact bytes of a row of `cols` values; `None` if the row is no whole number of blocks or the size
@@ -169,5 +197,7 @@ mod tests {
         assert_eq!(Encoding::Q4K.row_bytes(320), None);
         assert_eq!(Encoding::F32.row_bytes(u64::MAX), None);
         assert_eq!(Encoding::BF16.row_bytes(0), Some(0));
+        assert_eq!(Encoding::Q8_0.matrix_bytes(4, 16), None);
+        assert_eq!(Encoding::Fp4.matrix_bytes(4, 16), Some(34));
     }
 }

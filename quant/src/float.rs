@@ -18,6 +18,11 @@ pub struct F16;
 /// bfloat16: the upper half of an f32, 8 bits of precision.
 pub struct BF16;
 
+/// `x` rounded to the nearest value of f16, which may be infinite.
+pub fn round_to_f16(x: f32) -> f32 {
+    half::f16::from_f32(x).to_f32()
+}
+
 /// Values converted at a time where a buffer on the stack stands between the two representations.
 const STEP: usize = 512;
 

@@ -5,7 +5,8 @@
 //! - [`Encoding`]: the id of every way an element (or a block of elements) can be stored, with its exact size;
 //! - [`Codec`]: encode and decode for one encoding; [`CODECS`] lists them all, [`codec`] finds one;
 //! - [`float`]: the plain floating point encodings; [`ggml`]: the block types of ggml;
-//! - [`fp8`]: FP8 E4M3; [`int8`], [`nf4`], [`web_rwkv`]: encodings of several parts; [`codebook`]: levels of 4-bit codes;
+//! - [`fp8`]: FP8 E4M3; [`web_rwkv`]: web-rwkv's blocks; [`int8`], [`nf4`]: encodings of several parts;
+//! - [`codebook`]: levels of 4-bit codes;
 //! - [`arch`]: run-time choice of the instruction set.
 
 pub mod arch;

@@ -1,152 +1,260 @@
-//! The parts that web-rwkv keeps of a quantized matrix (versions 0.8 to 0.10): what its prefab files hold.
+//! The blocks of web-rwkv's quantized matrices (versions 0.8 to 0.10), which its prefab files hold.
 //!
 //! ```text
-//! int8   w: u8 codes | m: f16 pairs (min, max) of each 128 values                       8.25 bits a weight
+//! int8   128 values: u8 code[128] | f16 min, max                                         8.25 bits a weight
 //!        x' = code / 255 * (max - min) + min
-//! fp4    w: 4-bit codes, value 2 i in the low half of byte i | q: 16 f32 levels | m: f16 absmax of each 64 values
-//!        x' = q[code] * absmax                                                           4.25 bits a weight
+//! fp4    64 values: 4-bit code[64], value 2 i in the low half of byte i | f16 absmax     4.25 bits a weight
+//!        x' = level[code] * absmax, 16 f32 levels for the whole matrix
 //! ```
 //!
-//! Blocks run across row ends. The error of int8 is at most `(max - min) / 510`, that of fp4 half the gap of the
-//! levels times `absmax`. web-rwkv quantizes f16 weights; weights here are rounded to f16 first, so the parts are
-//! those that it would make.
+//! Blocks run across row ends. In a file the codes of all blocks stand first and the scales elsewhere
+//! ([`Encoding::code_bytes`] tells where a block is cut). The error of int8 is at most `(max - min) / 510`,
+//! that of fp4 half the gap of the levels times `absmax`. web-rwkv quantizes f16 weights; weights here are rounded to
+//! f16 first, so [`encode`](Codec::encode) makes the bytes that it would make.
 
 use half::f16;
 
-use crate::codebook::Codebook;
-use crate::codec::{EncodeError, check_finite};
+use crate::codebook::{self, Codebook};
+use crate::codec::{Codec, EncodeError, Rows, check_finite, check_importance};
 use crate::encoding::Encoding;
 
-/// Values of an int8 block.
-pub const INT8_BLOCK: usize = 128;
+/// 8-bit codes between the least and the largest value of a block.
+#[derive(Clone, Copy, Debug)]
+pub struct Int8;
 
-/// Values of a 4-bit block.
-pub const FP4_BLOCK: usize = 64;
-
-/// Encodes whole blocks as int8; `minmax` takes the f16 bits of min and max of each block.
-///
-/// # Errors
-/// [`EncodeError`] for a weight that is not finite or does not fit f16.
-///
-/// # Panics
-/// If the lengths do not fit together.
-pub fn encode_int8(values: &[f32], codes: &mut [u8], minmax: &mut [[u16; 2]]) -> Result<(), EncodeError> {
-    check_f16(values)?;
-    assert!(values.len() == codes.len() && values.len() == INT8_BLOCK * minmax.len());
-    let (values, _) = values.as_chunks::<INT8_BLOCK>();
-    let (codes, _) = codes.as_chunks_mut::<INT8_BLOCK>();
-    for ((x, codes), minmax) in values.iter().zip(codes).zip(minmax) {
-        let x = x.map(|v| f16::from_f32(v).to_f32());
-        let (mut min, mut max) = (x[0], x[0]);
-        for v in x {
-            (min, max) = (min.min(v), max.max(v));
-        }
-        *minmax = [f16::from_f32(min).to_bits(), f16::from_f32(max).to_bits()];
-        for (code, v) in codes.iter_mut().zip(x) {
-            // A block of one value is 0 / 0 on the GPU; 0 stands for the minimum.
-            *code = (((v - min) / (max - min)).clamp(0.0, 1.0) * 255.0).round_ties_even() as u8;
-        }
-    }
-    Ok(())
+/// 4-bit codes of a matrix with these 16 levels.
+#[derive(Clone, Copy, Debug)]
+pub struct Fp4 {
+    /// The levels, ascending; value and largest magnitude are both `x / absmax`.
+    pub codebook: Codebook,
 }
 
-/// Decodes parts of [`encode_int8`].
-///
-/// # Panics
-/// If the lengths do not fit together.
-pub fn decode_int8(codes: &[u8], minmax: &[[u16; 2]], out: &mut [f32]) {
-    assert!(out.len() == codes.len() && out.len() == INT8_BLOCK * minmax.len());
-    for ((out, codes), minmax) in out.chunks_mut(INT8_BLOCK).zip(codes.chunks(INT8_BLOCK)).zip(minmax) {
-        let [min, max] = minmax.map(|bits| f16::from_bits(bits).to_f32());
-        for (v, code) in out.iter_mut().zip(codes) {
-            *v = (f32::from(*code) / 255.0).mul_add(max - min, min);
+/// The levels of NormalFloat4.
+pub static NF4: Fp4 = Fp4 { codebook: codebook::NF4 };
+
+/// The levels of Student's t distribution.
+pub static SF4: Fp4 = Fp4 { codebook: codebook::SF4 };
+
+impl Int8 {
+    const BLOCK: usize = Encoding::Int8.block_len();
+    const CODE_BYTES: usize = Encoding::Int8.code_bytes();
+}
+
+impl Fp4 {
+    const BLOCK: usize = Encoding::Fp4.block_len();
+    const CODE_BYTES: usize = Encoding::Fp4.code_bytes();
+
+    /// Where codes change: the least value that gets code `i + 1` or a later one instead of `i`.
+    fn thresholds(&self) -> [f32; 15] {
+        let mut thresholds = [f32::INFINITY; 15];
+        for i in 0..15 {
+            let (low, high) = (self.codebook[i], self.codebook[i + 1]);
+            thresholds[i] = if high > low {
+                least_at(low, high, |v| (high - v).abs() <= (low - v).abs())
+            } else if i > 0 {
+                thresholds[i - 1] // of equal levels the last is taken
+            } else {
+                f32::NEG_INFINITY
+            };
+        }
+        thresholds
+    }
+
+    /// The levels next to `x * inverse` (of two equally near the later), and the scale as it is stored.
+    fn pack(x: &[f32; Self::BLOCK], thresholds: &[f32; 15], inverse: f32, scale: f16, out: &mut [u8]) {
+        let (bytes, rest) = out.split_at_mut(Self::CODE_BYTES);
+        let scaled = x.map(|v| v * inverse);
+        let mut codes = [0u32; Self::BLOCK];
+        // In a block of zeros the values are NaN, and the codes 0; the absmax of 0 makes them 0 all the same.
+        for threshold in thresholds {
+            for (code, v) in codes.iter_mut().zip(&scaled) {
+                *code += u32::from(v >= threshold);
+            }
+        }
+        for (byte, pair) in bytes.iter_mut().zip(codes.as_chunks::<2>().0) {
+            *byte = (pair[0] | pair[1] << 4) as u8;
+        }
+        rest.copy_from_slice(&scale.to_le_bytes());
+    }
+
+    fn blocks(&self, rows: Rows<'_>, out: &mut [u8], best: bool) -> Result<(), EncodeError> {
+        check(rows, Encoding::Fp4, out)?;
+        let thresholds = self.thresholds();
+        let (blocks, _) = rows.values.as_chunks::<{ Self::BLOCK }>();
+        for (n, (exact, out)) in blocks.iter().zip(out.chunks_mut(Self::CODE_BYTES + 2)).enumerate() {
+            let x = exact.map(|v| f16::from_f32(v).to_f32());
+            let absmax = x.iter().fold(0.0f32, |m, v| m.max(v.abs()));
+            Self::pack(&x, &thresholds, 1.0 / absmax, f16::from_f32(absmax), out);
+            if best && absmax > 0.0 {
+                self.improve(exact, absmax, &thresholds, |i| importance(rows, n * Self::BLOCK + i), out);
+            }
+        }
+        Ok(())
+    }
+
+    /// Tries other scales for the block in `out`, and keeps the one of least error.
+    fn improve(
+        &self,
+        x: &[f32; Self::BLOCK],
+        absmax: f32,
+        thresholds: &[f32; 15],
+        weight: impl Fn(usize) -> f32,
+        out: &mut [u8],
+    ) {
+        /// Scales tried, in steps of 1/64 around the largest magnitude.
+        const STEPS: std::ops::RangeInclusive<i32> = -12..=12;
+        let error = |block: &[u8]| {
+            let mut decoded = [0.0; Self::BLOCK];
+            self.decode(block, &mut decoded);
+            let square = |(i, (x, y)): (usize, (&f32, &f32))| {
+                f64::from(weight(i)) * (f64::from(*x) - f64::from(*y)).powi(2)
+            };
+            x.iter().zip(&decoded).enumerate().map(square).sum::<f64>()
+        };
+        let mut least = error(out);
+        let mut tried = [0; Self::CODE_BYTES + 2];
+        for step in STEPS {
+            let scale = f16::from_f32(absmax * (1.0 + step as f32 / 64.0));
+            if scale.is_infinite() || scale.to_f32() == 0.0 {
+                continue;
+            }
+            Self::pack(x, thresholds, 1.0 / scale.to_f32(), scale, &mut tried);
+            let found = error(&tried);
+            if found < least {
+                least = found;
+                out.copy_from_slice(&tried);
+            }
         }
     }
 }
 
-/// Encodes whole blocks with the 16 levels of `codebook`; `absmax` takes f16 bits. Of two levels equally near the
-/// later is taken.
-///
-/// # Errors
-/// [`EncodeError`] for a weight that is not finite or does not fit f16.
-///
-/// # Panics
-/// If the lengths do not fit together.
-pub fn encode_fp4(
-    values: &[f32],
-    codebook: &Codebook,
-    codes: &mut [u8],
-    absmax: &mut [u16],
-) -> Result<(), EncodeError> {
-    check_f16(values)?;
-    assert!(values.len() == 2 * codes.len() && values.len() == FP4_BLOCK * absmax.len());
-    let (values, _) = values.as_chunks::<FP4_BLOCK>();
-    for ((x, codes), absmax) in values.iter().zip(codes.chunks_mut(FP4_BLOCK / 2)).zip(absmax) {
-        let x = x.map(|v| f16::from_f32(v).to_f32());
-        let largest = x.iter().fold(0.0f32, |m, v| m.max(v.abs()));
-        *absmax = f16::from_f32(largest).to_bits();
-        let inverse = 1.0 / largest;
-        for (byte, pair) in codes.iter_mut().zip(x.as_chunks::<2>().0) {
-            *byte = nearest(pair[0] * inverse, codebook) | nearest(pair[1] * inverse, codebook) << 4;
+impl Codec for Int8 {
+    fn encoding(&self) -> Encoding {
+        Encoding::Int8
+    }
+
+    fn encode(&self, rows: Rows<'_>, out: &mut [u8]) -> Result<(), EncodeError> {
+        check(rows, Encoding::Int8, out)?;
+        let (blocks, _) = rows.values.as_chunks::<{ Self::BLOCK }>();
+        for (x, out) in blocks.iter().zip(out.chunks_mut(Self::CODE_BYTES + 4)) {
+            let x = x.map(|v| f16::from_f32(v).to_f32());
+            let (mut min, mut max) = (x[0], x[0]);
+            for v in x {
+                (min, max) = (min.min(v), max.max(v));
+            }
+            let (codes, scales) = out.split_at_mut(Self::CODE_BYTES);
+            for (code, v) in codes.iter_mut().zip(x) {
+                // A block of one value is 0 / 0 on the GPU; 0 stands for the minimum.
+                *code = (((v - min) / (max - min)).clamp(0.0, 1.0) * 255.0).round_ties_even() as u8;
+            }
+            scales[..2].copy_from_slice(&f16::from_f32(min).to_le_bytes());
+            scales[2..].copy_from_slice(&f16::from_f32(max).to_le_bytes());
+        }
+        Ok(())
+    }
+
+    fn decode(&self, bytes: &[u8], out: &mut [f32]) {
+        assert_eq!(bytes.len() * Self::BLOCK, out.len() * (Self::CODE_BYTES + 4));
+        for (out, block) in out.chunks_mut(Self::BLOCK).zip(bytes.chunks(Self::CODE_BYTES + 4)) {
+            let (codes, scales) = block.split_at(Self::CODE_BYTES);
+            let (min, max) = (half_at(scales, 0), half_at(scales, 2));
+            for (v, code) in out.iter_mut().zip(codes) {
+                *v = (f32::from(*code) / 255.0).mul_add(max - min, min);
+            }
         }
     }
-    Ok(())
 }
 
-/// Decodes parts of [`encode_fp4`].
-///
-/// # Panics
-/// If the lengths do not fit together.
-pub fn decode_fp4(codes: &[u8], codebook: &Codebook, absmax: &[u16], out: &mut [f32]) {
-    assert!(out.len() == 2 * codes.len() && out.len() == FP4_BLOCK * absmax.len());
-    for (i, v) in out.iter_mut().enumerate() {
-        let code = codes[i / 2] >> (i % 2 * 4) & 15;
-        *v = codebook[usize::from(code)] * f16::from_bits(absmax[i / FP4_BLOCK]).to_f32();
+impl Codec for Fp4 {
+    fn encoding(&self) -> Encoding {
+        Encoding::Fp4
     }
-}
 
-fn nearest(v: f32, codebook: &Codebook) -> u8 {
-    // In a block of zeros `v` is NaN, and the code is 0; the absmax of 0 makes it 0 all the same.
-    let (mut least, mut code) = (2.0, 0);
-    for (i, level) in codebook.iter().enumerate() {
-        let distance = (level - v).abs();
-        if distance <= least {
-            (least, code) = (distance, i as u8);
+    fn encode(&self, rows: Rows<'_>, out: &mut [u8]) -> Result<(), EncodeError> {
+        self.blocks(rows, out, false)
+    }
+
+    fn encode_best(&self, rows: Rows<'_>, out: &mut [u8]) -> Result<(), EncodeError> {
+        self.blocks(rows, out, true)
+    }
+
+    fn decode(&self, bytes: &[u8], out: &mut [f32]) {
+        assert_eq!(bytes.len() * Self::BLOCK, out.len() * (Self::CODE_BYTES + 2));
+        for (out, block) in out.chunks_mut(Self::BLOCK).zip(bytes.chunks(Self::CODE_BYTES + 2)) {
+            let (codes, scale) = block.split_at(Self::CODE_BYTES);
+            let absmax = half_at(scale, 0);
+            for (pair, byte) in out.chunks_mut(2).zip(codes) {
+                pair[0] = self.codebook[usize::from(byte & 15)] * absmax;
+                pair[1] = self.codebook[usize::from(byte >> 4)] * absmax;
+            }
         }
     }
-    code
 }
 
-fn check_f16(values: &[f32]) -> Result<(), EncodeError> {
-    check_finite(values)?;
-    match values.iter().position(|v| f16::from_f32(*v).is_infinite()) {
+/// The least value from `low` to `high` of which something holds that holds of `high`, and of all above one that it
+/// holds of.
+fn least_at(low: f32, high: f32, holds: impl Fn(f32) -> bool) -> f32 {
+    let (mut without, mut with) = (low, high);
+    loop {
+        let middle = f32::midpoint(without, with);
+        if middle <= without || middle >= with {
+            return with;
+        }
+        if holds(middle) { with = middle } else { without = middle }
+    }
+}
+
+/// Whole blocks of finite weights that fit f16.
+fn check(rows: Rows<'_>, encoding: Encoding, out: &[u8]) -> Result<(), EncodeError> {
+    let blocks = rows.values.len() / encoding.block_len();
+    assert_eq!(rows.values.len(), blocks * encoding.block_len());
+    assert_eq!(out.len(), blocks * encoding.block_bytes());
+    check_finite(rows.values)?;
+    check_importance(rows)?;
+    match rows.values.iter().position(|v| f16::from_f32(*v).is_infinite()) {
         None => Ok(()),
-        Some(index) => Err(EncodeError::Overflow {
-            index,
-            value: values[index],
-            encoding: Encoding::F16,
-            limit: f16::MAX.to_f32(),
-        }),
+        Some(index) => {
+            let (value, limit) = (rows.values[index], f16::MAX.to_f32());
+            Err(EncodeError::Overflow { index, value, encoding, limit })
+        }
     }
+}
+
+/// The importance of the `i`-th value.
+fn importance(rows: Rows<'_>, i: usize) -> f32 {
+    rows.importance.map_or(1.0, |importance| importance[i % rows.cols])
+}
+
+fn half_at(bytes: &[u8], at: usize) -> f32 {
+    f16::from_le_bytes([bytes[at], bytes[at + 1]]).to_f32()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::codebook::{NF4, SF4};
 
     fn values(n: usize) -> Vec<f32> {
         (0..n).map(|i| ((i * 7919 % 1009) as f32 / 500.0 - 1.0).powi(3)).collect()
     }
 
+    fn round_trip(codec: &dyn Codec, values: &[f32], best: bool) -> Vec<f32> {
+        let e = codec.encoding();
+        let mut bytes = vec![0xa5; values.len() / e.block_len() * e.block_bytes()];
+        let rows = Rows::new(values, 32);
+        if best { codec.encode_best(rows, &mut bytes) } else { codec.encode(rows, &mut bytes) }.unwrap();
+        let mut decoded = vec![9.0; values.len()];
+        codec.decode(&bytes, &mut decoded);
+        decoded
+    }
+
+    fn square(values: &[f32], decoded: &[f32]) -> f32 {
+        values.iter().zip(decoded).map(|(x, y)| (x - y) * (x - y)).sum()
+    }
+
     #[test]
     fn int8_stays_within_its_bound() {
         let values = values(1280);
-        let (mut codes, mut minmax) = (vec![0; 1280], vec![[0; 2]; 10]);
-        encode_int8(&values, &mut codes, &mut minmax).unwrap();
-        let mut decoded = vec![0.0; 1280];
-        decode_int8(&codes, &minmax, &mut decoded);
-        for (x, y) in values.iter().zip(&decoded) {
+        for (x, y) in values.iter().zip(round_trip(&Int8, &values, false)) {
             // 1/510 of the range, and the rounding of the weight to f16.
             assert!((x - y).abs() <= 2.05 / 510.0 + 0.0003, "{x} {y}");
         }
@@ -155,29 +263,55 @@ mod tests {
     #[test]
     fn fp4_takes_the_nearest_level_of_any_codebook() {
         let values = values(640);
-        for codebook in [NF4, SF4] {
-            let (mut codes, mut absmax) = (vec![0; 320], vec![0; 10]);
-            encode_fp4(&values, &codebook, &mut codes, &mut absmax).unwrap();
-            let mut decoded = vec![0.0; 640];
-            decode_fp4(&codes, &codebook, &absmax, &mut decoded);
-            for (x, y) in values.iter().zip(&decoded) {
+        for codec in [&NF4, &SF4] {
+            for (x, y) in values.iter().zip(round_trip(codec, &values, false)) {
                 assert!((x - y).abs() <= 0.2, "{x} {y}");
             }
         }
+    }
+
+    /// What web-rwkv's shader does.
+    fn nearest(codebook: &Codebook, v: f32) -> u8 {
+        let (mut least, mut code) = (2.0, 0);
+        for (i, level) in codebook.iter().enumerate() {
+            if (level - v).abs() <= least {
+                (least, code) = ((level - v).abs(), i as u8);
+            }
+        }
+        code
+    }
+
+    #[test]
+    fn codes_are_those_of_the_nearest_level() {
+        let mut twins = codebook::NF4;
+        (twins[1], twins[4], twins[5], twins[15]) = (twins[0], twins[3], twins[3], twins[14]);
+        for codebook in [codebook::NF4, codebook::SF4, twins] {
+            let thresholds = Fp4 { codebook }.thresholds();
+            let code = |v: f32| thresholds.iter().filter(|t| v >= **t).count() as u8;
+            let around = thresholds.iter().chain(&codebook).filter(|v| v.is_finite());
+            let around = around.flat_map(|v| [v.next_down(), *v, v.next_up()]);
+            for v in around.chain(values(20_000)) {
+                assert_eq!(code(v), nearest(&codebook, v), "{v}");
+            }
+        }
+    }
+
+    #[test]
+    fn other_scales_make_the_error_smaller() {
+        let values = values(6400);
+        let plain = square(&values, &round_trip(&NF4, &values, false));
+        let best = square(&values, &round_trip(&NF4, &values, true));
+        assert!(best < 0.95 * plain, "{best} {plain}");
     }
 
     #[test]
     fn constant_and_zero_blocks_are_exact() {
         for v in [0.0, 0.25, -3.0] {
             let values = [v; 128];
-            let (mut codes, mut minmax, mut decoded) = ([9; 128], [[0; 2]], [9.0; 128]);
-            encode_int8(&values, &mut codes, &mut minmax).unwrap();
-            decode_int8(&codes, &minmax, &mut decoded);
-            assert_eq!(decoded, values);
-            let (mut codes, mut absmax) = ([9; 64], [0; 2]);
-            encode_fp4(&values, &NF4, &mut codes, &mut absmax).unwrap();
-            decode_fp4(&codes, &NF4, &absmax, &mut decoded);
-            assert_eq!(decoded, values);
+            for codec in [&Int8 as &dyn Codec, &NF4] {
+                assert_eq!(round_trip(codec, &values, false), values);
+                assert_eq!(round_trip(codec, &values, true), values);
+            }
         }
     }
 
@@ -185,7 +319,7 @@ mod tests {
     fn weights_beyond_f16_are_errors() {
         let mut values = [0.0; 128];
         values[100] = 65520.0;
-        let result = encode_int8(&values, &mut [0; 128], &mut [[0; 2]]);
+        let result = Int8.encode(Rows::new(&values, 64), &mut [0; 132]);
         assert!(matches!(result, Err(EncodeError::Overflow { index: 100, .. })));
     }
 }

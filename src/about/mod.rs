@@ -14,11 +14,12 @@ mod origin;
 mod overrides;
 mod tokens;
 
+pub use tokens::coder;
+
 use std::path::Path;
 
 use formats::{Metadata, Value};
 pub use overrides::Overrides;
-pub use tokens::vocabulary;
 
 use crate::error::Result;
 use crate::model::Model;

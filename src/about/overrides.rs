@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use clap::builder::NonEmptyStringValueParser;
 
 use super::About;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::model::Model;
-use crate::targets::Target;
+use crate::targets::{Target, Tokens};
 
 /// What a person says of a model, in place of what its source states: flags of `convert`, keys of a batch's job.
 #[derive(Clone, Debug, Default, clap::Args, serde::Deserialize, serde::Serialize)]
@@ -74,8 +74,14 @@ impl Overrides {
         if let Some(id) = &self.base_model {
             about.set_base_model(id);
         }
-        if target.tokenizes() {
-            about.tokenize(model, self.vocab.as_deref(), self.chat_template.as_deref())?;
+        let mut tokenize = || about.tokenize(model, self.vocab.as_deref(), self.chat_template.as_deref());
+        match target.tokens() {
+            Tokens::No => {}
+            Tokens::Yes => tokenize()?,
+            Tokens::IfKnown => match tokenize() {
+                Err(Error::Usage { .. }) if self.vocab.is_none() => {}
+                told => told?,
+            },
         }
         Ok(about)
     }

@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::files;
 use crate::model::{Body, Model};
 use crate::targets::gguf;
-use crate::vocab::{Bpe, Tokenizer, Vocab, WORLD};
+use crate::vocab::{Bpe, Coder, Tokenizer, Vocab, WORLD};
 
 /// Largest chat template that is read.
 const TEMPLATE_BYTES: u64 = 16 << 20;
@@ -29,26 +29,42 @@ pub(super) fn tokenizer(model: &Model, asked: Option<&Path>) -> Result<Tokenizer
     Bpe::load(folder, source.config(), model.dims.vocab).map(Tokenizer::Bpe)
 }
 
-/// The vocabulary that a model is run with: the one asked for, else the one in its file, else the one beside it, else
-/// the usual one of its size.
+/// What a model is run with: the tokenizer asked for, else the vocabulary in the source, else the one beside it, else
+/// the `tokenizer.json` of its folder, else the usual vocabulary of this size.
 ///
 /// # Errors
-/// If a file cannot be read or understood, none is known, or it has more tokens than the model has rows for.
-pub fn vocabulary(model: &Model, asked: Option<&Path>) -> Result<Vocab> {
-    let vocab = vocab(model, asked)?;
-    if vocab.tokens.len() > model.dims.vocab {
+/// If a file cannot be read or is no tokenizer that can be run, there is none, or it has more tokens than the model has
+/// rows for.
+pub fn coder(model: &Model, asked: Option<&Path>) -> Result<Coder> {
+    let coder = found(model, asked)?;
+    if coder.size() > model.dims.vocab {
         return Err(Error::Usage {
             what: format!(
                 "the vocabulary {} has {} ids, but {} has rows for {} only",
-                vocab.name,
-                vocab.tokens.len(),
+                coder.vocab().name,
+                coder.size(),
                 model.container.path().display(),
                 model.dims.vocab
             ),
             help: "give the vocabulary that the model was trained with".to_owned(),
         });
     }
-    Ok(vocab)
+    Ok(coder)
+}
+
+fn found(model: &Model, asked: Option<&Path>) -> Result<Coder> {
+    if let Some(path) = asked {
+        return Coder::load(path);
+    }
+    if gguf::vocab_of(&model.container).is_none()
+        && let Some(folder) = origin::folder(&model.container)
+        && beside(&folder)?.is_none()
+        && let whole = folder.join("tokenizer.json")
+        && whole.is_file()
+    {
+        return Coder::load(&whole);
+    }
+    vocab(model, None).map(Coder::greedy)
 }
 
 /// The vocabulary asked for, else the one in the source, else the one beside it, else the usual one of this size.
@@ -70,7 +86,8 @@ fn vocab(model: &Model, asked: Option<&Path>) -> Result<Vocab> {
             model.dims.vocab
         ),
         help: "give the vocabulary that the model was trained with: --vocab FILE (an RWKV vocabulary text, \
-               web-rwkv's JSON, or vocab.txt)"
+               web-rwkv's JSON, vocab.txt, or to run the model a tokenizer.json such as the 20B_tokenizer.json of Pile \
+               models)"
             .to_owned(),
     })
 }

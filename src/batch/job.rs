@@ -35,7 +35,7 @@ use crate::about::Overrides;
 use crate::error::{Error, Result};
 use crate::eval::{self, Protocol};
 use crate::recipe::{Fallback, FileType, Mix, Search};
-use crate::targets::{TARGETS, Target};
+use crate::targets::{Content, TARGETS, Target};
 use crate::{files, size};
 
 /// Largest job file that is read.
@@ -348,8 +348,9 @@ fn choice<'de, D: Deserializer<'de>, T: ValueEnum>(from: D) -> std::result::Resu
 
 fn target<'de, D: Deserializer<'de>>(from: D) -> std::result::Result<&'static dyn Target, D::Error> {
     let text = String::deserialize(from)?;
-    let found = TARGETS.iter().find(|t| t.id() == text);
-    found.copied().ok_or_else(|| unknown(&text, TARGETS.iter().map(|t| t.id().to_owned())))
+    let models = || TARGETS.iter().filter(|t| t.content() == Content::Model);
+    let found = models().find(|t| t.id() == text);
+    found.copied().ok_or_else(|| unknown(&text, models().map(|t| t.id().to_owned())))
 }
 
 fn file_types<'de, D: Deserializer<'de>>(from: D) -> std::result::Result<Vec<&'static FileType>, D::Error> {

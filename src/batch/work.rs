@@ -81,8 +81,8 @@ impl<'a> Workshop<'a> {
             threads: Some(threads.try_into().unwrap_or(u16::MAX)),
             ..cell.request(self.job, &folder)
         };
-        let model = request.open()?;
         let target = cell.place.artifact.target;
+        let model = request.open(target)?;
         if cell.place.artifact.models.is_none() && !target.takes(model.version) {
             return Ok(Done::Inapplicable(targets::refused(target, &model).to_string()));
         }
@@ -151,7 +151,7 @@ impl<'a> Workshop<'a> {
         threads: usize,
     ) -> Result<Option<Quality>> {
         let asked = request.about.vocab.as_deref();
-        let vocab = about::vocabulary(&prepared.model, asked)?;
+        let coder = about::coder(&prepared.model, asked)?;
         let texts: Vec<PathBuf> = evaluation.texts.iter().map(|t| self.job.resolved(t)).collect();
         let hashes = |files: &[FileRecord]| files.iter().map(|f| f.sha256.clone()).collect::<Vec<_>>();
         let measurement = address(&(
@@ -159,7 +159,7 @@ impl<'a> Workshop<'a> {
             hashes(&record.source.files),
             &record.recipe.drop,
             hashes(&record.files),
-            vocabulary_sha256(&vocab),
+            vocabulary_sha256(coder.vocab()),
             self.texts_sha256(&texts)?,
             (evaluation.ctx, evaluation.stride.unwrap_or(evaluation.ctx), evaluation.windows),
         ));
@@ -167,10 +167,10 @@ impl<'a> Workshop<'a> {
             return Ok(None);
         }
         let options = || Options { stream: self.stream, ..Options::default() };
-        let source = Runner::new(request.open()?, options())?;
+        let source = Runner::new(request.open(prepared.plan.target)?, options())?;
         let artifact = Runner::new(Model::open(&prepared.to_open(), &[])?, options())?;
-        same_vocabulary(source.model(), artifact.model(), &vocab, asked.is_some())?;
-        let task = Task::new(&texts, vocab, evaluation.protocol(), evaluation.windows)?;
+        same_vocabulary(source.model(), artifact.model(), coder.vocab(), asked.is_some())?;
+        let task = Task::new(&texts, coder, evaluation.protocol(), evaluation.windows)?;
         let models = [&source, &artifact];
         let held = self.memory.take(Load::full_bytes(&models), self.stop)?;
         let load = Load::within(&models, Some(held.bytes))?;

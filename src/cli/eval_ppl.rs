@@ -6,10 +6,10 @@ use std::time::Instant;
 use super::runnable::RunArgs;
 use super::{STOP, show, stop_on_ctrl_c};
 use crate::error::{Error, Result};
-use crate::eval::{Gates, Load, Protocol, Sequence, Task, measure, same_vocabulary};
+use crate::eval::{Gates, Load, Protocol, Sequence, Setting, Task, measure, same_vocabulary};
 use crate::model::Model;
 use crate::report::{EvaluationReport, Steps, Style};
-use crate::runner::{Runner, fast_available};
+use crate::runner::{Arithmetic, Runner};
 
 /// Measures how well models predict a text, and how far they are from a reference.
 #[derive(Debug, clap::Args)]
@@ -81,11 +81,11 @@ fn evaluate(args: &Args, style: Style) -> Result<EvaluationReport> {
     paths.extend(args.candidate.iter().map(|p| (p.as_path(), true)));
     let runners: Vec<Runner> = paths
         .iter()
-        .map(|(p, adapted)| args.run.runner(p, *adapted, false, args.run.fast))
+        .map(|(p, adapted)| args.run.runner(p, *adapted, false, args.run.arithmetic()))
         .collect::<Result<_>>()?;
-    let vocab = args.run.vocabulary(runners[0].model())?;
+    let coder = args.run.coder(runners[0].model())?;
     for other in &runners[1..] {
-        same_vocabulary(runners[0].model(), other.model(), &vocab, args.run.vocab.is_some())?;
+        same_vocabulary(runners[0].model(), other.model(), coder.vocab(), args.run.vocab.is_some())?;
     }
     let protocol = match (args.protocol, args.document) {
         (_, true) | (ProtocolArg::Document, _) => Protocol::Document { ctx: args.ctx },
@@ -94,53 +94,51 @@ fn evaluate(args: &Args, style: Style) -> Result<EvaluationReport> {
             Protocol::Windows { ctx: args.ctx, stride: args.stride.unwrap_or(args.ctx) }
         }
     };
-    let task = Task::new(&args.texts, vocab, protocol, args.windows)?;
+    let task = Task::new(&args.texts, coder, protocol, args.windows)?;
     let models: Vec<&Runner> = runners.iter().collect();
     let load = Load::within(&models, args.run.max_memory)?;
-    let fast = if args.run.fast { fast_error(args, &runners, &task, load)? } else { None };
+    let arithmetic = args.run.arithmetic();
+    let arithmetic_kl = match arithmetic.is_exact() {
+        true => None,
+        false => Some(arithmetic_error(args, &runners, &task, load)?),
+    };
     let steps = Steps::new(task.tokens_run() as u64, "tokens", style);
     let evaluation = task.run(&models, load, |done| {
         steps.add(done as u64);
         STOP.check()
     });
     steps.clear();
-    let mut setting = task.setting();
-    if fast.is_some() {
-        (setting.arithmetic, setting.fast_kl) = ("bf16 pairs (AMX)".to_owned(), fast);
-    }
+    let setting = Setting { arithmetic: arithmetic.to_string(), arithmetic_kl, ..task.setting() };
     let models: Vec<&Model> = runners.iter().map(Runner::model).collect();
     let seconds = start.elapsed().as_secs_f64();
     Ok(EvaluationReport::new(&models, args.against.is_some(), setting, evaluation?, seconds))
 }
 
-/// How far the predictions of `--fast` are from the exact ones: the worst model's mean divergence over the first
-/// tokens; `None` where this machine has nothing faster.
-fn fast_error(args: &Args, fast: &[Runner], task: &Task, load: Load) -> Result<Option<f64>> {
-    if !fast_available() {
-        return Ok(None);
-    }
+/// How far the predictions of `--fast` or of a device are from the exact ones: the worst model's mean divergence
+/// over the first tokens.
+fn arithmetic_error(args: &Args, runners: &[Runner], task: &Task, load: Load) -> Result<f64> {
     let first: Vec<Sequence> = task.sequences.iter().take(1).cloned().collect();
     let first: Vec<Sequence> = first
         .into_iter()
         .map(|s| {
-            let end = s.tokens.end.min(s.tokens.start + FAST_TOKENS);
+            let end = s.tokens.end.min(s.tokens.start + COMPARED_TOKENS);
             Sequence { tokens: s.tokens.start..end, scored: s.tokens.start + 1..end, ..s }
         })
         .collect();
     let mut worst = 0.0;
-    for fast in fast {
-        let path = fast.model().container.path();
-        let exact = args.run.runner(path, args.against.as_deref() != Some(path), false, false)?;
-        let measured = measure(&[&exact, fast], &task.corpus.tokens, &first, load, |_| STOP.check())?;
+    for other in runners {
+        let path = other.model().container.path();
+        let exact = args.run.runner(path, args.against.as_deref() != Some(path), false, Arithmetic::Exact)?;
+        let measured = measure(&[&exact, other], &task.corpus.tokens, &first, load, |_| STOP.check())?;
         let kls = measured.comparisons.iter().flatten().map(|c| c.kl);
         let mean = kls.clone().sum::<f64>() / kls.count().max(1) as f64;
         worst = if mean > worst || mean.is_nan() { mean } else { worst };
     }
-    Ok(Some(worst))
+    Ok(worst)
 }
 
-/// Tokens on which `--fast` is compared with the exact arithmetic.
-const FAST_TOKENS: usize = 256;
+/// Tokens on which other arithmetic is compared with the exact one.
+const COMPARED_TOKENS: usize = 256;
 
 /// Compares every candidate with the limits.
 fn check(gates: &Gates, report: &EvaluationReport) -> Result<()> {

@@ -9,7 +9,6 @@ use super::{STOP, stop_on_ctrl_c};
 use crate::error::{Error, Result};
 use crate::report::Style;
 use crate::runner::{Runner, Sampler, State};
-use crate::vocab::{Greedy, Token};
 
 /// Continues a text.
 #[derive(Debug, clap::Args)]
@@ -50,17 +49,16 @@ pub(super) fn run(args: &Args, style: Style) -> Result<()> {
 }
 
 fn generate(args: &Args, style: Style) -> Result<()> {
-    let runner = args.run.runner(&args.model, true, true, args.run.fast)?;
-    let vocab = args.run.vocabulary(runner.model())?;
-    let tokenizer = Greedy::new(&vocab);
+    let runner = args.run.runner(&args.model, true, true, args.run.arithmetic())?;
+    let coder = args.run.coder(runner.model())?;
     let temperature = if args.greedy { 0.0 } else { args.temperature };
     let mut sampler = Sampler::new(temperature, args.top_p, args.seed)?;
-    let mut prompt = tokenizer.encode(args.prompt.as_bytes()).map_err(|e| Error::Usage {
+    let mut prompt = coder.encode(args.prompt.as_bytes()).map_err(|e| Error::Usage {
         what: format!("the prompt cannot be turned into tokens: {e}"),
         help: "give the vocabulary that the model was trained with: --vocab FILE".to_owned(),
     })?;
     if prompt.is_empty() {
-        prompt.extend(vocab.tokens.iter().position(|t| *t == Token::End).map(|id| id as u32));
+        prompt.extend(coder.end());
     }
     if prompt.is_empty() {
         return Err(Error::Usage {
@@ -84,11 +82,11 @@ fn generate(args: &Args, style: Style) -> Result<()> {
     for _ in 0..args.tokens {
         STOP.check()?;
         let token = sampler.choose(&logits);
-        if vocab.tokens.get(token as usize) == Some(&Token::End) {
+        if coder.end() == Some(token) {
             break;
         }
         made += 1;
-        out.write(tokenizer.bytes(token))?;
+        out.write(coder.bytes(token))?;
         logits = after(&runner, &[token], &mut state)?;
     }
     let seconds = start.elapsed().as_secs_f64();
@@ -107,7 +105,7 @@ fn generate(args: &Args, style: Style) -> Result<()> {
 /// The logits after a run of tokens.
 fn after(runner: &Runner, run: &[u32], state: &mut State) -> Result<Vec<f32>> {
     let hidden = runner.run(&[run], std::slice::from_mut(state))?;
-    Ok(runner.logits(&hidden, &[run.len() - 1]).row(0).to_vec())
+    Ok(runner.logits(&hidden, &[run.len() - 1])?.row(0).to_vec())
 }
 
 /// Standard output, as the text comes; a reader that went away ends it quietly.

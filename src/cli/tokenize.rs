@@ -4,11 +4,11 @@ use std::io::{Read, Write};
 use std::path::PathBuf;
 
 use super::show;
+use crate::about;
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::report::{Style, Tokens};
-use crate::targets::gguf;
-use crate::vocab::{Greedy, Vocab};
+use crate::vocab::Coder;
 
 /// Turns text into tokens, or tokens into text.
 #[derive(Debug, clap::Args)]
@@ -21,7 +21,7 @@ pub(super) struct Args {
     /// Take tokens (decimal numbers between blanks) and print the bytes that they stand for
     #[arg(long)]
     decode: bool,
-    /// Vocabulary: a file, or `world` or `bytes`
+    /// Vocabulary: a file (a coder.json too), or `world` or `bytes`
     #[arg(long, value_name = "FILE", default_value = "world")]
     vocab: PathBuf,
     /// The model whose vocabulary to use
@@ -30,39 +30,30 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: &Args, style: Style) -> Result<()> {
-    let vocab = match &args.model {
-        None => Vocab::load(&args.vocab)?,
-        Some(path) => {
-            let model = Model::open(path, &[])?;
-            gguf::vocab_of(&model.container).or_else(|| Vocab::usual(model.dims.vocab)).ok_or_else(|| {
-                Error::Usage {
-                    what: format!("{} has no vocabulary of its own", path.display()),
-                    help: "give one: --vocab FILE".to_owned(),
-                }
-            })?
-        }
+    let coder = match &args.model {
+        None => Coder::load(&args.vocab)?,
+        Some(path) => about::coder(&Model::open(path, &[])?, None)?,
     };
-    let tokenizer = Greedy::new(&vocab);
     let input = input(args)?;
     if !args.decode {
-        let ids = tokenizer.encode(&input).map_err(|e| Error::Usage {
+        let ids = coder.encode(&input).map_err(|e| Error::Usage {
             what: e.to_string(),
             help: "give the vocabulary that the text was made for: --vocab FILE".to_owned(),
         })?;
-        return show(&Tokens::new(ids, &tokenizer), style);
+        return show(&Tokens::new(ids, &coder), style);
     }
     let text = String::from_utf8_lossy(&input);
     let ids = text.split(|c: char| c.is_whitespace() || c == ',').filter(|w| !w.is_empty());
     let ids: Vec<u32> = ids
         .map(|w| {
-            w.parse().ok().filter(|id| (*id as usize) < tokenizer.size()).ok_or_else(|| Error::Usage {
-                what: format!("{w:?} is no token of the vocabulary {}", vocab.name),
-                help: format!("tokens are numbers below {}", tokenizer.size()),
+            w.parse().ok().filter(|id| (*id as usize) < coder.size()).ok_or_else(|| Error::Usage {
+                what: format!("{w:?} is no token of the vocabulary {}", coder.vocab().name),
+                help: format!("tokens are numbers below {}", coder.size()),
             })
         })
         .collect::<Result<_>>()?;
     let mut out = std::io::stdout().lock();
-    match out.write_all(&tokenizer.decode(&ids)).and_then(|()| out.flush()) {
+    match out.write_all(&coder.decode(&ids)).and_then(|()| out.flush()) {
         Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => {
             Err(Error::io("write to", std::path::Path::new("standard output"))(e))
         }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Result};
-use crate::vocab::{Greedy, Token, Vocab};
+use crate::vocab::{Coder, Token, Vocab};
 
 /// Texts as tokens.
 #[derive(Clone, Debug)]
@@ -46,7 +46,7 @@ impl Corpus {
     ///
     /// # Errors
     /// If a file cannot be read or understood, or has bytes that the vocabulary has no tokens for.
-    pub fn read(paths: &[PathBuf], tokenizer: &Greedy) -> Result<Corpus> {
+    pub fn read(paths: &[PathBuf], coder: &Coder) -> Result<Corpus> {
         let mut corpus =
             Corpus { tokens: Vec::new(), documents: Vec::new(), file_bytes: 0, sha256: String::new() };
         let mut hash = Sha256::new();
@@ -56,10 +56,10 @@ impl Corpus {
             corpus.file_bytes += bytes.len() as u64;
             let extension = path.extension().and_then(|e| e.to_str()).unwrap_or_default();
             let documents = match extension.to_ascii_lowercase().as_str() {
-                "jsonl" => json_lines(&bytes, tokenizer),
+                "jsonl" => json_lines(&bytes, coder),
                 "npy" => npy(&bytes).map(|ids| vec![ids]),
                 "ids" => decimal(&bytes).map(|ids| vec![ids]),
-                _ => tokenizer.encode(&bytes).map(|ids| vec![ids]).map_err(|e| e.to_string()),
+                _ => coder.encode(&bytes).map(|ids| vec![ids]).map_err(|e| e.to_string()),
             };
             for ids in documents.map_err(|what| unreadable(path, &what))? {
                 let start = corpus.tokens.len();
@@ -82,7 +82,7 @@ fn unreadable(path: &Path, what: &str) -> Error {
     }
 }
 
-fn json_lines(bytes: &[u8], tokenizer: &Greedy) -> std::result::Result<Vec<Vec<u32>>, String> {
+fn json_lines(bytes: &[u8], coder: &Coder) -> std::result::Result<Vec<Vec<u32>>, String> {
     let mut documents = Vec::new();
     for (n, line) in bytes.split(|b| *b == b'\n').enumerate() {
         if line.trim_ascii().is_empty() {
@@ -94,7 +94,7 @@ fn json_lines(bytes: &[u8], tokenizer: &Greedy) -> std::result::Result<Vec<Vec<u
             .as_str()
             .or_else(|| value.get("text")?.as_str())
             .ok_or_else(|| format!("line {} is no string and has no string \"text\"", n + 1))?;
-        documents.push(tokenizer.encode(text.as_bytes()).map_err(|e| format!("line {}: {e}", n + 1))?);
+        documents.push(coder.encode(text.as_bytes()).map_err(|e| format!("line {}: {e}", n + 1))?);
     }
     Ok(documents)
 }
@@ -140,7 +140,7 @@ mod tests {
     #[test]
     fn all_kinds_of_files_are_read() {
         let folder = tempfile::tempdir().unwrap();
-        let tokenizer = Greedy::new(&Vocab::bytes());
+        let coder = Coder::greedy(Vocab::bytes());
         let mut npy = b"\x93NUMPY\x01\x00".to_vec();
         let header = "{'descr': '<i4', 'fortran_order': False, 'shape': (2,), }\n";
         npy.extend((header.len() as u16).to_le_bytes());
@@ -156,11 +156,11 @@ mod tests {
             paths.push(folder.path().join(name));
             std::fs::write(folder.path().join(name), bytes).unwrap();
         }
-        let corpus = Corpus::read(&paths, &tokenizer).unwrap();
+        let corpus = Corpus::read(&paths, &coder).unwrap();
         assert_eq!(corpus.tokens, [97, 255, 97, 98, 99, 1, 2, 3, 97, 98]);
         assert_eq!(corpus.documents, [0..2, 2..4, 4..5, 5..8, 8..10]);
         std::fs::write(&paths[2], "1 x").unwrap();
-        let error = Corpus::read(&paths, &tokenizer).unwrap_err().to_string();
+        let error = Corpus::read(&paths, &coder).unwrap_err().to_string();
         assert!(error.ends_with("c.ids cannot be turned into tokens: \"x\" is no token"), "{error}");
     }
 }

@@ -84,8 +84,10 @@ impl Load {
 
     /// Bytes of the activations of a token, of the logits of a token, and of what is kept all the time.
     fn parts(models: &[&Runner]) -> (u64, u64, u64) {
-        // About 14 matrices as wide as the residual stream are alive at once, or 4 and a hidden layer.
-        let token = models.iter().map(|m| m.model().dims).map(|d| 4 * (14 * d.embd + d.ffn + d.att)).max();
+        // About 14 matrices as wide as the residual stream are alive at once, or 4 and a hidden layer with its copy
+        // in strips.
+        let token =
+            models.iter().map(|m| m.model().dims).map(|d| 4 * (14 * d.embd + 2 * d.ffn + d.att)).max();
         let row: usize = models.iter().map(|m| 4 * m.model().dims.vocab).sum();
         let kept = models.iter().map(|m| m.start().bytes()).sum();
         (token.unwrap_or(1).max(1) as u64, row.max(1) as u64, kept)
@@ -179,14 +181,19 @@ fn score(
     }
     for wanted in wanted.chunks(load.logits.max(1)) {
         let rows: Vec<usize> = wanted.iter().map(|w| w.0).collect();
-        let logits: Vec<_> = models.iter().zip(hidden).map(|(m, h)| m.logits(h, &rows)).collect();
+        let logits: Vec<_> =
+            models.iter().zip(hidden).map(|(m, h)| m.logits(h, &rows)).collect::<Result<_>>()?;
         let one = |i: usize| -> Result<(Score, Vec<Comparison>)> {
             let (_, place, n) = wanted[i];
             let token = tokens[place] as usize;
             let mut sums = models.iter().zip(&logits).map(|(model, logits)| {
                 let row = logits.row(i);
                 let (sum, top) = log_sum_exp(row);
-                if sum.is_finite() { Ok((row, sum, top)) } else { Err(not_finite(model, place)) }
+                // The sum alone does not show a logit of minus infinity.
+                match sum.is_finite() && quant::check_finite(row).is_ok() {
+                    true => Ok((row, sum, top)),
+                    false => Err(not_finite(model, place)),
+                }
             });
             let Some(first) = sums.next().transpose()? else { unreachable!("there is a model") };
             let nll = |(row, sum, _): (&[f32], f64, usize)| sum - f64::from(row[token]);

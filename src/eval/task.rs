@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::runner::Runner;
 use crate::targets::gguf;
-use crate::vocab::{Greedy, Vocab};
+use crate::vocab::{Coder, Vocab};
 
 /// What was evaluated, and how: two evaluations with the same setting can be compared.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
@@ -32,7 +32,7 @@ pub struct Setting {
     /// How products were computed.
     pub arithmetic: String,
     /// Mean divergence of that arithmetic from the exact one, where it is another.
-    pub fast_kl: Option<f64>,
+    pub arithmetic_kl: Option<f64>,
 }
 
 /// A text cut into windows, for models of one vocabulary.
@@ -43,7 +43,7 @@ pub struct Task {
     /// What is run.
     pub sequences: Vec<Sequence>,
     texts: Vec<PathBuf>,
-    vocab: Vocab,
+    coder: Coder,
     protocol: Protocol,
 }
 
@@ -52,10 +52,10 @@ impl Task {
     ///
     /// # Errors
     /// As [`Corpus::read`] and [`cut`].
-    pub fn new(texts: &[PathBuf], vocab: Vocab, protocol: Protocol, limit: Option<usize>) -> Result<Task> {
-        let corpus = Corpus::read(texts, &Greedy::new(&vocab))?;
+    pub fn new(texts: &[PathBuf], coder: Coder, protocol: Protocol, limit: Option<usize>) -> Result<Task> {
+        let corpus = Corpus::read(texts, &coder)?;
         let sequences = cut(&corpus.documents, protocol, limit)?;
-        Ok(Task { corpus, sequences, texts: texts.to_vec(), vocab, protocol })
+        Ok(Task { corpus, sequences, texts: texts.to_vec(), coder, protocol })
     }
 
     /// How many tokens every model is run over.
@@ -76,8 +76,7 @@ impl Task {
     ) -> Result<Evaluation> {
         let measured = measure(models, &self.corpus.tokens, &self.sequences, load, progress)?;
         let windows = self.sequences.iter().map(Sequence::windows).sum();
-        let tokenizer = Greedy::new(&self.vocab);
-        let bytes_of = |place: usize| tokenizer.bytes(self.corpus.tokens[place]).len();
+        let bytes_of = |place: usize| self.coder.bytes(self.corpus.tokens[place]).len();
         Ok(summarise(&measured, windows, self.tokens_run(), bytes_of))
     }
 
@@ -94,13 +93,13 @@ impl Task {
             text_sha256: self.corpus.sha256.clone(),
             text_tokens: self.corpus.tokens.len(),
             documents: self.corpus.documents.len(),
-            vocabulary: self.vocab.name.clone(),
-            vocabulary_sha256: vocabulary_sha256(&self.vocab),
+            vocabulary: self.coder.vocab().name.clone(),
+            vocabulary_sha256: vocabulary_sha256(self.coder.vocab()),
             protocol: protocol.to_owned(),
             ctx,
             stride,
             arithmetic: "f32".to_owned(),
-            fast_kl: None,
+            arithmetic_kl: None,
         }
     }
 }

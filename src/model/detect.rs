@@ -3,11 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use formats::{Container, Limits};
+use formats::{Container, Limits, Mapped, Value};
 
 use super::shape::Solver;
 use super::slot::{Dim, Role, Scope, Slot};
 use super::{Body, Dims, Lazy, Map, Naming, Rank, Ranks, Stored, Version, identify, qwen2};
+use crate::adapter::{Adapter, Layout, TunedState};
 use crate::error::{Error, Result};
 
 /// A model: a file's tensors in their canonical places.
@@ -29,6 +30,10 @@ pub struct Model {
     pub tensors: Vec<Held>,
     /// Tensors of the file that are left out, each by a rule.
     pub dropped: Vec<Dropped>,
+    /// Adapters that were read for the model, merged or not.
+    pub adapters: Vec<Adapter>,
+    /// The initial state that was tuned for it.
+    pub state: Option<TunedState>,
 }
 
 /// A tensor that the model has.
@@ -86,6 +91,13 @@ impl Model {
         Builder::new(container, version, naming, prefix).build(drop)
     }
 
+    /// Every file that the model is read from.
+    pub fn files(&self) -> impl Iterator<Item = &Mapped> {
+        let adapters = self.adapters.iter().flat_map(|a| &a.files);
+        let joined = adapters.chain(self.state.iter().filter_map(|s| s.file.as_ref()));
+        self.container.files().iter().chain(joined.flat_map(|c| c.files()))
+    }
+
     /// The tensor of a slot in a block.
     pub fn tensor(&self, slot_name: &str, layer: usize) -> Option<&Held> {
         self.tensors.iter().find(|t| t.slot.name == slot_name && t.layer == layer)
@@ -128,8 +140,15 @@ impl Builder {
         let mut solver = Solver::default();
         for (key, value) in container.metadata() {
             // llama.cpp joins heads and head size in one vector, so the size must come from a key.
-            if let (true, Some(size)) = (key.ends_with(".wkv.head_size"), value.as_u64()) {
-                solver.set(Dim::N, size as usize, key);
+            // Prefabs pad the vocabulary, and join both where there is one head.
+            let dim = match key.as_str() {
+                key if key.ends_with(".wkv.head_size") => Dim::N,
+                "info.num_head" if version.major() > 4 => Dim::H,
+                "info.num_vocab" => Dim::V,
+                _ => continue,
+            };
+            if let Some(size) = value.as_u64() {
+                solver.set(dim, size as usize, key);
             }
         }
         if let (Body::Qwen2, Some(size)) = (version.body, qwen2::head_size(version, &container)) {
@@ -147,15 +166,17 @@ impl Builder {
             }
         }
         let mut dropped = self.check_parts(layers, &mut tensors)?;
-        dropped.extend(self.account(drop)?);
         let dims = self.solver.dims(layers);
+        let state = self.tuned_state(&dims, drop);
+        dropped.extend(self.account(drop)?);
         let mut ranks = self.solver.ranks(layers);
         if let Some(first) = ranks.first_mut() {
             first.remove(&Rank::Value); // what block 0 may have is never read
         }
         self.check_heads(&dims)?;
         let Builder { container, version, naming, prefix, .. } = self;
-        Ok(Model { container, version, naming, prefix, dims, ranks, tensors, dropped })
+        let adapters = Vec::new();
+        Ok(Model { container, version, naming, prefix, dims, ranks, tensors, dropped, adapters, state })
     }
 
     /// Number of the tensor that stores a slot, and how.
@@ -194,8 +215,8 @@ impl Builder {
             let what = format!("is missing from this {} model", self.version.about);
             return if unread || may_lack { Ok(None) } else { Err(self.missing(slot, layer, &what)) };
         };
-        if unread && self.container.format().name() == "GGUF" {
-            return Ok(None); // llama.cpp's placeholder, of another shape
+        if unread && self.has_placeholders() {
+            return Ok(None); // of another shape
         }
         let name = self.container.tensors()[i].name.clone();
         if may_lack && drop.iter().any(|p| wildcard(p, &name)) {
@@ -236,6 +257,11 @@ impl Builder {
             values =
                 values.transposed().ok_or_else(|| wrong(format!("has the shape {shape:?}, no matrix")))?;
         }
+        if matches!(slot.role, Role::Embedding | Role::Head)
+            && let Some(vocab) = self.container.value("info.num_vocab").and_then(Value::as_u64)
+        {
+            values = values.first_rows(vocab as usize).unwrap_or(values);
+        }
         let shape = self.solver.fit(slot, layer, &name, values.shape()).map_err(&wrong)?;
         values = values
             .reshaped(&shape)
@@ -246,15 +272,13 @@ impl Builder {
             })?;
         }
         let rescale = self.rescale(slot, layer);
-        if let Some(map) = stored.undo.or(rescale) {
-            values = values.mapped(map).ok_or_else(|| wrong("is transformed twice".to_owned()))?;
-        }
-        Ok(Some(values))
+        Ok(Some(stored.undo.into_iter().chain(rescale).fold(values, Lazy::mapped)))
     }
 
-    /// llama.cpp's RWKV-6 files may hold two matrices divided by 2^(layer / n); the original is wanted.
+    /// llama.cpp's RWKV-6 files and prefabs may hold two matrices divided by 2^(layer / n); the original is wanted.
     fn rescale(&self, slot: &Slot, layer: usize) -> Option<Map> {
-        let every = self.container.value("rwkv6.rescale_every_n_layers")?.as_u64().filter(|n| *n > 0)?;
+        let keys = ["rwkv6.rescale_every_n_layers", "rescale"];
+        let every = keys.iter().find_map(|key| self.container.value(key))?.as_u64().filter(|n| *n > 0)?;
         let halved = matches!(slot.short_name(), "att.output.weight" | "ffn.value.weight");
         let power = layer as u64 / every;
         (halved && power > 0).then(|| Map::Scale((power as f32).exp2()))
@@ -265,6 +289,24 @@ impl Builder {
         let tied = self.container.config()?.get("tie_word_embeddings")?.as_bool()?;
         let embedding = self.version.slots().find(|s| s.role == Role::Embedding)?;
         if tied && slot.role == Role::Head { self.find(embedding, 0) } else { None }
+    }
+
+    /// The tuned initial state that stands beside the weights, if every block has one.
+    fn tuned_state(&mut self, dims: &Dims, drop: &[String]) -> Option<TunedState> {
+        let Dims { layers, heads, head_size: size, .. } = *dims;
+        // web-rwkv turns these as it turns low-rank matrices.
+        let layout = if self.naming.name == "web-rwkv" { Layout::KeyValue } else { Layout::ValueKey };
+        let mut numbers = Vec::new();
+        let mut blocks = Vec::new();
+        for layer in 0..layers {
+            let name = format!("{}{}", self.prefix, TunedState::name(layer));
+            let i = *self.index.get(&name).filter(|_| !drop.iter().any(|p| wildcard(p, &name)))?;
+            let values = Lazy::of(&self.container, i).filter(|v| v.shape() == [heads, size, size])?;
+            blocks.push(layout.turn(&values)?);
+            numbers.push(i);
+        }
+        self.used.extend(numbers);
+        (layers > 0).then_some(TunedState { file: None, blocks })
     }
 
     /// A part that a model may lack must be there as a whole or not at all. Its token shift alone is no part: models
@@ -316,7 +358,7 @@ impl Builder {
                 continue;
             }
             let rule = if self.is_placeholder(&t.name) {
-                "llama.cpp wants a placeholder here and never reads it".to_owned()
+                "the runtime wants a placeholder here and never reads it".to_owned()
             } else if self.version.body == Body::Qwen2 && t.name.ends_with(".rotary_emb.inv_freq") {
                 "the time mix that replaced the attention does not rotate".to_owned()
             } else if let Some(pattern) = drop.iter().find(|p| wildcard(p, &t.name)) {
@@ -349,9 +391,14 @@ impl Builder {
         Err(Error::Usage { what, help: help.to_owned() })
     }
 
-    /// Whether this is block 0's value residual in a GGUF file.
+    /// Whether files of this format hold something in place of block 0's value residual.
+    fn has_placeholders(&self) -> bool {
+        matches!(self.container.format().name(), "GGUF" | "prefab")
+    }
+
+    /// Whether this is block 0's value residual in such a file.
     fn is_placeholder(&self, name: &str) -> bool {
-        self.container.format().name() == "GGUF"
+        self.has_placeholders()
             && self
                 .version
                 .slots()
@@ -364,7 +411,7 @@ impl Builder {
         let path: &Path = self.container.path();
         let (what, help) = if name.contains("time_state") {
             (
-                "is a tuned initial state, which this conversion would lose".to_owned(),
+                "is a tuned initial state, and not every block has one of its shape".to_owned(),
                 format!("if the state may be lost, leave it out: --drop '{}'", "*time_state"),
             )
         } else {

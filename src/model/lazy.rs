@@ -5,35 +5,14 @@
 //! that a model of any size passes through a buffer of a few megabytes.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use formats::{Container, Tensor};
-use quant::{Encoding, codec};
+use quant::web_rwkv::Fp4;
+use quant::{Codec, Encoding, codec};
 
-/// A change of single values.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Map {
-    /// `x * factor`.
-    Scale(f32),
-    /// `ln(x)`: undoes an `exp` that a format applied.
-    Ln,
-    /// `ln(-x)`: undoes `-exp`.
-    LnNeg,
-    /// `ln(-ln(x))`: undoes `exp(-exp)`.
-    LnNegLn,
-}
-
-impl Map {
-    fn apply(self, values: &mut [f32]) {
-        for x in values {
-            *x = match self {
-                Map::Scale(factor) => *x * factor,
-                Map::Ln => x.ln(),
-                Map::LnNeg => (-*x).ln(),
-                Map::LnNegLn => (-x.ln()).ln(),
-            };
-        }
-    }
-}
+use super::change::{Alteration, Change, Map};
+use super::source::Source;
 
 /// Where the elements along one dimension of a view lie, in elements.
 #[derive(Clone, Debug, PartialEq)]
@@ -57,8 +36,7 @@ impl Step {
 /// A strided window on one stored tensor.
 #[derive(Clone, Debug, PartialEq)]
 struct View {
-    /// The tensor of the container.
-    tensor: usize,
+    source: Source,
     encoding: Encoding,
     /// Index of the first element within the tensor's span.
     start: usize,
@@ -111,21 +89,21 @@ impl View {
 
     /// Decodes elements `range` in row-major order.
     fn read(&self, container: &Container, range: Range<usize>, out: &mut [f32]) {
-        let tensor = &container.tensors()[self.tensor];
-        let bytes = container.bytes(tensor);
+        let (container, tensor) = self.source.resolve(container);
         if self.is_contiguous() {
-            decode_run(self.encoding, bytes, self.start + range.start, out);
+            decode_run(container, tensor, self.start + range.start, out);
         } else if self.encoding.is_plain() {
+            let bytes = container.bytes(tensor);
             let size = self.encoding.block_bytes();
             let release = |from: usize, to: usize| {
                 container.release(tensor, (from * size) as u64..((to * size) as u64).min(tensor.bytes));
             };
             self.gather(range, out, release, |at, x| {
-                decode(self.encoding, &bytes[at * size..(at + 1) * size], x);
+                decode(container, tensor, &bytes[at * size..(at + 1) * size], x);
             });
         } else {
             let mut all = vec![0.0; tensor.elements() as usize];
-            decode(self.encoding, bytes, &mut all);
+            decode_run(container, tensor, 0, &mut all);
             self.gather(range, out, |_, _| (), |at, x| x[0] = all[at]);
         }
     }
@@ -175,47 +153,84 @@ impl View {
 }
 
 /// Decodes `out.len()` values from element `first` on, which need not be the start of a block.
-fn decode_run(encoding: Encoding, bytes: &[u8], first: usize, out: &mut [f32]) {
-    let (len, size) = (encoding.block_len(), encoding.block_bytes());
+fn decode_run(container: &Container, tensor: &Tensor, first: usize, out: &mut [f32]) {
+    let len = tensor.encoding.block_len();
     let (block, skip) = (first / len, first % len);
     let blocks = (skip + out.len()).div_ceil(len);
-    let bytes = &bytes[block * size..(block + blocks) * size];
+    let bytes = container.blocks(tensor, block..block + blocks);
     if skip == 0 && out.len() == blocks * len {
-        return decode(encoding, bytes, out);
+        return decode(container, tensor, &bytes, out);
     }
     let mut whole = vec![0.0; blocks * len];
-    decode(encoding, bytes, &mut whole);
+    decode(container, tensor, &bytes, &mut whole);
     out.copy_from_slice(&whole[skip..skip + out.len()]);
 }
 
-fn decode(encoding: Encoding, bytes: &[u8], out: &mut [f32]) {
-    match codec(encoding) {
-        Some(codec) => codec.decode(bytes, out),
+fn decode(container: &Container, tensor: &Tensor, bytes: &[u8], out: &mut [f32]) {
+    match (codec(tensor.encoding), container.codebook(tensor)) {
+        (_, Some(codebook)) => Fp4 { codebook }.decode(bytes, out),
+        (Some(codec), None) => codec.decode(bytes, out),
         // `Lazy::of` takes tensors of encodings that have a codec only.
-        None => unreachable!("no codec decodes {encoding}"),
+        (None, None) => unreachable!("no codec decodes {}", tensor.encoding),
     }
 }
 
-/// A tensor as a function of stored tensors: views stacked along the first dimension, then mapped.
+/// A tensor as a function of stored tensors: views stacked along the first dimension, then altered, then padded.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Lazy {
     shape: Vec<usize>,
     parts: Vec<View>,
-    map: Option<Map>,
+    /// In the order they happen.
+    alterations: Vec<Alteration>,
+    padding: Option<Padding>,
+}
+
+/// Zeros around the values, which lie in the corner of a larger shape where all indices are small.
+#[derive(Clone, Debug, PartialEq)]
+struct Padding {
+    inner: Vec<usize>,
+    /// As many dimensions; the last is that of the padded tensor.
+    outer: Vec<usize>,
+}
+
+impl Padding {
+    /// Number of the row of the values that stands in this row of the padded tensor; `None` for a row of zeros.
+    fn row(&self, mut row: usize) -> Option<usize> {
+        let (mut number, mut step) = (0, 1);
+        for (inner, outer) in self.inner.iter().zip(&self.outer).rev().skip(1) {
+            let i = row % outer;
+            row /= outer;
+            if i >= *inner {
+                return None;
+            }
+            number += i * step;
+            step *= inner;
+        }
+        Some(number)
+    }
 }
 
 impl Lazy {
     /// Tensor number `tensor` of `container` as it is; `None` if its encoding holds no weights or cannot be
     /// decoded.
     pub fn of(container: &Container, tensor: usize) -> Option<Lazy> {
+        Lazy::whole(container, tensor, Source::Own(tensor))
+    }
+
+    /// Tensor number `tensor` of `container` as it is, to be read beside tensors of another container.
+    pub fn of_other(container: &Arc<Container>, tensor: usize) -> Option<Lazy> {
+        Lazy::whole(container, tensor, Source::Other(Arc::clone(container), tensor))
+    }
+
+    fn whole(container: &Container, tensor: usize, source: Source) -> Option<Lazy> {
         let t: &Tensor = container.tensors().get(tensor)?;
         codec(t.encoding).filter(|_| t.encoding.is_real())?;
         let steps = match &t.strides {
             Some(strides) => strides.iter().copied().map(Step::Even).collect(),
             None => contiguous(&t.shape),
         };
-        let view = View { tensor, encoding: t.encoding, start: 0, shape: t.shape.clone(), steps };
-        Some(Lazy { shape: t.shape.clone(), parts: vec![view], map: None })
+        let view = View { source, encoding: t.encoding, start: 0, shape: t.shape.clone(), steps };
+        Some(Lazy { shape: t.shape.clone(), parts: vec![view], alterations: Vec::new(), padding: None })
     }
 
     /// The shape, slowest dimension first.
@@ -244,10 +259,17 @@ impl Lazy {
         self.parts.iter().all(|p| p.encoding == first).then_some(first)
     }
 
-    /// The same elements in another shape. `None` if the counts differ.
+    /// The same elements in another shape. `None` if the counts differ, for changed rows, or if padded ones would be cut.
     pub fn reshaped(&self, shape: &[usize]) -> Option<Lazy> {
-        if shape.iter().product::<usize>() != self.elements() {
+        if shape == self.shape {
+            return Some(self.clone());
+        }
+        if shape.iter().product::<usize>() != self.elements() || self.is_changed() {
             return None;
+        }
+        if self.padding.is_some() {
+            let whole_rows = shape.last() == self.shape.last();
+            return whole_rows.then(|| Lazy { shape: shape.to_vec(), ..self.clone() });
         }
         let whole = match self.parts.as_slice() {
             [view] => restep(view, shape).map(|steps| View { shape: shape.to_vec(), steps, ..view.clone() }),
@@ -255,12 +277,20 @@ impl Lazy {
         };
         // Stacked parts, and rows that lie apart, are read one after the other, whatever the shape.
         let parts = whole.map_or_else(|| self.parts.iter().flat_map(View::runs).collect(), |view| vec![view]);
-        Some(Lazy { shape: shape.to_vec(), parts, map: self.map })
+        Some(Lazy { shape: shape.to_vec(), parts, ..self.clone() })
     }
 
-    /// The last two dimensions swapped. `None` below two dimensions, or for stacked parts.
+    /// The view that these values are, unless they are stacked, changed row by row, or padded.
+    fn view(&self) -> Option<&View> {
+        match self.parts.as_slice() {
+            [view] if self.padding.is_none() && !self.is_changed() => Some(view),
+            _ => None,
+        }
+    }
+
+    /// The last two dimensions swapped. `None` below two dimensions, or for stacked, changed or padded rows.
     pub fn transposed(&self) -> Option<Lazy> {
-        let [view] = self.parts.as_slice() else { return None };
+        let view = self.view()?;
         let n = view.shape.len();
         if n < 2 {
             return None;
@@ -268,12 +298,13 @@ impl Lazy {
         let mut view = view.clone();
         view.shape.swap(n - 2, n - 1);
         view.steps.swap(n - 2, n - 1);
-        Some(Lazy { shape: view.shape.clone(), parts: vec![view], map: self.map })
+        Some(Lazy { shape: view.shape.clone(), parts: vec![view], ..self.clone() })
     }
 
-    /// Slice `k` along the first dimension, which is dropped. `None` if there is none, or for stacked parts.
+    /// Slice `k` along the first dimension, which is dropped. `None` if there is none, or for stacked, changed or
+    /// padded rows.
     pub fn slice(&self, k: usize) -> Option<Lazy> {
-        let [view] = self.parts.as_slice() else { return None };
+        let view = self.view()?;
         if k >= *view.shape.first()? {
             return None;
         }
@@ -283,13 +314,44 @@ impl Lazy {
             steps: view.steps[1..].to_vec(),
             ..view.clone()
         };
-        Some(Lazy { shape: view.shape.clone(), parts: vec![view], map: self.map })
+        Some(Lazy { shape: view.shape.clone(), parts: vec![view], ..self.clone() })
+    }
+
+    /// The first `rows` along the first dimension. `None` if there are not as many, or for stacked or padded values.
+    pub fn first_rows(&self, rows: usize) -> Option<Lazy> {
+        let mut view = self.view()?.clone();
+        let all = view.shape.first_mut()?;
+        if rows > *all {
+            return None;
+        }
+        *all = rows;
+        Some(Lazy { shape: view.shape.clone(), parts: vec![view], ..self.clone() })
+    }
+
+    /// Every element `times` times along a new last dimension. `None` for stacked or padded values.
+    pub fn repeated(&self, times: usize) -> Option<Lazy> {
+        let mut view = self.view()?.clone();
+        view.shape.push(times);
+        view.steps.push(Step::Even(0));
+        Some(Lazy { shape: view.shape.clone(), parts: vec![view], ..self.clone() })
+    }
+
+    /// Zeros behind the last element of every dimension until the shape is `shape`. `None` if it has another number of
+    /// dimensions or a smaller one, or if the values are padded already.
+    pub fn padded(&self, shape: &[usize]) -> Option<Lazy> {
+        let grows = shape.iter().zip(&self.shape).all(|(outer, inner)| outer >= inner);
+        if shape.len() != self.shape.len() || !grows || self.padding.is_some() {
+            return None;
+        }
+        let padding = Padding { inner: self.shape.clone(), outer: shape.to_vec() };
+        let padding = (padding.inner != padding.outer).then_some(padding);
+        Some(Lazy { shape: shape.to_vec(), padding, ..self.clone() })
     }
 
     /// Dimension `dim` cut into as many equal groups as `order` has entries: group `i` becomes group `order[i]`
-    /// of these. `None` if it cannot be cut so, or for stacked parts. `order` names each group once.
+    /// of these. `None` if it cannot be cut so, or for stacked or padded values. `order` names each group once.
     pub fn regrouped(&self, dim: usize, order: &'static [usize]) -> Option<Lazy> {
-        let [view] = self.parts.as_slice() else { return None };
+        let view = self.view()?;
         let (len, step) = (*view.shape.get(dim)?, view.steps.get(dim)?);
         let Step::Even(stride) = *step else { return None };
         if !len.is_multiple_of(order.len()) || order.iter().any(|k| *k >= order.len()) {
@@ -297,23 +359,54 @@ impl Lazy {
         }
         let mut view = view.clone();
         view.steps[dim] = Step::Groups { stride, size: len / order.len(), order };
-        Some(Lazy { shape: self.shape.clone(), parts: vec![view], map: self.map })
+        Some(Lazy { parts: vec![view], ..self.clone() })
     }
 
-    /// Tensors of one shape stacked along a new first dimension. `None` if the shapes or maps differ.
+    /// Tensors of one shape stacked along a new first dimension. `None` if their shapes or maps differ, or for changed
+    /// or padded rows.
     pub fn stacked(items: &[Lazy]) -> Option<Lazy> {
         let first = items.first()?;
-        if items.iter().any(|i| i.shape != first.shape || i.map != first.map) {
+        let fits = |i: &Lazy| {
+            i.shape == first.shape
+                && i.alterations == first.alterations
+                && i.padding.is_none()
+                && !i.is_changed()
+        };
+        if !items.iter().all(fits) {
             return None;
         }
         let shape = std::iter::once(items.len()).chain(first.shape.iter().copied()).collect();
         let parts = items.iter().flat_map(|i| i.parts.iter().cloned()).collect();
-        Some(Lazy { shape, parts, map: first.map })
+        Some(Lazy { shape, parts, ..first.clone() })
     }
 
-    /// Every value changed by `map`. `None` if the values are mapped already.
-    pub fn mapped(&self, map: Map) -> Option<Lazy> {
-        self.map.is_none().then(|| Lazy { map: Some(map), ..self.clone() })
+    /// Every value changed by `map`, behind all alterations that there are; zeros of the padding stay zeros. What undoes
+    /// the one before leaves the values as they were.
+    #[must_use]
+    pub fn mapped(mut self, map: Map) -> Lazy {
+        match self.alterations.last() {
+            Some(Alteration::Map(last)) if map.undoes(*last) => drop(self.alterations.pop()),
+            _ => self.alterations.push(Alteration::Map(map)),
+        }
+        self
+    }
+
+    /// Every row changed by `change`, behind all alterations that there are. (Zeros of a padding are not changed.)
+    #[must_use]
+    pub fn changed(&self, change: Arc<dyn Change>) -> Lazy {
+        let mut all = self.clone();
+        all.alterations.push(Alteration::Rows(change));
+        all
+    }
+
+    /// Whether adapters change the rows.
+    pub fn is_changed(&self) -> bool {
+        self.alterations.iter().any(|a| matches!(a, Alteration::Rows(_)))
+    }
+
+    /// Values that [`read`](Lazy::read) keeps in memory besides those it gives.
+    pub fn scratch_values(&self) -> usize {
+        self.alterations.iter().map(Alteration::scratch_values).max().unwrap_or(0)
     }
 
     /// Reads rows `rows` as f32 into `out`.
@@ -324,6 +417,23 @@ impl Lazy {
         let cols = self.cols();
         let (start, end) = (rows.start * cols, rows.end * cols);
         assert!(end <= self.elements() && out.len() == end - start, "rows {rows:?} of {:?}", self.shape);
+        let Some(padding) = &self.padding else { return self.read_values(container, start..end, out) };
+        let inner = padding.inner.last().copied().unwrap_or(1);
+        for (row, out) in rows.zip(out.chunks_mut(cols.max(1))) {
+            let zeros = match padding.row(row) {
+                Some(row) => {
+                    self.read_values(container, row * inner..(row + 1) * inner, &mut out[..inner]);
+                    &mut out[inner..]
+                }
+                None => out,
+            };
+            zeros.fill(0.0);
+        }
+    }
+
+    /// Reads elements `range` of the values without padding.
+    fn read_values(&self, container: &Container, range: Range<usize>, out: &mut [f32]) {
+        let (start, end) = (range.start, range.end);
         let mut base = 0;
         for part in &self.parts {
             let n = part.elements();
@@ -333,16 +443,21 @@ impl Lazy {
             }
             base += n;
         }
-        if let Some(map) = self.map {
-            map.apply(out);
+        let cols = match &self.padding {
+            Some(padding) => padding.inner.last().copied().unwrap_or(1),
+            None => self.cols(),
+        };
+        for alteration in &self.alterations {
+            alteration.apply(start / cols.max(1)..end / cols.max(1), out);
         }
     }
 
     /// The stored bytes of rows `rows`, if they can be copied as they are: the elements lie without gaps,
     /// start at a block, and no value is changed.
-    pub fn stored<'a>(&self, container: &'a Container, rows: Range<usize>) -> Option<&'a [u8]> {
-        let [view] = self.parts.as_slice() else { return None };
-        if self.map.is_some() || !view.is_contiguous() {
+    pub fn stored<'a>(&'a self, container: &'a Container, rows: Range<usize>) -> Option<&'a [u8]> {
+        let view = self.view()?;
+        let (container, tensor) = view.source.resolve(container);
+        if !self.alterations.is_empty() || !view.is_contiguous() || tensor.split.is_some() {
             return None;
         }
         let (len, size) = (view.encoding.block_len(), view.encoding.block_bytes());
@@ -350,17 +465,18 @@ impl Lazy {
         if !first.is_multiple_of(len) || !last.is_multiple_of(len) {
             return None;
         }
-        container.bytes(&container.tensors()[view.tensor]).get(first / len * size..last / len * size)
+        container.bytes(tensor).get(first / len * size..last / len * size)
     }
 
     /// Lets go of the pages that rows `rows` were read from (see [`formats::Mapped::release`]).
     pub fn release(&self, container: &Container, rows: Range<usize>) {
         for part in &self.parts {
-            let tensor = &container.tensors()[part.tensor];
-            if self.parts.len() == 1 && part.is_contiguous() {
-                let (len, size) = (part.encoding.block_len(), part.encoding.block_bytes());
+            let (container, tensor) = part.source.resolve(container);
+            let (len, size) = (part.encoding.block_len(), part.encoding.block_bytes());
+            if self.parts.len() == 1 && self.padding.is_none() && part.is_contiguous() {
                 let at = |row: usize| ((part.start + row * self.cols()) / len * size) as u64;
-                container.release(tensor, at(rows.start)..at(rows.end).min(tensor.bytes));
+                let end = (tensor.elements() as usize / len * size) as u64;
+                container.release(tensor, at(rows.start)..at(rows.end).min(end));
             } else {
                 container.release(tensor, 0..tensor.bytes);
             }
@@ -369,7 +485,10 @@ impl Lazy {
 
     /// Numbers of the container's tensors that this one is made of.
     pub fn sources(&self) -> impl Iterator<Item = usize> + '_ {
-        self.parts.iter().map(|p| p.tensor)
+        self.parts.iter().filter_map(|p| match p.source {
+            Source::Own(i) => Some(i),
+            Source::Other(..) => None,
+        })
     }
 }
 

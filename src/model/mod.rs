@@ -6,6 +6,7 @@
 //! has, checks every shape against the others, and gives every tensor of the file a place, a named reason
 //! to be dropped, or an error.
 
+mod change;
 mod detect;
 mod identify;
 mod lazy;
@@ -14,6 +15,7 @@ pub mod qwen2;
 mod refused;
 mod shape;
 mod slot;
+mod source;
 #[cfg(test)]
 mod tests;
 pub mod v4;
@@ -21,10 +23,12 @@ pub mod v5;
 pub mod v6;
 pub mod v7;
 
+pub use change::{Change, Map};
 pub(crate) use detect::wildcard;
 pub use detect::{Dropped, Held, Model};
-pub use lazy::{Lazy, Map};
-pub use naming::{NAMINGS, Naming, Stored};
+pub use lazy::Lazy;
+pub use naming::{FLA, HUGGING_FACE, NAMINGS, Naming, Stored};
+pub(crate) use naming::{prefab, web_rwkv};
 pub use shape::{Dims, Ranks};
 pub use slot::{Dim, Rank, Role, Scope, Slot};
 

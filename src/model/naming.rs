@@ -51,11 +51,19 @@ impl Naming {
 
 const TENSOR_FILES: &[&str] = &["safetensors", "torch"];
 
+/// That of flash-linear-attention's folders.
+pub const FLA: Naming =
+    Naming { name: "flash-linear-attention", formats: TENSOR_FILES, wrapped: true, store: fla };
+
+/// That of transformers' folders of RWKV-4, and of those of the remote code of RWKV-5 and 6.
+pub const HUGGING_FACE: Naming =
+    Naming { name: "Hugging Face", formats: TENSOR_FILES, wrapped: true, store: hugging_face };
+
 /// Every naming, in the order they are tried.
 pub static NAMINGS: &[Naming] = &[
     Naming { name: "llama.cpp", formats: &["GGUF"], wrapped: false, store: gguf },
     Naming { name: "rwkv.cpp", formats: &["rwkv.cpp"], wrapped: false, store: rwkv_cpp },
-    Naming { name: "flash-linear-attention", formats: TENSOR_FILES, wrapped: true, store: fla },
+    FLA,
     Naming {
         name: "flash-linear-attention (stacked x_x)",
         formats: TENSOR_FILES,
@@ -63,10 +71,11 @@ pub static NAMINGS: &[Naming] = &[
         store: fla_x_x,
     },
     Naming { name: "Hugging Face (Qwen2 hybrid)", formats: TENSOR_FILES, wrapped: false, store: qwen2 },
-    Naming { name: "Hugging Face", formats: TENSOR_FILES, wrapped: true, store: hugging_face },
+    HUGGING_FACE,
     Naming { name: "Hugging Face (model.blocks)", formats: TENSOR_FILES, wrapped: true, store: hf_blocks },
     Naming { name: "BlinkDL", formats: TENSOR_FILES, wrapped: true, store: blinkdl },
     Naming { name: "web-rwkv", formats: &["safetensors"], wrapped: false, store: web_rwkv },
+    Naming { name: "web-rwkv", formats: &["prefab"], wrapped: false, store: prefab },
 ];
 
 fn blinkdl(_: &Version, slot: &Slot) -> Option<Stored> {
@@ -173,12 +182,48 @@ fn qwen2(version: &Version, slot: &Slot) -> Option<Stored> {
 
 /// Files for web-rwkv and Ai00: BlinkDL's names with two words changed, low-rank matrices [out, in]. (Of version 5 they
 /// know 5.2 only: 5.1 is made into it.)
-fn web_rwkv(version: &Version, slot: &Slot) -> Option<Stored> {
-    if matches!(version.name, "5.0" | "5.1" | "7a") {
+pub(crate) fn web_rwkv(version: &Version, slot: &Slot) -> Option<Stored> {
+    if matches!(version.name, "5.0" | "5.1" | "7a") || version.body != Body::Rwkv {
         return None;
     }
     let name = slot.name.replace("time_faaaa", "time_first").replace("time_maa", "time_mix");
     Some(Stored { transposed: slot.role == Role::LowRank, ..Stored::named(name) })
+}
+
+/// Prefabs of web-rwkv: the names of its structures' fields, which differ between version 7 and those before; decays
+/// of versions 4 and 5 are stored transformed, the token-shift vectors of version 6 stacked.
+pub(crate) fn prefab(version: &Version, slot: &Slot) -> Option<Stored> {
+    let stored = web_rwkv(version, slot)?;
+    let seven = version.major() == 7;
+    let norm = if seven { "ln" } else { "layer_norm" };
+    let group_norm = if seven { "gn" } else { "group_norm" };
+    let short = |kind: &str| if kind == "bias" { "b" } else { "w" };
+    let parts: Vec<&str> = stored.name.split('.').collect();
+    let name = match parts.as_slice() {
+        ["emb", _] => "embed.w".to_owned(),
+        ["head", _] => "head.w".to_owned(),
+        ["ln_out", kind] => format!("head.{norm}.{}", short(kind)),
+        ["blocks", "0", "ln0", kind] => format!("embed.{norm}.{}", short(kind)),
+        ["blocks", n, "ln1", kind] => format!("layers.{n}.att_{norm}.{}", short(kind)),
+        ["blocks", n, "ln2", kind] => format!("layers.{n}.ffn_{norm}.{}", short(kind)),
+        ["blocks", n, "att", "ln_x", kind] => format!("layers.{n}.att.{group_norm}.{}", short(kind)),
+        ["blocks", n, part, matrix, "weight"] => {
+            let letter = if *matrix == "output" { "o" } else { matrix.get(..1)? };
+            format!("layers.{n}.{part}.w_{letter}")
+        }
+        ["blocks", n, "att", _] if version.major() == 6 && slot.stack.is_some() => {
+            format!("layers.{n}.att.time_mix")
+        }
+        ["blocks", n, part, vector] => format!("layers.{n}.{part}.{vector}"),
+        _ => return None,
+    };
+    let stack = slot.stack.filter(|_| version.major() == 6);
+    let undo = match (version.major(), slot.short_name()) {
+        (4, "att.time_decay") => Some(Map::LnNeg),
+        (5, "att.time_decay") => Some(Map::LnNegLn),
+        _ => None,
+    };
+    Some(Stored { name, stack, undo, ..stored })
 }
 
 /// Files of rwkv.cpp: BlinkDL's names; decays and bonuses of versions 4 and 5 are stored transformed, low-rank

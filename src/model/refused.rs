@@ -71,7 +71,11 @@ const REFUSED: &[Refused] = &[
         help: "use the original .pth, or the folder made for the RWKV-6 remote code",
         marks: &[".x_proj.0.linear", ".x_bias"],
     },
-    Refused { what: "is an RWKV-2 or RWKV-3 model", help: OTHER_RELEASE, marks: &[".att.time_mix\0"] },
+    Refused {
+        what: "is an RWKV-2 or RWKV-3 model",
+        help: OTHER_RELEASE,
+        marks: &["blocks.0.att.time_mix\0"],
+    },
 ];
 
 /// If `container` is one of the kinds refused: what it is, and what to do instead.

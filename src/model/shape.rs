@@ -53,7 +53,9 @@ impl Solver {
         shape: &[usize],
     ) -> Result<Vec<usize>, String> {
         let pattern = slot.shape;
-        let shape = if shape.len() == pattern.len() {
+        let shape = if let ([Dim::One, Dim::One, Dim::A], [_, _, 1]) = (pattern, shape) {
+            vec![1, 1, shape.iter().product()] // rwkv.cpp: [heads, size, 1]
+        } else if shape.len() == pattern.len() {
             shape.to_vec()
         } else if let Some(aligned) = align(pattern, shape) {
             aligned

@@ -53,6 +53,11 @@ impl Role {
     /// Every role.
     pub const ALL: [Role; 5] = [Role::Embedding, Role::Head, Role::Matrix, Role::LowRank, Role::Vector];
 
+    /// Whether it makes up most of a model.
+    pub fn is_large(self) -> bool {
+        matches!(self, Role::Embedding | Role::Head | Role::Matrix)
+    }
+
     /// The role's name as shown to people.
     pub fn name(self) -> &'static str {
         match self {

@@ -32,7 +32,11 @@ impl Budget {
         let longest_row = plan.tensors.iter().map(|t| t.values.cols()).max().unwrap_or(1);
         // The description of the files is held twice while the result is verified.
         let fixed = BASE_BYTES + 2 * plan.frame_bytes();
-        let need = |threads: usize, values: usize| fixed + (threads * values) as u64 * BYTES_PER_VALUE;
+        // What adapters need to change a chunk.
+        let scratch = plan.tensors.iter().map(|t| t.values.scratch_values()).max().unwrap_or(0) as u64 * 4;
+        let need = |threads: usize, values: usize| {
+            fixed + threads as u64 * (scratch + values as u64 * BYTES_PER_VALUE)
+        };
         let max_bytes = max_bytes.unwrap_or_else(|| DEFAULT_BYTES.max(need(1, longest_row)));
         let least = need(1, longest_row);
         if max_bytes < least {
@@ -41,7 +45,10 @@ impl Budget {
                 help: format!("allow more than {}: --max-memory {}", mib(max_bytes), mib(least)),
             });
         }
-        let per_thread = |threads: usize| ((max_bytes - fixed) / BYTES_PER_VALUE) as usize / threads;
+        let per_thread = |threads: usize| {
+            let bytes = (max_bytes - fixed) / threads as u64;
+            (bytes.saturating_sub(scratch) / BYTES_PER_VALUE) as usize
+        };
         let threads = (1..=threads.max(1)).rev().find(|t| per_thread(*t) >= longest_row).unwrap_or(1);
         let chunk_values = per_thread(threads).min(MOST_VALUES).max(longest_row);
         Ok(Budget { threads, chunk_values, peak_bytes: need(threads, chunk_values) })

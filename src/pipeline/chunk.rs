@@ -2,12 +2,14 @@
 
 use std::ops::Range;
 
-use quant::{EncodeError, Rows, check_finite, codec};
+use quant::codebook::Codebook;
+use quant::web_rwkv::Fp4;
+use quant::{Codec, EncodeError, Encoding, Rows, check_finite, codec};
 
 use super::Budget;
 use crate::error::{Error, Result};
 use crate::model::Model;
-use crate::plan::{Plan, Write};
+use crate::plan::{Part, Plan, Write};
 use crate::recipe::Search;
 
 /// A run of whole rows of one tensor.
@@ -26,12 +28,23 @@ pub(super) struct Buffers {
     bytes: Vec<u8>,
 }
 
+impl Buffers {
+    /// Blocks to the codes of all of them, then the scales of all.
+    fn split(&mut self, encoding: Encoding) {
+        let blocks = || self.bytes.chunks(encoding.block_bytes());
+        let codes = blocks().flat_map(|block| &block[..encoding.code_bytes()]);
+        let scales = blocks().flat_map(|block| &block[encoding.code_bytes()..]);
+        self.bytes = codes.chain(scales).copied().collect();
+    }
+}
+
 /// Cuts all tensors into chunks, in file order.
 pub(super) fn grid(plan: &Plan, budget: &Budget) -> Vec<Chunk> {
     let mut chunks = Vec::new();
     for (tensor, write) in plan.tensors.iter().enumerate() {
         let (rows, cols) = (write.values.rows(), write.values.cols());
-        let step = (budget.chunk_values / cols.max(1)).max(1);
+        let whole = write.rows_of_whole_blocks();
+        let step = (budget.chunk_values / cols.max(1) / whole * whole).max(whole);
         let starts = (0..rows).step_by(step);
         chunks.extend(starts.map(|start| Chunk { tensor, rows: start..rows.min(start + step) }));
     }
@@ -39,13 +52,26 @@ pub(super) fn grid(plan: &Plan, budget: &Budget) -> Vec<Chunk> {
 }
 
 impl Chunk {
-    /// Where its bytes go: number of the file, offset, and which of the encoded bytes; one for each part.
+    /// Where its bytes go: number of the file, offset, and which of the encoded bytes; one for each part, or two for
+    /// a split one.
     pub fn places<'a>(&'a self, plan: &'a Plan) -> impl Iterator<Item = (usize, u64, Range<usize>)> + 'a {
+        let write = &plan.tensors[self.tensor];
+        let (size, codes) = (write.encoding.block_bytes(), write.encoding.code_bytes());
+        let whole = move |part: &Part| match part.split {
+            None => vec![(part.file, part.offset, part.row_bytes)],
+            Some(split) => {
+                let code_bytes = part.row_bytes / size * codes + part.row_bytes % size * codes / size;
+                vec![
+                    (part.file, part.offset, code_bytes),
+                    (part.file, split.scales, part.row_bytes - code_bytes),
+                ]
+            }
+        };
         let mut end = 0;
-        plan.tensors[self.tensor].parts.iter().map(move |part| {
+        write.parts.iter().flat_map(whole).map(move |(file, offset, row_bytes)| {
             let start = end;
-            end += self.rows.len() * part.row_bytes;
-            (part.file, part.offset + (self.rows.start * part.row_bytes) as u64, start..end)
+            end += self.rows.len() * row_bytes;
+            (file, offset + (self.rows.start * row_bytes) as u64, start..end)
         })
     }
 
@@ -54,11 +80,19 @@ impl Chunk {
         (self.rows.len() * plan.tensors[self.tensor].row_bytes()) as u64
     }
 
-    /// Its encoded bytes.
-    pub fn encode<'a>(&self, plan: &Plan, model: &Model, buffers: &'a mut Buffers) -> Result<&'a [u8]> {
+    /// Its encoded bytes; 4-bit codes are those of `codebook`.
+    pub fn encode<'a>(
+        &self,
+        plan: &Plan,
+        model: &Model,
+        codebook: Option<Codebook>,
+        buffers: &'a mut Buffers,
+    ) -> Result<&'a [u8]> {
         let write = &plan.tensors[self.tensor];
         let (cols, container) = (write.values.cols(), &model.container);
-        let Some(codec) = codec(write.encoding) else {
+        let fp4 = codebook.map(|codebook| Fp4 { codebook });
+        let codec = fp4.as_ref().map(|fp4| fp4 as &dyn Codec).or_else(|| codec(write.encoding));
+        let Some(codec) = codec else {
             return Err(self.cannot(write, model, EncodeError::ReadOnly(write.encoding)));
         };
         buffers.bytes.resize(self.bytes(plan) as usize, 0);
@@ -81,6 +115,9 @@ impl Chunk {
             }
         }
         write.values.release(container, self.rows.clone());
+        if write.parts.iter().any(|part| part.split.is_some()) {
+            buffers.split(write.encoding);
+        }
         Ok(&buffers.bytes)
     }
 

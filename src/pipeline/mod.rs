@@ -6,6 +6,7 @@
 
 mod budget;
 mod chunk;
+mod levels;
 mod partial;
 mod verify;
 
@@ -83,12 +84,13 @@ pub fn write(
     let chunks = chunk::grid(plan, budget);
     // The checksums in the source are compared meanwhile: a flipped bit must not become a sound-looking file.
     let source_is_sound = || model.container.format().verify_checksums(&model.container, &Limits::default());
+    let codebooks = pool.install(|| levels::codebooks(plan, model, stop))?;
     let encode = || -> Result<Vec<Sums>> {
         chunks
             .par_iter()
             .map_init(chunk::Buffers::default, |buffers, chunk| {
                 stop.check()?;
-                let bytes = chunk.encode(plan, model, buffers)?;
+                let bytes = chunk.encode(plan, model, codebooks[chunk.tensor], buffers)?;
                 let mut sums = Sums::new();
                 for (file, offset, range) in chunk.places(plan) {
                     partial.write_at(file, &bytes[range.clone()], offset)?;
@@ -109,7 +111,8 @@ pub fn write(
             partial.write_at(number, &bytes, offset)?;
         }
     }
-    pool.install(|| verify::written(plan, &chunks, &sums, &partial, observer, stop))?;
+    levels::write(plan, &codebooks, &partial)?;
+    pool.install(|| verify::written(plan, &chunks, &sums, &codebooks, &partial, observer, stop))?;
     partial.finish()
 }
 

@@ -192,7 +192,7 @@ fn refuse_input(model: &Model, out: &Path) -> Result<()> {
         let input = f.path().canonicalize();
         input.is_ok_and(|input| input == real || input.parent() == Some(&real))
     };
-    if !model.container.files().iter().any(is_input) {
+    if !model.files().any(is_input) {
         return Ok(());
     }
     Err(Error::Usage {

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use formats::{Container, Limits, Mapped, open};
+use quant::codebook::Codebook;
 use rayon::prelude::*;
 
 use super::chunk::Chunk;
@@ -13,12 +14,13 @@ use crate::files;
 use crate::plan::Plan;
 use crate::targets::Output;
 
-/// Opens the files with the ordinary reader, compares tensors and metadata with the plan, and every chunk's bytes
-/// with the checksum taken when they were encoded.
+/// Opens the files with the ordinary reader, compares tensors, their levels and metadata with the plan, and every
+/// chunk's bytes with the checksum taken when they were encoded.
 pub(super) fn written(
     plan: &Plan,
     chunks: &[Chunk],
     sums: &[Sums],
+    codebooks: &[Option<Codebook>],
     partial: &Partial,
     observer: &dyn Observer,
     stop: &Stop,
@@ -27,6 +29,12 @@ pub(super) fn written(
     let read = open(path, &Limits::default())?;
     let files = planned_files(plan, &read).map_err(|what| damaged(path, what))?;
     same_description(plan, &read, &files).map_err(|what| damaged(path, what))?;
+    for (write, codebook) in plan.tensors.iter().zip(codebooks) {
+        let found = read.tensor(&write.name).and_then(|t| read.codebook(t));
+        if found != *codebook {
+            return Err(damaged(path, format!("the levels of {:?} are not what was written", write.name)));
+        }
+    }
     for (path, small) in partial.small(plan) {
         if files::read(&path, "file", small.bytes.len() as u64)? != small.bytes {
             return Err(damaged(&path, "it is not what was written".to_owned()));
@@ -79,11 +87,11 @@ fn same_description(plan: &Plan, read: &Container, files: &[usize]) -> std::resu
         return Err("its metadata differ".to_owned());
     }
     for part in plan.parts() {
-        let (planned, bytes) = (&part.planned, part.planned.bytes());
+        let planned = &part.planned;
         let same = read.tensor(&planned.name).is_some_and(|found| {
             found.encoding == planned.encoding
                 && found.shape == planned.shape
-                && (found.file, found.offset, Some(found.bytes)) == (files[part.file], part.offset, bytes)
+                && (found.file, found.offset, found.split) == (files[part.file], part.offset, part.split)
         });
         if !same {
             return Err(format!("the tensor {:?} is described wrongly", planned.name));

@@ -19,6 +19,10 @@ pub struct Recipe {
     pub search: Search,
     /// Which input channels matter more than others.
     pub importance: Option<Importance>,
+    /// How many blocks are quantized, from the first on, if not all.
+    pub layers: Option<usize>,
+    /// Every how many blocks the runtime is to halve its activations, if not as usual (0: never).
+    pub rescale: Option<usize>,
 }
 
 impl Recipe {
@@ -30,6 +34,8 @@ impl Recipe {
             fallback: Fallback::default(),
             search: Search::default(),
             importance: None,
+            layers: None,
+            rescale: None,
         }
     }
 
@@ -40,6 +46,7 @@ impl Recipe {
                 Some(e @ (Encoding::F32 | Encoding::F16 | Encoding::BF16)) => e,
                 _ => Encoding::F32,
             },
+            (Mix::WebRwkv, Role::LowRank | Role::Head) => Encoding::F16,
             _ => self.file_type.wanted(role),
         }
     }
@@ -54,6 +61,8 @@ pub enum Mix {
     /// llama-quantize's: low-rank matrices stay as the source holds them, a tenth of the file.
     #[value(name = "llama.cpp")]
     LlamaCpp,
+    /// web-rwkv's: the head and the low-rank matrices stay f16.
+    WebRwkv,
 }
 
 /// What to do where rows are no whole blocks of the type wanted, so that another type stands in.
@@ -93,6 +102,18 @@ pub struct FileType {
     pub head: Encoding,
     /// Small low-rank matrices, where the target does not fix their type.
     pub low_rank: Encoding,
+    /// The levels of codes that stand for any.
+    pub levels: Levels,
+}
+
+/// The 16 levels that the codes of [`Encoding::Fp4`] stand for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Levels {
+    /// NormalFloat4.
+    #[default]
+    Nf4,
+    /// Quantiles of Student's t distribution.
+    Sf4,
 }
 
 /// A file of one plain encoding, or of q8_0.
@@ -102,7 +123,13 @@ const fn plain(name: &'static str, gguf_number: u32, e: Encoding) -> FileType {
 
 /// A file type of one encoding that llama.cpp does not know.
 const fn of_one(name: &'static str, e: Encoding) -> FileType {
-    FileType { name, gguf_number: None, matrix: e, embedding: e, head: e, low_rank: e }
+    FileType { name, gguf_number: None, matrix: e, embedding: e, head: e, low_rank: e, levels: Levels::Nf4 }
+}
+
+/// A file of web-rwkv of fewer than 8 bits. Its embedding is always f16; the low-rank matrices, small and used in every
+/// step, keep 8.
+const fn levels(name: &'static str, levels: Levels) -> FileType {
+    FileType { low_rank: Encoding::Int8, levels, ..of_one(name, Encoding::Fp4) }
 }
 
 /// A file of fewer than 8 bits: as in llama.cpp's files the head keeps 6 bits, and the low-rank matrices, small
@@ -114,8 +141,8 @@ const fn blocks(name: &'static str, gguf_number: u32, e: Encoding) -> FileType {
 /// The file type under which every tensor keeps the type that it has.
 const SOURCE: &str = "source";
 
-/// Every file type: `source`, and llama-quantize's, as far as their encodings can be made here. Its mixtures of types know the
-/// tensor names of other architectures only, so for RWKV-6 and 7 q4_k_s, q4_k_m and the like are one and the same
+/// Every file type: `source`, web-rwkv's, and llama-quantize's, as far as their encodings can be made here. Its mixtures
+/// of types know the tensor names of other architectures only, so for RWKV-6 and 7 q4_k_s, q4_k_m and the like are one and the same
 /// there, and here. (For the hybrids with Qwen2 it gives some `ffn_down` more bits; that mixture is not made here.)
 #[rustfmt::skip]
 pub static FILE_TYPES: &[FileType] = &[
@@ -139,6 +166,10 @@ pub static FILE_TYPES: &[FileType] = &[
     blocks("q3_k_m", 12, Encoding::Q3K),
     blocks("q3_k_s", 11, Encoding::Q3K),
     blocks("q2_k",  10, Encoding::Q2K),
+    of_one("int8",      Encoding::Int8),
+    FileType { head: Encoding::Int8, ..levels("nf4_l", Levels::Nf4) },
+    levels("nf4",       Levels::Nf4),
+    levels("sf4",       Levels::Sf4),
 ];
 
 impl FileType {
@@ -187,12 +218,24 @@ impl FileType {
     }
 }
 
-/// The encoding that stands in for `wanted` where rows of `cols` values are no whole blocks of it: the
-/// smallest one of at least its quality whose blocks fit (the same choice as llama-quantize's).
-pub fn fitting(wanted: Encoding, cols: usize) -> Encoding {
+/// Whether a matrix can be stored so. Rows are whole blocks, or where blocks run on across rows, what web-rwkv's
+/// kernels for many tokens take with one scale: it does not look, and computes wrong values with other rows.
+fn fits(encoding: Encoding, rows: usize, cols: usize) -> bool {
+    let (row, matrix) = match encoding {
+        Encoding::Int8 => (32, 128),
+        Encoding::Fp4 => (64, 256),
+        other => (other.block_len(), 1),
+    };
+    cols.is_multiple_of(row) && (rows * cols).is_multiple_of(matrix)
+}
+
+/// The encoding that stands in for `wanted` where a matrix of that shape cannot be stored so: the smallest one of at
+/// least its quality that fits (the same choice as llama-quantize's).
+pub fn fitting(wanted: Encoding, rows: usize, cols: usize) -> Encoding {
     let mut encoding = wanted;
-    while !cols.is_multiple_of(encoding.block_len()) {
+    while !fits(encoding, rows, cols) {
         encoding = match encoding {
+            Encoding::Fp4 => Encoding::Int8,
             Encoding::Q2K | Encoding::Q3K => Encoding::Q4_0,
             Encoding::IQ4XS => Encoding::IQ4NL,
             Encoding::Q4K => Encoding::Q5_0,
@@ -217,9 +260,13 @@ mod tests {
 
     #[test]
     fn rows_that_fit_no_block_fall_back() {
-        assert_eq!(fitting(Encoding::Q6K, 512), Encoding::Q6K);
-        assert_eq!(fitting(Encoding::Q6K, 320), Encoding::Q8_0);
-        assert_eq!(fitting(Encoding::Q6K, 30), Encoding::F16);
-        assert_eq!(fitting(Encoding::Q4_0, 48), Encoding::F16);
+        assert_eq!(fitting(Encoding::Q6K, 1, 512), Encoding::Q6K);
+        assert_eq!(fitting(Encoding::Q6K, 1, 320), Encoding::Q8_0);
+        assert_eq!(fitting(Encoding::Q6K, 1, 30), Encoding::F16);
+        assert_eq!(fitting(Encoding::Q4_0, 1, 48), Encoding::F16);
+        assert_eq!(fitting(Encoding::Fp4, 4, 64), Encoding::Fp4);
+        assert_eq!(fitting(Encoding::Fp4, 4, 32), Encoding::Int8);
+        assert_eq!(fitting(Encoding::Fp4, 2, 64), Encoding::Int8);
+        assert_eq!(fitting(Encoding::Fp4, 64, 48), Encoding::F16);
     }
 }

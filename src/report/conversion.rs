@@ -22,6 +22,8 @@ use crate::targets::Output;
 pub struct Conversion {
     source: SourceSummary,
     model: ModelSummary,
+    /// What was merged into the model, or is written alone.
+    adapters: Vec<String>,
     output: String,
     /// The files that it consists of, if there are several or it is a folder.
     files: Vec<FileRow>,
@@ -96,6 +98,7 @@ impl Conversion {
         Conversion {
             source: SourceSummary::of(&model.container),
             model: ModelSummary::of(model),
+            adapters: adapters(model),
             output: out.display().to_string(),
             files: match plan.output {
                 Output::File => Vec::new(),
@@ -150,10 +153,24 @@ impl Conversion {
     }
 }
 
+/// Adapters and tuned state of a model, with the files that they come from.
+fn adapters(model: &Model) -> Vec<String> {
+    let adapters = model.adapters.iter().map(|a| {
+        let files: Vec<String> = a.files.iter().map(|f| f.path().display().to_string()).collect();
+        format!("{}  {}", files.join(", "), a.about())
+    });
+    let state = model.state.iter().filter_map(|s| s.file.as_ref());
+    let state = state.map(|f| format!("{}  tuned initial state", f.path().display()));
+    adapters.chain(state).collect()
+}
+
 impl Report for Conversion {
     fn human(&self, out: &mut dyn Write) -> io::Result<()> {
         self.source.human(out)?;
         self.model.human(out)?;
+        for adapter in &self.adapters {
+            writeln!(out, "adapter   {adapter}")?;
+        }
         writeln!(
             out,
             "target    {}  {} {}, {} ({} bytes), {:.2} bits per weight",

@@ -205,12 +205,14 @@ pub enum Format {
 impl Report for EvaluationReport {
     fn human(&self, out: &mut dyn Write) -> io::Result<()> {
         writeln!(out, "{}", self.how())?;
-        if let Some(kl) = self.setting.fast_kl {
-            let arithmetic = &self.setting.arithmetic;
-            writeln!(
+        let arithmetic = &self.setting.arithmetic;
+        match self.setting.arithmetic_kl {
+            Some(kl) => writeln!(
                 out,
                 "products in {arithmetic}: mean KL {kl:.2e} from the exact arithmetic (first 256 tokens)"
-            )?;
+            )?,
+            None if arithmetic != "f32" => writeln!(out, "products in {arithmetic}")?,
+            None => {}
         }
         if self.candidates.is_empty() {
             writeln!(out, "model           {}", self.model.path)?;

@@ -223,7 +223,7 @@ impl Inspection {
                 role: None,
                 shape: t.shape.clone(),
                 encoding: t.encoding.name(),
-                bytes: t.bytes,
+                bytes: t.stored_bytes(),
                 file: container.files()[t.file].path().display().to_string(),
                 offset: t.offset,
                 dropped: None,

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::Report;
 use super::text::Table;
-use crate::targets::{TARGETS, Target, type_names, version_names};
+use crate::targets::{Content, TARGETS, Target, type_names, version_names};
 
 /// Every target, and what it can hold.
 #[derive(Debug, Serialize)]
@@ -21,6 +21,8 @@ struct TargetRow {
     name: &'static str,
     /// What asks for it without `--to`.
     extensions: &'static [&'static str],
+    /// What of a model it holds.
+    content: &'static str,
     folder: bool,
     splits: bool,
     runtimes: &'static str,
@@ -36,6 +38,11 @@ impl TargetList {
             id: target.id(),
             name: target.name(),
             extensions: target.extensions(),
+            content: match target.content() {
+                Content::Model => "model",
+                Content::Adapter => "LoRA",
+                Content::State => "state",
+            },
             folder: target.is_folder(),
             splits: target.splits(),
             runtimes: target.runtimes(),
@@ -51,8 +58,11 @@ impl Report for TargetList {
     fn human(&self, out: &mut dyn Write) -> io::Result<()> {
         let mut table = Table::new(&["--to", "writes", "versions", "loaded by"]);
         for t in &self.targets {
-            let written =
+            let mut written =
                 if t.folder { "a folder".to_owned() } else { format!(".{}", t.extensions.join(", .")) };
+            if t.content != "model" {
+                written += &format!(", {} alone", t.content);
+            }
             table.row([t.id.to_owned(), written, t.versions.join(" "), t.runtimes.to_owned()]);
         }
         table.write(out)?;

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use serde::Serialize;
 
 use super::Report;
-use crate::vocab::Greedy;
+use crate::vocab::Coder;
 
 /// The tokens of a text, with what each stands for.
 #[derive(Debug, Serialize)]
@@ -23,10 +23,10 @@ struct Piece {
 }
 
 impl Tokens {
-    /// Tokens `ids` of a tokenizer.
-    pub fn new(ids: Vec<u32>, tokenizer: &Greedy) -> Tokens {
-        let bytes = ids.iter().map(|id| tokenizer.bytes(*id).len()).sum();
-        let piece = |id| Piece { id, text: String::from_utf8_lossy(tokenizer.bytes(id)).into_owned() };
+    /// Tokens `ids` of a coder.
+    pub fn new(ids: Vec<u32>, coder: &Coder) -> Tokens {
+        let bytes = ids.iter().map(|id| coder.bytes(*id).len()).sum();
+        let piece = |id| Piece { id, text: String::from_utf8_lossy(coder.bytes(id)).into_owned() };
         Tokens { count: ids.len(), bytes, tokens: ids.into_iter().map(piece).collect() }
     }
 }

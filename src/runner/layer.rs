@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use super::norm::{GROUP_EPSILON, Norm};
-use super::weight::{Dense, Values, Weight};
+use super::weight::{By, Dense, Values, Weight};
 use super::{Runner, Vectors};
 use crate::model::{Dims, Held, Role};
 
@@ -19,13 +19,13 @@ pub(super) struct Layer<'a> {
 /// A decoded low-rank matrix: kept by the runner, or only for now.
 pub(super) struct LowRank<'a> {
     dense: Cow<'a, Dense>,
-    fast: bool,
+    by: By<'a>,
 }
 
 impl LowRank<'_> {
     /// As a matrix [out, in].
     pub fn weight(&self) -> Weight<'_> {
-        Weight { values: Values::Dense(&self.dense), fast: self.fast }
+        Weight { values: Values::Dense(&self.dense), by: self.by, key: None }
     }
 }
 
@@ -60,7 +60,7 @@ impl<'a> Layer<'a> {
     }
 
     fn now(&self, dense: Cow<'a, Dense>) -> LowRank<'a> {
-        LowRank { dense, fast: self.runner.options.fast }
+        LowRank { dense, by: self.runner.by() }
     }
 
     /// Matrix `k` of a stack of low-rank matrices, turned to [out, in].

@@ -3,9 +3,19 @@
 use std::mem;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use aligned_vec::{AVec, ConstAlign};
+
+/// Values that begin a cache line, so that a vector register of them is loaded from one line, not from two.
+pub(super) type Aligned = AVec<f32, ConstAlign<64>>;
+
+/// No values yet.
+pub(super) fn aligned() -> Aligned {
+    AVec::new(64)
+}
+
 /// Buffers that were used and may be used again.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Pool(Arc<Mutex<Vec<Vec<f32>>>>);
+pub(super) struct Pool(Arc<Mutex<Vec<Aligned>>>);
 
 impl Pool {
     /// A matrix whose values are unspecified (but initialised: leftovers of an earlier one).
@@ -14,7 +24,7 @@ impl Pool {
         let mut free = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         // The smallest that is large enough, so that the large ones stay for large matrices.
         let fit = (0..free.len()).filter(|i| free[*i].capacity() >= size).min_by_key(|i| free[*i].capacity());
-        let mut data = fit.map(|i| free.swap_remove(i)).unwrap_or_default();
+        let mut data = fit.map_or_else(aligned, |i| free.swap_remove(i));
         drop(free);
         data.resize(size, 0.0);
         Matrix { rows, cols, data, pool: self.clone() }
@@ -29,7 +39,7 @@ pub(super) struct Matrix {
     /// Number of columns.
     pub cols: usize,
     /// The values.
-    pub data: Vec<f32>,
+    pub data: Aligned,
     pool: Pool,
 }
 
@@ -52,7 +62,7 @@ impl Matrix {
 
 impl Drop for Matrix {
     fn drop(&mut self) {
-        let data = mem::take(&mut self.data);
+        let data = mem::replace(&mut self.data, aligned());
         if data.capacity() > 0 {
             self.pool.0.lock().unwrap_or_else(PoisonError::into_inner).push(data);
         }

@@ -6,9 +6,13 @@
 //! nothing but the activations of the run takes memory. Every sum has a fixed order (`arch`), so the same tokens
 //! give the same bits alone and in company, one by one and in long runs, and for any number of threads.
 
+#[cfg(test)]
+mod adapted;
 mod arch;
+#[cfg(test)]
+mod containers;
+mod device;
 mod layer;
-mod lora;
 pub(crate) mod math;
 mod matrix;
 mod norm;
@@ -27,16 +31,18 @@ mod weight;
 
 use std::collections::{BTreeMap, HashMap};
 
+pub use device::Arithmetic;
 pub use sample::Sampler;
-pub use state::{Layout, State};
+pub use state::State;
 
 use crate::error::{Error, Result};
 use crate::model::{Body, Held, Model, Role};
+use device::Products;
 use layer::Layer;
 use matrix::{Matrix, Pool};
 use norm::Norm;
 use pass::{Pass, each_row};
-use weight::{Dense, Values, Weight};
+use weight::{By, Dense, Values, Weight};
 
 /// How a model is run.
 #[derive(Clone, Debug, Default)]
@@ -47,14 +53,8 @@ pub struct Options {
     pub keep_low_rank: bool,
     /// Let go of the pages of every block once it is computed, so that the file does not fill the memory.
     pub stream: bool,
-    /// Multiply on the processor's matrix unit, if it has one ([`fast_available`]): values are split into two of
-    /// bf16 each, so the results are no longer the same on every machine, nor to the last bits those of `f32`.
-    pub fast: bool,
-}
-
-/// Whether [`Options::fast`] changes anything on this machine.
-pub fn fast_available() -> bool {
-    weight::fast_available()
+    /// How matrices are multiplied.
+    pub arithmetic: Arithmetic,
 }
 
 /// Decoded vectors by block and short name.
@@ -71,10 +71,11 @@ pub struct Runner {
     places: HashMap<(&'static str, usize), usize>,
     /// Low-rank matrices that are kept decoded.
     kept: HashMap<(&'static str, usize), Dense>,
-    deltas: HashMap<(&'static str, usize), lora::Delta>,
     /// What every text starts from, if not from nothing.
     initial: Option<State>,
     pool: Pool,
+    /// The device, if it is not the processor itself.
+    products: Option<Products>,
 }
 
 /// What the last block says about the tokens of a run, before the head: a row a token.
@@ -119,16 +120,21 @@ impl Runner {
             held.values.read(&model.container, 0..held.values.rows(), &mut values);
             vectors.entry(held.layer).or_default().insert(held.slot.short_name(), values);
         }
+        let initial = State::tuned(&model);
         let places = model.tensors.iter().enumerate().map(|(i, h)| ((h.slot.name, h.layer), i)).collect();
+        let products = match &options.arithmetic {
+            Arithmetic::Candle(device) => Some(Products::new(device.clone())),
+            _ => None,
+        };
         let mut runner = Runner {
+            products,
             model,
             options,
             norm_epsilon,
             vectors,
             places,
             kept: HashMap::new(),
-            deltas: HashMap::new(),
-            initial: None,
+            initial,
             pool: Pool::default(),
         };
         if runner.options.keep_low_rank {
@@ -183,7 +189,10 @@ impl Runner {
     }
 
     /// The logits of some rows of a run.
-    pub fn logits(&self, hidden: &Hidden, rows: &[usize]) -> Logits {
+    ///
+    /// # Errors
+    /// [`Error::Resources`] if they are computed on a device that fails.
+    pub fn logits(&self, hidden: &Hidden, rows: &[usize]) -> Result<Logits> {
         let mut part = self.pool.matrix(rows.len(), hidden.0.cols);
         for (i, row) in rows.iter().enumerate() {
             part.row_mut(i).copy_from_slice(hidden.0.row(*row));
@@ -191,7 +200,8 @@ impl Runner {
         let head = self.held("head.weight");
         let logits = self.weight(head).multiply(&part);
         self.forget(head);
-        Logits(logits)
+        self.products.as_ref().map_or(Ok(()), Products::check)?;
+        Ok(Logits(logits))
     }
 
     /// A tensor that stands once in the model. (Detection gave every slot of the version its tensor.)
@@ -233,6 +243,7 @@ impl Runner {
         if self.options.stream {
             self.model.tensors.iter().filter(|h| h.layer == layer.index).for_each(|h| self.forget(h));
         }
+        self.products.as_ref().map_or(Ok(()), Products::check)?;
         if quant::check_finite(&x.data).is_err() {
             return Err(Error::Model {
                 path: self.model.container.path().to_owned(),
@@ -253,14 +264,21 @@ impl Runner {
     }
 
     fn weight<'a>(&'a self, held: &'a Held) -> Weight<'a> {
-        let delta = self.deltas.get(&(held.slot.name, held.layer));
         let values = Values::Stored {
             container: &self.model.container,
             values: &held.values,
-            delta,
             stream: self.options.stream,
         };
-        Weight { values, fast: self.options.fast }
+        Weight { values, by: self.by(), key: Some((held.slot.name, held.layer)) }
+    }
+
+    /// How products are computed.
+    fn by(&self) -> By<'_> {
+        match (&self.products, &self.options.arithmetic) {
+            (Some(products), _) => By::Device(products),
+            (None, Arithmetic::Fast) => By::Fast,
+            _ => By::Exact,
+        }
     }
 
     fn low_rank(&self, held: &Held) -> Dense {

@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use super::arch::{LANES, kernel};
+use super::arch::kernel;
 use super::matrix::Matrix;
 
 /// Rows that a thread takes at a time.
@@ -55,6 +55,9 @@ kernel! {
     }
 }
 
+/// Partial sums of a sum over a row: value `i` goes to partial sum `i % LANES`.
+const LANES: usize = 16;
+
 /// The sum of `of` over all values, in [`LANES`] partial sums.
 #[inline(always)]
 fn sum<A: super::arch::Arithmetic>(x: &[f32], of: impl Fn(f32) -> f32) -> f32 {
@@ -68,5 +71,6 @@ fn sum<A: super::arch::Arithmetic>(x: &[f32], of: impl Fn(f32) -> f32) -> f32 {
     for (lane, v) in lanes.iter_mut().zip(rest) {
         *lane += of(*v);
     }
-    super::arch::join(&lanes)
+    let quad = |q: usize| (lanes[4 * q] + lanes[4 * q + 2]) + (lanes[4 * q + 1] + lanes[4 * q + 3]);
+    (quad(0) + quad(2)) + (quad(1) + quad(3))
 }

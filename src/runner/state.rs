@@ -1,11 +1,6 @@
 //! What a sequence remembers: a few vectors and one matrix a head and block, however long it is.
 
-use formats::Container;
-
-use super::Runner;
-use super::lora::read;
-use crate::error::{Error, Result};
-use crate::model::{Dims, Lazy, Version};
+use crate::model::{Dims, Model, Version};
 
 /// Which of a block's two token shifts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +45,24 @@ impl State {
         State { layers: vec![layer; dims.layers] }
     }
 
+    /// The state that every text starts from, if one was tuned.
+    pub(super) fn tuned(model: &Model) -> Option<State> {
+        let tuned = model.state.as_ref()?;
+        let size = model.dims.head_size;
+        let mut state = State::zero(model.version, &model.dims);
+        for (kept, values) in state.layers.iter_mut().zip(&tuned.blocks) {
+            let mut data = vec![0.0; values.elements()];
+            values.read(&model.container, 0..values.rows(), &mut data);
+            for (to, from) in kept.recurrent.chunks_mut(size * size).zip(data.chunks(size * size)) {
+                for (at, to) in to.iter_mut().enumerate() {
+                    let (key, value) = (at / size, at % size);
+                    *to = from[value * size + key];
+                }
+            }
+        }
+        Some(state)
+    }
+
     /// The last input of a token shift.
     pub(super) fn shift(&self, layer: usize, site: Site) -> &[f32] {
         match site {
@@ -74,66 +87,5 @@ impl State {
     /// Bytes of memory that it takes.
     pub fn bytes(&self) -> u64 {
         self.layers.iter().map(|l| 4 * (l.time.len() + l.channel.len() + l.recurrent.len()) as u64).sum()
-    }
-}
-
-/// How a file of a tuned initial state keeps the matrix of a head.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum Layout {
-    /// [value, key]: files for versions 5 and 6, and what RWKV-Runner takes for version 7.
-    ValueKey,
-    /// [key, value]: files trained with flash-linear-attention, and what RWKV-Infer takes for version 7.
-    KeyValue,
-}
-
-impl Runner {
-    /// Starts every text from the state in `container` (`blocks.{i}.att.time_state`, [heads, size, size]).
-    ///
-    /// # Errors
-    /// [`Error::Model`] if the model has no such state; [`Error::Tensor`] if a block's is missing or does not fit.
-    pub fn set_initial_state(&mut self, container: &Container, layout: Layout) -> Result<()> {
-        let Dims { layers, heads, head_size: size, .. } = self.model.dims;
-        if self.model.version.major() == 4 {
-            return Err(Error::Model {
-                path: self.model.container.path().to_owned(),
-                what: "is RWKV-4, whose state cannot be tuned".to_owned(),
-                help: "use a model of version 5, 6 or 7".to_owned(),
-            });
-        }
-        let mut state = State::zero(self.model.version, &self.model.dims);
-        for (layer, kept) in state.layers.iter_mut().enumerate() {
-            let name = format!("blocks.{layer}.att.time_state");
-            let wrong = |what: String| Error::Tensor {
-                path: container.path().to_owned(),
-                tensor: name.clone(),
-                what,
-                help: format!(
-                    "give a state that was tuned for this model ({layers} blocks, {heads} heads of {size})"
-                ),
-            };
-            let found = container.tensors().iter().position(|t| t.name.ends_with(&name));
-            let values = found.and_then(|i| Lazy::of(container, i));
-            let values = values.ok_or_else(|| wrong("is missing".to_owned()))?;
-            if values.shape() != [heads, size, size] {
-                return Err(wrong(format!(
-                    "has the shape {:?}, not {:?}",
-                    values.shape(),
-                    [heads, size, size]
-                )));
-            }
-            let data = read(container, &values);
-            for (to, from) in kept.recurrent.chunks_mut(size * size).zip(data.chunks(size * size)) {
-                for key in 0..size {
-                    for value in 0..size {
-                        to[key * size + value] = match layout {
-                            Layout::KeyValue => from[key * size + value],
-                            Layout::ValueKey => from[value * size + key],
-                        };
-                    }
-                }
-            }
-        }
-        self.initial = Some(state);
-        Ok(())
     }
 }

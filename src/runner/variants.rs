@@ -8,14 +8,15 @@ use quant::Encoding;
 use super::tests::{sequence, worst};
 use super::*;
 
-type Tensors = Vec<(String, Vec<usize>, Vec<f32>)>;
+pub(super) type Tensors = Vec<(String, Vec<usize>, Vec<f32>)>;
 
 /// All tensors of one of the project's models.
-fn tensors(name: &str) -> Tensors {
+pub(super) fn tensors(name: &str) -> Tensors {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata").join(name);
     let model = Model::detect(formats::open(&path, &Limits::default()).unwrap(), &[]).unwrap();
     let one = |held: &Held| {
-        let values = lora::read(&model.container, &held.values);
+        let mut values = vec![0.0; held.values.elements()];
+        held.values.read(&model.container, 0..held.values.rows(), &mut values);
         (held.name(), held.values.shape().to_vec(), values)
     };
     model.tensors.iter().map(one).collect()

@@ -11,24 +11,40 @@ use rayon::prelude::*;
 
 #[cfg(target_arch = "x86_64")]
 use super::arch::amx;
-use super::arch::{LANES, Level, Operand, product, split_columns};
-use super::lora::Delta;
-use super::matrix::Matrix;
+use super::arch::{FEW, Level, interleave, product, product_of_few, split_columns, strips_len};
+use super::device::Products;
+use super::matrix::{Aligned, Matrix, aligned};
 use crate::model::Lazy;
 
-/// Most rows of a stored matrix that are decoded together: with rows of 1024 values a panel is 256 KiB, which
-/// stays in a processor's second-level cache while all tokens pass.
-const PANEL: usize = 64;
-/// Tokens that one thread multiplies with a decoded matrix.
-const TOKENS: usize = 48;
+/// Values of a matrix that are multiplied together: so many that all tokens, which come from farther away, pass few
+/// times, and so few that a block of them (`arch::BLOCK`) stays in a processor's second-level cache meanwhile.
+const PANEL: usize = 2 << 20;
+/// Most rows of a panel.
+const PANEL_ROWS: usize = 512;
+/// Most rows of a panel for the matrix unit, which takes all of it for every few tokens.
+#[cfg(target_arch = "x86_64")]
+const FAST_ROWS: usize = 2 * amx::SIDE;
 
 /// A matrix [out, in].
 #[derive(Clone, Copy)]
 pub(super) struct Weight<'a> {
     /// Where its values are.
     pub values: Values<'a>,
-    /// Multiply on the processor's matrix unit.
-    pub fast: bool,
+    /// How products are computed.
+    pub by: By<'a>,
+    /// Slot and block of a matrix of the model; none of a slice or a decoded matrix.
+    pub key: Option<(&'static str, usize)>,
+}
+
+/// How products are computed.
+#[derive(Clone, Copy)]
+pub(super) enum By<'a> {
+    /// By the processor's vector units, in a fixed order of sums.
+    Exact,
+    /// By the processor's matrix unit, if it has one.
+    Fast,
+    /// By candle, on whatever device.
+    Device(&'a Products),
 }
 
 /// Where the values of a matrix are.
@@ -38,8 +54,6 @@ pub(super) enum Values<'a> {
     Stored {
         container: &'a Container,
         values: &'a Lazy,
-        /// What an adapter adds.
-        delta: Option<&'a Delta>,
         /// Let go of the pages of a panel once it is decoded.
         stream: bool,
     },
@@ -47,48 +61,26 @@ pub(super) enum Values<'a> {
     Dense(&'a Dense),
 }
 
-/// A decoded matrix [out, in].
+/// A decoded matrix [out, in], row-major.
 #[derive(Clone, Debug)]
 pub(super) struct Dense {
-    /// The rows, each padded with zeros to `stride`.
     data: Vec<f32>,
-    stride: usize,
     rows: usize,
     cols: usize,
 }
 
-/// `n` rounded up to whole blocks of a dot product.
-fn padded(n: usize) -> usize {
-    n.next_multiple_of(LANES)
-}
-
 impl Dense {
-    /// A matrix from its values, row-major.
-    ///
-    /// # Panics
-    /// If there are more or fewer.
-    pub fn new(rows: usize, cols: usize, values: &[f32]) -> Dense {
-        assert_eq!(values.len(), rows * cols);
-        let stride = padded(cols);
-        let mut data = vec![0.0; rows * stride];
-        for (to, from) in data.chunks_mut(stride.max(1)).zip(values.chunks(cols.max(1))) {
-            to[..cols].copy_from_slice(from);
-        }
-        Dense { data, stride, rows, cols }
-    }
-
     /// A low-rank matrix, which BlinkDL keeps as [in, out] and most formats as [out, in]; or one slice of a stack of
     /// them. Whichever way it lies, it is read in order.
     pub fn low_rank(container: &Container, values: &Lazy) -> Dense {
         let (ins, outs) = (values.rows(), values.cols());
+        let mut data = vec![0.0; ins * outs];
         if let Some(turned) = values.transposed()
             && turned.stored(container, 0..turned.rows()).is_some()
         {
-            let mut data = vec![0.0; ins * outs];
             turned.read(container, 0..outs, &mut data);
-            return Dense::new(outs, ins, &data);
+            return Dense { data, rows: outs, cols: ins };
         }
-        let mut data = vec![0.0; ins * outs];
         values.read(container, 0..ins, &mut data);
         Dense::turned(ins, outs, &data)
     }
@@ -96,23 +88,24 @@ impl Dense {
     /// A matrix from the values of its transpose [in, out].
     pub fn turned(ins: usize, outs: usize, values: &[f32]) -> Dense {
         const TILE: usize = 16;
-        let stride = padded(ins);
-        let mut data = vec![0.0; outs * stride];
+        let mut data = vec![0.0; outs * ins];
         for i0 in (0..ins).step_by(TILE) {
             for o in 0..outs {
-                let row = &mut data[o * stride..];
+                let row = &mut data[o * ins..];
                 for i in i0..ins.min(i0 + TILE) {
                     row[i] = values[i * outs + o];
                 }
             }
         }
-        Dense { data, stride, rows: outs, cols: ins }
+        Dense { data, rows: outs, cols: ins }
     }
 }
 
 thread_local! {
-    /// The panel that this thread decodes into.
-    static BUFFER: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+    /// The rows that this thread decodes into.
+    static ROWS: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+    /// The panel that this thread multiplies.
+    static PANEL_BUFFER: RefCell<Aligned> = RefCell::new(aligned());
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -125,7 +118,7 @@ thread_local! {
 #[cfg(target_arch = "x86_64")]
 static SPARE: Mutex<Vec<amx::Pairs>> = Mutex::new(Vec::new());
 
-/// Whether this processor has a matrix unit that [`Weight::fast`] can use.
+/// Whether this processor has a matrix unit that [`By::Fast`] uses.
 pub(super) fn fast_available() -> bool {
     #[cfg(target_arch = "x86_64")]
     return amx::available();
@@ -160,45 +153,48 @@ impl Weight<'_> {
         if out.data.is_empty() {
             return out;
         }
-        #[cfg(target_arch = "x86_64")]
-        if self.fast && amx::available() {
-            self.multiply_fast(x, &mut out);
-            return out;
-        }
-        let len = padded(x.cols);
-        if len == x.cols {
-            self.multiply_exact(&x.data, len, &mut out);
-        } else {
-            let mut copy = x.pool().matrix(x.rows, len);
-            for (to, from) in copy.data.chunks_mut(len).zip(x.data.chunks(x.cols)) {
-                to[..x.cols].copy_from_slice(from);
-                to[x.cols..].fill(0.0);
-            }
-            self.multiply_exact(&copy.data, len, &mut out);
+        match self.by {
+            By::Device(products) => products.multiply(self, x, &mut out),
+            #[cfg(target_arch = "x86_64")]
+            By::Fast if amx::available() => self.multiply_fast(x, &mut out),
+            _ if x.rows <= FEW => self.multiply_few(x, &mut out),
+            _ => self.multiply_many(x, &mut out),
         }
         out
     }
 
-    /// The product with rows of `len` values.
-    fn multiply_exact(&self, data: &[f32], len: usize, out: &mut Matrix) {
-        let outs = out.cols;
-        if let Values::Dense(dense) = self.values {
-            let w = Operand { data: &dense.data, stride: dense.stride, rows: outs };
-            out.data.par_chunks_mut(TOKENS * outs).zip(data.par_chunks(TOKENS * len)).for_each(|(out, x)| {
-                let x = Operand { data: x, stride: len, rows: x.len() / len };
-                for mut columns in split_columns(out, outs, outs) {
-                    product(Level::best(), x, w, len, &mut columns);
-                }
-            });
-            return;
-        }
-        let x = Operand { data, stride: len, rows: out.rows };
-        let panel = panel(outs);
+    /// The product with few rows: the weights are read once, as they are.
+    fn multiply_few(&self, x: &Matrix, out: &mut Matrix) {
+        let (outs, cols) = (out.cols, x.cols);
+        let panel = panel(outs, cols, 1);
+        split_columns(&mut out.data, outs, panel).into_par_iter().enumerate().for_each(|(n, columns)| {
+            let rows = n * panel..n * panel + columns.cols();
+            self.with_rows(rows, |w| product_of_few(&x.data, w, cols, columns));
+        });
+    }
+
+    /// The product with many rows: both operands are interleaved in strips, the left one once, the weights panel
+    /// by panel.
+    fn multiply_many(&self, x: &Matrix, out: &mut Matrix) {
+        let (outs, cols) = (out.cols, x.cols);
+        let level = Level::best();
+        let shape = level.shape();
+        let mut strips = x.pool().matrix(strips_len(x.rows, cols, shape.rows), 1);
+        let one = shape.rows * cols;
+        strips.data.par_chunks_mut(one).zip(x.data.par_chunks(one)).for_each(|(strip, rows)| {
+            interleave(level, rows, cols, shape.rows, strip);
+        });
+        let panel = panel(outs, cols, shape.cols);
         split_columns(&mut out.data, outs, panel).into_par_iter().enumerate().for_each(|(n, mut columns)| {
-            BUFFER.with_borrow_mut(|buffer| {
-                self.decode(n * panel..n * panel + columns.cols(), len, buffer);
-                let w = Operand { data: buffer, stride: len, rows: columns.cols() };
-                product(Level::best(), x, w, len, &mut columns);
+            PANEL_BUFFER.with_borrow_mut(|buffer| {
+                let first = n * panel;
+                buffer.resize(strips_len(columns.cols(), cols, shape.cols), 0.0);
+                for (i, strip) in buffer.chunks_exact_mut(shape.cols * cols).enumerate() {
+                    let from = first + i * shape.cols;
+                    let rows = from..(from + shape.cols).min(first + columns.cols());
+                    self.with_rows(rows, |rows| interleave(level, rows, cols, shape.cols, strip));
+                }
+                product(level, &strips.data, buffer, cols, &mut columns);
             });
         });
     }
@@ -209,23 +205,17 @@ impl Weight<'_> {
         let (outs, cols) = (out.cols, x.cols);
         let mut activations = SPARE.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default();
         activations.activations(&x.data, cols);
-        let panel = panel(outs).next_multiple_of(amx::SIDE);
+        let panel = panel(outs, cols, amx::SIDE).min(FAST_ROWS);
         split_columns(&mut out.data, outs, panel).into_par_iter().enumerate().for_each(|(n, mut columns)| {
             let rows = n * panel..n * panel + columns.cols();
             PAIRS.with_borrow_mut(|pairs| {
                 if let Some(bytes) = self.halves(rows.clone()) {
                     pairs.weights(amx::Rows::Half(bytes), rows.len(), cols);
-                } else if let Values::Dense(dense) = self.values {
-                    let data = &dense.data[rows.start * dense.stride..];
-                    pairs.weights(amx::Rows::Wide(data, dense.stride), rows.len(), cols);
+                    if let Values::Stored { container, values, stream: true, .. } = self.values {
+                        values.release(container, rows);
+                    }
                 } else {
-                    BUFFER.with_borrow_mut(|buffer| {
-                        self.decode(rows.clone(), cols, buffer);
-                        pairs.weights(amx::Rows::Wide(buffer, cols), rows.len(), cols);
-                    });
-                }
-                if let Values::Stored { container, values, stream: true, .. } = self.values {
-                    values.release(container, rows);
+                    self.with_rows(rows.clone(), |w| pairs.weights(amx::Rows::Wide(w), rows.len(), cols));
                 }
                 amx::product(&activations, pairs, &mut columns);
             });
@@ -233,45 +223,40 @@ impl Weight<'_> {
         SPARE.lock().unwrap_or_else(PoisonError::into_inner).push(activations);
     }
 
-    /// The stored bytes of some rows, if they are bf16 and nothing is added to them: one part holds them exactly.
+    /// The stored bytes of some rows, if they are bf16 and nothing changes them: one part holds them exactly.
     #[cfg(target_arch = "x86_64")]
     fn halves(&self, rows: std::ops::Range<usize>) -> Option<&[u8]> {
         match self.values {
-            Values::Stored { container, values, delta: None, .. }
-                if values.encoding() == Some(Encoding::BF16) =>
-            {
+            Values::Stored { container, values, .. } if values.encoding() == Some(Encoding::BF16) => {
                 values.stored(container, rows)
             }
             _ => None,
         }
     }
 
-    /// Decodes some rows, each padded to `stride`.
-    fn decode(&self, rows: std::ops::Range<usize>, stride: usize, out: &mut Vec<f32>) {
-        let Values::Stored { container, values, delta, stream } = self.values else { return };
-        let cols = values.cols();
-        out.resize(rows.len() * stride, 0.0);
-        if stride == cols {
-            values.read(container, rows.clone(), out);
-        } else {
-            for (row, out) in rows.clone().zip(out.chunks_mut(stride)) {
-                values.read(container, row..row + 1, &mut out[..cols]);
-                out[cols..].fill(0.0);
-            }
-        }
-        if stream {
-            values.release(container, rows.clone());
-        }
-        if let Some(delta) = delta {
-            for (row, out) in rows.zip(out.chunks_mut(stride)) {
-                delta.add_to(row, &mut out[..cols]);
-            }
+    /// Gives some rows, decoded, to `work`.
+    pub fn with_rows<R>(&self, rows: std::ops::Range<usize>, work: impl FnOnce(&[f32]) -> R) -> R {
+        let cols = self.cols();
+        match self.values {
+            Values::Dense(dense) => work(&dense.data[rows.start * cols..rows.end * cols]),
+            Values::Stored { container, values, stream } => ROWS.with_borrow_mut(|out| {
+                out.resize(rows.len() * cols, 0.0);
+                values.read(container, rows.clone(), out);
+                if stream {
+                    values.release(container, rows);
+                }
+                work(out)
+            }),
         }
     }
 }
 
-/// Rows of a panel: fewer where there would be too few panels for the threads. (Every product is computed by
-/// itself, so this changes no value.)
-fn panel(outs: usize) -> usize {
-    (outs / (2 * rayon::current_num_threads())).next_multiple_of(4).clamp(16, PANEL)
+/// Rows of a panel of a matrix [outs, cols], a multiple of `width`: fewer where there would be too few panels for
+/// the threads. (Every product is computed by itself, so this changes no value.)
+fn panel(outs: usize, cols: usize, width: usize) -> usize {
+    let fit = (PANEL / cols.max(1)).min(PANEL_ROWS).min(outs / (2 * rayon::current_num_threads()));
+    (fit / width * width).max(width.max(ABREAST))
 }
+
+/// Fewest rows of a panel.
+const ABREAST: usize = 8;

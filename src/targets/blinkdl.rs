@@ -6,15 +6,17 @@
 use formats::{Metadata, Planned, pth};
 use quant::Encoding;
 
+use super::adapters::state_items;
 use super::files::names;
 use super::{Files, Item, Objection, Order, PlannedFile, Target};
+use crate::adapter::Layout;
 use crate::error::{Error, Result};
-use crate::model::{Body, Model, Version};
-use crate::recipe::FileType;
+use crate::model::{Body, Held, Model, Scope, Version};
+use crate::recipe::{FileType, Recipe};
 
 /// The folder in a torch file's archive: torch's name for what is saved into memory. (It is not taken from the
 /// output's name, so that a file's bytes do not depend on its name.)
-const ROOT: &str = "archive";
+pub(super) const ROOT: &str = "archive";
 
 /// The target safetensors.
 pub struct Safetensors;
@@ -55,14 +57,18 @@ impl Target for Safetensors {
         true
     }
 
+    fn holds_state(&self) -> bool {
+        true
+    }
+
     fn check(&self, _: &Model) -> Result<Vec<Objection>> {
         Ok(Vec::new())
     }
 
-    fn items(&self, model: &Model, file_type: &FileType) -> Result<Vec<Item>> {
-        let mut items = items(model, file_type)?;
-        // As the crate safetensors has it: wide types first, so that all data is aligned; then by name.
-        items.sort_by(|a, b| order(a).cmp(&order(b)));
+    fn items(&self, model: &Model, recipe: &Recipe) -> Result<Vec<Item>> {
+        let mut items = items(model, recipe.file_type)?;
+        items.extend(placeholders(model, recipe.file_type)?);
+        sort(&mut items);
         Ok(items)
     }
 
@@ -71,9 +77,20 @@ impl Target for Safetensors {
     }
 }
 
-/// What safetensors files are sorted by.
-fn order(item: &Item) -> (std::cmp::Reverse<usize>, &str) {
-    (std::cmp::Reverse(item.fixed.map_or(0, Encoding::block_bytes)), &item.name)
+/// Copies of block 1's value residual for block 0 of version 7, whose own is never read, if the source has none:
+/// candle finds its rank there.
+fn placeholders(model: &Model, file_type: &FileType) -> Result<Vec<Item>> {
+    let missing = |held: &&Held| {
+        held.slot.scope == Scope::Later && held.layer == 1 && model.tensor(held.slot.name, 0).is_none()
+    };
+    let held = model.tensors.iter().filter(missing);
+    held.map(|held| item(held, held.slot.name_in(0), model, file_type)).collect()
+}
+
+/// Sorts tensors as the crate safetensors does: wide types first, so that all data is aligned; then by name.
+pub(super) fn sort(items: &mut [Item]) {
+    let width = |item: &Item| std::cmp::Reverse(item.fixed.map_or(0, Encoding::block_bytes));
+    items.sort_by(|a, b| (width(a), &a.name).cmp(&(width(b), &b.name)));
 }
 
 impl Target for Torch {
@@ -105,12 +122,16 @@ impl Target for Torch {
         Some("source")
     }
 
+    fn holds_state(&self) -> bool {
+        true
+    }
+
     fn check(&self, _: &Model) -> Result<Vec<Objection>> {
         Ok(Vec::new())
     }
 
-    fn items(&self, model: &Model, file_type: &FileType) -> Result<Vec<Item>> {
-        items(model, file_type)
+    fn items(&self, model: &Model, recipe: &Recipe) -> Result<Vec<Item>> {
+        items(model, recipe.file_type)
     }
 
     fn files(&self, order: &Order<'_>, groups: &[&[Planned]]) -> Result<Files> {
@@ -123,23 +144,32 @@ impl Target for Torch {
     }
 }
 
-/// Every tensor that the model has, as it is.
+/// Every tensor that the model has, as it is, and its tuned state.
 fn items(model: &Model, file_type: &FileType) -> Result<Vec<Item>> {
-    let item = |held: &crate::model::Held| {
-        let values = held.values.clone();
-        let encoding = file_type.plain(values.encoding()).ok_or_else(|| as_stored(model, held))?;
-        Ok(Item { name: held.name(), role: held.slot.role, values, fixed: Some(encoding) })
-    };
-    model.tensors.iter().map(item).collect()
+    let items = model.tensors.iter().map(|held| item(held, held.name(), model, file_type));
+    let mut items = items.collect::<Result<Vec<_>>>()?;
+    items.extend(state_items(model, Layout::ValueKey, file_type)?);
+    Ok(items)
 }
 
-/// That a quantized source cannot be kept as it is.
-fn as_stored(model: &Model, held: &crate::model::Held) -> Error {
-    let stored = held.values.encoding().map_or("several types", Encoding::name);
-    Error::Tensor {
+fn item(held: &Held, name: String, model: &Model, file_type: &FileType) -> Result<Item> {
+    let fixed = Some(plain(model, held, file_type)?);
+    Ok(Item { name, role: held.slot.role, values: held.values.clone(), fixed })
+}
+
+/// The encoding of a tensor in a file of a plain type.
+///
+/// # Errors
+/// [`Error::Tensor`] if it is to stay as it is, and is quantized.
+pub(super) fn plain(model: &Model, held: &Held, file_type: &FileType) -> Result<Encoding> {
+    let stored = held.values.encoding();
+    file_type.plain(stored).ok_or_else(|| Error::Tensor {
         path: model.container.path().to_owned(),
         tensor: held.name(),
-        what: format!("is stored as {stored}, which cannot be kept in such a file"),
+        what: format!(
+            "is stored as {}, which cannot be kept in such a file",
+            stored.map_or("several types", Encoding::name)
+        ),
         help: "choose the type that it is decoded to: --type f16, bf16 or f32".to_owned(),
-    }
+    })
 }

@@ -3,9 +3,14 @@
 //! A target says what it can hold: versions ([`Target::takes`]) and file types ([`Target::holds`]). Whatever lists
 //! targets - messages, the command `targets`, the choice by extension - asks these.
 
+mod adapters;
 mod blinkdl;
 mod files;
 pub mod gguf;
+mod hf;
+mod modelfile;
+mod rwkv_cpp;
+pub(crate) mod web_rwkv;
 
 use std::fmt;
 use std::path::Path;
@@ -14,10 +19,11 @@ use formats::Planned;
 use quant::Encoding;
 
 pub use files::{Files, Order, Output, PlannedFile, SmallFile, groups};
+pub use modelfile::Chat;
 
 use crate::error::{Error, Result};
 use crate::model::{Lazy, Model, Role, VERSIONS, Version};
-use crate::recipe::{FILE_TYPES, FileType};
+use crate::recipe::{FILE_TYPES, FileType, Recipe};
 
 /// A kind of file, or folder, that can be written for a runtime.
 ///
@@ -47,8 +53,8 @@ pub trait Target: Send + Sync {
     }
 
     /// Whether it tells how text becomes tokens.
-    fn tokenizes(&self) -> bool {
-        false
+    fn tokens(&self) -> Tokens {
+        Tokens::No
     }
 
     /// Whether it is a folder of several files.
@@ -58,6 +64,21 @@ pub trait Target: Send + Sync {
 
     /// Whether its tensors may be spread over several files.
     fn splits(&self) -> bool {
+        false
+    }
+
+    /// What of a model it holds.
+    fn content(&self) -> Content {
+        Content::Model
+    }
+
+    /// Whether blocks can be treated differently: [`Recipe::layers`] and [`Recipe::rescale`].
+    fn plans_layers(&self) -> bool {
+        false
+    }
+
+    /// Whether a model in it can have a tuned initial state.
+    fn holds_state(&self) -> bool {
         false
     }
 
@@ -71,13 +92,35 @@ pub trait Target: Send + Sync {
     ///
     /// # Errors
     /// If a tensor cannot be brought into the form that the runtime wants.
-    fn items(&self, model: &Model, file_type: &FileType) -> Result<Vec<Item>>;
+    fn items(&self, model: &Model, recipe: &Recipe) -> Result<Vec<Item>>;
 
     /// Lays out the files: one with tensors for each of `groups`, and what goes with them.
     ///
     /// # Errors
     /// If the format cannot hold the tensors, or something that the runtime needs is not known.
     fn files(&self, order: &Order<'_>, groups: &[&[Planned]]) -> Result<Files>;
+}
+
+/// Whether a target tells how text becomes tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tokens {
+    /// No.
+    No,
+    /// If the vocabulary is known.
+    IfKnown,
+    /// Yes, so a vocabulary must be known.
+    Yes,
+}
+
+/// What of a model a target holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Content {
+    /// Its weights.
+    Model,
+    /// An adapter of it, alone.
+    Adapter,
+    /// Its tuned initial state, alone.
+    State,
 }
 
 impl fmt::Debug for dyn Target {
@@ -87,7 +130,19 @@ impl fmt::Debug for dyn Target {
 }
 
 /// Every target.
-pub static TARGETS: &[&dyn Target] = &[&gguf::Gguf, &blinkdl::Safetensors, &blinkdl::Torch];
+pub static TARGETS: &[&dyn Target] = &[
+    &gguf::Gguf,
+    &web_rwkv::St,
+    &web_rwkv::Prefab,
+    &rwkv_cpp::RwkvCpp,
+    &blinkdl::Safetensors,
+    &blinkdl::Torch,
+    &hf::HuggingFace,
+    &adapters::GgufLora,
+    &adapters::StLora,
+    &adapters::StState,
+    &adapters::PthState,
+];
 
 /// The target of that [`id`](Target::id), else the one that a file's extension asks for.
 ///
@@ -98,11 +153,11 @@ pub fn choose(path: &Path, id: Option<&str>) -> Result<&'static dyn Target> {
     let mut all = TARGETS.iter().copied();
     let found = match id {
         Some(id) => all.find(|t| t.id() == id),
-        None => all.find(|t| t.extensions().contains(&extension.as_str())),
+        None => all.find(|t| t.content() == Content::Model && t.extensions().contains(&extension.as_str())),
     };
     found.ok_or_else(|| {
-        let known: Vec<String> =
-            TARGETS.iter().map(|t| format!("{} ({})", asked_for_by(*t), t.runtimes())).collect();
+        let models = TARGETS.iter().filter(|t| t.content() == Content::Model);
+        let known: Vec<String> = models.map(|t| format!("{} ({})", asked_for_by(*t), t.runtimes())).collect();
         Error::Usage {
             what: match (id, extension.as_str()) {
                 (Some(id), _) => format!("there is no target {id:?}"),
@@ -117,6 +172,7 @@ pub fn choose(path: &Path, id: Option<&str>) -> Result<&'static dyn Target> {
 /// How one asks for a target: `.gguf`, or `--to hf`.
 fn asked_for_by(target: &dyn Target) -> String {
     match target.extensions() {
+        _ if target.content() != Content::Model => format!("--to {}", target.id()),
         [] => format!("--to {}", target.id()),
         extensions => format!(".{}", extensions.join(", .")),
     }
@@ -136,12 +192,34 @@ pub fn admit(target: &dyn Target, model: &Model, file_type: &FileType) -> Result
             help: format!("the types are {}", type_names(target).join(", ")),
         });
     }
-    Ok(())
+    let lacking = |what: &str, flag: &str| {
+        Err(Error::Usage {
+            what: format!("{} files hold {what} alone, and none was given", target.name()),
+            help: format!("give it: {flag} FILE"),
+        })
+    };
+    match target.content() {
+        Content::Adapter if model.adapters.is_empty() => lacking("an adapter", "--lora"),
+        Content::State if model.state.is_none() => lacking("a tuned state", "--state"),
+        Content::Model if model.state.is_some() && !target.holds_state() => {
+            let others = TARGETS.iter().filter(|t| t.holds_state() && t.takes(model.version));
+            let others: Vec<String> =
+                others.map(|t| format!("{} ({})", asked_for_by(*t), t.runtimes())).collect();
+            Err(Error::Usage {
+                what: format!("{} files cannot hold a tuned state", target.name()),
+                help: format!(
+                    "these can: {}; without it, leave --state out, or give --drop '*time_state'",
+                    others.join("; ")
+                ),
+            })
+        }
+        _ => Ok(()),
+    }
 }
 
 /// That the target cannot hold models of this version, and which ones can.
 pub fn refused(target: &dyn Target, model: &Model) -> Error {
-    let others = TARGETS.iter().filter(|t| t.takes(model.version));
+    let others = TARGETS.iter().filter(|t| t.content() == target.content() && t.takes(model.version));
     let others: Vec<String> = others.map(|t| format!("{} ({})", asked_for_by(*t), t.runtimes())).collect();
     Error::Model {
         path: model.container.path().to_owned(),

@@ -3,17 +3,20 @@
 //! RWKV tokenizers are lists of byte strings, used greedily: the longest token that fits is taken. The World
 //! vocabulary of all RWKV World, G1 and later models is built in (`world.txt.zst`: `rwkv_vocab_v20230424.txt`
 //! by Bo Peng, Apache-2.0); others come from a file. The hybrids with Qwen2 have its tokenizer ([`Bpe`]).
+//! What a model is run with is a [`Coder`], be the tokenizer greedy or of byte pairs.
 
 mod bpe;
+mod coder;
+mod greedy;
 mod literal;
+mod merging;
 mod parse;
 mod post;
 mod qwen2;
-mod tokenize;
 mod tokenizer;
 
 pub use bpe::{Bpe, Piece, SPECIAL};
-pub use tokenize::{Greedy, Untokenizable};
+pub use coder::{Coder, Untokenizable};
 pub use tokenizer::Tokenizer;
 
 use std::fmt;
@@ -98,7 +101,11 @@ impl Vocab {
             Some("bytes") => return Ok(Vocab::bytes()),
             _ => {}
         }
-        let text = files::text(path, "vocabulary", FILE_BYTES)?;
+        Vocab::of(path, &files::text(path, "vocabulary", FILE_BYTES)?)
+    }
+
+    /// The vocabulary that the file `path` holds as `text`.
+    fn of(path: &Path, text: &str) -> Result<Vocab> {
         let tokens = parse::any(text.as_bytes()).map_err(|what| Error::Model {
             path: path.to_owned(),
             what: format!("is no vocabulary: {what}"),

@@ -61,6 +61,9 @@ fn literals(text: &[u8]) -> Result<Vec<Token>, String> {
 fn json(text: &[u8]) -> Result<Vec<Token>, String> {
     let map: serde_json::Map<String, serde_json::Value> =
         serde_json::from_slice(text).map_err(|e| format!("it is no JSON object: {e}"))?;
+    if map.contains_key("model") {
+        return Err("it is a tokenizer.json, and this takes a list of byte strings only".to_owned());
+    }
     let mut entries = Vec::new();
     for (id, token) in map {
         let number = id.parse().map_err(|_| format!("{id:?} is no id"))?;

@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
-"""Perplexity of our files in stock llama.cpp against `rwkv-quant eval-ppl --protocol llama.cpp`. Run through run.sh.
+"""Perplexity and logits of our files in stock llama.cpp against those of our own runner. Run through run.sh.
 
 Each model of testdata is converted to each type; the first windows of testdata/heldout.txt are scored as llama-perplexity
 scores them (from an empty state, the tokens after the middle of each window) by both, and the perplexities must agree to
-0.1 %. Environment: RWKV_QUANT, the program (target/release/rwkv-quant).
+0.1 %. On the f32 file, every logit of the first window (examples/logits) must be within 2e-3 of llama.cpp's. Environment:
+RWKV_QUANT, the program (target/release/rwkv-quant), with examples/logits beside it.
 """
 
 import json
@@ -18,10 +19,12 @@ import numpy as np
 from llama import Llama
 
 ROOT = Path(__file__).resolve().parents[2]
-PROGRAM = os.environ.get("RWKV_QUANT", ROOT / "target/release/rwkv-quant")
+PROGRAM = Path(os.environ.get("RWKV_QUANT", ROOT / "target/release/rwkv-quant"))
+LOGITS = PROGRAM.parent / "examples/logits"
 TEXT = ROOT / "testdata/heldout.txt"
 CTX, WINDOWS = 512, 8
 LIMIT = 1e-3
+LOGIT_LIMIT = 2e-3
 
 
 def theirs(path, text):
@@ -47,8 +50,19 @@ def ours(path):
     return found["model"]["perplexity"]["value"], found["scored"]["tokens"]
 
 
+def logits_differ(path, text):
+    """The largest difference of a logit over the first window, the largest logit, and the number of tokens."""
+    with Llama(path) as model:
+        tokens = model.tokenize(text)[:CTX]
+        expected = model.logits(tokens)
+    ids = " ".join(map(str, tokens)).encode()
+    found = subprocess.run([LOGITS, path], input=ids, check=True, stdout=subprocess.PIPE).stdout
+    found = np.frombuffer(found, "<f4").reshape(expected.shape)
+    return np.abs(found - expected).max(), np.abs(expected).max(), len(tokens)
+
+
 def main():
-    failed = 0
+    passed = failed = 0
     text = TEXT.read_bytes()[: 4 * CTX * WINDOWS]
     with tempfile.TemporaryDirectory() as folder:
         for name in ("rwkv7-bytes", "rwkv6-bytes"):
@@ -58,9 +72,14 @@ def main():
                 subprocess.run(command, check=True)
                 (a, n), (b, m) = ours(path), theirs(path, text)
                 good = n == m and abs(a / b - 1) <= LIMIT
-                failed += not good
+                passed, failed = passed + good, failed + (not good)
                 print(f"{'ok  ' if good else 'FAIL'} {name} {kind}: perplexity {a:.5f}, llama.cpp {b:.5f}, ratio - 1 {a / b - 1:+.1e}, {n} and {m} tokens")
-    print(f"{6 - failed} passed, {failed} failed")
+                if kind == "f32":
+                    worst, largest, n = logits_differ(path, text)
+                    good = bool(worst <= LOGIT_LIMIT)  # a NaN is no pass
+                    passed, failed = passed + good, failed + (not good)
+                    print(f"{'ok  ' if good else 'FAIL'} {name} {kind}: logits differ by at most {worst:.1e} of up to {largest:.1f}, {n} tokens")
+    print(f"{passed} passed, {failed} failed")
     return failed > 0
 
 

@@ -59,6 +59,8 @@ SIGNATURES = {
     "llama_vocab_eot": (c_int32, c_void_p),
     "llama_context_default_params": (ContextParams,),
     "llama_init_from_model": (c_void_p, c_void_p, ContextParams),
+    "llama_adapter_lora_init": (c_void_p, c_void_p, c_char_p),
+    "llama_set_adapters_lora": (c_int32, c_void_p, POINTER(c_void_p), ctypes.c_size_t, POINTER(c_float)),
     "llama_set_n_threads": (None, c_void_p, c_int32, c_int32),
     "llama_free": (None, c_void_p),
     "llama_batch_init": (Batch, c_int32, c_int32, c_int32),
@@ -103,7 +105,14 @@ class Llama:
         if level == ERROR:
             self.errors.append(text.decode(errors="replace").strip())
 
-    def logits(self, tokens, n_batch=512):
+    def adapter(self, path):
+        """A LoRA adapter for `logits`; it lives as long as the model."""
+        adapter = self.lib.llama_adapter_lora_init(self.model, os.fsencode(path))
+        if not adapter:
+            raise RuntimeError("llama.cpp refused the adapter: " + "; ".join(self.errors))
+        return adapter
+
+    def logits(self, tokens, n_batch=512, adapter=None):
         """Logits after every token, from an empty state: float32 [n_tokens, n_vocab]."""
         tokens = [int(t) for t in tokens]
         params = self.lib.llama_context_default_params()
@@ -113,6 +122,8 @@ class Llama:
         if not context:
             raise RuntimeError("llama.cpp made no context: " + "; ".join(self.errors))
         self.lib.llama_set_n_threads(context, self.threads, self.threads)
+        if adapter:
+            self.lib.llama_set_adapters_lora(context, (c_void_p * 1)(adapter), 1, (c_float * 1)(1.0))
         batch = self.lib.llama_batch_init(n_batch, 0, 1)
         rows = []
         try:

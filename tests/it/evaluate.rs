@@ -146,8 +146,8 @@ fn what_cannot_be_evaluated_is_said() {
     fs::write(&tokens, "1 2 300 4").unwrap();
     let stderr = said(&["eval-ppl", &model, tokens.to_str().unwrap(), "--ctx", "4"], 2);
     assert!(stderr.contains("the token 300 is unknown to "), "{stderr}");
-    let stderr = said(&["eval-ppl", &model, &short, "--lora", "x"], 2);
-    assert!(stderr.contains("--lora-alpha"), "{stderr}");
+    let stderr = said(&["eval-ppl", &model, &short, "--lora", &model], 1);
+    assert!(stderr.contains("is no adapter: it holds no LoRA"), "{stderr}");
 }
 
 #[test]
@@ -174,4 +174,159 @@ fn a_quantized_model_still_talks() {
     };
     assert_eq!(sampled("1"), sampled("1"));
     assert_ne!(sampled("1"), sampled("2"));
+}
+
+/// Fails with this status, says nothing on standard output, and this on standard error.
+fn refused(args: &[&str], status: i32, expected: &str) {
+    let ran = run(args);
+    assert_eq!(ran.status, status, "{}", ran.stderr);
+    assert_eq!(ran.stdout, "");
+    assert!(ran.stderr.contains(expected), "{}\n does not say \n{expected}", ran.stderr);
+}
+
+#[test]
+fn every_type_of_gguf_evaluates_as_near_as_it_rounds() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = text(&folder, 1024);
+    for name in ["rwkv6-bytes", "rwkv7-bytes"] {
+        let source = path(&format!("{name}.pth"));
+        // The source is bf16.
+        for (kind, limit) in [
+            ("f32", 0.0),
+            ("bf16", 0.0),
+            ("f16", 1e-6),
+            ("q8_0", 1e-3),
+            ("q6_k", 5e-3),
+            ("q5_k_m", 0.02),
+            ("q4_k_m", 0.05),
+            ("iq4_xs", 0.1),
+            ("q2_k", 2.0),
+        ] {
+            let out = folder.path().join(format!("{name}.{kind}.gguf")).to_str().unwrap().to_owned();
+            ok(["convert", &source, &out, "-t", kind]);
+            let found = json(["--format", "json", "eval-ppl", &out, &text, "--against", &source]);
+            let kl = number(&found, "/candidates/0/against/kl/value");
+            println!("{name} {kind}: {kl:.2e} nats");
+            assert!((0.0..=limit).contains(&kl), "{name} {kind}: {kl}");
+            assert!(limit == 0.0 || kl > 0.0, "{name} {kind} rounds");
+        }
+    }
+}
+
+#[test]
+fn a_model_is_run_with_a_byte_pair_tokenizer() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = text(&folder, 4000);
+    // A folder as Hugging Face's; 923 tokens, and rows for more.
+    let model = folder.path().join("pytorch_model.bin");
+    crate::synthetic::write(&model, crate::synthetic::Shape { layers: 1, embd: 64, vocab: 1024 }).unwrap();
+    let model = model.to_str().unwrap();
+    let pile = path("golden/tokenizers/pile.json");
+    let evaluate = ["--format", "json", "eval-ppl", model, &text, "--ctx", "64"];
+    refused(&evaluate, 2, "no built-in vocabulary has 1024 tokens");
+    let given = ok(evaluate.iter().copied().chain(["--vocab", &pile])).stdout;
+    let found: Value = serde_json::from_str(&given).unwrap();
+    assert_eq!(found["vocabulary"], "pile.json");
+    let tokens = number(&found, "/text_tokens");
+    assert!((1000.0..2500.0).contains(&tokens), "{tokens}");
+    assert!(number(&found, "/scored/bytes") > number(&found, "/scored/tokens"));
+
+    fs::copy(&pile, folder.path().join("tokenizer.json")).unwrap();
+    let beside = ok(evaluate).stdout;
+    assert_eq!(beside.replace("\"tokenizer.json\"", "\"pile.json\""), given);
+    let prompt = "Special: <|endoftext|> and text";
+    let said = ok(["generate", model, "-p", prompt, "-n", "5", "--greedy"]).stdout;
+    assert!(said.starts_with(prompt), "{said}");
+    let ids = ok(["tokenize", "--model", model, prompt]).stdout;
+    assert_eq!(ids, ok(["tokenize", "--vocab", &pile, prompt]).stdout);
+    assert_eq!(ok(["tokenize", "--model", model, "--decode", &ids]).stdout, prompt);
+    // Hybrids cannot be run here, but their tokenizer can.
+    let hybrid = path("hybrids/rwkv6qwen2");
+    let ids = ok(["tokenize", "--model", &hybrid, "It's 12 o'clock"]).stdout;
+    assert_eq!(ok(["tokenize", "--model", &hybrid, "--decode", &ids]).stdout, "It's 12 o'clock");
+
+    let small = path("rwkv7-bytes.pth");
+    refused(&["eval-ppl", &small, &text, "--vocab", &pile], 2, "pile.json has 923 ids, but ");
+    let bad = folder.path().join("bad.json");
+    fs::write(&bad, r#"{"model": {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "a"}}"#).unwrap();
+    refused(&["tokenize", "--vocab", bad.to_str().unwrap(), "x"], 1, "its model is not BPE");
+    let out = folder.path().join("o.gguf").to_str().unwrap().to_owned();
+    refused(&["convert", model, &out, "-t", "q8_0", "--vocab", &pile], 1, "a list of byte strings only");
+}
+
+#[test]
+fn models_with_different_vocabularies_are_not_compared() {
+    let folder = tempfile::tempdir().unwrap();
+    let (text, model) = (text(&folder, 2000), path("rwkv7-bytes.pth"));
+    let larger = folder.path().join("larger.pth");
+    crate::synthetic::write(&larger, crate::synthetic::Shape { layers: 1, embd: 64, vocab: 512 }).unwrap();
+    let larger = larger.to_str().unwrap();
+    refused(
+        &["eval-ppl", &model, &text, "--against", larger, "--vocab", "bytes"],
+        2,
+        "larger.pth predicts 512 tokens and ",
+    );
+    // As many tokens, but two of them mean something else.
+    let file = |name: &str, swap: bool| {
+        let list = folder.path().join(format!("{name}.txt"));
+        let id = |b: u8| match (b, swap) {
+            (b'a', true) => b'b',
+            (b'b', true) => b'a',
+            (other, _) => other,
+        };
+        let lines: String = (0..=255).map(|b| format!("{b} b'\\x{:02x}' 1\n", id(b))).collect();
+        fs::write(&list, lines).unwrap();
+        let out = folder.path().join(format!("{name}.gguf")).to_str().unwrap().to_owned();
+        ok(["convert", &model, &out, "-t", "f16", "--vocab", list.to_str().unwrap()]);
+        out
+    };
+    let (a, b) = (file("plain", false), file("swapped", true));
+    refused(&["eval-ppl", &b, &text, "--against", &a], 2, "have different vocabularies");
+    ok(["eval-ppl", &b, &text, "--against", &a, "--vocab", "bytes"]);
+}
+
+#[test]
+fn texts_of_any_bytes_are_scored_and_damaged_ones_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = path("rwkv7-bytes.pth");
+    let file = |name: &str, bytes: &[u8]| {
+        let file = folder.path().join(name);
+        fs::write(&file, bytes).unwrap();
+        file.to_str().unwrap().to_owned()
+    };
+    let bytes: Vec<u8> = (0..600u32).map(|i| (i * 37 % 256) as u8).collect();
+    let found = json(["--format", "json", "eval-ppl", &model, &file("any.txt", &bytes)]);
+    assert_eq!((number(&found, "/scored/bytes"), number(&found, "/text_tokens")), (511.0, 600.0));
+    refused(&["eval-ppl", &model, &file("none.txt", b"")], 2, "the text is too short: 0 tokens");
+    refused(&["eval-ppl", &model, &file("one.txt", b"x"), "--document"], 2, "the text is too short: 1 token");
+    let short = file("short.txt", &bytes[..30]);
+    let found = json(["--format", "json", "eval-ppl", &model, &short, "--document"]);
+    assert_eq!(number(&found, "/scored/tokens"), 29.0);
+
+    let bad = file("a.jsonl", b"{\"text\": \"fine\"}\n{\"text\": \"cut\n");
+    refused(&["eval-ppl", &model, &bad], 1, "a.jsonl cannot be turned into tokens: line 2: ");
+    let bad = file("b.jsonl", b"\"fine\"\n\n{\"body\": \"x\"}\n");
+    refused(&["eval-ppl", &model, &bad], 1, "line 3 is no string and has no string \"text\"");
+    let bad = file("c.jsonl", b"{\"text\": \"fine\"}\n\"\xff\"\n");
+    refused(&["eval-ppl", &model, &bad], 1, "line 2: ");
+    let npy = |kind: &str| {
+        let header = format!("{{'descr': '{kind}', 'fortran_order': False, 'shape': (1,), }}\n");
+        let length = (header.len() as u16).to_le_bytes();
+        [b"\x93NUMPY\x01\x00", &length[..], header.as_bytes(), &[0; 8]].concat()
+    };
+    refused(
+        &["eval-ppl", &model, &file("f.npy", &npy("<f8"))],
+        1,
+        "f.npy cannot be turned into tokens: it holds no integers",
+    );
+    refused(&["eval-ppl", &model, &file("b.npy", &npy(">i4"))], 1, "it holds no integers");
+    refused(&["eval-ppl", &model, &file("n.npy", b"\x93NUMP")], 1, "it is no .npy file");
+    refused(&["eval-ppl", &model, &file("w.ids", b"1 2 -3")], 1, "\"-3\" is no token");
+    // A vocabulary without a token for a byte of the text.
+    let list = file("few.txt", b"97 'a' 1\n98 'b' 1\n");
+    refused(
+        &["eval-ppl", &model, &file("abc.txt", b"abc"), "--vocab", &list],
+        1,
+        "no token for the byte 0x63 at offset 2",
+    );
 }

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)] // a test that cannot run should panic
 
 mod about;
+mod adapters;
 mod agreement;
 mod batch;
 mod convert;
@@ -12,5 +13,8 @@ mod memory;
 mod messages;
 mod parity;
 mod run;
+mod rwkv_cpp;
 #[path = "../../benches/synthetic.rs"]
 mod synthetic;
+mod targets;
+mod web_rwkv;

@@ -357,3 +357,35 @@ fn command_lines_that_make_no_sense() {
     t.fails("another SHA-256", &["verify", source, "--sha256", &hash]);
     insta::assert_snapshot!(t.text);
 }
+
+#[test]
+fn what_targets_cannot_hold() {
+    let mut t = Topic::new();
+    let at = |t: &Topic, name: &str| t.path(name).to_str().unwrap().to_owned();
+    let source = testdata("rwkv7-bytes.pth");
+    let source = source.to_str().unwrap();
+    let old = testdata("rwkv4-bytes.pth");
+    let old = old.to_str().unwrap();
+    let (gguf, st, pth) = (at(&t, "a.gguf"), at(&t, "a.safetensors"), at(&t, "a.pth"));
+    let folder = at(&t, "folder");
+    t.fails("a version that a target has no place for", &["convert", old, &gguf, "-t", "q8_0"]);
+    t.fails("a type that a target does not have", &["convert", source, &st, "-t", "q4_k_m"]);
+    t.fails("no conversion for GGUF", &["convert", source, &gguf, "-t", "source"]);
+    t.fails("an unknown target", &["convert", source, &folder, "--to", "onnx"]);
+    t.fails("parts of a torch file", &["convert", source, &pth, "--split-max-size", "1MB"]);
+    crate::run::ok(["convert", source, &gguf, "-t", "q8_0"]);
+    t.fails("what is quantized, as it is", &["convert", &gguf, &st]);
+    insta::assert_snapshot!(t.text);
+}
+
+#[test]
+fn heads_that_a_hugging_face_folder_would_change() {
+    let Some(data) = crate::run::shared_data() else { return };
+    let t = Topic::new();
+    let folder = t.path("folder");
+    let folder = folder.to_str().unwrap();
+    let reverser = data.join("models/rwkv7-reverse-54K.fp32.pth");
+    let ran = run(["convert", reverser.to_str().unwrap(), folder, "--to", "hf"]);
+    assert!(ran.stderr.contains("group norm has another epsilon (right: 64)"), "{}", ran.stderr);
+    crate::run::ok(["convert", reverser.to_str().unwrap(), folder, "--to", "hf", "--force-target"]);
+}

@@ -1,6 +1,6 @@
 //! Placing a GGUF file: its head and the offset of every tensor.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::error::{Error, Result};
 use crate::gguf::{ALIGNMENT, MAGIC, VERSION, types};
@@ -76,7 +76,7 @@ pub fn place(metadata: &Metadata, tensors: &[Planned]) -> Result<Placement> {
     }
     let total_bytes =
         end.checked_add(base).ok_or_else(|| cannot("the file would be absurdly large".to_owned(), None))?;
-    Ok(Placement { head, offsets, between: Vec::new(), total_bytes })
+    Ok(Placement { head, offsets, between: Vec::new(), splits: BTreeMap::new(), total_bytes })
 }
 
 fn cannot(what: String, tensor: Option<String>) -> Error {

@@ -37,6 +37,14 @@ const OLD_VERSION: u32 = 100;
 /// Most dimensions of a tensor.
 const DIMS: u32 = 3;
 
+/// The numbers in the head, behind the magic.
+const NUMBERS: [&str; 5] = ["version", "n_vocab", "n_embed", "n_layer", "data_type"];
+
+/// The metadata key of a number in the head.
+fn key(number: &str) -> String {
+    format!("rwkv_cpp.{number}")
+}
+
 /// rwkv.cpp's own number of every encoding.
 #[rustfmt::skip]
 const TYPES: &[(u32, Encoding)] = &[

@@ -5,7 +5,7 @@ use crate::cursor::Cursor;
 use crate::error::{Blame, Result};
 use crate::limits::Limits;
 use crate::mapped::Mapped;
-use crate::rwkv_cpp::{DIMS, MAGIC, OLD_VERSION, RwkvCpp, VERSION, encoding_of};
+use crate::rwkv_cpp::{DIMS, MAGIC, OLD_VERSION, RwkvCpp, VERSION, encoding_of, key};
 use crate::value::{Metadata, Value};
 
 pub(super) fn read(file: Mapped, limits: &Limits) -> Result<Container> {
@@ -16,7 +16,7 @@ pub(super) fn read(file: Mapped, limits: &Limits) -> Result<Container> {
     let mut metadata = Metadata::new();
     let mut number = |name: &str| -> Result<u32> {
         let value = cursor.u32(name)?;
-        metadata.push((format!("rwkv_cpp.{name}"), Value::U32(value)));
+        metadata.push((key(name), Value::U32(value)));
         Ok(value)
     };
     let version = number("version")?;
@@ -64,5 +64,5 @@ fn tensor(cursor: &mut Cursor<'_>, version: u32, limits: &Limits) -> Result<Tens
     })?;
     let offset = cursor.pos();
     cursor.take(bytes, "the data").map_err(|e| e.in_tensor(&name))?;
-    Ok(Tensor { name, encoding, shape, strides: None, file: 0, offset, bytes })
+    Ok(Tensor { name, encoding, shape, strides: None, split: None, file: 0, offset, bytes })
 }

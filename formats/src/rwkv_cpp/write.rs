@@ -1,12 +1,13 @@
 //! Placing a file of rwkv.cpp: its head, what stands before every tensor, and the offset of its data.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use quant::Encoding;
 
 use crate::error::{Error, Result};
 use crate::placement::{Placement, Planned};
-use crate::rwkv_cpp::{DIMS, MAGIC, VERSION, type_id};
+use crate::rwkv_cpp::{DIMS, MAGIC, NUMBERS, VERSION, key, type_id};
+use crate::value::{Metadata, Value};
 
 /// Longest tensor name that ggml holds (it keeps 64 bytes, the last a zero).
 const NAME_BYTES: usize = 63;
@@ -24,6 +25,18 @@ pub struct Header {
     pub encoding: Encoding,
 }
 
+impl Header {
+    /// The metadata that a file with this head is read back with.
+    ///
+    /// # Errors
+    /// [`Error::CannotHold`] if the encoding has no number in rwkv.cpp.
+    pub fn metadata(&self) -> Result<Metadata> {
+        let data_type = type_of(self.encoding, None)?;
+        let numbers = [VERSION, self.n_vocab, self.n_embed, self.n_layer, data_type];
+        Ok(NUMBERS.iter().zip(numbers).map(|(name, n)| (key(name), Value::U32(n))).collect())
+    }
+}
+
 /// Lays out a file of rwkv.cpp with these tensors, in the order given.
 ///
 /// The description of every tensor but the first stands behind the data of the one before it, in
@@ -33,9 +46,6 @@ pub struct Header {
 /// [`Error::CannotHold`] if a name is too long or used twice, a shape has no or more than 3 dimensions or
 /// a dimension of 2^32 or more, or an encoding has no number in rwkv.cpp.
 pub fn place(header: &Header, tensors: &[Planned]) -> Result<Placement> {
-    let type_of = |encoding: Encoding, tensor: Option<&str>| {
-        type_id(encoding).ok_or_else(|| cannot(format!("the type {encoding} has no number there"), tensor))
-    };
     let data_type = type_of(header.encoding, None)?;
     let mut head = MAGIC.to_vec();
     for number in [VERSION, header.n_vocab, header.n_embed, header.n_layer, data_type] {
@@ -84,7 +94,11 @@ pub fn place(header: &Header, tensors: &[Planned]) -> Result<Placement> {
             .filter(|end| *end <= i64::MAX as u64)
             .ok_or_else(|| cannot("the file would be absurdly large".to_owned()))?;
     }
-    Ok(Placement { head, offsets, between, total_bytes: end })
+    Ok(Placement { head, offsets, between, splits: BTreeMap::new(), total_bytes: end })
+}
+
+fn type_of(encoding: Encoding, tensor: Option<&str>) -> Result<u32> {
+    type_id(encoding).ok_or_else(|| cannot(format!("the type {encoding} has no number there"), tensor))
 }
 
 fn cannot(what: String, tensor: Option<&str>) -> Error {
@@ -113,7 +127,7 @@ mod tests {
     }
 
     fn file(tensors: &[Planned]) -> Vec<u8> {
-        let Placement { head, offsets, between, total_bytes } = place(&HEADER, tensors).unwrap();
+        let Placement { head, offsets, between, total_bytes, .. } = place(&HEADER, tensors).unwrap();
         let mut bytes = head;
         bytes.resize(total_bytes as usize, 0);
         for (offset, t) in offsets.iter().zip(tensors) {

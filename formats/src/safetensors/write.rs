@@ -75,7 +75,7 @@ pub fn place(metadata: &Metadata, tensors: &[Planned]) -> Result<Placement> {
     for offset in &mut offsets {
         *offset += base; // no more than the total
     }
-    Ok(Placement { head, offsets, between: Vec::new(), total_bytes })
+    Ok(Placement { head, offsets, between: Vec::new(), splits: BTreeMap::new(), total_bytes })
 }
 
 /// The metadata as JSON, sorted.

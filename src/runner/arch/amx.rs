@@ -78,8 +78,8 @@ pub(in crate::runner) struct Pairs {
 /// Where the weights of a panel come from.
 #[derive(Clone, Copy)]
 pub(in crate::runner) enum Rows<'a> {
-    /// Rows of f32, so many values apart.
-    Wide(&'a [f32], usize),
+    /// Rows of f32.
+    Wide(&'a [f32]),
     /// Rows of little-endian bf16 without gaps, which one part holds exactly.
     Half(&'a [u8]),
 }
@@ -129,9 +129,9 @@ impl Pairs {
                                 *value = u16::from_le_bytes(*two);
                             }
                         }
-                        Rows::Wide(data, stride) => {
+                        Rows::Wide(data) => {
                             let mut values = [0.0; DEPTH];
-                            let row = &data[row * stride + from..row * stride + to];
+                            let row = &data[row * cols + from..row * cols + to];
                             values[..row.len()].copy_from_slice(row);
                             // SAFETY: as in `activations`.
                             unsafe { split(&values, &mut high[n], &mut low[n]) };
@@ -399,7 +399,7 @@ mod tests {
                     w.iter().flat_map(|v| ((v.to_bits() >> 16) as u16).to_le_bytes()).collect();
                 let (mut left, mut right) = (Pairs::default(), Pairs::default());
                 left.activations(&x, len);
-                right.weights(if exact { Rows::Half(&half) } else { Rows::Wide(&w, len) }, outs, len);
+                right.weights(if exact { Rows::Half(&half) } else { Rows::Wide(&w) }, outs, len);
                 let mut out = vec![0.0; rows * outs];
                 for mut columns in split_columns(&mut out, outs, outs) {
                     product(&left, &right, &mut columns);

@@ -58,6 +58,17 @@ impl Columns<'_> {
         // borrowed, and no other `Columns` has them.
         unsafe { std::slice::from_raw_parts_mut(self.first.add(row * self.stride + from), len) }
     }
+
+    /// Where the values of columns `from..from + cols` of rows `row..row + rows` are: the first one, and the
+    /// distance from row to row. They may be read and written as long as the borrow lasts.
+    ///
+    /// # Panics
+    /// If they do not exist.
+    pub fn tile(&mut self, row: usize, rows: usize, from: usize, cols: usize) -> (*mut f32, usize) {
+        assert!(row + rows <= self.rows && from + cols <= self.cols);
+        // SAFETY: the first value exists, or the tile is empty and the pointer at most one past the window's rows.
+        (unsafe { self.first.add(row * self.stride + from) }, self.stride)
+    }
 }
 
 #[cfg(test)]

@@ -1,10 +1,10 @@
 //! Kernels of the runner: matrix products and recurrences, compiled for each instruction set.
 //!
 //! **Every sum has one order**, whatever the instruction set, the number of threads and the number of tokens that
-//! are computed together: a dot product keeps [`LANES`] partial sums (element `i` goes to partial sum `i % LANES`),
-//! multiplies and adds in one rounding, and joins the partial sums by [`join`]. So an evaluation gives the same bits
-//! on every processor with fused multiply-add (x86-64 since 2013, all AArch64), for 1 and N threads, and token by
-//! token as well as in long runs. Processors without it round twice, and only there the last bits differ.
+//! are computed together: a dot product is cut into runs of [`BLOCK`] values; each is summed up from front to back,
+//! multiplying and adding in one rounding, and the sums of the runs are added in order. So an evaluation gives the
+//! same bits on every processor with fused multiply-add (x86-64 since 2013, all AArch64), for 1 and N threads, and
+//! token by token as well as in long runs. Processors without it round twice, and only there the last bits differ.
 
 #[cfg(target_arch = "x86_64")]
 pub(super) mod amx;
@@ -14,23 +14,18 @@ mod avx2;
 mod avx512;
 mod columns;
 mod portable;
+mod strips;
 
 use std::sync::OnceLock;
 
 pub(super) use columns::{Columns, split_columns};
+pub(super) use strips::{interleave, strips_len};
 
-/// Partial sums of a dot product.
-pub(super) const LANES: usize = 16;
+/// Values of a dot product that are summed up before their sum is added to the others'.
+pub(super) const BLOCK: usize = 256;
 
-/// Longest run of one dot product; longer ones are summed block by block.
-pub(super) const BLOCK: usize = 1024;
-
-/// Joins the partial sums of a dot product.
-#[inline(always)]
-pub(super) fn join(s: &[f32; LANES]) -> f32 {
-    let quad = |q: usize| (s[4 * q] + s[4 * q + 2]) + (s[4 * q + 1] + s[4 * q + 3]);
-    (quad(0) + quad(2)) + (quad(1) + quad(3))
-}
+/// Strips of tokens that one block of a product keeps in a processor's second-level cache: 240 KiB at most.
+const NEAR: usize = 10;
 
 /// An instruction set that kernels are compiled for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,36 +62,140 @@ impl Level {
     }
 }
 
-/// Rows of `f32` that a product reads: row `i` starts at `i * stride`, and all are [`LANES`] wide blocks long.
+/// How many results a level computes at once, in registers.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Operand<'a> {
-    /// The rows.
-    pub data: &'a [f32],
-    /// Distance from row to row.
-    pub stride: usize,
-    /// Number of rows.
+pub(super) struct Shape {
+    /// Rows of the left operand in a strip.
     pub rows: usize,
+    /// Rows of the right operand in a strip: columns of the result.
+    pub cols: usize,
 }
 
-/// `out[i][j] = x_i . w_j` over `len` elements (a multiple of [`LANES`]; what is beyond a row's end must be zero).
+/// Room for the results of a tile that reaches beyond the matrix.
+#[repr(C, align(64))]
+struct Scratch([f32; 12 * 32]);
+
+impl Level {
+    /// The size of its tiles, and so the width of the strips of both operands.
+    pub fn shape(self) -> Shape {
+        match self {
+            Level::Portable => portable::SHAPE,
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx2 => avx2::SHAPE,
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512 => avx512::SHAPE,
+        }
+    }
+
+    /// The product of a strip of each operand, or what it adds to the values that are there.
+    ///
+    /// # Safety
+    /// At `out` there are as many rows of as many values as the level's [`Shape`] says, `stride` apart.
+    unsafe fn tile(self, x: &[f32], w: &[f32], out: *mut f32, stride: usize, add: bool) {
+        // SAFETY: the level is available on this processor (`Level::available`); the caller says the rest.
+        unsafe {
+            match self {
+                Level::Portable => portable::tile(x, w, out, stride, add),
+                #[cfg(target_arch = "x86_64")]
+                Level::Avx2 => avx2::tile(x, w, out, stride, add),
+                #[cfg(target_arch = "x86_64")]
+                Level::Avx512 => avx512::tile(x, w, out, stride, add),
+            }
+        }
+    }
+}
+
+/// `out[i][j] = x_i . w_j` of rows of `depth` values, [`interleave`]d in strips of the level's [`Shape`].
 ///
 /// # Panics
-/// If the operands are shorter than they say, or `out` has another size.
-pub(super) fn product(level: Level, x: Operand<'_>, w: Operand<'_>, len: usize, out: &mut Columns<'_>) {
-    assert!(len.is_multiple_of(LANES), "{len} is no whole number of blocks");
-    for operand in [&x, &w] {
-        assert!(operand.rows == 0 || (operand.rows - 1) * operand.stride + len <= operand.data.len());
+/// If the operands do not hold the strips of as many rows as `out` has rows and columns.
+pub(super) fn product(level: Level, x: &[f32], w: &[f32], depth: usize, out: &mut Columns<'_>) {
+    let Shape { rows, cols } = level.shape();
+    assert_eq!(x.len(), strips_len(out.rows(), depth, rows));
+    assert_eq!(w.len(), strips_len(out.cols(), depth, cols));
+    let mut scratch = Scratch([0.0; 12 * 32]);
+    for k in (0..depth).step_by(BLOCK) {
+        let (block, add) = (BLOCK.min(depth - k), k > 0);
+        for (n, near) in x.chunks(NEAR * rows * depth).enumerate() {
+            for (j, w) in w.chunks_exact(cols * depth).enumerate() {
+                let (j, w) = (j * cols, &w[k * cols..][..block * cols]);
+                let width = cols.min(out.cols() - j);
+                for (i, x) in near.chunks_exact(rows * depth).enumerate() {
+                    let (i, x) = ((n * NEAR + i) * rows, &x[k * rows..][..block * rows]);
+                    let height = rows.min(out.rows() - i);
+                    if (height, width) == (rows, cols) {
+                        let (out, stride) = out.tile(i, rows, j, cols);
+                        // SAFETY: `Columns::tile` found that these values are there, and they are only ours.
+                        unsafe { level.tile(x, w, out, stride, add) };
+                        continue;
+                    }
+                    // SAFETY: there is room for the largest tile.
+                    unsafe { level.tile(x, w, scratch.0.as_mut_ptr(), cols, false) };
+                    for (m, sums) in scratch.0.chunks_exact(cols).take(height).enumerate() {
+                        for (out, sum) in out.row(i + m, j, width).iter_mut().zip(sums) {
+                            *out = if add { *out + sum } else { *sum };
+                        }
+                    }
+                }
+            }
+        }
     }
-    assert!(out.rows() == x.rows && out.cols() == w.rows);
-    match level {
-        Level::Portable => portable::product(x, w, len, out),
-        // SAFETY: the level is available on this processor (`Level::available`), and all rows were found to lie
-        // within their slices.
-        #[cfg(target_arch = "x86_64")]
-        Level::Avx2 => unsafe { avx2::product(x, w, len, out) },
-        // SAFETY: as above.
-        #[cfg(target_arch = "x86_64")]
-        Level::Avx512 => unsafe { avx512::product(x, w, len, out) },
+}
+
+/// Defines a function whose body is compiled for every level: `kernel! { pub fn name(x: &'w [f32]) as A { .. } }`, where
+/// `A` is the [`Arithmetic`] and `'w` the lifetime of all borrowed arguments.
+macro_rules! kernel {
+    ($(#[$doc:meta])* $vis:vis fn $name:ident($($arg:ident: $type:ty),+ $(,)?) as $a:ident $body:block) => {
+        $(#[$doc])*
+        #[allow(clippy::too_many_arguments)] // the operands of an inner loop
+        $vis fn $name<'w>($($arg: $type),+) {
+            struct Work<'w> { $($arg: $type),+ }
+            impl<'w> crate::runner::arch::Kernel for Work<'w> {
+                #[inline(always)]
+                fn run<$a: crate::runner::arch::Arithmetic>(self) {
+                    let Work { $($arg),+ } = self;
+                    $body
+                }
+            }
+            crate::runner::arch::dispatch(Work { $($arg),+ })
+        }
+    };
+}
+pub(super) use kernel;
+
+/// Most rows for which [`product_of_few`] is the faster one: the strips of the weights would not pay.
+pub(super) const FEW: usize = 3;
+
+/// Rows of weights that are multiplied side by side with one row.
+const ABREAST: usize = 8;
+
+kernel! {
+    /// `out[i][j] = x_i . w_j` of rows of `depth` values as they are.
+    pub(super) fn product_of_few(x: &'w [f32], w: &'w [f32], depth: usize, out: Columns<'w>) as A {
+        let mut out = out;
+        for (i, x) in x.chunks_exact(depth).enumerate() {
+            for j in (0..out.cols()).step_by(ABREAST) {
+                let width = ABREAST.min(out.cols() - j);
+                // What is beyond the last row is computed from the last row, and dropped.
+                let rows: [&[f32]; ABREAST] =
+                    std::array::from_fn(|n| &w[(j + n.min(width - 1)) * depth..][..depth]);
+                let mut totals = [0.0; ABREAST];
+                for k in (0..depth).step_by(BLOCK) {
+                    let end = depth.min(k + BLOCK);
+                    let (x, rows) = (&x[k..end], rows.map(|row| &row[k..end]));
+                    let mut sums = [0.0; ABREAST];
+                    for (k, x) in x.iter().enumerate() {
+                        for n in 0..ABREAST {
+                            sums[n] = A::fma(*x, rows[n][k], sums[n]);
+                        }
+                    }
+                    for n in 0..ABREAST {
+                        totals[n] = if k == 0 { sums[n] } else { totals[n] + sums[n] };
+                    }
+                }
+                out.row(i, j, width).copy_from_slice(&totals[..width]);
+            }
+        }
     }
 }
 
@@ -150,27 +249,6 @@ pub(super) fn dispatch<K: Kernel>(kernel: K) {
     }
 }
 
-/// Defines a function whose body is compiled for every level: `kernel! { pub fn name(x: &'w [f32]) as A { .. } }`, where
-/// `A` is the [`Arithmetic`] and `'w` the lifetime of all borrowed arguments.
-macro_rules! kernel {
-    ($(#[$doc:meta])* $vis:vis fn $name:ident($($arg:ident: $type:ty),+ $(,)?) as $a:ident $body:block) => {
-        $(#[$doc])*
-        #[allow(clippy::too_many_arguments)] // the operands of an inner loop
-        $vis fn $name<'w>($($arg: $type),+) {
-            struct Work<'w> { $($arg: $type),+ }
-            impl<'w> crate::runner::arch::Kernel for Work<'w> {
-                #[inline(always)]
-                fn run<$a: crate::runner::arch::Arithmetic>(self) {
-                    let Work { $($arg),+ } = self;
-                    $body
-                }
-            }
-            crate::runner::arch::dispatch(Work { $($arg),+ })
-        }
-    };
-}
-pub(super) use kernel;
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -184,39 +262,51 @@ mod tests {
         (0..n).map(|_| next()).collect()
     }
 
-    fn run(level: Level, x: &[f32], w: &[f32], rows: usize, outs: usize, len: usize) -> Vec<f32> {
+    fn run(level: Level, x: &[f32], w: &[f32], rows: usize, outs: usize, depth: usize) -> Vec<f32> {
+        let shape = level.shape();
+        let strips = |values: &[f32], rows, width| {
+            let mut strips = vec![f32::NAN; strips_len(rows, depth, width)];
+            interleave(level, values, depth, width, &mut strips);
+            strips
+        };
+        let (x, w) = (strips(x, rows, shape.rows), strips(w, outs, shape.cols));
         let mut out = vec![f32::NAN; rows * outs];
-        let x = Operand { data: x, stride: len, rows };
-        let w = Operand { data: w, stride: len, rows: outs };
         for mut columns in split_columns(&mut out, outs, outs) {
-            product(level, x, w, len, &mut columns);
+            product(level, &x, &w, depth, &mut columns);
         }
         out
     }
 
     #[test]
     fn every_level_and_every_tiling_gives_the_same_bits() {
-        let (rows, outs) = (13, 11);
-        for len in [16, 48, 1024, 1024 + 32, 2 * 1024 + 16] {
-            let (x, w) = (noise(rows * len, 1), noise(outs * len, 2));
-            let whole = run(Level::best(), &x, &w, rows, outs, len);
-            for (i, x) in x.chunks(len).enumerate() {
-                let one = run(Level::best(), x, &w, 1, outs, len);
-                assert_eq!(one, whole[i * outs..(i + 1) * outs], "row {i} alone, {len}");
-            }
-            let exact: Vec<f64> = x
-                .chunks(len)
-                .flat_map(|x| w.chunks(len).map(move |w| (x, w)))
-                .map(|(x, w)| x.iter().zip(w).map(|(x, w)| f64::from(*x) * f64::from(*w)).sum())
-                .collect();
-            for level in Level::available() {
-                let out = run(level, &x, &w, rows, outs, len);
-                let fused = level != Level::Portable || std::any::type_name::<Native>().ends_with("Fused");
-                if fused {
-                    assert_eq!(out, whole, "{level:?}, {len}");
+        for (rows, outs) in [(13, 11), (1, 70), (31, 33)] {
+            for depth in [1, 16, 50, 256, 256 + 3, 1024 + 32] {
+                let (x, w) = (noise(rows * depth, 1), noise(outs * depth, 2));
+                let whole = run(Level::best(), &x, &w, rows, outs, depth);
+                for (i, x) in x.chunks(depth).enumerate() {
+                    let one = run(Level::best(), x, &w, 1, outs, depth);
+                    assert_eq!(one, whole[i * outs..(i + 1) * outs], "row {i} alone, {depth}");
                 }
-                for (a, b) in out.iter().zip(&exact) {
-                    assert!((f64::from(*a) - b).abs() < 2e-5, "{level:?}: {a} and not {b}");
+                let mut few = vec![f32::NAN; rows * outs];
+                for columns in split_columns(&mut few, outs, outs) {
+                    product_of_few(&x, &w, depth, columns);
+                }
+                assert_eq!(few, whole, "{depth}");
+                let exact: Vec<f64> = x
+                    .chunks(depth)
+                    .flat_map(|x| w.chunks(depth).map(move |w| (x, w)))
+                    .map(|(x, w)| x.iter().zip(w).map(|(x, w)| f64::from(*x) * f64::from(*w)).sum())
+                    .collect();
+                for level in Level::available() {
+                    let out = run(level, &x, &w, rows, outs, depth);
+                    let fused =
+                        level != Level::Portable || std::any::type_name::<Native>().ends_with("Fused");
+                    if fused {
+                        assert_eq!(out, whole, "{level:?}, {depth}");
+                    }
+                    for (a, b) in out.iter().zip(&exact) {
+                        assert!((f64::from(*a) - b).abs() < 2e-5, "{level:?}: {a} and not {b}");
+                    }
                 }
             }
         }

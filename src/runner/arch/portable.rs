@@ -1,30 +1,32 @@
-//! The product in plain Rust, which is the definition of what the others compute.
+//! The product in plain Rust, which is the definition of what the others compute: tiles of 4 x 16 results, which
+//! fill 16 of NEON's 32 registers.
 
-use super::{Arithmetic, BLOCK, Columns, LANES, Native, Operand, join};
+use super::{Arithmetic, Native, Shape};
 
-/// See [`super::product`].
-pub(super) fn product(x: Operand<'_>, w: Operand<'_>, len: usize, out: &mut Columns<'_>) {
-    for i in 0..x.rows {
-        let row = &x.data[i * x.stride..][..len];
-        for j in 0..w.rows {
-            out.row(i, j, 1)[0] = dot::<Native>(row, &w.data[j * w.stride..][..len]);
-        }
-    }
-}
+/// Results of a tile.
+pub(super) const SHAPE: Shape = Shape { rows: ROWS, cols: COLS };
 
-/// The dot product of two rows.
-#[inline(always)]
-fn dot<A: Arithmetic>(x: &[f32], w: &[f32]) -> f32 {
-    let mut sum = 0.0;
-    for (n, (x, w)) in x.chunks(BLOCK).zip(w.chunks(BLOCK)).enumerate() {
-        let mut lanes = [0.0; LANES];
-        for (x, w) in x.as_chunks::<LANES>().0.iter().zip(w.as_chunks::<LANES>().0) {
-            for l in 0..LANES {
-                lanes[l] = A::fma(x[l], w[l], lanes[l]);
+const ROWS: usize = 4;
+const COLS: usize = 16;
+
+/// See [`super::Level::tile`].
+///
+/// # Safety
+/// There are [`ROWS`] rows of [`COLS`] values at `out`, `stride` apart.
+pub(super) unsafe fn tile(x: &[f32], w: &[f32], out: *mut f32, stride: usize, add: bool) {
+    let mut sums = [[0.0; COLS]; ROWS];
+    for (x, w) in x.as_chunks::<ROWS>().0.iter().zip(w.as_chunks::<COLS>().0) {
+        for (x, sums) in x.iter().zip(&mut sums) {
+            for (w, sum) in w.iter().zip(sums) {
+                *sum = Native::fma(*x, *w, *sum);
             }
         }
-        let part = join(&lanes);
-        sum = if n == 0 { part } else { sum + part };
     }
-    sum
+    for (i, sums) in sums.iter().enumerate() {
+        // SAFETY: the caller says that these values are there.
+        let out = unsafe { std::slice::from_raw_parts_mut(out.add(i * stride), COLS) };
+        for (out, sum) in out.iter_mut().zip(sums) {
+            *out = if add { *out + sum } else { *sum };
+        }
+    }
 }

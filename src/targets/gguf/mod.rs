@@ -18,11 +18,11 @@ use formats::{Metadata, Planned};
 use quant::Encoding;
 
 use super::files::names;
-use super::{Files, Item, Objection, Order, PlannedFile, Target};
+use super::{Files, Item, Objection, Order, PlannedFile, Target, Tokens};
 use crate::error::{Error, Result};
 use crate::importance::Importance;
 use crate::model::{Body, Held, Lazy, Model, Rank, Role, Version};
-use crate::recipe::FileType;
+use crate::recipe::{FileType, Recipe};
 use architecture::Architecture;
 
 /// The target GGUF.
@@ -37,6 +37,15 @@ const HEAD_SIZE_DIVISOR: f64 = 8.0;
 /// Tensors that llama.cpp computes with in F32 only, besides all vectors.
 const F32_ONLY: &[&str] =
     &["time_mix_w1.weight", "time_mix_w2.weight", "time_mix_decay_w1.weight", "time_mix_decay_w2.weight"];
+
+/// The name of llama.cpp's architecture of a model, which adapters state too.
+///
+/// # Errors
+/// [`Error::Model`] if llama.cpp has none.
+pub(super) fn architecture_name(model: &Model) -> Result<&'static str> {
+    let architecture = Architecture::of(model.version).ok_or_else(|| super::refused(&Gguf, model))?;
+    Ok(architecture.name)
+}
 
 impl Target for Gguf {
     fn id(&self) -> &'static str {
@@ -63,8 +72,8 @@ impl Target for Gguf {
         file_type.gguf_number.is_some()
     }
 
-    fn tokenizes(&self) -> bool {
-        true
+    fn tokens(&self) -> Tokens {
+        Tokens::Yes
     }
 
     fn splits(&self) -> bool {
@@ -129,7 +138,7 @@ impl Target for Gguf {
         Ok(objections)
     }
 
-    fn items(&self, model: &Model, _: &FileType) -> Result<Vec<Item>> {
+    fn items(&self, model: &Model, _: &Recipe) -> Result<Vec<Item>> {
         let mut stacks: BTreeMap<String, Vec<(usize, Lazy)>> = BTreeMap::new();
         let mut items = Vec::new();
         for held in &model.tensors {

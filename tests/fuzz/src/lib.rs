@@ -28,6 +28,7 @@ pub static TARGETS: &[Target] = &[
     targets::gguf::TARGET,
     targets::safetensors::TARGET,
     targets::rwkv_cpp::TARGET,
+    targets::prefab::TARGET,
     targets::pth::ZIP,
     targets::pth::PICKLE,
     targets::pth::LEGACY,
@@ -59,6 +60,7 @@ impl Scratch {
                     assert_eq!(container.bytes(tensor).len() as u64, tensor.bytes, "{tensor:?}");
                     assert_eq!(container.tensor(&tensor.name), Some(tensor));
                     tensor.elements();
+                    let _ = (container.blocks(tensor, 0..usize::MAX), container.codebook(tensor));
                 }
                 let _ = format!("{:?}", container.metadata());
                 format!("{} tensors", container.tensors().len().min(9))

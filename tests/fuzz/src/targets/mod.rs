@@ -1,6 +1,7 @@
 //! The targets, one file a format.
 
 pub mod gguf;
+pub mod prefab;
 pub mod pth;
 pub mod rwkv_cpp;
 pub mod safetensors;

@@ -1,56 +1,32 @@
-//! Text to tokens and back: at every place the longest token that fits.
+//! RWKV's own rule of turning text into tokens: at every place the longest token that fits.
 
-use super::{Token, Vocab};
+use super::{Token, Untokenizable, Vocab};
 
 /// A vocabulary as a tree of bytes.
-///
-/// ```
-/// use rwkv_quant::vocab::{Greedy, Vocab};
-/// let tokenizer = Greedy::new(&Vocab::world());
-/// let ids = tokenizer.encode(b"Hello, world").unwrap();
-/// assert_eq!(ids, [33155, 45, 40213]);
-/// assert_eq!(tokenizer.decode(&ids), b"Hello, world");
-/// ```
 #[derive(Clone, Debug)]
-pub struct Greedy {
+pub(super) struct Greedy {
     /// For each node, where its edges start; one more entry ends the last node's.
     starts: Vec<u32>,
     /// Edges in the order of their bytes: the byte, and the node that it leads to.
     edges: Vec<(u8, u32)>,
     /// For each node, the token that ends there.
     ends: Vec<Option<u32>>,
-    /// The bytes of every token; empty for those that stand for no bytes.
-    tokens: Vec<Vec<u8>>,
-}
-
-/// A byte for which a vocabulary has no token.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the vocabulary has no token for the byte 0x{byte:02x} at offset {offset}")]
-pub struct Untokenizable {
-    /// The byte.
-    pub byte: u8,
-    /// Where it stands in the text.
-    pub offset: usize,
 }
 
 impl Greedy {
     /// The tokenizer of a vocabulary.
     pub fn new(vocab: &Vocab) -> Greedy {
-        let tokens: Vec<Vec<u8>> = vocab
-            .tokens
-            .iter()
-            .map(|t| if let Token::Bytes(b) = t { b.clone() } else { Vec::new() })
-            .collect();
+        let tokens = vocab.tokens.iter().enumerate();
         let mut sorted: Vec<(&[u8], u32)> = tokens
-            .iter()
-            .enumerate()
-            .filter(|(_, b)| !b.is_empty())
-            .map(|(i, b)| (b.as_slice(), i as u32))
+            .filter_map(|(i, t)| match t {
+                Token::Bytes(b) if !b.is_empty() => Some((b.as_slice(), i as u32)),
+                _ => None,
+            })
             .collect();
         // Of two tokens with the same bytes, the one with the smaller id comes first and is the one used.
         sorted.sort();
         sorted.dedup_by_key(|(bytes, _)| *bytes);
-        let mut tree = Greedy { starts: vec![0], edges: Vec::new(), ends: vec![None], tokens: Vec::new() };
+        let mut tree = Greedy { starts: vec![0], edges: Vec::new(), ends: vec![None] };
         // Level by level: a node is a run of sorted tokens that share their first `depth` bytes.
         let mut level = vec![sorted.as_slice()];
         let mut depth = 0;
@@ -72,7 +48,6 @@ impl Greedy {
             level = below;
             depth += 1;
         }
-        tree.tokens = tokens;
         tree
     }
 
@@ -94,33 +69,16 @@ impl Greedy {
                     longest = Some((id, n + 1));
                 }
             }
-            let (id, length) = longest.ok_or(Untokenizable { byte: text[at], offset: at })?;
+            let (id, length) = longest.ok_or(Untokenizable::Byte { byte: text[at], offset: at })?;
             ids.push(id);
             at += length;
         }
         Ok(ids)
     }
-
-    /// The bytes of a token; none for the end token and for ids that stand for nothing.
-    pub fn bytes(&self, id: u32) -> &[u8] {
-        self.tokens.get(id as usize).map_or(&[], Vec::as_slice)
-    }
-
-    /// The bytes of tokens.
-    pub fn decode(&self, ids: &[u32]) -> Vec<u8> {
-        ids.iter().flat_map(|id| self.bytes(*id)).copied().collect()
-    }
-
-    /// Number of ids.
-    pub fn size(&self) -> usize {
-        self.tokens.len()
-    }
 }
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
-
     use super::*;
 
     fn of(tokens: &[&[u8]]) -> Greedy {
@@ -133,9 +91,8 @@ mod tests {
         let t = of(&[b"", b"a", b"b", b"ab", b"abab!", b"c"]);
         assert_eq!(t.encode(b"ababc"), Ok(vec![3, 3, 5]));
         assert_eq!(t.encode(b"abab!c"), Ok(vec![4, 5]));
-        assert_eq!(t.encode(b"abx"), Err(Untokenizable { byte: b'x', offset: 2 }));
+        assert_eq!(t.encode(b"abx"), Err(Untokenizable::Byte { byte: b'x', offset: 2 }));
         assert_eq!(t.encode(b""), Ok(vec![]));
-        assert_eq!(t.decode(&[0, 3, 99]), b"ab");
     }
 
     #[test]
@@ -144,14 +101,5 @@ mod tests {
         assert_eq!(t.encode(b"Hello, world"), Ok(vec![33155, 45, 40213]));
         assert_eq!(t.encode(b"\n\n"), Ok(vec![261]));
         assert_eq!(t.encode(&[b' '; 200]).map(|ids| ids[0]), Ok(65529));
-    }
-
-    proptest! {
-        #[test]
-        fn any_bytes_come_back(text: Vec<u8>) {
-            thread_local!(static WORLD: Greedy = Greedy::new(&Vocab::world()));
-            let back = WORLD.with(|w| w.decode(&w.encode(&text).unwrap()));
-            prop_assert_eq!(back, text);
-        }
     }
 }
