@@ -126,6 +126,16 @@ impl Plan {
                 help: format!("{}; --force-target writes the file all the same", first.help),
             });
         }
+        if !target.mixes().contains(&recipe.mix) {
+            return Err(Error::Usage {
+                what: format!(
+                    "the choice of types {:?} is not for {} files",
+                    recipe.mix.name(),
+                    target.name()
+                ),
+                help: "leave --mix out".to_owned(),
+            });
+        }
         if wishes.split_max_bytes.is_some() && !target.splits() {
             return Err(Error::Usage {
                 what: format!("nothing loads {} files in parts", target.name()),

@@ -19,7 +19,8 @@ pub(super) struct Args {
     /// The texts: text of any kind, .jsonl (a document a line), .npy or .ids (tokens)
     #[arg(required = true)]
     texts: Vec<PathBuf>,
-    /// The reference: also measure how far the model's predictions are from this one's
+    /// The reference: also measure how far the model's predictions are from this one's. It is run as it is, without
+    /// --lora and --state
     #[arg(long, value_name = "MODEL")]
     against: Option<PathBuf>,
     /// Further models to compare with the reference
