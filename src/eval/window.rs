@@ -121,7 +121,7 @@ pub fn cut(documents: &[Range<usize>], protocol: Protocol, limit: Option<usize>)
         let longest = documents.iter().map(Range::len).max().unwrap_or(0);
         if longest < 2 {
             return Err(Error::Usage {
-                what: format!("the text is too short to score anything: {longest} tokens"),
+                what: format!("the text is too short: {longest} tokens, of which the first is never scored"),
                 help: "give a text of two tokens or more".to_owned(),
             });
         }
