@@ -50,6 +50,28 @@ pub enum Error {
         /// Which weight, and why.
         source: EncodeError,
     },
+    /// The job file of a batch is wrong.
+    #[error("{}, line {line}: {what}", path.display())]
+    Job {
+        /// The job file.
+        path: PathBuf,
+        /// The line, from 1 on.
+        line: usize,
+        /// What is wrong there.
+        what: String,
+        /// What to do about it.
+        help: String,
+    },
+    /// A batch came to its end, but not with all of its cells.
+    #[error("{what}")]
+    Batch {
+        /// How many cells are lacking, and why.
+        what: String,
+        /// Where the reasons are.
+        help: String,
+        /// How the program ends.
+        status: Status,
+    },
     /// What was asked for makes no sense or does not exist.
     #[error("{what}")]
     Usage {
@@ -116,6 +138,8 @@ impl Error {
             Error::Format(e) => e.help(),
             Error::Model { help, .. }
             | Error::Tensor { help, .. }
+            | Error::Job { help, .. }
+            | Error::Batch { help, .. }
             | Error::Usage { help, .. }
             | Error::Resources { help, .. } => Some(help.clone()),
             Error::Weight { source, .. } => Some(match source {
@@ -154,6 +178,7 @@ impl Error {
         match self {
             Error::Usage { .. } => Status::Usage,
             Error::Check { .. } => Status::CheckFailed,
+            Error::Batch { status, .. } => *status,
             Error::Resources { .. } => Status::Resources,
             Error::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => Status::Resources,
             Error::Interrupted => Status::Interrupted,
@@ -174,6 +199,8 @@ pub enum Status {
     Usage = 2,
     /// A check that was asked for did not pass.
     CheckFailed = 3,
+    /// Some cells of a batch failed.
+    CellsFailed = 4,
     /// Out of disk space or memory.
     Resources = 5,
     /// Interrupted by the user.

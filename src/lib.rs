@@ -5,7 +5,9 @@
 
 pub mod about;
 pub mod adapter;
+pub mod batch;
 pub mod cli;
+pub mod convert;
 pub mod diff;
 pub mod error;
 pub mod eval;
@@ -17,6 +19,7 @@ pub mod plan;
 pub mod recipe;
 pub mod report;
 pub mod runner;
+pub mod size;
 pub mod targets;
 pub mod verify;
 pub mod vocab;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use formats::{Metadata, Planned, Split};
 use quant::{Encoding, codec};
+use sha2::{Digest, Sha256};
 
 use crate::about::About;
 use crate::error::{Error, Result};
@@ -125,6 +126,16 @@ impl Plan {
                 help: format!("{}; --force-target writes the file all the same", first.help),
             });
         }
+        if !target.mixes().contains(&recipe.mix) {
+            return Err(Error::Usage {
+                what: format!(
+                    "the choice of types {:?} is not for {} files",
+                    recipe.mix.name(),
+                    target.name()
+                ),
+                help: "leave --mix out".to_owned(),
+            });
+        }
         if wishes.split_max_bytes.is_some() && !target.splits() {
             return Err(Error::Usage {
                 what: format!("nothing loads {} files in parts", target.name()),
@@ -178,6 +189,27 @@ impl Plan {
     /// What all files take besides the data of tensors.
     pub fn frame_bytes(&self) -> u64 {
         self.total_bytes() - self.tensors.iter().map(Write::bytes).sum::<u64>()
+    }
+
+    /// SHA-256 of all bytes of the files that are no data of tensors: two plans with the same one write the same files
+    /// from the same data.
+    pub fn frame_sha256(&self) -> String {
+        let mut hash = Sha256::new();
+        for file in &self.files {
+            // Only checksums of the data are still unknown.
+            for (offset, bytes) in file.layout.finish(&vec![0; file.layout.offsets().len()]) {
+                hash.update(offset.to_le_bytes());
+                hash.update((bytes.len() as u64).to_le_bytes());
+                hash.update(bytes);
+            }
+            hash.update(file.layout.total_bytes().to_le_bytes());
+        }
+        for small in &self.small {
+            hash.update(small.name.as_encoded_bytes());
+            hash.update((small.bytes.len() as u64).to_le_bytes());
+            hash.update(&small.bytes);
+        }
+        hash.finalize().iter().map(|b| format!("{b:02x}")).collect()
     }
 
     /// Number of weights written.

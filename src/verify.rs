@@ -70,8 +70,8 @@ fn blocks(t: &Tensor) -> usize {
     (t.bytes / t.encoding.code_bytes() as u64) as usize
 }
 
-/// SHA-256 of a file, letting go of its pages on the way.
-fn sha256(file: &formats::Mapped) -> String {
+/// SHA-256 of a file in lower-case hex, letting go of its pages on the way.
+pub fn sha256(file: &formats::Mapped) -> String {
     const STEP: usize = 8 << 20;
     let mut hash = Sha256::new();
     for (n, bytes) in file.bytes().chunks(STEP).enumerate() {

@@ -11,6 +11,7 @@
 mod card;
 mod general;
 mod origin;
+mod overrides;
 mod tokens;
 
 pub use tokens::coder;
@@ -18,6 +19,7 @@ pub use tokens::coder;
 use std::path::Path;
 
 use formats::{Metadata, Value};
+pub use overrides::Overrides;
 
 use crate::error::Result;
 use crate::model::Model;
@@ -95,6 +97,11 @@ impl About {
         keys.push((key.to_owned(), value));
         general::sort(&mut keys);
         keys
+    }
+
+    /// The text of `general.FIELD`.
+    pub fn text(&self, field: &str) -> Option<&str> {
+        self.value(&format!("general.{field}"))?.as_str()
     }
 
     fn value(&self, key: &str) -> Option<&Value> {

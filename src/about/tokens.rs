@@ -33,8 +33,26 @@ pub(super) fn tokenizer(model: &Model, asked: Option<&Path>) -> Result<Tokenizer
 /// the `tokenizer.json` of its folder, else the usual vocabulary of this size.
 ///
 /// # Errors
-/// If a file cannot be read or is no tokenizer that can be run, or there is none.
+/// If a file cannot be read or is no tokenizer that can be run, there is none, or it has more tokens than the model has
+/// rows for.
 pub fn coder(model: &Model, asked: Option<&Path>) -> Result<Coder> {
+    let coder = found(model, asked)?;
+    if coder.size() > model.dims.vocab {
+        return Err(Error::Usage {
+            what: format!(
+                "the vocabulary {} has {} ids, but {} has rows for {} only",
+                coder.vocab().name,
+                coder.size(),
+                model.container.path().display(),
+                model.dims.vocab
+            ),
+            help: "give the vocabulary that the model was trained with".to_owned(),
+        });
+    }
+    Ok(coder)
+}
+
+fn found(model: &Model, asked: Option<&Path>) -> Result<Coder> {
     if let Some(path) = asked {
         return Coder::load(path);
     }

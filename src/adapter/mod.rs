@@ -15,6 +15,7 @@
 //! Sources: Blealtan/RWKV-LM-LoRA, JL-er/RWKV-PEFT (`merge/`), cryscan/web-rwkv.
 
 mod disha;
+mod flags;
 mod lora;
 mod state;
 #[cfg(test)]
@@ -27,6 +28,7 @@ use std::sync::Arc;
 use formats::{Container, Limits};
 
 pub use disha::{Bat, Disha};
+pub use flags::Flags;
 pub use lora::LowRank;
 pub use state::{Layout, TunedState};
 
@@ -85,6 +87,13 @@ impl Adapter {
     /// [`Error::Tensor`] for a tensor that belongs to no tensor of the model, or does not fit it; [`Error::Usage`] if
     /// it is a LoRA and nothing says how to scale it.
     pub fn read(path: &Path, model: &Model, options: Options<'_>) -> Result<Adapter> {
+        if let Some(alpha) = options.alpha.filter(|a| !a.is_finite() || *a == 0.0) {
+            return Err(Error::Usage {
+                what: format!("the alpha {alpha} would make the adapter nothing, or the weights no numbers"),
+                help: "give the alpha of the training; its rank, if it was trained without scaling"
+                    .to_owned(),
+            });
+        }
         let mut reader = Reader::open(path, model, options)?;
         let mut parts = Vec::new();
         for (i, tensor) in reader.file.tensors().iter().enumerate() {

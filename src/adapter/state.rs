@@ -73,6 +73,19 @@ impl TunedState {
                 .ok_or_else(|| wrong(format!("has the shape {shape:?}, not {:?}", [heads, size, size])))?;
             blocks.push(turned);
         }
+        let of_other = |name: &str| {
+            name.ends_with(".att.time_state") && !(0..layers).any(|l| name == TunedState::name(l))
+        };
+        if let Some(extra) = file.tensors().iter().find(|t| of_other(unwrapped(&t.name))) {
+            return Err(Error::Tensor {
+                path: path.to_owned(),
+                tensor: extra.name.clone(),
+                what: format!("belongs to no block of the model, which has {layers}"),
+                help: format!(
+                    "give a state that was tuned for this model ({layers} blocks, {heads} heads of {size})"
+                ),
+            });
+        }
         Ok(TunedState { file: Some(file), blocks })
     }
 

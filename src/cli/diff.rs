@@ -2,9 +2,10 @@
 
 use std::path::PathBuf;
 
-use super::{open_model, show};
+use super::show;
 use crate::diff::compare;
 use crate::error::{Error, Result};
+use crate::model::Model;
 use crate::report::{DiffReport, Style};
 
 /// Compares the weights of two models.
@@ -20,7 +21,7 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: &Args, style: Style) -> Result<()> {
-    let (a, b) = (open_model(&args.a, &[])?, open_model(&args.b, &[])?);
+    let (a, b) = (Model::open(&args.a, &[])?, Model::open(&args.b, &[])?);
     let path = |p: &PathBuf| p.display().to_string();
     let report = DiffReport::new(path(&args.a), path(&args.b), compare(&a, &b));
     show(&report, style)?;

@@ -6,17 +6,10 @@ use std::time::Instant;
 use super::runnable::RunArgs;
 use super::{STOP, show, stop_on_ctrl_c};
 use crate::error::{Error, Result};
-use crate::eval::{Corpus, Load, Protocol, Sequence, cut, measure, summarise, vocabulary_sha256};
+use crate::eval::{Gates, Load, Protocol, Sequence, Setting, Task, measure, same_vocabulary};
 use crate::model::Model;
-use crate::report::{EvaluationReport, Setting, Steps, Style};
+use crate::report::{EvaluationReport, Steps, Style};
 use crate::runner::{Arithmetic, Runner};
-use crate::targets::gguf;
-use crate::vocab::Vocab;
-
-/// Tokens of a pass: enough that decoding the weights is a small part of the work.
-const PASS_TOKENS: usize = 2048;
-/// Tokens whose logits are computed together.
-const LOGIT_ROWS: usize = 256;
 
 /// Measures how well models predict a text, and how far they are from a reference.
 #[derive(Debug, clap::Args)]
@@ -26,7 +19,8 @@ pub(super) struct Args {
     /// The texts: text of any kind, .jsonl (a document a line), .npy or .ids (tokens)
     #[arg(required = true)]
     texts: Vec<PathBuf>,
-    /// The reference: also measure how far the model's predictions are from this one's
+    /// The reference: also measure how far the model's predictions are from this one's. It is run as it is, without
+    /// --lora and --state
     #[arg(long, value_name = "MODEL")]
     against: Option<PathBuf>,
     /// Further models to compare with the reference
@@ -51,7 +45,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "FILE")]
     save: Vec<PathBuf>,
     #[command(flatten)]
-    limits: Limits,
+    gates: Gates,
     #[command(flatten)]
     run: RunArgs,
 }
@@ -67,21 +61,6 @@ enum ProtocolArg {
     Document,
 }
 
-/// What fails the command with exit code 3.
-#[derive(Debug, clap::Args)]
-#[command(next_help_heading = "Checks (exit code 3 if one fails)")]
-struct Limits {
-    /// Largest perplexity, as a multiple of the reference's
-    #[arg(long, value_name = "RATIO", requires = "against")]
-    max_ppl_ratio: Option<f64>,
-    /// Largest mean divergence from the reference, in nats
-    #[arg(long, value_name = "NATS", requires = "against")]
-    max_kl: Option<f64>,
-    /// Least share of tokens with the same first choice as the reference
-    #[arg(long, value_name = "SHARE", requires = "against")]
-    min_top1: Option<f64>,
-}
-
 pub(super) fn run(args: &Args, style: Style) -> Result<()> {
     for path in &args.save {
         EvaluationReport::format_of(path)?;
@@ -92,7 +71,7 @@ pub(super) fn run(args: &Args, style: Style) -> Result<()> {
         report.save(path)?;
     }
     show(&report, style)?;
-    check(&args.limits, &report)
+    check(&args.gates, &report)
 }
 
 fn evaluate(args: &Args, style: Style) -> Result<EvaluationReport> {
@@ -109,7 +88,6 @@ fn evaluate(args: &Args, style: Style) -> Result<EvaluationReport> {
     for other in &runners[1..] {
         same_vocabulary(runners[0].model(), other.model(), coder.vocab(), args.run.vocab.is_some())?;
     }
-    let corpus = Corpus::read(&args.texts, &coder)?;
     let protocol = match (args.protocol, args.document) {
         (_, true) | (ProtocolArg::Document, _) => Protocol::Document { ctx: args.ctx },
         (ProtocolArg::LlamaCpp, _) => Protocol::LlamaCpp { ctx: args.ctx },
@@ -117,64 +95,30 @@ fn evaluate(args: &Args, style: Style) -> Result<EvaluationReport> {
             Protocol::Windows { ctx: args.ctx, stride: args.stride.unwrap_or(args.ctx) }
         }
     };
-    let sequences = cut(&corpus.documents, protocol, args.windows)?;
-    let tokens: usize = sequences.iter().map(|s| s.tokens.len()).sum();
-    let windows: usize = sequences.iter().map(Sequence::windows).sum();
+    let task = Task::new(&args.texts, coder, protocol, args.windows)?;
     let models: Vec<&Runner> = runners.iter().collect();
-    let load = load(&models, args.run.max_memory)?;
+    let load = Load::within(&models, args.run.max_memory)?;
     let arithmetic = args.run.arithmetic();
     let arithmetic_kl = match arithmetic.is_exact() {
         true => None,
-        false => Some(arithmetic_error(args, &runners, &corpus, &sequences, load)?),
+        false => Some(arithmetic_error(args, &runners, &task, load)?),
     };
-    let steps = Steps::new(tokens as u64, "tokens", style);
-    let measured = measure(&models, &corpus.tokens, &sequences, load, |done| {
+    let steps = Steps::new(task.tokens_run() as u64, "tokens", style);
+    let evaluation = task.run(&models, load, |done| {
         steps.add(done as u64);
         STOP.check()
     });
     steps.clear();
-    let evaluation = summarise(&measured?, windows, tokens, |place| coder.bytes(corpus.tokens[place]).len());
-    let setting = Setting {
-        texts: args.texts.iter().map(|p| p.display().to_string()).collect(),
-        text_bytes: corpus.file_bytes,
-        text_sha256: corpus.sha256,
-        text_tokens: corpus.tokens.len(),
-        documents: corpus.documents.len(),
-        vocabulary: coder.vocab().name.clone(),
-        vocabulary_sha256: vocabulary_sha256(coder.vocab()),
-        protocol: match protocol {
-            Protocol::Windows { .. } => "windows",
-            Protocol::LlamaCpp { .. } => "llama.cpp",
-            Protocol::Document { .. } => "document",
-        },
-        arithmetic: arithmetic.to_string(),
-        arithmetic_kl,
-        ctx: args.ctx,
-        stride: match protocol {
-            Protocol::Windows { stride, .. } => stride,
-            _ => args.ctx,
-        },
-    };
+    let setting = Setting { arithmetic: arithmetic.to_string(), arithmetic_kl, ..task.setting() };
     let models: Vec<&Model> = runners.iter().map(Runner::model).collect();
-    Ok(EvaluationReport::new(
-        &models,
-        args.against.is_some(),
-        setting,
-        evaluation,
-        start.elapsed().as_secs_f64(),
-    ))
+    let seconds = start.elapsed().as_secs_f64();
+    Ok(EvaluationReport::new(&models, args.against.is_some(), setting, evaluation?, seconds))
 }
 
 /// How far the predictions of `--fast` or of a device are from the exact ones: the worst model's mean divergence
 /// over the first tokens.
-fn arithmetic_error(
-    args: &Args,
-    runners: &[Runner],
-    corpus: &Corpus,
-    sequences: &[Sequence],
-    load: Load,
-) -> Result<f64> {
-    let first: Vec<Sequence> = sequences.iter().take(1).cloned().collect();
+fn arithmetic_error(args: &Args, runners: &[Runner], task: &Task, load: Load) -> Result<f64> {
+    let first: Vec<Sequence> = task.sequences.iter().take(1).cloned().collect();
     let first: Vec<Sequence> = first
         .into_iter()
         .map(|s| {
@@ -186,7 +130,7 @@ fn arithmetic_error(
     for other in runners {
         let path = other.model().container.path();
         let exact = args.run.runner(path, args.against.as_deref() != Some(path), false, Arithmetic::Exact)?;
-        let measured = measure(&[&exact, other], &corpus.tokens, &first, load, |_| STOP.check())?;
+        let measured = measure(&[&exact, other], &task.corpus.tokens, &first, load, |_| STOP.check())?;
         let kls = measured.comparisons.iter().flatten().map(|c| c.kl);
         let mean = kls.clone().sum::<f64>() / kls.count().max(1) as f64;
         worst = if mean > worst || mean.is_nan() { mean } else { worst };
@@ -197,78 +141,11 @@ fn arithmetic_error(
 /// Tokens on which other arithmetic is compared with the exact one.
 const COMPARED_TOKENS: usize = 256;
 
-/// What fits into the memory, half of it for the activations of a pass and a quarter for logits.
-fn load(models: &[&Runner], max_memory: Option<u64>) -> Result<Load> {
-    let Some(max) = max_memory else { return Ok(Load { tokens: PASS_TOKENS, logits: LOGIT_ROWS }) };
-    // About 14 matrices as wide as the residual stream are alive at once, or 4 and a hidden layer with its copy in strips.
-    let token = models.iter().map(|m| m.model().dims).map(|d| 4 * (14 * d.embd + 2 * d.ffn + d.att)).max();
-    let row: usize = models.iter().map(|m| 4 * m.model().dims.vocab).sum();
-    let kept: u64 = models.iter().map(|m| m.start().bytes()).sum();
-    let spare = max.saturating_sub(FIXED_BYTES + kept);
-    let tokens = (spare / 2 / token.unwrap_or(1).max(1) as u64).min(PASS_TOKENS as u64) as usize;
-    let logits = (spare / 4 / row.max(1) as u64).min(LOGIT_ROWS as u64) as usize;
-    if tokens < 16 || logits < 1 {
-        return Err(Error::Resources {
-            what: format!("{} are too little to run this model", crate::report::bytes(max)),
-            help: "give more: --max-memory 500MB is enough for most models".to_owned(),
-        });
-    }
-    Ok(Load { tokens, logits })
-}
-
-/// What the program takes besides activations: itself, a vocabulary, small vectors, panels.
-const FIXED_BYTES: u64 = 60 << 20;
-
-/// Both models must mean the same by every token.
-fn same_vocabulary(a: &Model, b: &Model, vocab: &Vocab, given: bool) -> Result<()> {
-    let name = |m: &Model| m.container.path().display().to_string();
-    let differ = |what: String| {
-        Err(Error::Usage {
-            what,
-            help:
-                "compare models with the same vocabulary; if only its listing differs, give it: --vocab FILE"
-                    .to_owned(),
-        })
-    };
-    if a.dims.vocab != b.dims.vocab {
-        return differ(format!(
-            "{} predicts {} tokens and {} predicts {}, so their predictions cannot be compared",
-            name(a),
-            a.dims.vocab,
-            name(b),
-            b.dims.vocab
-        ));
-    }
-    match gguf::vocab_of(&b.container).and_then(|v| v.padded(a.dims.vocab)) {
-        Some(own)
-            if !given
-                && Some(&own.tokens) != vocab.clone().padded(a.dims.vocab).map(|v| v.tokens).as_ref() =>
-        {
-            differ(format!("{} and {} have different vocabularies", name(a), name(b)))
-        }
-        _ => Ok(()),
-    }
-}
-
 /// Compares every candidate with the limits.
-fn check(limits: &Limits, report: &EvaluationReport) -> Result<()> {
-    let mut failed = Vec::new();
-    for (name, against) in report.candidates() {
-        let mut fail = |what: &str, value: f64, limit: f64, good: bool| {
-            if !good {
-                failed.push(format!("{name}: {what} is {value:.6}, and the limit {limit}"));
-            }
-        };
-        if let Some(limit) = limits.max_ppl_ratio {
-            let ratio = against.ppl_ratio.value;
-            fail("the perplexity ratio", ratio, limit, ratio <= limit);
-        }
-        if let Some(limit) = limits.max_kl {
-            fail("the mean divergence", against.kl.value, limit, against.kl.value <= limit);
-        }
-        if let Some(limit) = limits.min_top1 {
-            fail("the top-1 agreement", against.top1.value, limit, against.top1.value >= limit);
-        }
-    }
+fn check(gates: &Gates, report: &EvaluationReport) -> Result<()> {
+    let failed: Vec<String> = report
+        .candidates()
+        .flat_map(|(name, against)| gates.failures(against).into_iter().map(move |f| format!("{name}: {f}")))
+        .collect();
     if failed.is_empty() { Ok(()) } else { Err(Error::Check { what: failed.join("; ") }) }
 }

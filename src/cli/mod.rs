@@ -1,14 +1,14 @@
 //! The command line: one file a verb.
 
-mod adapters;
+mod batch;
 mod convert;
 mod diff;
 mod eval_ppl;
 mod generate;
 mod generated;
 mod inspect;
+mod report;
 mod runnable;
-mod size;
 mod targets;
 mod tokenize;
 mod verify;
@@ -17,12 +17,10 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use formats::Limits;
 
 use crate::error::{Error, Result, Status};
-use crate::model::Model;
 use crate::pipeline::Stop;
-use crate::report::{self, Style};
+use crate::report::{Report, Style, show_error};
 
 /// Set by Ctrl-C once [`stop_on_ctrl_c`] was called.
 static STOP: Stop = Stop::new();
@@ -38,8 +36,8 @@ fn stop_on_ctrl_c() {
 #[derive(Debug, Parser)]
 #[command(name = "rwkv-quant", version, max_term_width = 100, arg_required_else_help = true)]
 #[command(
-    after_help = "Exit codes: 0 done, 1 bad input or data, 2 usage, 3 a check failed, 5 out of disk or \
-    memory, 130 interrupted"
+    after_help = "Exit codes: 0 done, 1 bad input or data, 2 usage, 3 a check failed, 4 cells of a batch \
+    failed, 5 out of disk or memory, 130 interrupted"
 )]
 pub struct Cli {
     /// How results are shown
@@ -54,6 +52,10 @@ enum Command {
     /// Converts a checkpoint into a file that a runtime loads, quantized or not
     #[command(visible_alias = "quantize")]
     Convert(Box<convert::Args>),
+    /// Makes a release: many models in many types, measured, judged and described
+    Batch(Box<batch::Args>),
+    /// Renders the report of a batch, a page for browsers, from its summary
+    Report(report::Args),
     /// Shows what is in a file: version, sizes, tokenizer, metadata, tensors
     Inspect(inspect::Args),
     /// Reads all of a file and tells whether it is sound
@@ -80,6 +82,8 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let outcome = match cli.command {
         Command::Convert(args) => convert::run(&args, cli.format),
+        Command::Batch(args) => batch::run(&args, cli.format),
+        Command::Report(args) => report::run(&args),
         Command::Inspect(args) => inspect::run(&args, cli.format),
         Command::Verify(args) => verify::run(&args, cli.format),
         Command::Diff(args) => diff::run(&args, cli.format),
@@ -93,20 +97,15 @@ pub fn main() -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::from(Status::Ok as u8),
         Err(error) => {
-            report::show_error(&error, cli.format);
+            show_error(&error, cli.format);
             ExitCode::from(error.status() as u8)
         }
     }
 }
 
-/// Opens the model at `path`.
-fn open_model(path: &Path, drop: &[String]) -> Result<Model> {
-    Model::detect(formats::open(path, &Limits::default())?, drop)
-}
-
 /// Shows a result; a reader that went away (`| head`) is no error.
-fn show<R: report::Report>(report: &R, style: Style) -> Result<()> {
-    match report::show(report, style) {
+fn show<R: Report>(report: &R, style: Style) -> Result<()> {
+    match crate::report::show(report, style) {
         Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => {
             Err(Error::io("write to", Path::new("standard output"))(e))
         }

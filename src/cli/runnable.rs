@@ -2,12 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
-use super::adapters::AdapterArgs;
-use super::{open_model, size};
 use crate::about;
-use crate::error::{Error, Result};
+use crate::adapter::Flags;
+use crate::error::Result;
 use crate::model::Model;
+use crate::pipeline;
 use crate::runner::{Arithmetic, Options, Runner};
+use crate::size;
 use crate::vocab::Coder;
 
 /// How a model is run.
@@ -37,7 +38,7 @@ pub(super) struct RunArgs {
     #[arg(long, value_name = "PATTERN")]
     pub drop: Vec<String>,
     #[command(flatten)]
-    pub adapters: AdapterArgs,
+    pub adapters: Flags,
 }
 
 impl RunArgs {
@@ -54,7 +55,7 @@ impl RunArgs {
         keep_low_rank: bool,
         arithmetic: Arithmetic,
     ) -> Result<Runner> {
-        let mut model = open_model(path, &self.drop)?;
+        let mut model = Model::open(path, &self.drop)?;
         let options = Options {
             group_norm_epsilon: self.group_norm_epsilon,
             keep_low_rank,
@@ -69,29 +70,11 @@ impl RunArgs {
 
     /// The tokenizer asked for, else the model's own, else the usual one of its size.
     pub fn coder(&self, model: &Model) -> Result<Coder> {
-        let coder = about::coder(model, self.vocab.as_deref())?;
-        if coder.size() > model.dims.vocab {
-            return Err(Error::Usage {
-                what: format!(
-                    "the vocabulary {} has {} ids, but {} has rows for {} only",
-                    coder.vocab().name,
-                    coder.size(),
-                    model.container.path().display(),
-                    model.dims.vocab
-                ),
-                help: "give the vocabulary that the model was trained with".to_owned(),
-            });
-        }
-        Ok(coder)
+        about::coder(model, self.vocab.as_deref())
     }
 
     /// Runs `work` with as many threads as asked for.
     pub fn with_threads<R: Send>(&self, work: impl FnOnce() -> Result<R> + Send) -> Result<R> {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(self.threads.unwrap_or(0)).build();
-        let pool = pool.map_err(|e| Error::Resources {
-            what: format!("cannot start {} threads: {e}", self.threads.unwrap_or(0)),
-            help: "give fewer: --threads 1".to_owned(),
-        })?;
-        pool.install(work)
+        pipeline::pool(self.threads.unwrap_or(0))?.install(work)
     }
 }

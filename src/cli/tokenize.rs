@@ -3,9 +3,10 @@
 use std::io::{Read, Write};
 use std::path::PathBuf;
 
-use super::{open_model, show};
+use super::show;
 use crate::about;
 use crate::error::{Error, Result};
+use crate::model::Model;
 use crate::report::{Style, Tokens};
 use crate::vocab::Coder;
 
@@ -31,7 +32,7 @@ pub(super) struct Args {
 pub(super) fn run(args: &Args, style: Style) -> Result<()> {
     let coder = match &args.model {
         None => Coder::load(&args.vocab)?,
-        Some(path) => about::coder(&open_model(path, &[])?, None)?,
+        Some(path) => about::coder(&Model::open(path, &[])?, None)?,
     };
     let input = input(args)?;
     if !args.decode {

@@ -2,8 +2,9 @@
 
 use std::path::PathBuf;
 
-use super::{open_model, show};
+use super::show;
 use crate::error::{Error, Result};
+use crate::model::Model;
 use crate::report::{Style, Verification};
 use crate::verify::verify;
 
@@ -18,7 +19,7 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: &Args, style: Style) -> Result<()> {
-    let model = open_model(&args.model, &[])?;
+    let model = Model::open(&args.model, &[])?;
     let verified = verify(&model.container)?;
     for wanted in &args.sha256 {
         if !verified.sha256.iter().any(|found| found.eq_ignore_ascii_case(wanted)) {

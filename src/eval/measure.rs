@@ -49,6 +49,51 @@ pub struct Load {
     pub logits: usize,
 }
 
+/// Tokens of a pass: enough that decoding the weights is a small part of the work.
+const PASS_TOKENS: usize = 2048;
+/// Tokens whose logits are computed together.
+const LOGIT_ROWS: usize = 256;
+/// What the program takes besides activations: itself, a vocabulary, small vectors, panels.
+const FIXED_BYTES: u64 = 60 << 20;
+
+impl Load {
+    /// What fits into `max_memory`, half of it for the activations of a pass and a quarter for logits.
+    ///
+    /// # Errors
+    /// [`Error::Resources`] if that is too little for a few tokens.
+    pub fn within(models: &[&Runner], max_memory: Option<u64>) -> Result<Load> {
+        let Some(max) = max_memory else { return Ok(Load { tokens: PASS_TOKENS, logits: LOGIT_ROWS }) };
+        let (token, row, kept) = Load::parts(models);
+        let spare = max.saturating_sub(FIXED_BYTES + kept);
+        let tokens = (spare / 2 / token).min(PASS_TOKENS as u64) as usize;
+        let logits = (spare / 4 / row).min(LOGIT_ROWS as u64) as usize;
+        if tokens < 16 || logits < 1 {
+            return Err(Error::Resources {
+                what: format!("{} are too little to run this model", crate::report::bytes(max)),
+                help: "give more: --max-memory 500MB is enough for most models".to_owned(),
+            });
+        }
+        Ok(Load { tokens, logits })
+    }
+
+    /// The memory with which [`Load::within`] computes as much together as it ever does.
+    pub fn full_bytes(models: &[&Runner]) -> u64 {
+        let (token, row, kept) = Load::parts(models);
+        FIXED_BYTES + kept + (2 * token * PASS_TOKENS as u64).max(4 * row * LOGIT_ROWS as u64)
+    }
+
+    /// Bytes of the activations of a token, of the logits of a token, and of what is kept all the time.
+    fn parts(models: &[&Runner]) -> (u64, u64, u64) {
+        // About 14 matrices as wide as the residual stream are alive at once, or 4 and a hidden layer with its copy
+        // in strips.
+        let token =
+            models.iter().map(|m| m.model().dims).map(|d| 4 * (14 * d.embd + 2 * d.ffn + d.att)).max();
+        let row: usize = models.iter().map(|m| 4 * m.model().dims.vocab).sum();
+        let kept = models.iter().map(|m| m.start().bytes()).sum();
+        (token.unwrap_or(1).max(1) as u64, row.max(1) as u64, kept)
+    }
+}
+
 /// Runs all models over `sequences` of `tokens`; `progress` hears of the tokens done and may stop the work.
 ///
 /// The result depends on neither the load nor the threads.

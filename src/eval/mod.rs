@@ -1,16 +1,21 @@
 //! Evaluation: perplexity, and how far a model's predictions are from another's.
 //!
 //! A [`Corpus`] is cut into sequences and windows by a [`Protocol`], all models run over it side by side
-//! ([`measure`](fn@measure)), and an [`Evaluation`] sums up, with the bootstrap over windows ([`statistics`]).
+//! ([`measure`](fn@measure)), and an [`Evaluation`] sums up, with the bootstrap over windows ([`statistics`]). A [`Task`]
+//! is all of that for one text; [`Gates`] judge the result.
 
 mod corpus;
+mod gates;
 mod measure;
 pub mod statistics;
 mod summary;
+mod task;
 mod window;
 
 pub use corpus::{Corpus, sha256, vocabulary_sha256};
+pub use gates::Gates;
 pub use measure::{Comparison, Load, Measured, Score, measure};
 pub use statistics::{Bootstrap, Estimate, Random};
 pub use summary::{Against, Bucket, Evaluation, ModelScore, Quantiles, Scored, summarise};
+pub use task::{Setting, Task, same_vocabulary};
 pub use window::{Protocol, Sequence, cut};

@@ -5,13 +5,14 @@
 //! computed from each draw. All figures use the same draws, so the difference of two models is judged on the same
 //! windows (paired).
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Draws of the bootstrap.
 pub const DRAWS: usize = 1000;
 
 /// A figure and how sure it is.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Estimate {
     /// The figure, from all windows.
     pub value: f64,

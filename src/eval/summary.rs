@@ -1,12 +1,13 @@
 //! Figures from what was measured.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::measure::{Comparison, Measured, Score};
 use super::statistics::{Bootstrap, Estimate, quantile};
 
 /// What was scored.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Scored {
     /// Windows that the bootstrap draws from.
     pub windows: usize,
@@ -19,7 +20,8 @@ pub struct Scored {
 }
 
 /// How well a model predicts the text.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ModelScore {
     /// e to the mean negative log-likelihood of a token.
     pub perplexity: Estimate,
@@ -32,7 +34,8 @@ pub struct ModelScore {
 }
 
 /// Values below which some share of the tokens lies.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[allow(missing_docs)] // the names speak
 pub struct Quantiles {
     pub median: f64,
@@ -43,7 +46,8 @@ pub struct Quantiles {
 }
 
 /// How far a model is from the reference.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Against {
     /// Mean Kullback-Leibler divergence of its predictions from the reference's, in nats.
     pub kl: Estimate,
@@ -62,7 +66,8 @@ pub struct Against {
 }
 
 /// Tokens with about as many tokens before them.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Bucket {
     /// Least number of tokens before.
     pub from: usize,

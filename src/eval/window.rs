@@ -103,6 +103,12 @@ pub fn cut(documents: &[Range<usize>], protocol: Protocol, limit: Option<usize>)
             }
         }
     }
+    if limit == Some(0) {
+        return Err(Error::Usage {
+            what: "no window is to be scored (--windows 0)".to_owned(),
+            help: "give 1 or more".to_owned(),
+        });
+    }
     if let Some(limit) = limit {
         sequences.truncate(limit);
     }
@@ -113,6 +119,12 @@ pub fn cut(documents: &[Range<usize>], protocol: Protocol, limit: Option<usize>)
     }
     if sequences.is_empty() {
         let longest = documents.iter().map(Range::len).max().unwrap_or(0);
+        if longest < 2 {
+            return Err(Error::Usage {
+                what: format!("the text is too short: {longest} tokens, of which the first is never scored"),
+                help: "give a text of two tokens or more".to_owned(),
+            });
+        }
         return Err(Error::Usage {
             what: format!("the text is too short: {longest} tokens, and a window has {ctx}"),
             help: format!(

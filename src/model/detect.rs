@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use formats::{Container, Mapped, Value};
+use formats::{Container, Limits, Mapped, Value};
 
 use super::shape::Solver;
 use super::slot::{Dim, Role, Scope, Slot};
@@ -69,6 +69,14 @@ pub struct Dropped {
 }
 
 impl Model {
+    /// Opens the model at `path`, leaving out the tensors whose names match `drop`.
+    ///
+    /// # Errors
+    /// If there is no file of a known format, or no model in it.
+    pub fn open(path: &Path, drop: &[String]) -> Result<Model> {
+        Model::detect(formats::open(path, &Limits::default())?, drop)
+    }
+
     /// Finds out what `container` holds. Tensors whose names match one of the patterns in `drop` (a name,
     /// with `*` for anything) are left out.
     ///
@@ -451,7 +459,7 @@ fn canonical_order(version: &'static Version, layers: usize) -> Vec<(&'static Sl
 }
 
 /// Whether `name` matches `pattern`, in which `*` stands for anything.
-fn wildcard(pattern: &str, name: &str) -> bool {
+pub(crate) fn wildcard(pattern: &str, name: &str) -> bool {
     let mut parts = pattern.split('*');
     let first = parts.next().unwrap_or_default();
     let Some(mut rest) = name.strip_prefix(first) else { return false };

@@ -24,6 +24,7 @@ pub mod v6;
 pub mod v7;
 
 pub use change::{Change, Map};
+pub(crate) use detect::wildcard;
 pub use detect::{Dropped, Held, Model};
 pub use lazy::Lazy;
 pub use naming::{FLA, HUGGING_FACE, NAMINGS, Naming, Stored};

@@ -53,14 +53,17 @@ impl Budget {
         let chunk_values = per_thread(threads).min(MOST_VALUES).max(longest_row);
         Ok(Budget { threads, chunk_values, peak_bytes: need(threads, chunk_values) })
     }
+}
 
-    /// A thread pool of its own.
-    pub(super) fn pool(&self) -> Result<rayon::ThreadPool> {
-        rayon::ThreadPoolBuilder::new().num_threads(self.threads).build().map_err(|e| Error::Resources {
-            what: format!("cannot start {} threads: {e}", self.threads),
-            help: "ask for fewer: --threads 1".to_owned(),
-        })
-    }
+/// A pool of so many threads.
+///
+/// # Errors
+/// [`Error::Resources`] if the system has none left.
+pub fn pool(threads: usize) -> Result<rayon::ThreadPool> {
+    rayon::ThreadPoolBuilder::new().num_threads(threads).build().map_err(|e| Error::Resources {
+        what: format!("cannot start {threads} threads: {e}"),
+        help: "ask for fewer: --threads 1".to_owned(),
+    })
 }
 
 fn mib(bytes: u64) -> String {

@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use formats::Limits;
 use rayon::prelude::*;
 
-pub use budget::Budget;
+pub use budget::{Budget, pool};
 use partial::Partial;
 
 use crate::error::{Error, Result};
@@ -80,7 +80,7 @@ pub fn write(
     stop: &Stop,
 ) -> Result<()> {
     let partial = Partial::create(out, plan, model, force)?;
-    let pool = budget.pool()?;
+    let pool = pool(budget.threads)?;
     let chunks = chunk::grid(plan, budget);
     // The checksums in the source are compared meanwhile: a flipped bit must not become a sound-looking file.
     let source_is_sound = || model.container.format().verify_checksums(&model.container, &Limits::default());

@@ -65,6 +65,17 @@ pub enum Mix {
     WebRwkv,
 }
 
+impl Mix {
+    /// Its name on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Mix::Own => "own",
+            Mix::LlamaCpp => "llama.cpp",
+            Mix::WebRwkv => "web-rwkv",
+        }
+    }
+}
+
 /// What to do where rows are no whole blocks of the type wanted, so that another type stands in.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum Fallback {

@@ -8,28 +8,8 @@ use serde::Serialize;
 use super::text::Table;
 use super::{Report, bytes, count};
 use crate::error::{Error, Result};
-use crate::eval::{Against, Estimate, Evaluation, ModelScore, Scored};
+use crate::eval::{Against, Estimate, Evaluation, ModelScore, Scored, Setting};
 use crate::model::Model;
-
-/// What was evaluated, and how.
-#[derive(Debug, Serialize)]
-#[allow(missing_docs)] // the names speak
-pub struct Setting {
-    pub texts: Vec<String>,
-    pub text_bytes: u64,
-    pub text_sha256: String,
-    pub text_tokens: usize,
-    pub documents: usize,
-    pub vocabulary: String,
-    pub vocabulary_sha256: String,
-    pub protocol: &'static str,
-    pub ctx: usize,
-    pub stride: usize,
-    /// How products were computed.
-    pub arithmetic: String,
-    /// Mean divergence of that arithmetic from the exact one, where it is another.
-    pub arithmetic_kl: Option<f64>,
-}
 
 /// An evaluation of one model, or of several against a reference.
 #[derive(Debug, Serialize)]

@@ -1,5 +1,6 @@
 //! What people and programs get to see: every result is one type that renders as text and as JSON.
 
+mod batch;
 mod conversion;
 mod diff;
 mod evaluation;
@@ -15,9 +16,10 @@ use std::io::{self, Write};
 
 use serde::Serialize;
 
+pub use batch::{CellList, outcome_line};
 pub use conversion::Conversion;
 pub use diff::DiffReport;
-pub use evaluation::{EvaluationReport, Format, Setting};
+pub use evaluation::{EvaluationReport, Format};
 pub use inspection::Inspection;
 pub use progress::Progress;
 pub use steps::Steps;

@@ -23,7 +23,7 @@ pub use modelfile::Chat;
 
 use crate::error::{Error, Result};
 use crate::model::{Lazy, Model, Role, VERSIONS, Version};
-use crate::recipe::{FILE_TYPES, FileType, Recipe};
+use crate::recipe::{FILE_TYPES, FileType, Mix, Recipe};
 
 /// A kind of file, or folder, that can be written for a runtime.
 ///
@@ -75,6 +75,11 @@ pub trait Target: Send + Sync {
     /// Whether blocks can be treated differently: [`Recipe::layers`] and [`Recipe::rescale`].
     fn plans_layers(&self) -> bool {
         false
+    }
+
+    /// Whose choices of types it can follow.
+    fn mixes(&self) -> &'static [Mix] {
+        &[Mix::Own]
     }
 
     /// Whether a model in it can have a tuned initial state.

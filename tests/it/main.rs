@@ -5,6 +5,7 @@
 mod about;
 mod adapters;
 mod agreement;
+mod batch;
 mod convert;
 mod evaluate;
 mod interrupt;

@@ -22,7 +22,7 @@ use super::{Files, Item, Objection, Order, PlannedFile, Target, Tokens};
 use crate::error::{Error, Result};
 use crate::importance::Importance;
 use crate::model::{Body, Held, Lazy, Model, Rank, Role, Version};
-use crate::recipe::{FileType, Recipe};
+use crate::recipe::{FileType, Mix, Recipe};
 use architecture::Architecture;
 
 /// The target GGUF.
@@ -78,6 +78,10 @@ impl Target for Gguf {
 
     fn splits(&self) -> bool {
         true
+    }
+
+    fn mixes(&self) -> &'static [Mix] {
+        &[Mix::Own, Mix::LlamaCpp]
     }
 
     fn check(&self, model: &Model) -> Result<Vec<Objection>> {

@@ -16,7 +16,7 @@ use quant::Encoding;
 use super::{padded_rank, padded_vocabulary, prepared, stored_as, takes, unfit};
 use crate::error::Result;
 use crate::model::{Held, Lazy, Map, Model, Rank, Role, Version, prefab};
-use crate::recipe::{FileType, Recipe};
+use crate::recipe::{FileType, Mix, Recipe};
 use crate::targets::files::names;
 use crate::targets::{Files, Item, Objection, Order, PlannedFile, Target};
 
@@ -99,6 +99,10 @@ impl Target for Prefab {
 
     fn holds(&self, file_type: &FileType) -> bool {
         matches!(file_type.matrix, Encoding::F16 | Encoding::Int8 | Encoding::Fp4)
+    }
+
+    fn mixes(&self) -> &'static [Mix] {
+        &[Mix::Own, Mix::WebRwkv]
     }
 
     fn check(&self, model: &Model) -> Result<Vec<Objection>> {

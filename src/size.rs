@@ -2,7 +2,10 @@
 
 /// A number of bytes: a number and a unit, `B`, `kB`, `MB`, `GB`, `TB` (powers of 1000) or `KiB`, `MiB`, `GiB`,
 /// `TiB` (powers of 1024; `K`, `M`, `G`, `T` mean the same).
-pub(super) fn parse(text: &str) -> Result<u64, String> {
+///
+/// # Errors
+/// A sentence on what is wrong with it.
+pub fn parse(text: &str) -> Result<u64, String> {
     let split = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     let (number, unit) = text.split_at(split);
     let number: f64 = number.parse().map_err(|_| format!("{text:?} does not start with a number"))?;

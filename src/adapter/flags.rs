@@ -2,14 +2,14 @@
 
 use std::path::PathBuf;
 
-use crate::adapter::{Adapter, Layout, Options, TunedState};
+use super::{Adapter, Layout, Options, TunedState};
 use crate::error::Result;
 use crate::model::Model;
 
 /// What is merged into the model.
-#[derive(Debug, clap::Args)]
+#[derive(Clone, Debug, Default, clap::Args)]
 #[command(next_help_heading = "Adapters")]
-pub(super) struct AdapterArgs {
+pub struct Flags {
     /// A LoRA, PiSSA, DiSHA or Bone file to merge into the model
     #[arg(long, value_name = "FILE")]
     pub lora: Option<PathBuf>,
@@ -27,8 +27,11 @@ pub(super) struct AdapterArgs {
     pub state_layout: Layout,
 }
 
-impl AdapterArgs {
+impl Flags {
     /// Merges what was asked for into `model`.
+    ///
+    /// # Errors
+    /// If a file cannot be read, or does not go with the model.
     pub fn merge_into(&self, model: &mut Model) -> Result<()> {
         if let Some(adapter) = self.adapter(model)? {
             adapter.merge(model);
@@ -37,6 +40,9 @@ impl AdapterArgs {
     }
 
     /// Adds what was asked for to `model`, whose weights stay as they are.
+    ///
+    /// # Errors
+    /// If a file cannot be read, or does not go with the model.
     pub fn add_to(&self, model: &mut Model) -> Result<()> {
         model.adapters.extend(self.adapter(model)?);
         self.tune(model)

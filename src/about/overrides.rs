@@ -1,0 +1,88 @@
+//! What a person says of a model.
+
+use std::path::PathBuf;
+
+use clap::builder::NonEmptyStringValueParser;
+
+use super::About;
+use crate::error::{Error, Result};
+use crate::model::Model;
+use crate::targets::{Target, Tokens};
+
+/// What a person says of a model, in place of what its source states: flags of `convert`, keys of a batch's job.
+#[derive(Clone, Debug, Default, clap::Args, serde::Deserialize, serde::Serialize)]
+#[serde(default, deny_unknown_fields)]
+#[command(next_help_heading = "Metadata")]
+pub struct Overrides {
+    /// Vocabulary: a file, or `world` or `bytes`; for hybrids with Qwen2, the folder of the tokenizer's files
+    /// [default: in the source or beside it, else by the number of tokens]
+    #[arg(long, value_name = "FILE")]
+    pub vocab: Option<PathBuf>,
+    /// Chat template: a Jinja file, or `world` or `none` [default: what the source states, else world for the
+    /// World vocabulary]
+    #[arg(long, value_name = "FILE")]
+    pub chat_template: Option<PathBuf>,
+    /// Name of the model [default: what the source states, else the name of its folder or file]
+    #[arg(long, value_parser = NonEmptyStringValueParser::new())]
+    pub name: Option<String>,
+    /// Author of the model
+    #[arg(long, value_parser = NonEmptyStringValueParser::new())]
+    pub author: Option<String>,
+    /// Version of the model
+    #[arg(long, value_name = "VERSION", value_parser = NonEmptyStringValueParser::new())]
+    pub model_version: Option<String>,
+    /// Organization behind the model
+    #[arg(long, value_parser = NonEmptyStringValueParser::new())]
+    pub organization: Option<String>,
+    /// A sentence about the model
+    #[arg(long, value_parser = NonEmptyStringValueParser::new())]
+    pub description: Option<String>,
+    /// Licence, as an SPDX name: apache-2.0
+    #[arg(long, value_parser = NonEmptyStringValueParser::new())]
+    pub license: Option<String>,
+    /// Where the model is at home
+    #[arg(long, value_parser = NonEmptyStringValueParser::new())]
+    pub url: Option<String>,
+    /// The model that this one was made from: organization/name
+    #[arg(long, value_name = "MODEL", value_parser = NonEmptyStringValueParser::new())]
+    pub base_model: Option<String>,
+    /// Leave the model card (README.md) of a Hugging Face folder aside
+    #[arg(long)]
+    pub no_card: bool,
+}
+
+impl Overrides {
+    /// What is said here, else what the source of `model` says; with a tokenizer if the target has one.
+    ///
+    /// # Errors
+    /// If a file that is named here, or the model card beside the source, cannot be read or understood.
+    pub fn applied(&self, model: &Model, target: &dyn Target) -> Result<About> {
+        let mut about = About::stated(model, !self.no_card)?;
+        for (field, flag) in [
+            ("name", &self.name),
+            ("author", &self.author),
+            ("version", &self.model_version),
+            ("organization", &self.organization),
+            ("description", &self.description),
+            ("license", &self.license),
+            ("url", &self.url),
+        ] {
+            if let Some(text) = flag {
+                about.set(field, text);
+            }
+        }
+        if let Some(id) = &self.base_model {
+            about.set_base_model(id);
+        }
+        let mut tokenize = || about.tokenize(model, self.vocab.as_deref(), self.chat_template.as_deref());
+        match target.tokens() {
+            Tokens::No => {}
+            Tokens::Yes => tokenize()?,
+            Tokens::IfKnown => match tokenize() {
+                Err(Error::Usage { .. }) if self.vocab.is_none() => {}
+                told => told?,
+            },
+        }
+        Ok(about)
+    }
+}

@@ -1,0 +1,153 @@
+//! Two workers on one artifact: the second waits for the first.
+//!
+//! A worker holds the lock of a small file beside what it works on. The file goes away with the claim; if a worker was
+//! killed it stays, and what is written in it tells the next one that the killed one was about to write.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{ErrorKind, Read, Seek, Write};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::error::{Error, Result};
+use crate::pipeline::Stop;
+
+/// How long to wait until somebody else's claim is looked at again.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// The sole right to write something.
+#[derive(Debug)]
+pub(super) struct Claim {
+    file: File,
+    path: PathBuf,
+    /// Whether a worker that had this claim was killed while it wrote.
+    pub broken_off: bool,
+}
+
+impl Claim {
+    /// Waits for the right to write what the lock file at `path` stands for.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if the lock file cannot be made; [`Error::Interrupted`].
+    pub fn take(path: &Path, stop: &Stop) -> Result<Claim> {
+        loop {
+            stop.check()?;
+            let mut options = OpenOptions::new();
+            options.read(true).write(true).create(true).truncate(false);
+            let mut file = options.open(path).map_err(Error::io("create", path))?;
+            match file.try_lock() {
+                Err(TryLockError::WouldBlock) => std::thread::sleep(PAUSE),
+                Err(TryLockError::Error(e)) => return Err(Error::io("lock", path)(e)),
+                // Whoever had it may have removed it meanwhile, so that it is nobody's any more.
+                Ok(()) if !is_at(&file, path) => {}
+                Ok(()) => {
+                    let mut note = String::new();
+                    file.read_to_string(&mut note).map_err(Error::io("read", path))?;
+                    return Ok(Claim { file, path: path.to_owned(), broken_off: !note.is_empty() });
+                }
+            }
+        }
+    }
+
+    /// Notes that from now on something is written.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn begin(&mut self) -> Result<()> {
+        let note = self.file.rewind().and_then(|()| self.file.write_all(b"being written\n"));
+        note.map_err(Error::io("write to", &self.path))
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+/// Whether `path` still is this file.
+#[cfg(unix)]
+fn is_at(file: &File, path: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let same = |a: fs::Metadata, b: fs::Metadata| (a.dev(), a.ino()) == (b.dev(), b.ino());
+    match (file.metadata(), path.symlink_metadata()) {
+        (Ok(ours), Ok(there)) => same(ours, there),
+        _ => false,
+    }
+}
+
+/// Where a file that is open cannot be removed.
+#[cfg(not(unix))]
+fn is_at(_: &File, path: &Path) -> bool {
+    path.exists()
+}
+
+/// Gives the file at `path` these bytes: whole or not at all. Nobody else may write it meanwhile.
+///
+/// # Errors
+/// [`Error::Io`].
+pub(super) fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(".partial");
+    let partial = path.with_file_name(name);
+    let written = || {
+        let mut file = File::create(&partial)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fs::rename(&partial, path)
+    };
+    written().map_err(|e| {
+        let _ = fs::remove_file(&partial);
+        Error::io("write", path)(e)
+    })
+}
+
+/// Makes a folder, and those above it.
+///
+/// # Errors
+/// [`Error::Io`]; it is no error if the folder is there already.
+pub(super) fn make_folder(path: &Path) -> Result<()> {
+    match fs::create_dir_all(path) {
+        Err(e) if e.kind() == ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
+        made => made.map_err(Error::io("create the folder", path)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    #[test]
+    fn one_at_a_time_has_the_claim_and_nothing_is_left() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, stop, inside) = (dir.path().join("lock"), Stop::new(), AtomicUsize::new(0));
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    let mut claim = Claim::take(&path, &stop).unwrap();
+                    assert_eq!(inside.fetch_add(1, Ordering::SeqCst), 0);
+                    assert!(!claim.broken_off);
+                    claim.begin().unwrap();
+                    std::thread::sleep(Duration::from_millis(5));
+                    inside.fetch_sub(1, Ordering::SeqCst);
+                });
+            }
+        });
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_killed_worker_is_known() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lock");
+        fs::write(&path, "").unwrap();
+        assert!(!Claim::take(&path, &Stop::new()).unwrap().broken_off, "it had not begun");
+        fs::write(&path, "being written\n").unwrap();
+        assert!(Claim::take(&path, &Stop::new()).unwrap().broken_off);
+        let stop = Stop::new();
+        let _held = Claim::take(&path, &stop).unwrap();
+        stop.ask();
+        assert!(matches!(Claim::take(&path, &stop), Err(Error::Interrupted)));
+    }
+}

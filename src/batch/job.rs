@@ -1,0 +1,446 @@
+//! The job file: which models become which artifacts, and what these must be worth.
+//!
+//! ```toml
+//! [release]
+//! name = "rwkv7-g1"
+//! naming = "{model}-{TYPE}"          # the extension is the target's
+//!
+//! [evaluation]                       # without it, quality is not measured
+//! texts = ["wiki.test.txt"]
+//!
+//! [gates]                            # what every artifact must keep
+//! max_ppl_ratio = 1.02
+//!
+//! [[model]]
+//! source = "RWKV-x070-G1-0.4B.pth"
+//! [model.metadata]
+//! license = "apache-2.0"
+//!
+//! [[artifact]]
+//! type = ["q8_0", "q4_k_m"]
+//! [artifact.gates]
+//! max_size = "500MB"
+//! ```
+//!
+//! Paths are relative to the job file.
+
+use std::path::{Path, PathBuf};
+
+use clap::ValueEnum;
+use serde::de::{DeserializeOwned, Deserializer, Error as _};
+use serde::{Deserialize, Serialize};
+use toml::Spanned;
+
+use crate::about::Overrides;
+use crate::error::{Error, Result};
+use crate::eval::{self, Protocol};
+use crate::recipe::{Fallback, FileType, Mix, Search};
+use crate::targets::{Content, TARGETS, Target};
+use crate::{files, size};
+
+/// Largest job file that is read.
+const FILE_BYTES: u64 = 16 << 20;
+
+/// A job file that was understood.
+#[derive(Clone, Debug)]
+pub struct Job {
+    /// The file.
+    pub path: PathBuf,
+    /// The release as a whole.
+    pub release: Release,
+    /// How quality is measured, if it is.
+    pub evaluation: Option<Evaluation>,
+    /// What every artifact must keep.
+    pub gates: Gates,
+    /// The models.
+    pub models: Vec<Source>,
+    /// What is made of each of them.
+    pub artifacts: Vec<Artifact>,
+}
+
+/// `[release]`
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Release {
+    /// Its name; by default that of the job file.
+    pub name: Option<String>,
+    /// The folder to write, unless the command line names one; by default the name, beside the job file.
+    pub out: Option<PathBuf>,
+    /// Who made the artifacts, for the model cards.
+    pub quantized_by: Option<String>,
+    /// How artifacts are named that do not say it themselves.
+    pub naming: Option<String>,
+}
+
+/// `[evaluation]`
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Evaluation {
+    /// The texts, as [`Corpus::read`](eval::Corpus::read) takes them.
+    pub texts: Vec<PathBuf>,
+    /// Tokens of a window.
+    #[serde(default = "usual_ctx")]
+    pub ctx: usize,
+    /// Tokens from window to window; by default a whole window.
+    pub stride: Option<usize>,
+    /// Most windows to score.
+    pub windows: Option<usize>,
+}
+
+fn usual_ctx() -> usize {
+    512
+}
+
+impl Evaluation {
+    /// How the texts are cut.
+    pub fn protocol(&self) -> Protocol {
+        Protocol::Windows { ctx: self.ctx, stride: self.stride.unwrap_or(self.ctx) }
+    }
+}
+
+/// `[gates]`: what fails a cell.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Gates {
+    /// Largest perplexity, as a multiple of the source's.
+    pub max_ppl_ratio: Option<f64>,
+    /// Largest mean divergence from the source, in nats.
+    pub max_kl: Option<f64>,
+    /// Least share of tokens with the same first choice as the source.
+    pub min_top1: Option<f64>,
+    /// Most bytes of all files of the artifact.
+    #[serde(deserialize_with = "bytes")]
+    pub max_size: Option<u64>,
+}
+
+impl Gates {
+    /// The gates that need an evaluation.
+    pub fn quality(&self) -> eval::Gates {
+        eval::Gates { max_ppl_ratio: self.max_ppl_ratio, max_kl: self.max_kl, min_top1: self.min_top1 }
+    }
+
+    /// These, and for what they do not say, `others`.
+    pub fn or(&self, others: &Gates) -> Gates {
+        Gates {
+            max_ppl_ratio: self.max_ppl_ratio.or(others.max_ppl_ratio),
+            max_kl: self.max_kl.or(others.max_kl),
+            min_top1: self.min_top1.or(others.min_top1),
+            max_size: self.max_size.or(others.max_size),
+        }
+    }
+}
+
+/// `[[model]]`
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Source {
+    /// The file or folder.
+    pub source: PathBuf,
+    /// What its folder and, unless they are named otherwise, its artifacts are called; by default after the source.
+    #[serde(default)]
+    pub name: String,
+    /// An importance matrix for quantized types.
+    pub imatrix: Option<PathBuf>,
+    /// Tensors to leave out.
+    #[serde(default)]
+    pub drop: Vec<String>,
+    /// What is said of the model.
+    #[serde(default)]
+    pub metadata: Overrides,
+    /// Where it stands in the job file.
+    #[serde(skip)]
+    pub line: usize,
+}
+
+/// `[[artifact]]`
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Artifact {
+    /// What for.
+    #[serde(default = "usual_target", deserialize_with = "target")]
+    pub target: &'static dyn Target,
+    /// The file types, one or a list; none for the target's own.
+    #[serde(default, rename = "type", deserialize_with = "file_types")]
+    pub types: Vec<&'static FileType>,
+    /// How they are named.
+    pub name: Option<String>,
+    /// The models that they are made of (`*` stands for anything); by default all that the target can hold.
+    pub models: Option<Vec<String>>,
+    /// Whose choice of types for the tensors.
+    #[serde(default, deserialize_with = "choice")]
+    pub mix: Mix,
+    /// What to do where rows are no whole blocks.
+    #[serde(default, deserialize_with = "choice")]
+    pub fallback: Fallback,
+    /// How long to search for codes.
+    #[serde(default, deserialize_with = "choice")]
+    pub search: Search,
+    /// Whether the model's importance matrix is used, if it has one.
+    #[serde(default = "yes")]
+    pub imatrix: bool,
+    /// Most bytes of tensors in a file.
+    #[serde(default, deserialize_with = "bytes")]
+    pub split_max_size: Option<u64>,
+    /// What it must keep, before what all must.
+    #[serde(default)]
+    pub gates: Gates,
+    /// Where it stands in the job file.
+    #[serde(skip)]
+    pub line: usize,
+}
+
+fn usual_target() -> &'static dyn Target {
+    TARGETS[0]
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// The file as it is written.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Written {
+    #[serde(default)]
+    release: Release,
+    evaluation: Option<Evaluation>,
+    #[serde(default)]
+    gates: Gates,
+    model: Vec<Spanned<Source>>,
+    artifact: Vec<Spanned<Artifact>>,
+}
+
+impl Job {
+    /// Reads a job file.
+    ///
+    /// # Errors
+    /// [`Error::Job`] with the line, and for a key or value that does not exist the nearest that does.
+    pub fn read(path: &Path) -> Result<Job> {
+        let text = files::text(path, "job file", FILE_BYTES)?;
+        Job::parse(path, &text)
+    }
+
+    fn parse(path: &Path, text: &str) -> Result<Job> {
+        let line = |at: usize| 1 + text.bytes().take(at).filter(|b| *b == b'\n').count();
+        let written: Written = from_toml(text).map_err(|e| {
+            let (what, help) = explained(e.message());
+            Error::Job { path: path.to_owned(), line: line(e.span().map_or(0, |s| s.start)), what, help }
+        })?;
+        let mut job = Job {
+            path: path.to_owned(),
+            release: written.release,
+            evaluation: written.evaluation,
+            gates: written.gates,
+            models: Vec::new(),
+            artifacts: Vec::new(),
+        };
+        for model in written.model {
+            let line = line(model.span().start);
+            let mut model = model.into_inner();
+            model.line = line;
+            if model.name.is_empty() {
+                let stem =
+                    if model.source.is_dir() { model.source.file_name() } else { model.source.file_stem() };
+                model.name = stem.unwrap_or_default().to_string_lossy().into_owned();
+            }
+            job.models.push(model);
+        }
+        for artifact in written.artifact {
+            let line = line(artifact.span().start);
+            job.artifacts.push(Artifact { line, ..artifact.into_inner() });
+        }
+        job.check()?;
+        Ok(job)
+    }
+
+    /// What the types of the keys do not say.
+    fn check(&self) -> Result<()> {
+        for (count, key) in [(self.models.len(), "model"), (self.artifacts.len(), "artifact")] {
+            if count == 0 {
+                return Err(self.wrong(1, format!("there is no [[{key}]]"), "add one".to_owned()));
+            }
+        }
+        for (i, model) in self.models.iter().enumerate() {
+            if let Some(other) = self.models[..i].iter().find(|m| m.name.eq_ignore_ascii_case(&model.name)) {
+                let what = format!("the model {:?} stands in line {} already", model.name, other.line);
+                return Err(self.wrong(model.line, what, "give one of them another name".to_owned()));
+            }
+        }
+        let gated = |a: &&Artifact| !a.gates.or(&self.gates).quality().is_empty();
+        match (self.artifacts.iter().find(gated), &self.evaluation) {
+            (Some(artifact), None) => Err(self.wrong(
+                artifact.line,
+                "there are gates of quality, but nothing is evaluated".to_owned(),
+                "add [evaluation] with texts = [\"FILE\"], or leave max_ppl_ratio, max_kl and min_top1 out"
+                    .to_owned(),
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// That something in a line is wrong.
+    pub fn wrong(&self, line: usize, what: String, help: String) -> Error {
+        Error::Job { path: self.path.clone(), line, what, help }
+    }
+
+    /// A path of the job file as seen from here.
+    pub fn resolved(&self, path: &Path) -> PathBuf {
+        self.path.parent().unwrap_or(Path::new("")).join(path)
+    }
+
+    /// The release's name.
+    pub fn name(&self) -> String {
+        let stem = || self.path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        self.release.name.clone().unwrap_or_else(stem)
+    }
+
+    /// The folder that the job file wants to be written.
+    pub fn out(&self) -> PathBuf {
+        match &self.release.out {
+            Some(out) => self.resolved(out),
+            None => self.resolved(Path::new(&self.name())),
+        }
+    }
+}
+
+fn from_toml<T: DeserializeOwned>(text: &str) -> std::result::Result<T, toml::de::Error> {
+    toml::from_str(text)
+}
+
+/// What serde says of a key or value, with the nearest of those that it knows: it quotes the wrong one first, then
+/// the known ones.
+fn explained(message: &str) -> (String, String) {
+    let mut quoted = message.split('`').skip(1).step_by(2);
+    let kind = message.strip_prefix("unknown ").and_then(|m| m.split_once(' ')).map(|(kind, _)| kind);
+    let (Some(kind @ ("field" | "variant")), Some(wrong)) = (kind, quoted.next()) else {
+        return (message.trim_end().to_owned(), "correct it, then run the batch again".to_owned());
+    };
+    let known: Vec<&str> = quoted.collect();
+    let kind = if kind == "field" { "key" } else { "value" };
+    let all = format!("the {kind}s here are {}", known.join(", "));
+    let help = match nearest(wrong, &known) {
+        Some(near) => format!("did you mean {near}? ({all})"),
+        None => all,
+    };
+    (format!("there is no {kind} {wrong:?}"), help)
+}
+
+/// The known word that looks most like `wrong`, if any does.
+fn nearest<'a>(wrong: &str, known: &[&'a str]) -> Option<&'a str> {
+    let likeness = |word: &str| strsim::jaro_winkler(&wrong.to_lowercase(), word);
+    let scored = known.iter().map(|word| (likeness(word), *word)).filter(|(score, _)| *score > 0.75);
+    scored.max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, word)| word)
+}
+
+/// That a value does not exist, in the words of serde.
+fn unknown<E: serde::de::Error>(value: &str, known: impl Iterator<Item = String>) -> E {
+    let known: Vec<String> = known.map(|k| format!("`{k}`")).collect();
+    E::custom(format!("unknown variant `{value}`, expected one of {}", known.join(", ")))
+}
+
+/// A choice that the command line offers too, under the same names.
+fn choice<'de, D: Deserializer<'de>, T: ValueEnum>(from: D) -> std::result::Result<T, D::Error> {
+    let text = String::deserialize(from)?;
+    let names =
+        || T::value_variants().iter().filter_map(|v| Some(v.to_possible_value()?.get_name().to_owned()));
+    T::from_str(&text, true).map_err(|_| unknown(&text, names()))
+}
+
+fn target<'de, D: Deserializer<'de>>(from: D) -> std::result::Result<&'static dyn Target, D::Error> {
+    let text = String::deserialize(from)?;
+    let models = || TARGETS.iter().filter(|t| t.content() == Content::Model);
+    let found = models().find(|t| t.id() == text);
+    found.copied().ok_or_else(|| unknown(&text, models().map(|t| t.id().to_owned())))
+}
+
+fn file_types<'de, D: Deserializer<'de>>(from: D) -> std::result::Result<Vec<&'static FileType>, D::Error> {
+    let names = match toml::Value::deserialize(from)? {
+        toml::Value::Array(list) => list,
+        one => vec![one],
+    };
+    let named = |value: &toml::Value| {
+        let name = value.as_str().ok_or_else(|| D::Error::custom("a type is a text, such as \"q8_0\""))?;
+        FileType::named(name).map_err(|_| unknown(name, FileType::names().map(str::to_owned)))
+    };
+    names.iter().map(named).collect()
+}
+
+/// A number of bytes, or a text as the command line takes it.
+fn bytes<'de, D: Deserializer<'de>>(from: D) -> std::result::Result<Option<u64>, D::Error> {
+    #[derive(Deserialize, Serialize)]
+    #[serde(untagged, expecting = "a size is a number of bytes, or a text such as \"500MB\"")]
+    enum Size {
+        Bytes(u64),
+        Text(String),
+    }
+    match Size::deserialize(from)? {
+        Size::Bytes(bytes) => Ok(Some(bytes)),
+        Size::Text(text) => size::parse(&text).map(Some).map_err(D::Error::custom),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Job> {
+        Job::parse(Path::new("some/release.toml"), text)
+    }
+
+    const REST: &str = "\n[[model]]\nsource = \"a/RWKV-x070-0.1B.pth\"\n[[artifact]]\ntype = \"q8_0\"\n";
+
+    #[test]
+    fn what_is_not_said_is_usual() {
+        let job = parse(REST).unwrap();
+        assert_eq!(job.name(), "release");
+        assert_eq!(job.out(), Path::new("some/release"));
+        assert_eq!(job.models[0].name, "RWKV-x070-0.1B");
+        assert_eq!(job.resolved(&job.models[0].source), Path::new("some/a/RWKV-x070-0.1B.pth"));
+        let artifact = &job.artifacts[0];
+        assert_eq!((artifact.target.id(), artifact.types[0].name), ("gguf", "q8_0"));
+        assert!(artifact.imatrix && job.evaluation.is_none());
+        assert_eq!((job.models[0].line, artifact.line), (2, 4));
+    }
+
+    #[test]
+    fn gates_of_an_artifact_go_before_those_of_all() {
+        let text =
+            "[gates]\nmax_size = \"1.5MB\"\nmax_kl = 0.5\n[evaluation]\ntexts = [\"t\"]".to_owned() + REST;
+        let job = parse(&(text + "[artifact.gates]\nmax_kl = 0.1\n")).unwrap();
+        let gates = job.artifacts[0].gates.or(&job.gates);
+        assert_eq!((gates.max_size, gates.max_kl, gates.min_top1), (Some(1_500_000), Some(0.1), None));
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_with_its_line_and_the_nearest_that_exists() {
+        for (text, expected) in [
+            (
+                "[release]\nnme = 1",
+                "line 2: there is no key \"nme\" | did you mean name? (the keys here are name, ",
+            ),
+            ("[release]\nzzz = 1", "line 2: there is no key \"zzz\" | the keys here are name, out, "),
+            ("[evaluation]\nctx = 5", "line 1: missing field `texts` | correct it"),
+            (
+                "[[artifact]]\ntype = \"q4_km\"",
+                "line 2: there is no value \"q4_km\" | did you mean q4_k_m? (",
+            ),
+            ("[[artifact]]\ntarget = \"ggfu\"", "line 2: there is no value \"ggfu\" | did you mean gguf? ("),
+            (
+                "[[artifact]]\nmix = \"llama\"",
+                "line 2: there is no value \"llama\" | did you mean llama.cpp? (",
+            ),
+            ("[gates]\nmax_size = \"big\"", "line 2: \"big\" does not start with a number | correct it"),
+            ("[gates]\nmax_kl = 0.1", "line 5: there are gates of quality, but nothing is evaluated | add ["),
+            ("[release\n", "line 1: "),
+            (
+                "[[model]]\nsource = \"RWKV-x070-0.1B.pth\"",
+                "line 3: the model \"RWKV-x070-0.1B\" stands in line 1 already",
+            ),
+        ] {
+            let error = parse(&(text.to_owned() + REST)).unwrap_err();
+            let said = format!("{error} | {}", error.help().unwrap_or_default());
+            assert!(said.starts_with(&format!("some/release.toml, {expected}")), "{text:?}: {said}");
+        }
+        assert!(parse("").unwrap_err().to_string().contains("missing field `model`"));
+    }
+}

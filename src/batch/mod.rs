@@ -1,0 +1,193 @@
+//! A release: many models in many types, made, measured, judged and described in one run.
+//!
+//! ```text
+//! Job         the job file: models, artifacts, gates                      release.toml
+//! Cell        one artifact of one model; every n-th belongs to a Shard
+//! Record      what is known of a finished artifact, with the address      MODEL/NAME.json
+//!             of what its bytes depend on
+//! Summary     what came of every cell
+//! outputs     what people and programs get of it                          README.md, manifest.json, SHA256SUMS, ...
+//! ```
+//!
+//! A cell whose record has the right address is kept; a cell that was converted but not measured is measured. So a
+//! batch that was killed, or of which one recipe was changed, does what is missing and nothing else. Workers on one
+//! cell wait for each other, in one process, in several and on several machines with a common folder.
+
+mod cell;
+mod claim;
+mod job;
+mod outputs;
+mod page;
+mod plot;
+mod record;
+mod schedule;
+mod shard;
+mod summary;
+mod work;
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
+
+pub use cell::{Cell, Place, cells};
+pub use job::{Artifact, Evaluation, Gates, Job, Release, Source};
+pub use outputs::{Manifest, ManifestModel, report};
+pub use record::{
+    Card, FileRecord, Program, Quality, RecipeRecord, Record, Share, SourceRecord, TensorError,
+};
+pub use shard::Shard;
+pub use summary::{Fate, Outcome, Summary};
+
+use crate::error::{Error, Result};
+use crate::pipeline::Stop;
+use claim::{Claim, make_folder, replace};
+use schedule::Memory;
+use work::{Done, Workshop};
+
+/// How a batch is run.
+#[derive(Clone, Debug, Default)]
+pub struct Settings {
+    /// The folder to write, if not the job's.
+    pub out: Option<PathBuf>,
+    /// Which part of the release.
+    pub shard: Option<Shard>,
+    /// Most cells at work at once; by default as many as threads.
+    pub at_once: Option<usize>,
+    /// Threads of all cells; by default as many as the machine runs at once.
+    pub threads: Option<usize>,
+    /// Memory of all cells; by default half of the machine's.
+    pub max_memory: Option<u64>,
+    /// Replace files that no batch has made.
+    pub force: bool,
+}
+
+/// Runs the cells of a job, and writes what describes the release; of a shard, its summary. `listen` hears of every
+/// cell that is done, how many are, and of how many.
+///
+/// # Errors
+/// If the job is wrong, the folder cannot be written, or what describes the release cannot. What goes wrong in a cell is
+/// in the summary; see [`Summary::verdict`].
+pub fn run(
+    job: &Job,
+    settings: &Settings,
+    stop: &Stop,
+    listen: &(dyn Fn(&Outcome, usize, usize) + Sync),
+) -> Result<Summary> {
+    let cells = cells(job)?;
+    let memory = Memory::new(settings.max_memory);
+    let out = settings.out.clone().unwrap_or_else(|| job.out());
+    make_folder(&out)?;
+    let workshop = Workshop::new(job, &out, settings.force, settings.max_memory.is_some(), &memory, stop);
+    let summary = run_with(job, &cells, settings, listen, |cell, threads| {
+        stop.check()?;
+        workshop.make(cell, threads)
+    });
+    if summary.shard == Shard::WHOLE {
+        publish(&summary, &out)?;
+    } else {
+        let path = out.join(summary.shard.summary_name());
+        let _claim = sole(&out)?;
+        replace(&path, &record::json(&summary, &path)?)?;
+    }
+    Ok(summary)
+}
+
+/// The same with any work on the cells, and nothing written.
+fn run_with(
+    job: &Job,
+    cells: &[Cell],
+    settings: &Settings,
+    listen: &(dyn Fn(&Outcome, usize, usize) + Sync),
+    work: impl Fn(&Cell, usize) -> Result<Done> + Sync,
+) -> Summary {
+    let start = Instant::now();
+    let shard = settings.shard.unwrap_or(Shard::WHOLE);
+    let own: Vec<(usize, &Cell)> = cells.iter().enumerate().filter(|(place, _)| shard.has(*place)).collect();
+    let threads =
+        settings.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, Into::into));
+    let at_once = settings.at_once.unwrap_or(threads).max(1);
+    let done = AtomicUsize::new(0);
+    let outcomes = schedule::all(own.len(), at_once, threads, |i, threads| {
+        let (start, (place, cell)) = (Instant::now(), own[i]);
+        let made = schedule::caught(|| work(cell, threads));
+        let outcome = Outcome::new(place, cell, made, start.elapsed().as_secs_f64());
+        listen(&outcome, done.fetch_add(1, Ordering::Relaxed) + 1, own.len());
+        outcome
+    });
+    Summary {
+        release: job.name(),
+        quantized_by: job.release.quantized_by.clone(),
+        program: Program::this(),
+        shard,
+        seconds: start.elapsed().as_secs_f64(),
+        cells: outcomes,
+    }
+}
+
+/// Joins the summaries of all shards in the folder of a release, and writes what describes it.
+///
+/// # Errors
+/// [`Error::Check`] if a shard is missing, or a file of a finished artifact.
+pub fn merge(out: &Path) -> Result<Summary> {
+    let entries = std::fs::read_dir(out).map_err(Error::io("read", out))?;
+    let mut shards = Vec::new();
+    for entry in entries {
+        let path = entry.map_err(Error::io("read", out))?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        if name.starts_with("summary-") && name.ends_with(".json") && name.contains("-of-") {
+            shards.push(Summary::read(&path)?);
+        }
+    }
+    let summary = Summary::join(shards)?;
+    for cell in summary.cells.iter().filter(|c| c.fate.is_good()) {
+        let folder = out.join(&cell.model);
+        if !cell.record.as_ref().is_some_and(|record| record.is_whole(&folder)) {
+            return Err(Error::Check {
+                what: format!("{} is not in {}, though it was made", cell.path, out.display()),
+            });
+        }
+    }
+    publish(&summary, out)?;
+    Ok(summary)
+}
+
+/// Writes what describes a release.
+fn publish(summary: &Summary, out: &Path) -> Result<()> {
+    let _claim = sole(out)?;
+    for (path, bytes) in outputs::all(summary)? {
+        replace(&out.join(path), &bytes)?;
+    }
+    Ok(())
+}
+
+/// The sole right to describe the release. (It is had in a moment, so Ctrl-C need not be heard.)
+fn sole(out: &Path) -> Result<Claim> {
+    Claim::take(&out.join(".release.lock"), &Stop::new())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cell_that_panics_is_one_fate_among_others() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("job.toml");
+        let text = "[[model]]\nsource = \"m.pth\"\n[[artifact]]\ntype = [\"q8_0\", \"q4_0\", \"f16\"]\n";
+        std::fs::write(&path, text).unwrap();
+        let job = Job::read(&path).unwrap();
+        let heard = AtomicUsize::new(0);
+        let listen = |_: &Outcome, _: usize, _: usize| {
+            heard.fetch_add(1, Ordering::Relaxed);
+        };
+        let summary = run_with(&job, &cells(&job).unwrap(), &Settings::default(), &listen, |cell, _| {
+            assert!(cell.name != "m-Q4_0.gguf", "bad luck");
+            Ok(Done::Inapplicable("no".to_owned()))
+        });
+        let fates: Vec<Fate> = summary.cells.iter().map(|c| c.fate).collect();
+        assert_eq!(fates, [Fate::Inapplicable, Fate::Failed, Fate::Inapplicable]);
+        assert_eq!(summary.cells[1].why, ["a mistake in the program: bad luck"]);
+        assert_eq!(heard.into_inner(), 3);
+        assert_eq!(summary.verdict().unwrap_err().to_string(), "1 of 3 cells failed");
+    }
+}

@@ -1,0 +1,248 @@
+//! What people and programs get of a release: checksums, the manifest, model cards, the report, the summary in three forms.
+//!
+//! All but the summary depends on the artifacts alone, so that it is the same wherever and whenever it is made.
+
+use minijinja::value::Serde;
+use minijinja::{AutoEscape, Environment, UndefinedBehavior};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::page::page;
+use super::record::{self, FileRecord, Program, Record};
+use super::summary::{Fate, Outcome, Summary};
+use crate::error::{Error, Result};
+use crate::eval::Estimate;
+use crate::report::{bytes, count};
+use crate::targets::TARGETS;
+
+/// The templates; the extension says how texts are escaped.
+const TEMPLATES: [(&str, &str); 4] = [
+    ("README.md", include_str!("templates/README.md.jinja")),
+    ("report.html", include_str!("templates/report.html.jinja")),
+    ("summary.md", include_str!("templates/summary.md.jinja")),
+    ("summary.xml", include_str!("templates/summary.xml.jinja")),
+];
+
+/// `manifest.json`: every artifact that belongs to the release.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct Manifest {
+    /// The release's name.
+    pub release: String,
+    /// Who made the artifacts.
+    pub quantized_by: Option<String>,
+    /// What described them.
+    pub program: Program,
+    /// The models that have any.
+    pub models: Vec<ManifestModel>,
+}
+
+/// A model of a release.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct ManifestModel {
+    /// Its name: that of its folder in the release.
+    pub name: String,
+    /// Its artifacts.
+    pub artifacts: Vec<Record>,
+}
+
+impl Manifest {
+    /// That of a run; what failed is not in it.
+    fn of(summary: &Summary) -> Manifest {
+        let mut models: Vec<ManifestModel> = Vec::new();
+        for cell in summary.cells.iter().filter(|c| c.fate.is_good()) {
+            let Some(mut record) = cell.record.clone() else { continue };
+            if let Some(quality) = &mut record.quality {
+                quality.tensors.clear(); // the record beside the artifact has them
+            }
+            match models.iter_mut().find(|m| m.name == cell.model) {
+                Some(model) => model.artifacts.push(record),
+                None => models.push(ManifestModel { name: cell.model.clone(), artifacts: vec![record] }),
+            }
+        }
+        Manifest {
+            release: summary.release.clone(),
+            quantized_by: summary.quantized_by.clone(),
+            program: summary.program.clone(),
+            models,
+        }
+    }
+}
+
+/// `report.html`: one file that needs nothing else.
+///
+/// # Errors
+/// If the template cannot be filled.
+pub fn report(summary: &Summary) -> Result<Vec<u8>> {
+    fill(&engine().map_err(|e| mistake(&e))?, "report.html", page(summary))
+}
+
+/// Every file that describes the release: its path in the release's folder, and what is in it.
+///
+/// # Errors
+/// If a template cannot be filled.
+pub(super) fn all(summary: &Summary) -> Result<Vec<(String, Vec<u8>)>> {
+    let engine = engine().map_err(|e| mistake(&e))?;
+    let fill = |name: &str, values: Value| fill(&engine, name, values);
+    let manifest = Manifest::of(summary);
+    let mut all = Vec::new();
+    let mut sums = String::new();
+    for model in &manifest.models {
+        let files = || model.artifacts.iter().flat_map(|a| &a.files);
+        sums += &checksums(files(), &format!("{}/", model.name));
+        all.push((format!("{}/SHA256SUMS", model.name), checksums(files(), "").into_bytes()));
+        all.push((format!("{}/README.md", model.name), fill("README.md", card(summary, model))?));
+    }
+    let structured = |name: &str, bytes: Result<Vec<u8>>| bytes.map(|bytes| (name.to_owned(), bytes));
+    all.push(("SHA256SUMS".to_owned(), sums.into_bytes()));
+    all.push(structured("manifest.json", record::json(&manifest, "manifest.json".as_ref()))?);
+    all.push(structured("summary.json", record::json(summary, "summary.json".as_ref()))?);
+    for name in ["summary.md", "summary.xml"] {
+        all.push((name.to_owned(), fill(name, overview(summary))?));
+    }
+    all.push(("report.html".to_owned(), report(summary)?));
+    Ok(all)
+}
+
+/// Lines as `sha256sum` writes them.
+fn checksums<'a>(files: impl Iterator<Item = &'a FileRecord>, folder: &str) -> String {
+    files.map(|f| format!("{}  {folder}{}\n", f.sha256, f.name)).collect()
+}
+
+/// What the model card is made of.
+fn card(summary: &Summary, model: &ManifestModel) -> Value {
+    let artifacts = &model.artifacts;
+    let example = |ids: &[&str]| {
+        let held = artifacts.iter().find(|a| ids.contains(&a.recipe.target.as_str()));
+        held.and_then(|a| a.files.first()).map(|f| &f.name)
+    };
+    let row = |a: &Record| {
+        let target = TARGETS.iter().find(|t| t.id() == a.recipe.target);
+        json!({
+            "name": a.files.first().map(|f| &f.name),
+            "files": a.files,
+            "runtimes": target.map(|t| t.runtimes()),
+            "type": a.recipe.file_type,
+            "bits_per_weight": a.bits_per_weight,
+            "quality": a.quality,
+        })
+    };
+    let mut targets: Vec<&str> = artifacts.iter().map(|a| a.recipe.target.as_str()).collect();
+    targets.sort_unstable();
+    targets.dedup();
+    json!({
+        "name": model.name,
+        "quantized_by": summary.quantized_by,
+        "program": summary.program,
+        "card": artifacts.first().map(|a| &a.card),
+        "source": artifacts.first().map(|a| &a.source),
+        "artifacts": artifacts.iter().map(row).collect::<Vec<_>>(),
+        "measured": artifacts.iter().find_map(|a| a.quality.as_ref()),
+        "targets": targets,
+        "examples": {
+            "gguf": example(&["gguf"]),
+            "web": example(&["st", "prefab"]),
+            "rwkv_cpp": example(&["rwkv.cpp"]),
+            "pip": example(&["pth"]),
+        },
+    })
+}
+
+/// What the summaries are made of.
+fn overview(summary: &Summary) -> Value {
+    let row = |c: &Outcome| {
+        let mut row = json!(c);
+        row["good"] = c.fate.is_good().into();
+        row["bad"] = c.fate.is_bad().into();
+        row["word"] = c.fate.name().into();
+        row
+    };
+    let mut names: Vec<&str> = summary.cells.iter().map(|c| c.model.as_str()).collect();
+    names.dedup();
+    let suite = |name: &&str| {
+        let cells = || summary.cells.iter().filter(|c| c.model == *name);
+        let with = |is: fn(Fate) -> bool| cells().filter(|c| is(c.fate)).count();
+        json!({
+            "name": name,
+            "cells": cells().map(row).collect::<Vec<_>>(),
+            "rejected": with(|f| f == Fate::Rejected),
+            "bad": with(Fate::is_bad),
+            "skipped": with(|f| !f.is_good() && !f.is_bad()),
+            "seconds": cells().map(|c| c.seconds).sum::<f64>(),
+        })
+    };
+    json!({
+        "release": summary.release,
+        "seconds": summary.seconds,
+        "good": summary.count(Fate::is_good),
+        "bad": summary.count(Fate::is_bad),
+        "rejected": summary.count(|f| f == Fate::Rejected),
+        "inapplicable": summary.count(|f| f == Fate::Inapplicable),
+        "not_run": summary.count(|f| f == Fate::NotRun),
+        "cells": summary.cells.iter().map(row).collect::<Vec<_>>(),
+        "models": names.iter().map(suite).collect::<Vec<_>>(),
+    })
+}
+
+/// The templates, and how they write numbers.
+fn engine() -> std::result::Result<Environment<'static>, minijinja::Error> {
+    let mut engine = Environment::new();
+    engine.set_undefined_behavior(UndefinedBehavior::SemiStrict);
+    engine.set_auto_escape_callback(|name| match name.rsplit('.').next() {
+        Some("html" | "xml") => AutoEscape::Html,
+        _ => AutoEscape::None,
+    });
+    engine.add_filter("bytes", bytes);
+    engine.add_filter("count", count);
+    engine.add_filter("fixed", |value: f64, digits: usize| format!("{value:.digits$}"));
+    engine.add_filter("estimate", |e: Serde<Estimate>, digits: usize| estimate(&e, digits, 1.0));
+    engine.add_filter("percent", |e: Serde<Estimate>| estimate(&e, 2, 100.0) + " %");
+    // XML knows no other control characters, however they are written.
+    engine.add_filter("printable", |text: String| {
+        text.replace(|c: char| c.is_control() && c != '\n' && c != '\t', " ")
+    });
+    for (name, source) in TEMPLATES {
+        engine.add_template(name, source)?;
+    }
+    Ok(engine)
+}
+
+/// A figure times `scale` and its standard error, with so many digits.
+fn estimate(e: &Estimate, digits: usize, scale: f64) -> String {
+    let value = e.value * scale;
+    match e.error.map(|error| error * scale) {
+        Some(error) => format!("{value:.digits$} \u{b1} {error:.digits$}"),
+        None => format!("{value:.digits$}"),
+    }
+}
+
+fn fill(engine: &Environment, name: &str, values: Value) -> Result<Vec<u8>> {
+    let text = engine.get_template(name).and_then(|t| t.render(Serde(values)));
+    text.map(|text| (text + "\n").into_bytes()).map_err(|e| mistake(&e))
+}
+
+/// A template that cannot be filled.
+fn mistake(error: &minijinja::Error) -> Error {
+    Error::Model {
+        path: error.name().unwrap_or("a template").into(),
+        what: format!("cannot be written: {error:#}"),
+        help: "this is a mistake in the program: please report it, with the job".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The schema of `manifest.json` is in the repository, and is that of what is written.
+    #[test]
+    fn the_schema_of_the_manifest_is_right() {
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/batch/manifest.schema.json");
+        let schema = serde_json::to_string_pretty(&schemars::schema_for!(Manifest)).unwrap() + "\n";
+        if std::env::var_os("UPDATE_SCHEMA").is_some() {
+            std::fs::write(&path, &schema).unwrap();
+        }
+        assert_eq!(std::fs::read_to_string(path).unwrap(), schema, "UPDATE_SCHEMA=1 writes it anew");
+    }
+}

@@ -1,0 +1,324 @@
+//! What is known of a finished artifact, kept beside it as `NAME.json`: where it comes from, what it is, how good.
+//!
+//! It says nothing of when, where or how fast it was made, so that it is the same wherever it is made.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use clap::ValueEnum;
+use formats::Mapped;
+use serde::{Deserialize, Serialize};
+
+use super::cell::Cell;
+use crate::convert::Prepared;
+use crate::diff::{self, TensorDiff};
+use crate::error::{Error, Result};
+use crate::eval::{Against, ModelScore, Scored, Setting, sha256};
+use crate::model::Model;
+use crate::verify;
+use crate::{about::About, files};
+
+/// Raised whenever the program makes other bytes of the same plan and source.
+const GENERATION: u32 = 1;
+/// Largest record that is read.
+const FILE_BYTES: u64 = 64 << 20;
+
+/// What is known of a finished artifact.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct Record {
+    /// The cell's address: a SHA-256 of the source, the recipe and everything else that its bytes depend on.
+    pub cell: String,
+    /// What made it.
+    pub program: Program,
+    /// What it was made from.
+    pub source: SourceRecord,
+    /// How.
+    pub recipe: RecipeRecord,
+    /// What the source, or the job, says of the model.
+    pub card: Card,
+    /// Its files; names are relative to the model's folder.
+    pub files: Vec<FileRecord>,
+    /// Size of all files.
+    pub bytes: u64,
+    /// Bits a weight, all files, metadata included.
+    pub bits_per_weight: f64,
+    /// Its tensors by their encoding.
+    pub encodings: BTreeMap<String, Share>,
+    /// How far it is from its source, if that was measured.
+    pub quality: Option<Quality>,
+}
+
+/// A program.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct Program {
+    /// Its name.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+    /// Where it is at home.
+    pub url: String,
+}
+
+impl Program {
+    /// This one.
+    pub fn this() -> Program {
+        Program {
+            name: env!("CARGO_PKG_NAME").to_owned(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            url: env!("CARGO_PKG_REPOSITORY").to_owned(),
+        }
+    }
+}
+
+/// A model that artifacts are made from.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct SourceRecord {
+    /// Its name in the release.
+    pub name: String,
+    /// Its version: `7.0`.
+    pub version: String,
+    /// What it is, in a few words.
+    pub about: String,
+    /// The container: `torch`.
+    pub format: String,
+    /// Number of weights.
+    pub weights: u64,
+    /// Its files.
+    pub files: Vec<FileRecord>,
+}
+
+/// A file and its content.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct FileRecord {
+    /// Its name.
+    pub name: String,
+    /// Its size.
+    pub bytes: u64,
+    /// Its SHA-256, in lower-case hex.
+    pub sha256: String,
+}
+
+impl FileRecord {
+    /// The file at `path`, called `name`.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn of(path: &Path, name: String) -> Result<FileRecord> {
+        Ok(FileRecord::mapped(&Mapped::open(path)?, name))
+    }
+
+    /// A file that is open.
+    pub fn mapped(file: &Mapped, name: String) -> FileRecord {
+        FileRecord { name, bytes: file.bytes().len() as u64, sha256: verify::sha256(file) }
+    }
+}
+
+/// How an artifact is made.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[allow(missing_docs)] // keys of the job
+pub struct RecipeRecord {
+    pub target: String,
+    #[serde(rename = "type")]
+    pub file_type: String,
+    pub mix: String,
+    pub fallback: String,
+    pub search: String,
+    pub imatrix: Option<FileRecord>,
+    pub split_max_bytes: Option<u64>,
+    pub drop: Vec<String>,
+}
+
+/// What is said of a model.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct Card {
+    /// Its title.
+    pub name: Option<String>,
+    /// Who made it.
+    pub author: Option<String>,
+    /// Its licence, as an SPDX name.
+    pub license: Option<String>,
+    /// Where it is at home.
+    pub url: Option<String>,
+    /// What it was made from, as `organization/name` where that is known.
+    pub base_model: Option<String>,
+}
+
+impl Card {
+    fn of(about: &About) -> Card {
+        let text = |field: &str| about.text(field).map(str::to_owned);
+        let base = |field: &str| text(&format!("base_model.0.{field}"));
+        let base_model = match (base("organization"), base("name")) {
+            (Some(organization), Some(name)) => Some(format!("{organization}/{name}")),
+            (_, name) => name.or_else(|| base("repo_url")),
+        };
+        Card {
+            name: text("name"),
+            author: text("author"),
+            license: text("license"),
+            url: text("url"),
+            base_model,
+        }
+    }
+}
+
+/// Some tensors of an artifact.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct Share {
+    /// How many.
+    pub tensors: u64,
+    /// Their weights.
+    pub weights: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+/// How far an artifact is from its source on some text.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct Quality {
+    /// A SHA-256 of everything that the figures depend on.
+    pub measurement: String,
+    /// The text, and how it was cut.
+    pub setting: Setting,
+    /// What was scored.
+    pub scored: Scored,
+    /// The source.
+    pub source: ModelScore,
+    /// The artifact.
+    pub artifact: ModelScore,
+    /// The artifact against the source.
+    pub against: Against,
+    /// How far each tensor is from the source's, block by block.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tensors: Vec<TensorError>,
+}
+
+/// How far a tensor is from that of the source.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct TensorError {
+    /// Its canonical name.
+    pub name: String,
+    /// Its encoding in the artifact.
+    pub encoding: String,
+    /// Its weights.
+    pub weights: u64,
+    /// Its bytes in the artifact.
+    pub bytes: u64,
+    /// Root mean square of the differences, as a share of that of the source's values.
+    pub relative: f64,
+}
+
+impl TensorError {
+    /// Those of all tensors that both models have.
+    pub(super) fn all(source: &Model, artifact: &Model) -> Vec<TensorError> {
+        let weights: BTreeMap<String, u64> =
+            source.tensors.iter().map(|t| (t.name(), t.values.elements() as u64)).collect();
+        let row = |t: TensorDiff| TensorError {
+            weights: weights.get(&t.name).copied().unwrap_or_default(),
+            name: t.name,
+            encoding: t.encodings.1.to_owned(),
+            bytes: t.bytes.1,
+            relative: t.relative,
+        };
+        diff::compare(source, artifact).common.into_iter().map(row).collect()
+    }
+}
+
+/// The address of something: the SHA-256 of what it depends on, as JSON.
+pub(super) fn address(ingredients: &impl Serialize) -> String {
+    // What is addressed is plain data, which always has a JSON.
+    let json = serde_json::to_vec(ingredients).unwrap_or_default();
+    sha256([json.as_slice()])
+}
+
+impl Record {
+    /// The record of an artifact that is planned: all but its files and quality. `source` are the files of the source.
+    ///
+    /// # Errors
+    /// If the importance matrix cannot be read.
+    pub(super) fn planned(cell: &Cell, prepared: &Prepared, source: &[FileRecord]) -> Result<Record> {
+        let Prepared { model, plan, about, .. } = prepared;
+        let artifact = cell.place.artifact;
+        let imatrix = prepared.imatrix.as_deref().map(|path| {
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            FileRecord::of(path, name)
+        });
+        let recipe = RecipeRecord {
+            target: artifact.target.id().to_owned(),
+            file_type: cell.place.file_type.name.to_owned(),
+            mix: chosen(&artifact.mix),
+            fallback: chosen(&artifact.fallback),
+            search: chosen(&artifact.search),
+            imatrix: imatrix.transpose()?,
+            split_max_bytes: artifact.split_max_size,
+            drop: cell.place.source.drop.clone(),
+        };
+        let hashes: Vec<&str> = source.iter().map(|f| f.sha256.as_str()).collect();
+        let mut encodings: BTreeMap<String, Share> = BTreeMap::new();
+        for tensor in &plan.tensors {
+            let share = encodings.entry(tensor.encoding.name().to_owned()).or_default();
+            share.tensors += 1;
+            share.weights += tensor.values.elements() as u64;
+            share.bytes += tensor.bytes();
+        }
+        Ok(Record {
+            cell: address(&(GENERATION, hashes, &recipe, plan.frame_sha256())),
+            program: Program::this(),
+            source: SourceRecord {
+                name: cell.place.source.name.clone(),
+                version: model.version.name.to_owned(),
+                about: model.version.about.to_owned(),
+                format: model.container.format().name().to_owned(),
+                weights: model.weights(),
+                files: source.to_vec(),
+            },
+            recipe,
+            card: Card::of(about),
+            files: Vec::new(),
+            bytes: plan.total_bytes(),
+            bits_per_weight: plan.bits_per_weight(),
+            encodings,
+            quality: None,
+        })
+    }
+
+    /// The record at `path`; `None` if there is none that can be understood.
+    pub(super) fn read(path: &Path) -> Option<Record> {
+        let text = files::text(path, "record", FILE_BYTES).ok()?;
+        serde_json::from_str(&text).ok()
+    }
+
+    /// Writes it to `path`.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub(super) fn write(&self, path: &Path) -> Result<()> {
+        super::claim::replace(path, &json(self, path)?)
+    }
+
+    /// Whether its files are in `folder`, as long as they were.
+    pub(super) fn is_whole(&self, folder: &Path) -> bool {
+        let there = |f: &FileRecord| folder.join(&f.name).metadata().is_ok_and(|m| m.len() == f.bytes);
+        !self.files.is_empty() && self.files.iter().all(there)
+    }
+}
+
+/// JSON for people and programs, with a line feed at its end.
+pub(super) fn json(value: &impl Serialize, path: &Path) -> Result<Vec<u8>> {
+    let mut json = serde_json::to_vec_pretty(value).map_err(|e| Error::io("write", path)(e.into()))?;
+    json.push(b'\n');
+    Ok(json)
+}
+
+/// The name of a choice, as it is typed.
+fn chosen(choice: &impl ValueEnum) -> String {
+    choice.to_possible_value().map(|v| v.get_name().to_owned()).unwrap_or_default()
+}

@@ -1,0 +1,215 @@
+//! One cell from start to end: converted, measured, judged; what is done already is kept.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use super::cell::Cell;
+use super::claim::{Claim, make_folder};
+use super::job::{Evaluation, Job};
+use super::record::{FileRecord, Quality, Record, TensorError, address};
+use super::schedule::Memory;
+use crate::about;
+use crate::convert::{Prepared, Request};
+use crate::error::{Error, Result};
+use crate::eval::{self, Load, Task, same_vocabulary, vocabulary_sha256};
+use crate::model::Model;
+use crate::pipeline::{Silent, Stop};
+use crate::report::bytes;
+use crate::runner::{Options, Runner};
+use crate::targets;
+
+/// Raised whenever the program measures other figures of the same model and text.
+const GENERATION: u32 = 1;
+
+/// What all cells of a run have in common.
+pub(super) struct Workshop<'a> {
+    pub job: &'a Job,
+    /// The release's folder.
+    pub out: &'a Path,
+    /// Whether files are replaced that no run of this program left.
+    pub force: bool,
+    /// Whether memory is short, so that models are streamed.
+    pub stream: bool,
+    pub memory: &'a Memory,
+    pub stop: &'a Stop,
+    /// The files of the sources hashed so far, by the model's name.
+    hashes: BTreeMap<&'a str, Mutex<Option<Vec<FileRecord>>>>,
+    /// SHA-256 of the texts.
+    texts: Mutex<Option<String>>,
+}
+
+/// What came of a cell.
+#[derive(Debug)]
+pub(super) enum Done {
+    /// The artifact is there.
+    There {
+        /// What is known of it.
+        record: Box<Record>,
+        /// Whether all of it was there before.
+        kept: bool,
+        /// Gates that it fails.
+        failures: Vec<String>,
+    },
+    /// It would be too large, so it was not made.
+    TooLarge(String),
+    /// The target cannot hold this model, and nobody asked for this very pair.
+    Inapplicable(String),
+}
+
+impl<'a> Workshop<'a> {
+    pub fn new(
+        job: &'a Job,
+        out: &'a Path,
+        force: bool,
+        stream: bool,
+        memory: &'a Memory,
+        stop: &'a Stop,
+    ) -> Workshop<'a> {
+        let hashes = job.models.iter().map(|m| (m.name.as_str(), Mutex::default())).collect();
+        Workshop { job, out, force, stream, memory, stop, hashes, texts: Mutex::default() }
+    }
+
+    /// Makes the artifact of a cell with so many threads, unless it is there.
+    ///
+    /// # Errors
+    /// Whatever stands in the way of it.
+    pub fn make(&self, cell: &Cell, threads: usize) -> Result<Done> {
+        let folder = cell.folder(self.out);
+        let request = Request {
+            threads: Some(threads.try_into().unwrap_or(u16::MAX)),
+            ..cell.request(self.job, &folder)
+        };
+        let target = cell.place.artifact.target;
+        let model = request.open(target)?;
+        if cell.place.artifact.models.is_none() && !target.takes(model.version) {
+            return Ok(Done::Inapplicable(targets::refused(target, &model).to_string()));
+        }
+        let prepared = request.plan(model, target, cell.place.file_type)?;
+        if let Some(limit) = cell.gates.max_size.filter(|limit| prepared.plan.total_bytes() > *limit) {
+            let size = prepared.plan.total_bytes();
+            return Ok(Done::TooLarge(format!(
+                "the size is {} ({size} bytes), and the limit {limit}",
+                bytes(size)
+            )));
+        }
+        make_folder(&folder)?;
+        let mut claim = Claim::take(&folder.join(format!(".{}.lock", cell.name)), self.stop)?;
+        let path = record_path(&folder, cell);
+        let mut planned = Record::planned(cell, &prepared, &self.source(cell, &prepared.model))?;
+        let before = Record::read(&path);
+        let was_ours = claim.broken_off || before.is_some();
+        let (mut record, mut kept) = match before {
+            Some(record) if record.cell == planned.cell && record.is_whole(&folder) => (record, true),
+            _ => {
+                claim.begin()?;
+                self.convert(&prepared, was_ours)?;
+                planned.files = prepared.paths().map(|p| relative(&p, &folder)).collect::<Result<_>>()?;
+                planned.write(&path)?;
+                (planned, false)
+            }
+        };
+        if let Some(evaluation) = &self.job.evaluation
+            && let Some(quality) = self.measure(&request, &prepared, evaluation, &record, threads)?
+        {
+            (record.quality, kept) = (Some(quality), false);
+            record.write(&path)?;
+        }
+        let quality = cell.gates.quality();
+        let failures = record.quality.as_ref().map(|q| quality.failures(&q.against)).unwrap_or_default();
+        Ok(Done::There { record: Box::new(record), kept, failures })
+    }
+
+    /// The files of the model that a cell is made from; hashed once a run.
+    fn source(&self, cell: &Cell, model: &Model) -> Vec<FileRecord> {
+        let hash = || {
+            let files = model.container.files().iter();
+            let name = |p: &Path| p.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            files.map(|f| FileRecord::mapped(f, name(f.path()))).collect::<Vec<_>>()
+        };
+        match self.hashes.get(cell.place.source.name.as_str()) {
+            Some(known) => {
+                known.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(hash).clone()
+            }
+            None => hash(),
+        }
+    }
+
+    fn convert(&self, prepared: &Prepared, ours: bool) -> Result<()> {
+        let _held = self.memory.take(prepared.budget.peak_bytes, self.stop)?;
+        prepared.write(self.force || ours, &Silent, self.stop)
+    }
+
+    /// The figures that the job wants of the artifact; `None` if `record` holds them already.
+    fn measure(
+        &self,
+        request: &Request,
+        prepared: &Prepared,
+        evaluation: &Evaluation,
+        record: &Record,
+        threads: usize,
+    ) -> Result<Option<Quality>> {
+        let asked = request.about.vocab.as_deref();
+        let coder = about::coder(&prepared.model, asked)?;
+        let texts: Vec<PathBuf> = evaluation.texts.iter().map(|t| self.job.resolved(t)).collect();
+        let hashes = |files: &[FileRecord]| files.iter().map(|f| f.sha256.clone()).collect::<Vec<_>>();
+        let measurement = address(&(
+            GENERATION,
+            hashes(&record.source.files),
+            &record.recipe.drop,
+            hashes(&record.files),
+            vocabulary_sha256(coder.vocab()),
+            self.texts_sha256(&texts)?,
+            (evaluation.ctx, evaluation.stride.unwrap_or(evaluation.ctx), evaluation.windows),
+        ));
+        if record.quality.as_ref().is_some_and(|q| q.measurement == measurement) {
+            return Ok(None);
+        }
+        let options = || Options { stream: self.stream, ..Options::default() };
+        let source = Runner::new(request.open(prepared.plan.target)?, options())?;
+        let artifact = Runner::new(Model::open(&prepared.to_open(), &[])?, options())?;
+        same_vocabulary(source.model(), artifact.model(), coder.vocab(), asked.is_some())?;
+        let task = Task::new(&texts, coder, evaluation.protocol(), evaluation.windows)?;
+        let models = [&source, &artifact];
+        let held = self.memory.take(Load::full_bytes(&models), self.stop)?;
+        let load = Load::within(&models, Some(held.bytes))?;
+        let pool = crate::pipeline::pool(threads)?;
+        let found = pool.install(|| task.run(&models, load, |_| self.stop.check()))?;
+        let tensors = pool.install(|| TensorError::all(source.model(), artifact.model()));
+        let mut setting = task.setting();
+        setting.texts = evaluation.texts.iter().map(|t| t.display().to_string()).collect();
+        let quality = |(score, against)| Quality {
+            measurement,
+            setting,
+            scored: found.scored,
+            source: found.first,
+            artifact: score,
+            against,
+            tensors,
+        };
+        Ok(found.others.into_iter().next().map(quality))
+    }
+
+    fn texts_sha256(&self, texts: &[PathBuf]) -> Result<String> {
+        let mut known = self.texts.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.is_none() {
+            let read = |path: &PathBuf| fs::read(path).map_err(Error::io("read the text", path));
+            let all: Vec<Vec<u8>> = texts.iter().map(read).collect::<Result<_>>()?;
+            *known = Some(eval::sha256(all.iter().map(Vec::as_slice)));
+        }
+        Ok(known.clone().unwrap_or_default())
+    }
+}
+
+/// Where the record of a cell is.
+fn record_path(folder: &Path, cell: &Cell) -> PathBuf {
+    folder.join(format!("{}.json", cell.name))
+}
+
+/// The record of a file within the model's folder.
+fn relative(path: &Path, folder: &Path) -> Result<FileRecord> {
+    let name = path.strip_prefix(folder).unwrap_or(path);
+    let parts: Vec<String> = name.iter().map(|p| p.to_string_lossy().into_owned()).collect();
+    FileRecord::of(path, parts.join("/"))
+}

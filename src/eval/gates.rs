@@ -1,0 +1,40 @@
+//! What fails a check of quality.
+
+use super::Against;
+
+/// Limits of how far a model may be from its reference.
+#[derive(Clone, Copy, Debug, Default, PartialEq, clap::Args)]
+#[command(next_help_heading = "Checks (exit code 3 if one fails)")]
+pub struct Gates {
+    /// Largest perplexity, as a multiple of the reference's
+    #[arg(long, value_name = "RATIO", requires = "against")]
+    pub max_ppl_ratio: Option<f64>,
+    /// Largest mean divergence from the reference, in nats
+    #[arg(long, value_name = "NATS", requires = "against")]
+    pub max_kl: Option<f64>,
+    /// Least share of tokens with the same first choice as the reference
+    #[arg(long, value_name = "SHARE", requires = "against")]
+    pub min_top1: Option<f64>,
+}
+
+impl Gates {
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        *self == Gates::default()
+    }
+
+    /// What `against` fails, a clause each. A figure that is NaN fails.
+    pub fn failures(&self, against: &Against) -> Vec<String> {
+        let (ratio, kl, top1) = (against.ppl_ratio.value, against.kl.value, against.top1.value);
+        let mut failed = Vec::new();
+        let mut check = |what: &str, value: f64, limit: Option<f64>, good: fn(f64, f64) -> bool| {
+            if let Some(limit) = limit.filter(|limit| !good(value, *limit)) {
+                failed.push(format!("{what} is {value:.6}, and the limit {limit}"));
+            }
+        };
+        check("the perplexity ratio", ratio, self.max_ppl_ratio, |v, limit| v <= limit);
+        check("the mean divergence", kl, self.max_kl, |v, limit| v <= limit);
+        check("the top-1 agreement", top1, self.min_top1, |v, limit| v >= limit);
+        failed
+    }
+}

@@ -1,0 +1,140 @@
+//! Models on a text: what is run, in which windows, and what the result is to be compared by.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::measure::{Load, measure};
+use super::summary::{Evaluation, summarise};
+use super::window::{Protocol, Sequence, cut};
+use super::{Corpus, vocabulary_sha256};
+use crate::error::{Error, Result};
+use crate::model::Model;
+use crate::runner::Runner;
+use crate::targets::gguf;
+use crate::vocab::{Coder, Vocab};
+
+/// What was evaluated, and how: two evaluations with the same setting can be compared.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[allow(missing_docs)] // the names speak
+pub struct Setting {
+    pub texts: Vec<String>,
+    pub text_bytes: u64,
+    pub text_sha256: String,
+    pub text_tokens: usize,
+    pub documents: usize,
+    pub vocabulary: String,
+    pub vocabulary_sha256: String,
+    pub protocol: String,
+    pub ctx: usize,
+    pub stride: usize,
+    /// How products were computed.
+    pub arithmetic: String,
+    /// Mean divergence of that arithmetic from the exact one, where it is another.
+    pub arithmetic_kl: Option<f64>,
+}
+
+/// A text cut into windows, for models of one vocabulary.
+#[derive(Clone, Debug)]
+pub struct Task {
+    /// The text.
+    pub corpus: Corpus,
+    /// What is run.
+    pub sequences: Vec<Sequence>,
+    texts: Vec<PathBuf>,
+    coder: Coder,
+    protocol: Protocol,
+}
+
+impl Task {
+    /// Reads the texts and cuts them by `protocol` into windows, at most `limit` of them.
+    ///
+    /// # Errors
+    /// As [`Corpus::read`] and [`cut`].
+    pub fn new(texts: &[PathBuf], coder: Coder, protocol: Protocol, limit: Option<usize>) -> Result<Task> {
+        let corpus = Corpus::read(texts, &coder)?;
+        let sequences = cut(&corpus.documents, protocol, limit)?;
+        Ok(Task { corpus, sequences, texts: texts.to_vec(), coder, protocol })
+    }
+
+    /// How many tokens every model is run over.
+    pub fn tokens_run(&self) -> usize {
+        self.sequences.iter().map(|s| s.tokens.len()).sum()
+    }
+
+    /// Runs all models, the first of which is the reference or the only one; `progress` hears of the tokens done and
+    /// may stop the work.
+    ///
+    /// # Errors
+    /// As [`measure`](super::measure()).
+    pub fn run(
+        &self,
+        models: &[&Runner],
+        load: Load,
+        progress: impl FnMut(usize) -> Result<()>,
+    ) -> Result<Evaluation> {
+        let measured = measure(models, &self.corpus.tokens, &self.sequences, load, progress)?;
+        let windows = self.sequences.iter().map(Sequence::windows).sum();
+        let bytes_of = |place: usize| self.coder.bytes(self.corpus.tokens[place]).len();
+        Ok(summarise(&measured, windows, self.tokens_run(), bytes_of))
+    }
+
+    /// What is evaluated, and how, in exact arithmetic.
+    pub fn setting(&self) -> Setting {
+        let (protocol, ctx, stride) = match self.protocol {
+            Protocol::Windows { ctx, stride } => ("windows", ctx, stride),
+            Protocol::LlamaCpp { ctx } => ("llama.cpp", ctx, ctx),
+            Protocol::Document { ctx } => ("document", ctx, ctx),
+        };
+        Setting {
+            texts: self.texts.iter().map(|p| p.display().to_string()).collect(),
+            text_bytes: self.corpus.file_bytes,
+            text_sha256: self.corpus.sha256.clone(),
+            text_tokens: self.corpus.tokens.len(),
+            documents: self.corpus.documents.len(),
+            vocabulary: self.coder.vocab().name.clone(),
+            vocabulary_sha256: vocabulary_sha256(self.coder.vocab()),
+            protocol: protocol.to_owned(),
+            ctx,
+            stride,
+            arithmetic: "f32".to_owned(),
+            arithmetic_kl: None,
+        }
+    }
+}
+
+/// Refuses two models that do not mean the same by every token; the vocabulary is `vocab`, which was `given` or is the
+/// first model's.
+///
+/// # Errors
+/// [`Error::Usage`] that says what differs.
+pub fn same_vocabulary(a: &Model, b: &Model, vocab: &Vocab, given: bool) -> Result<()> {
+    let name = |m: &Model| m.container.path().display().to_string();
+    let differ = |what: String| {
+        Err(Error::Usage {
+            what,
+            help:
+                "compare models with the same vocabulary; if only its listing differs, give it: --vocab FILE"
+                    .to_owned(),
+        })
+    };
+    if a.dims.vocab != b.dims.vocab {
+        return differ(format!(
+            "{} predicts {} tokens and {} predicts {}, so their predictions cannot be compared",
+            name(a),
+            a.dims.vocab,
+            name(b),
+            b.dims.vocab
+        ));
+    }
+    match gguf::vocab_of(&b.container).and_then(|v| v.padded(a.dims.vocab)) {
+        Some(own)
+            if !given
+                && Some(&own.tokens) != vocab.clone().padded(a.dims.vocab).map(|v| v.tokens).as_ref() =>
+        {
+            differ(format!("{} and {} have different vocabularies", name(a), name(b)))
+        }
+        _ => Ok(()),
+    }
+}

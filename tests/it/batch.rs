@@ -1,0 +1,396 @@
+//! Releases: what is made, kept, redone, refused, and what is left when something goes wrong.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::run::{program, sha256, testdata};
+
+/// A folder with a job file, and the release made of it.
+struct Place {
+    dir: tempfile::TempDir,
+}
+
+/// Of two models four artifacts that can be made and one that cannot, each measured on a few tokens.
+const JOB: &str = r#"
+[release]
+quantized_by = "somebody"
+[evaluation]
+texts = ["SOURCES/heldout.txt"]
+ctx = 128
+windows = 2
+[[model]]
+source = "SOURCES/rwkv7-bytes.pth"
+name = "seven"
+metadata = { license = "apache-2.0", base_model = "some/model" }
+[[model]]
+source = "SOURCES/rwkv4-bytes.pth"
+[[artifact]]
+type = ["q8_0", "q4_0"]
+[[artifact]]
+target = "safetensors"
+type = "f16"
+"#;
+
+impl Place {
+    fn new(job: &str) -> Place {
+        let place = Place { dir: tempfile::tempdir().unwrap() };
+        place.write(job);
+        place
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn write(&self, job: &str) {
+        let sources = testdata("");
+        let job = job.replace("SOURCES", sources.to_str().unwrap().trim_end_matches('/'));
+        fs::write(self.path("job.toml"), job).unwrap();
+    }
+
+    /// The program on the job, with the folder `out`.
+    fn command(&self, out: &str, more: &[&str]) -> Command {
+        let mut command = program();
+        for name in ["SLURM_ARRAY_TASK_ID", "JOB_COMPLETION_INDEX"] {
+            command.env_remove(name);
+        }
+        command.arg("batch").arg(self.path("job.toml")).arg("-o").arg(self.path(out)).args(more);
+        command
+    }
+
+    /// Runs it; the exit code and what it said.
+    fn run(&self, out: &str, more: &[&str]) -> (i32, String) {
+        let output = self.command(out, more).output().unwrap();
+        (output.status.code().unwrap(), String::from_utf8(output.stderr).unwrap())
+    }
+
+    fn ok(&self, out: &str, more: &[&str]) {
+        let (status, said) = self.run(out, more);
+        assert_eq!(status, 0, "{said}");
+    }
+
+    fn json(&self, path: &str) -> Value {
+        serde_json::from_slice(&fs::read(self.path(path)).unwrap()).unwrap()
+    }
+
+    /// The fates of all cells, by the artifacts' paths.
+    fn fates(&self, out: &str) -> BTreeMap<String, String> {
+        let summary = self.json(&format!("{out}/summary.json"));
+        let text = |cell: &Value, key: &str| cell[key].as_str().unwrap().to_owned();
+        summary["cells"].as_array().unwrap().iter().map(|c| (text(c, "path"), text(c, "fate"))).collect()
+    }
+
+    /// Every file below a folder but the summaries, which tell of a run.
+    fn tree(&self, out: &str) -> BTreeMap<PathBuf, Vec<u8>> {
+        let root = self.path(out);
+        let (mut files, mut folders) = (BTreeMap::new(), vec![root.clone()]);
+        while let Some(folder) = folders.pop() {
+            for entry in fs::read_dir(folder).unwrap() {
+                let path = entry.unwrap().path();
+                if path.is_dir() {
+                    folders.push(path);
+                } else {
+                    files.insert(path.strip_prefix(&root).unwrap().to_owned(), fs::read(&path).unwrap());
+                }
+            }
+        }
+        files.retain(|path, _| !path.to_str().unwrap().starts_with("summary"));
+        files
+    }
+}
+
+fn names(tree: &BTreeMap<PathBuf, Vec<u8>>) -> Vec<&str> {
+    tree.keys().map(|p| p.to_str().unwrap()).collect()
+}
+
+#[test]
+fn a_release_is_made_described_and_kept() {
+    let place = Place::new(JOB);
+    place.ok("out", &[]);
+    let tree = place.tree("out");
+    assert_eq!(
+        names(&tree),
+        [
+            "SHA256SUMS",
+            "manifest.json",
+            "report.html",
+            "rwkv4-bytes/README.md",
+            "rwkv4-bytes/SHA256SUMS",
+            "rwkv4-bytes/rwkv4-bytes-F16.safetensors",
+            "rwkv4-bytes/rwkv4-bytes-F16.safetensors.json",
+            "seven/README.md",
+            "seven/SHA256SUMS",
+            "seven/seven-F16.safetensors",
+            "seven/seven-F16.safetensors.json",
+            "seven/seven-Q4_0.gguf",
+            "seven/seven-Q4_0.gguf.json",
+            "seven/seven-Q8_0.gguf",
+            "seven/seven-Q8_0.gguf.json",
+        ]
+    );
+    // The same file as without a batch.
+    let alone = place.path("alone.gguf");
+    let source = testdata("rwkv7-bytes.pth");
+    let more = ["--type", "q4_0", "--license", "apache-2.0", "--base-model", "some/model"];
+    assert!(program().arg("convert").arg(source).arg(&alone).args(more).output().unwrap().status.success());
+    assert!(tree[Path::new("seven/seven-Q4_0.gguf")] == fs::read(alone).unwrap());
+    // Checksums and the manifest speak of the files that are there.
+    let sums = String::from_utf8(tree[Path::new("SHA256SUMS")].clone()).unwrap();
+    assert_eq!(sums.lines().count(), 4);
+    for line in sums.lines() {
+        let (sum, path) = line.split_once("  ").unwrap();
+        assert_eq!(sha256(&tree[Path::new(path)]), sum, "{path}");
+    }
+    let manifest = place.json("out/manifest.json");
+    assert_eq!(manifest["release"], "job");
+    let seven = &manifest["models"][0];
+    assert_eq!((seven["name"].as_str(), seven["artifacts"].as_array().unwrap().len()), (Some("seven"), 3));
+    let (q8, q4) = (&seven["artifacts"][0], &seven["artifacts"][1]);
+    let kl = |artifact: &Value| artifact["quality"]["against"]["kl"]["value"].as_f64().unwrap();
+    assert!(0.0 < kl(q8) && kl(q8) < kl(q4), "{} {}", kl(q8), kl(q4));
+    assert_eq!(q4["source"]["files"][0]["sha256"], sha256(&fs::read(testdata("rwkv7-bytes.pth")).unwrap()));
+    assert_eq!(q4["card"]["base_model"], "some/model");
+    let card = String::from_utf8(tree[Path::new("seven/README.md")].clone()).unwrap();
+    for part in [
+        "---\nbase_model: \"some/model\"\nbase_model_relation: quantized\nlicense: \"apache-2.0\"\nquantized_by: \"somebody\"\n",
+        "| [seven-Q4_0.gguf](seven-Q4_0.gguf) | llama.cpp, ollama, LM Studio, KoboldCpp | q4_0 | 1.30 MB | 5.53 |",
+        "llama-cli -m seven-Q8_0.gguf",
+        "254 tokens of ",
+    ] {
+        assert!(card.contains(part), "{part}\n{card}");
+    }
+    let junit = fs::read_to_string(place.path("out/summary.xml")).unwrap();
+    assert!(junit.contains("tests=\"6\" failures=\"0\" errors=\"0\" skipped=\"2\""), "{junit}");
+
+    // Again: nothing is done, nothing changes.
+    place.ok("out", &[]);
+    assert!(place.tree("out") == tree);
+    let fates = place.fates("out");
+    assert_eq!(fates["seven/seven-Q8_0.gguf"], "kept");
+    assert_eq!(fates["rwkv4-bytes/rwkv4-bytes-Q8_0.gguf"], "inapplicable");
+
+    // Another recipe for one artifact, and another text for none: that one is made anew.
+    place.write(
+        &JOB.replace("[\"q8_0\", \"q4_0\"]", "\"q8_0\"\n[[artifact]]\ntype = \"q4_0\"\nsearch = \"best\""),
+    );
+    place.ok("out", &[]);
+    let made: Vec<String> = place.fates("out").into_iter().filter(|f| f.1 == "made").map(|f| f.0).collect();
+    assert_eq!(made, ["seven/seven-Q4_0.gguf"]);
+    let changed = place.tree("out");
+    assert_eq!(names(&changed), names(&tree));
+    assert!(changed[Path::new("seven/seven-Q4_0.gguf")] != tree[Path::new("seven/seven-Q4_0.gguf")]);
+
+    // A lost file is made again, a shorter text measured again without a conversion.
+    place.write(JOB);
+    place.ok("out", &[]);
+    fs::remove_file(place.path("out/seven/seven-Q8_0.gguf")).unwrap();
+    place.ok("out", &[]);
+    assert!(place.tree("out") == tree);
+    let written = |name: &str| fs::metadata(place.path(name)).unwrap().modified().unwrap();
+    let before = written("out/seven/seven-Q8_0.gguf");
+    place.write(&JOB.replace("windows = 2", "windows = 1"));
+    place.ok("out", &[]);
+    assert_eq!(written("out/seven/seven-Q8_0.gguf"), before);
+    assert_eq!(
+        place.json("out/manifest.json")["models"][0]["artifacts"][0]["quality"]["scored"]["tokens"],
+        127
+    );
+}
+
+#[test]
+fn gates_that_fail_fail_the_cell_and_nothing_else() {
+    let gated = JOB.replace(
+        "type = [\"q8_0\", \"q4_0\"]",
+        "type = \"q8_0\"\n[artifact.gates]\nmax_kl = 1e-9\nmin_top1 = 0.1\n[[artifact]]\ntype = \"q4_0\"\ngates.max_size = \"1MB\"",
+    );
+    let place = Place::new(&gated);
+    let (status, said) = place.run("out", &[]);
+    assert_eq!(status, 4, "{said}");
+    assert!(said.contains("seven/seven-Q8_0.gguf rejected: the mean divergence is 0.0000"), "{said}");
+    assert!(said.contains("and the limit 0.000000001"), "{said}");
+    assert!(said.contains(
+        "seven/seven-Q4_0.gguf rejected: the size is 1.30 MB (1297472 bytes), and the limit 1000000"
+    ));
+    assert!(!said.contains("top-1"), "{said}");
+    assert!(said.contains("error: 2 of 6 cells failed"), "{said}");
+    assert!(!place.path("out/seven/seven-Q4_0.gguf").exists(), "it was not made");
+    let sums = fs::read_to_string(place.path("out/SHA256SUMS")).unwrap();
+    assert!(!sums.contains("gguf") && sums.contains("seven/seven-F16.safetensors"), "{sums}");
+    let junit = fs::read_to_string(place.path("out/summary.xml")).unwrap();
+    assert!(junit.contains("tests=\"6\" failures=\"2\" errors=\"0\" skipped=\"2\""), "{junit}");
+    assert!(fs::read_to_string(place.path("out/summary.md")).unwrap().contains("**2 failed**"));
+    // Wider gates: what was measured is judged anew, and not measured again.
+    place.write(&gated.replace("1e-9", "0.1"));
+    assert_eq!(place.run("out", &[]).0, 4);
+    assert_eq!(place.fates("out")["seven/seven-Q8_0.gguf"], "kept");
+}
+
+#[test]
+fn what_cannot_be_made_does_not_stop_the_others() {
+    let extra = "[[model]]\nsource = \"lost.pth\"\n[[model]]\nsource = \"SOURCES/heldout.txt\"\nname = \"text\"\n\
+                 [[model]]\nsource = \"SOURCES/rwkv6-bytes.pth\"\nname = \"blocked\"\n[[artifact]]\nname = \"asked\"\ntype = \"q8_0\"\nmodels = [\"rwkv4*\"]\n";
+    let place = Place::new(&(JOB.to_owned() + extra));
+    fs::create_dir(place.path("out")).unwrap();
+    fs::write(place.path("out/blocked"), "a file where the folder should be").unwrap();
+    fs::create_dir(place.path("out/seven")).unwrap();
+    fs::write(place.path("out/seven/seven-Q8_0.gguf"), "precious").unwrap();
+    let (status, said) = place.run("out", &[]);
+    assert_eq!(status, 4, "{said}");
+    let fates = place.fates("out");
+    assert_eq!(fates["seven/seven-F16.safetensors"], "made");
+    for (path, why) in [
+        ("lost/lost-Q8_0.gguf", "lost.pth"),
+        ("text/text-F16.safetensors", "heldout.txt"),
+        ("blocked/blocked-Q8_0.gguf", "cannot create the folder "),
+        ("seven/seven-Q8_0.gguf", "seven-Q8_0.gguf exists already"),
+        ("rwkv4-bytes/asked.gguf", "GGUF holds only versions"),
+    ] {
+        assert_eq!(fates[path], "failed", "{said}");
+        let summary = place.json("out/summary.json");
+        let cell = summary["cells"].as_array().unwrap().iter().find(|c| c["path"] == path).unwrap();
+        assert!(cell["why"][0].as_str().unwrap().contains(why), "{cell}");
+    }
+    assert_eq!(fs::read(place.path("out/seven/seven-Q8_0.gguf")).unwrap(), b"precious");
+    place.run("out", &["--force"]);
+    assert_eq!(place.fates("out")["seven/seven-Q8_0.gguf"], "made");
+    assert!(names(&place.tree("out")).iter().all(|n| !n.ends_with(".partial") && !n.ends_with(".lock")));
+}
+
+#[test]
+fn a_wrong_job_is_refused_before_any_work() {
+    let place = Place::new(JOB);
+    let refused = |job: &str, expected: &str, help: &str| {
+        place.write(job);
+        let (status, said) = place.run("out", &[]);
+        assert_eq!(status, 1, "{said}");
+        let said = said.replace(place.dir.path().to_str().unwrap(), "DIR");
+        assert!(said.starts_with(&format!("error: DIR/job.toml, {expected}")), "{said}");
+        assert!(said.contains(&format!("\nhelp: {help}")), "{said}");
+        assert!(!place.path("out").exists());
+    };
+    refused(
+        &JOB.replace("windows = 2", "windoes = 2"),
+        "line 7: there is no key \"windoes\"",
+        "did you mean windows? (the keys here are texts, ctx, stride, windows)",
+    );
+    refused(
+        &JOB.replace("\"q4_0\"", "\"q8_0\""),
+        "line 14: two artifacts are called seven/seven-Q8_0.gguf",
+        "give one of them another name",
+    );
+    refused(
+        &JOB.replace(
+            "type = \"f16\"",
+            "type = \"f16\"\n[[artifact]]\nname = \"{model}-q4_0\"\ntype = \"q4_1\"",
+        ),
+        "line 19: seven/seven-q4_0.gguf is the name of an artifact of line 14 too",
+        "give one of them another name",
+    );
+    refused(
+        &JOB.replace("name = \"seven\"", "name = \"../seven\""),
+        "line 8: \"../seven\" names no folder",
+        "give the model a name",
+    );
+    refused(
+        &JOB.replace("type = \"f16\"", "type = \"f16\"\nname = \"{modle}\""),
+        "line 16: the name \"{modle}\" cannot be used: {modle} stands for nothing",
+        "a name is made of text and of {model}, ",
+    );
+    refused(
+        &JOB.replace("type = \"f16\"", "type = \"f16\"\nmodels = [\"eight*\"]"),
+        "line 16: no model is called \"eight*\"",
+        "the models are seven, rwkv4-bytes",
+    );
+    place.write(JOB);
+    fs::write(place.path("file"), "").unwrap();
+    let (status, said) = place.run("file/out", &[]);
+    assert_eq!(status, 1, "{said}");
+    assert!(said.contains("cannot create the folder "), "{said}");
+}
+
+#[test]
+fn shards_make_the_same_release() {
+    let place = Place::new(JOB);
+    place.ok("whole", &[]);
+    place.ok("parts", &["--shard", "1/3"]);
+    let merge = |out: &str| {
+        let output = program().args(["batch", "merge"]).arg(place.path(out)).output().unwrap();
+        (output.status.code().unwrap(), String::from_utf8(output.stderr).unwrap())
+    };
+    let (status, said) = merge("parts");
+    assert_eq!(status, 3, "{said}");
+    assert!(said.contains("the summary of shard 2/3 is missing"), "{said}");
+    // As Slurm and Kubernetes say it.
+    let said_by = |env: &[(&str, &str)]| {
+        let status = place.command("parts", &[]).envs(env.iter().copied()).output().unwrap().status;
+        assert!(status.success(), "{env:?}");
+    };
+    said_by(&[("SLURM_ARRAY_TASK_ID", "2"), ("SLURM_ARRAY_TASK_MIN", "1"), ("SLURM_ARRAY_TASK_COUNT", "3")]);
+    said_by(&[("JOB_COMPLETION_INDEX", "2"), ("JOB_COMPLETIONS", "3")]);
+    assert!(!place.path("parts/manifest.json").exists());
+    assert_eq!(merge("parts").0, 0);
+    assert!(place.tree("parts") == place.tree("whole"));
+    assert!(place.path("parts/summary.md").exists());
+    // A file that got lost on its way is missed.
+    fs::remove_file(place.path("parts/seven/seven-Q8_0.gguf")).unwrap();
+    let (status, said) = merge("parts");
+    assert_eq!(status, 3, "{said}");
+    assert!(said.contains("seven/seven-Q8_0.gguf is not in "), "{said}");
+
+    let list = |more: &[&str]| -> Value {
+        let mut command = place.command("none", &["--list", "--format", "json"]);
+        serde_json::from_slice(&command.args(more).output().unwrap().stdout).unwrap()
+    };
+    let shards = |list: &Value| {
+        list["include"].as_array().unwrap().iter().map(|i| i["shard"].clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(shards(&list(&[])), ["1/6", "2/6", "3/6", "4/6", "5/6", "6/6"]);
+    let two = list(&["--shards", "2"]);
+    assert_eq!(shards(&two), ["1/2", "2/2"]);
+    assert_eq!(two["include"][1]["artifacts"][0], "seven/seven-Q4_0.gguf");
+    assert!(!place.path("none").exists());
+}
+
+#[test]
+fn two_workers_on_one_release_do_no_harm() {
+    let place = Place::new(JOB);
+    place.ok("one", &[]);
+    let both: Vec<_> = (0..2)
+        .map(|_| place.command("two", &[]).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap())
+        .collect();
+    for worker in both {
+        let output = worker.wait_with_output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+    assert!(place.tree("one") == place.tree("two"));
+}
+
+/// Kills a batch at random moments, `RWKV_QUANT_KILLS` of them (3 by default), and runs it again each time.
+#[test]
+fn a_killed_batch_ends_with_the_same_bytes() {
+    let kills = std::env::var("RWKV_QUANT_KILLS").map_or(3, |n| n.parse::<u64>().unwrap());
+    let place = Place::new(JOB);
+    let start = Instant::now();
+    place.ok("whole", &[]);
+    let (whole, took) = (place.tree("whole"), start.elapsed());
+    let mut killed = 0;
+    for kill in 0..kills {
+        // Multiples of the golden ratio are spread evenly, wherever one stops.
+        let share = (kill as f64 * 0.618_033_988_75 + 0.3).fract();
+        let out = format!("killed{kill}");
+        let mut child = place.command(&out, &[]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        std::thread::sleep(Duration::from_secs_f64(took.as_secs_f64() * share));
+        child.kill().unwrap(); // SIGKILL
+        killed += u32::from(child.wait().unwrap().code().is_none());
+        place.ok(&out, &[]);
+        assert_eq!(names(&place.tree(&out)), names(&whole), "killed after {share:.3} of {took:?}");
+        assert!(place.tree(&out) == whole, "killed after {share:.3} of {took:?}");
+    }
+    println!("{killed} of {kills} runs were killed before their end");
+    assert!(killed > 0);
+}
