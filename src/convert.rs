@@ -4,17 +4,23 @@ use std::path::PathBuf;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 
-use crate::about::{About, Overrides};
+use crate::about::{self, About, Overrides};
 use crate::adapter::Flags;
-use crate::error::Result;
+use crate::calibrate::{self, Chosen, Goals, Outcome, Settings, Store, Text, Trace};
+use crate::error::{Error, Result};
+use crate::files::replace;
 use crate::importance::Importance;
 use crate::model::Model;
 use crate::pipeline::{self, Budget, Observer, Stop};
 use crate::plan::{Plan, Wishes};
-use crate::recipe::{Fallback, FileType, Mix, Recipe, Search};
+use crate::recipe::{Fallback, FileType, Mix, Recipe, Search, Types};
 use crate::report::Conversion;
+use crate::runner::{Options, Runner};
 use crate::size;
 use crate::targets::{self, Chat, Content, Output, TARGETS, Target};
+
+/// The file type beside goals, which choose the types themselves: what the file calls itself.
+const BESIDE_GOALS: &str = "q4_k_m";
 
 /// What is asked for: from what to what, and how.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -70,6 +76,12 @@ pub struct Request {
     /// What is merged into the model
     #[command(flatten)]
     pub adapters: Flags,
+    /// What it is calibrated on
+    #[command(flatten)]
+    pub calibration: Settings,
+    /// How large or good it is to be
+    #[command(flatten)]
+    pub goals: Goals,
     /// What is said of the model in place of what its source states
     #[command(flatten)]
     pub about: Overrides,
@@ -98,6 +110,14 @@ pub struct Prepared {
     pub imatrix: Option<PathBuf>,
     /// The file or folder to write.
     pub output: PathBuf,
+    /// The text to calibrate on, and the source opened once more, for it.
+    text: Option<(Text, Model)>,
+    /// What became of the calibrated matrices, once that is done.
+    outcomes: Vec<Outcome>,
+    /// The types that were chosen by measurement.
+    chosen: Option<Chosen>,
+    /// Where to write the types of the tensors.
+    save_recipe: Option<PathBuf>,
 }
 
 impl Request {
@@ -105,10 +125,24 @@ impl Request {
     ///
     /// # Errors
     /// If a file that is read is missing or damaged, or what is asked for cannot be.
-    pub fn prepare(&self) -> Result<Prepared> {
+    pub fn prepare(&self, observer: &dyn Observer, stop: &Stop) -> Result<Prepared> {
         let target = targets::choose(&self.output, self.to.as_deref())?;
-        let file_type = targets::type_or_default(target, self.file_type)?;
-        self.plan(self.open(target)?, target, file_type)
+        let asked = match (&self.goals.recipe, self.file_type) {
+            (None, None) if self.goals.is_wanted() => Some(FileType::named(BESIDE_GOALS)?),
+            (None, asked) => asked,
+            (Some(path), asked) => {
+                let (stated, _) = Types::load(path)?;
+                if asked.is_some_and(|asked| asked != stated) {
+                    return Err(Error::Usage {
+                        what: format!("the recipe {} is for files of the type {}", path.display(), stated.name),
+                        help: "leave --type out".to_owned(),
+                    });
+                }
+                Some(stated)
+            }
+        };
+        let file_type = targets::type_or_default(target, asked)?;
+        self.plan(self.open(target)?, target, file_type, observer, stop)
     }
 
     /// Opens the source, with what is merged into it for that target.
@@ -133,15 +167,24 @@ impl Request {
         model: Model,
         target: &'static dyn Target,
         file_type: &'static FileType,
+        observer: &dyn Observer,
+        stop: &Stop,
     ) -> Result<Prepared> {
         targets::admit(target, &model, file_type)?;
         let about = self.about.applied(&model, target)?;
-        let recipe = Recipe {
+        let text = self.text(&model, target, file_type, stop)?;
+        let types = match &self.goals.recipe {
+            Some(path) => Types::load(path)?.1,
+            None => Types::default(),
+        };
+        let mut recipe = Recipe {
             file_type,
+            types,
             mix: self.mix,
             fallback: self.fallback,
-            search: self.search,
+            search: if text.is_some() { Search::Best } else { self.search },
             importance: self.imatrix.as_deref().map(Importance::load).transpose()?,
+            calibration: text.as_ref().map(Trace::of),
             layers: self.layers,
             rescale: self.rescale,
         };
@@ -150,12 +193,29 @@ impl Request {
             split_max_bytes: self.split_max_size,
             modelfile: self.modelfile,
         };
-        let plan = Plan::new(&model, target, recipe, &about, &self.output, wishes)?;
+        let make = |recipe: &Recipe| Plan::new(&model, target, recipe.clone(), &about, &self.output, wishes);
+        let mut plan = make(&recipe)?;
+        let mut chosen = None;
+        if let (true, Some(text)) = (self.goals.is_wanted(), &text) {
+            let models = [self.open(target)?, self.open(target)?];
+            let found = self.goals.choose(&plan, &recipe, target, models, text, observer, stop)?;
+            recipe.types = found.types.clone();
+            plan = make(&recipe)?;
+            chosen = Some(found);
+        }
         let threads = match self.threads {
             Some(n) => n.into(),
             None => std::thread::available_parallelism().map_or(1, Into::into),
         };
-        let budget = Budget::new(&plan, threads, self.max_memory)?;
+        let mut budget = Budget::new(&plan, threads, self.max_memory)?;
+        let text = match text {
+            None => None,
+            Some(text) => {
+                let bytes = calibrate::peak_bytes(&plan, &model, &text);
+                budget.calibrating(bytes, self.max_memory)?;
+                Some((text, self.open(target)?))
+            }
+        };
         Ok(Prepared {
             model,
             plan,
@@ -163,7 +223,39 @@ impl Request {
             about,
             imatrix: self.imatrix.clone(),
             output: self.output.clone(),
+            text,
+            outcomes: Vec::new(),
+            chosen,
+            save_recipe: self.goals.save_recipe.clone(),
         })
+    }
+
+    /// The text to calibrate on, if that is asked for.
+    fn text(
+        &self,
+        model: &Model,
+        target: &dyn Target,
+        file_type: &FileType,
+        stop: &Stop,
+    ) -> Result<Option<Text>> {
+        if !self.calibration.is_wanted() {
+            return Ok(None);
+        }
+        if file_type.is_plain() {
+            return Err(Error::Usage {
+                what: format!("nothing is rounded to fewer bits as {}, so there is nothing to calibrate", file_type.name),
+                help: "leave --calib out, or choose a quantized --type".to_owned(),
+            });
+        }
+        if self.imatrix.is_some() {
+            return Err(Error::Usage {
+                what: "both an importance matrix and a text to calibrate on are given".to_owned(),
+                help: "leave --imatrix out: calibration measures more than it holds".to_owned(),
+            });
+        }
+        let coder = about::coder(model, self.about.vocab.as_deref())?;
+        let runner = || Runner::new(self.open(target)?, Options { stream: true, ..Options::default() });
+        Text::new(&self.calibration, &coder, runner, stop).map(Some)
     }
 }
 
@@ -172,6 +264,8 @@ impl Prepared {
     pub fn report(&self) -> Conversion {
         let vocabulary = self.about.tokenizer.as_ref().map(ToString::to_string);
         Conversion::planned(&self.model, &self.plan, &self.budget, &self.output, vocabulary)
+            .calibrated(&self.outcomes)
+            .chosen(self.chosen.as_ref())
     }
 
     /// What opens the finished model: the output, or of a set its first part.
@@ -191,11 +285,41 @@ impl Prepared {
         })
     }
 
-    /// Writes it; what is there is replaced if `force`.
+    /// Calibrates it if that is asked for, and writes it; what is there is replaced if `force`.
     ///
     /// # Errors
-    /// As [`pipeline::write`].
-    pub fn write(&self, force: bool, observer: &dyn Observer, stop: &Stop) -> Result<()> {
-        pipeline::write(&self.plan, &self.model, &self.output, force, &self.budget, observer, stop)
+    /// As [`calibrate::encode`] and [`pipeline::write`].
+    pub fn write(&mut self, force: bool, observer: &dyn Observer, stop: &Stop) -> Result<()> {
+        let store = self.calibrate(force, observer, stop)?;
+        pipeline::write(&self.plan, &self.model, &self.output, force, &self.budget, observer, stop)?;
+        // The folder cannot be removed everywhere while its files are mapped.
+        self.plan.tensors.iter_mut().for_each(|t| t.encoded = None);
+        if let Some(path) = &self.save_recipe {
+            replace(path, self.recipe_text().as_bytes())?;
+        }
+        store.map_or(Ok(()), Store::remove)
+    }
+
+    /// The types of all tensors that are not as the file type says, as a file that `--recipe` reads.
+    fn recipe_text(&self) -> String {
+        let recipe = &self.plan.recipe;
+        let mut remarks = vec![format!("rwkv-quant {}", env!("CARGO_PKG_VERSION"))];
+        remarks.extend(self.chosen.iter().map(|c| {
+            format!("{} bytes of tensors, divergence predicted: {:.3e}", c.allocation.bytes, c.allocation.divergence)
+        }));
+        recipe.types.text(recipe.file_type, &remarks)
+    }
+
+    fn calibrate(&mut self, force: bool, observer: &dyn Observer, stop: &Stop) -> Result<Option<Store>> {
+        let Some((text, model)) = self.text.take() else { return Ok(None) };
+        if let Some(path) = self.paths().find(|path| !force && path.exists()) {
+            return Err(Error::Exists { path });
+        }
+        let identity = calibrate::identity(&self.plan, &model);
+        let store = Store::open(&self.output, &identity)?;
+        let plan = &mut self.plan;
+        let work = || calibrate::encode(plan, model, &text, &store, observer, stop);
+        self.outcomes = pipeline::pool(self.budget.threads)?.install(work)?;
+        Ok(Some(store))
     }
 }

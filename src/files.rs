@@ -1,6 +1,7 @@
-//! Small files that are given beside a model, read whole but never without bound.
+//! Small files beside a model: read whole, but never without bound; written whole, or not at all.
 
-use std::io::Read;
+use std::fs::{self, File};
+use std::io::{Read, Write};
 use std::path::Path;
 
 use crate::error::{Error, Result};
@@ -42,6 +43,26 @@ pub fn text(path: &Path, what: &'static str, limit_bytes: u64) -> Result<String>
     Ok(match text.strip_prefix('\u{feff}') {
         Some(rest) => rest.to_owned(),
         None => text,
+    })
+}
+
+/// Gives the file at `path` these bytes: whole or not at all. Nobody else may write it meanwhile.
+///
+/// # Errors
+/// [`Error::Io`].
+pub fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(".partial");
+    let partial = path.with_file_name(name);
+    let written = || {
+        let mut file = File::create(&partial)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fs::rename(&partial, path)
+    };
+    written().map_err(|e| {
+        let _ = fs::remove_file(&partial);
+        Error::io("write", path)(e)
     })
 }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
-use formats::{Metadata, Planned, Split};
+use formats::{Mapped, Metadata, Planned, Split};
 use quant::{Encoding, codec};
 use sha2::{Digest, Sha256};
 
@@ -66,6 +66,8 @@ pub struct Write {
     pub wanted: Encoding,
     /// How much each of its columns matters.
     pub importance: Option<Arc<[f32]>>,
+    /// The blocks of all its rows, if they were made already: by calibration.
+    pub encoded: Option<Arc<Mapped>>,
     /// Where its bytes go. Rows are encoded to the bytes of the first part for all of them, then those of the second,
     /// and so on.
     pub parts: Vec<Part>,
@@ -151,6 +153,7 @@ impl Plan {
             }
         }
         let items = target.items(model, &recipe)?;
+        check_types(&items, &recipe, target)?;
         let weights = items.iter().map(|i| i.values.elements() as u64).sum();
         let mut tensors =
             items.into_iter().map(|item| choose(item, model, &recipe)).collect::<Result<Vec<_>>>()?;
@@ -235,7 +238,8 @@ impl Plan {
 
 /// Chooses how a tensor is encoded; its place is still to be told.
 fn choose(item: Item, model: &Model, recipe: &Recipe) -> Result<Write> {
-    let wanted = item.fixed.unwrap_or_else(|| recipe.wanted(item.role, item.values.encoding()));
+    let own = item.fixed.or_else(|| recipe.types.0.get(&item.name).copied());
+    let wanted = own.unwrap_or_else(|| recipe.wanted(item.role, item.values.encoding()));
     let (rows, cols) = (item.values.rows(), item.values.cols());
     let encoding = fitting(wanted, rows, cols);
     if encoding != wanted && recipe.fallback == Fallback::Error {
@@ -260,7 +264,37 @@ fn choose(item: Item, model: &Model, recipe: &Recipe) -> Result<Write> {
     let row_bytes = (planned.bytes().unwrap_or(0) as usize).checked_div(rows).unwrap_or(0);
     let parts = vec![Part { planned, file: 0, offset: 0, split: None, row_bytes }];
     let Item { name, role, values, .. } = item;
-    Ok(Write { name, role, values, encoding, wanted, importance, parts })
+    Ok(Write { name, role, values, encoding, wanted, importance, encoded: None, parts })
+}
+
+/// Refuses types of single tensors that are not in the file, or that the target cannot hold.
+fn check_types(items: &[Item], recipe: &Recipe, target: &dyn Target) -> Result<()> {
+    let rungs = target.rungs();
+    for (name, encoding) in &recipe.types.0 {
+        let wrong = |what: String, help: &str| Err(Error::Usage { what, help: help.to_owned() });
+        match items.iter().find(|i| i.name == *name) {
+            None => {
+                return wrong(
+                    format!("the recipe gives a type to {name:?}, and there is no such tensor"),
+                    "use the recipe of this very model and target",
+                );
+            }
+            Some(item) if item.fixed.is_some_and(|fixed| fixed != *encoding) => {
+                return wrong(
+                    format!("the recipe stores {name:?} as {encoding}, and {} wants another type", target.name()),
+                    "leave the tensor out of the recipe",
+                );
+            }
+            Some(_) if !rungs.contains(encoding) => {
+                return wrong(
+                    format!("the recipe stores {name:?} as {encoding}, and {} files cannot", target.name()),
+                    "leave the tensor out of the recipe, or give it a type of these files",
+                );
+            }
+            Some(_) => {}
+        }
+    }
+    Ok(())
 }
 
 /// What the reader dropped, and block 0's value residual, which no version ever reads, if it is not written.

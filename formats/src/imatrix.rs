@@ -17,10 +17,11 @@ use crate::container::Container;
 use crate::cursor::Cursor;
 use crate::error::{Blame, Result};
 use crate::format::{Format, Sniff};
-use crate::gguf::Gguf;
+use crate::gguf::{Gguf, place};
 use crate::limits::Limits;
 use crate::mapped::Mapped;
-use crate::value::Value;
+use crate::placement::Planned;
+use crate::value::{Metadata, Value, ValueKind};
 
 /// The importance of the input channels of a model's matrices.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -50,6 +51,63 @@ impl Imatrix {
         } else {
             dat(&file, limits)
         }
+    }
+}
+
+impl Imatrix {
+    /// The importance matrix as a GGUF file of llama.cpp's present layout: sums over `tokens` inputs each.
+    ///
+    /// # Errors
+    /// [`Error::CannotHold`](crate::Error::CannotHold) if a name is too long for GGUF.
+    pub fn to_gguf(&self, tokens: u64, chunk_size: u32) -> Result<Vec<u8>> {
+        let datasets = self.datasets.iter().map(|d| Value::from(d.as_str())).collect();
+        let number = |n: u64| Value::U32(n.try_into().unwrap_or(u32::MAX));
+        let metadata: Metadata = [
+            ("general.type", Value::from("imatrix")),
+            ("imatrix.datasets", Value::Array(ValueKind::String, datasets)),
+            ("imatrix.chunk_count", number(self.chunks)),
+            ("imatrix.chunk_size", Value::U32(chunk_size)),
+        ]
+        .map(|(key, value)| (key.to_owned(), value))
+        .into();
+        let mut planned = Vec::new();
+        let mut data = Vec::new();
+        for (name, means) in &self.entries {
+            let sums: Vec<f32> = means.iter().map(|m| m * tokens as f32).collect();
+            for (suffix, values) in [(COUNTS, vec![tokens as f32]), (SUMS, sums)] {
+                let encoding = quant::Encoding::F32;
+                let shape = vec![1, values.len()];
+                planned.push(Planned { name: format!("{name}{suffix}"), encoding, shape });
+                data.push(values);
+            }
+        }
+        let placement = place(&metadata, &planned)?;
+        let mut bytes = vec![0; placement.total_bytes as usize];
+        bytes[..placement.head.len()].copy_from_slice(&placement.head);
+        for (values, offset) in data.iter().zip(&placement.offsets) {
+            let at = *offset as usize;
+            let values = values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>();
+            bytes[at..at + values.len()].copy_from_slice(&values);
+        }
+        Ok(bytes)
+    }
+
+    /// The importance matrix in llama.cpp's older layout.
+    pub fn to_dat(&self) -> Vec<u8> {
+        let number = |n: u64| (n as i32).to_le_bytes();
+        let mut bytes = number(self.entries.len() as u64).to_vec();
+        for (name, means) in &self.entries {
+            bytes.extend(number(name.len() as u64));
+            bytes.extend(name.as_bytes());
+            bytes.extend(number(1));
+            bytes.extend(number(means.len() as u64));
+            bytes.extend(means.iter().flat_map(|m| m.to_le_bytes()));
+        }
+        let dataset = self.datasets.join(" ");
+        bytes.extend(number(self.chunks));
+        bytes.extend(number(dataset.len() as u64));
+        bytes.extend(dataset.as_bytes());
+        bytes
     }
 }
 
@@ -144,6 +202,17 @@ mod tests {
         let imatrix = read(&sample(b"blk.0.x.weight")).unwrap();
         assert_eq!(imatrix.entries["blk.0.x.weight"], [2.0, 0.5]);
         assert_eq!((imatrix.chunks, imatrix.datasets), (7, vec!["txt".to_owned()]));
+    }
+
+    #[test]
+    fn both_layouts_are_read_back() {
+        let imatrix = Imatrix {
+            entries: [("a.weight".to_owned(), vec![0.5, 2.0]), ("b.weight".to_owned(), vec![1.0; 3])].into(),
+            datasets: vec!["text".to_owned()],
+            chunks: 5,
+        };
+        assert_eq!(read(&imatrix.to_gguf(64, 512).unwrap()).unwrap(), imatrix);
+        assert_eq!(read(&imatrix.to_dat()).unwrap(), imatrix);
     }
 
     #[test]

@@ -81,26 +81,6 @@ fn is_at(_: &File, path: &Path) -> bool {
     path.exists()
 }
 
-/// Gives the file at `path` these bytes: whole or not at all. Nobody else may write it meanwhile.
-///
-/// # Errors
-/// [`Error::Io`].
-pub(super) fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(".partial");
-    let partial = path.with_file_name(name);
-    let written = || {
-        let mut file = File::create(&partial)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        fs::rename(&partial, path)
-    };
-    written().map_err(|e| {
-        let _ = fs::remove_file(&partial);
-        Error::io("write", path)(e)
-    })
-}
-
 /// Makes a folder, and those above it.
 ///
 /// # Errors

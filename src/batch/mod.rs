@@ -39,8 +39,9 @@ pub use shard::Shard;
 pub use summary::{Fate, Outcome, Summary};
 
 use crate::error::{Error, Result};
+use crate::files::replace;
 use crate::pipeline::Stop;
-use claim::{Claim, make_folder, replace};
+use claim::{Claim, make_folder};
 use schedule::Memory;
 use work::{Done, Workshop};
 

@@ -301,7 +301,7 @@ impl Record {
     /// # Errors
     /// [`Error::Io`].
     pub(super) fn write(&self, path: &Path) -> Result<()> {
-        super::claim::replace(path, &json(self, path)?)
+        crate::files::replace(path, &json(self, path)?)
     }
 
     /// Whether its files are in `folder`, as long as they were.

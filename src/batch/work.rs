@@ -86,7 +86,7 @@ impl<'a> Workshop<'a> {
         if cell.place.artifact.models.is_none() && !target.takes(model.version) {
             return Ok(Done::Inapplicable(targets::refused(target, &model).to_string()));
         }
-        let prepared = request.plan(model, target, cell.place.file_type)?;
+        let mut prepared = request.plan(model, target, cell.place.file_type, &Silent, self.stop)?;
         if let Some(limit) = cell.gates.max_size.filter(|limit| prepared.plan.total_bytes() > *limit) {
             let size = prepared.plan.total_bytes();
             return Ok(Done::TooLarge(format!(
@@ -104,7 +104,7 @@ impl<'a> Workshop<'a> {
             Some(record) if record.cell == planned.cell && record.is_whole(&folder) => (record, true),
             _ => {
                 claim.begin()?;
-                self.convert(&prepared, was_ours)?;
+                self.convert(&mut prepared, was_ours)?;
                 planned.files = prepared.paths().map(|p| relative(&p, &folder)).collect::<Result<_>>()?;
                 planned.write(&path)?;
                 (planned, false)
@@ -136,7 +136,7 @@ impl<'a> Workshop<'a> {
         }
     }
 
-    fn convert(&self, prepared: &Prepared, ours: bool) -> Result<()> {
+    fn convert(&self, prepared: &mut Prepared, ours: bool) -> Result<()> {
         let _held = self.memory.take(prepared.budget.peak_bytes, self.stop)?;
         prepared.write(self.force || ours, &Silent, self.stop)
     }

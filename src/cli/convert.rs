@@ -22,15 +22,16 @@ pub(super) struct Args {
 
 pub(super) fn run(args: &Args, style: Style) -> Result<()> {
     let start = Instant::now();
-    let prepared = args.request.prepare()?;
-    let conversion = prepared.report();
-    if args.dry_run {
-        return show(&conversion, style);
-    }
     stop_on_ctrl_c();
-    let progress = Progress::new(prepared.plan.total_bytes(), style);
+    let progress = Progress::new(style);
+    let prepared = args.request.prepare(&progress, &STOP);
+    progress.clear();
+    let mut prepared = prepared?;
+    if args.dry_run {
+        return show(&prepared.report(), style);
+    }
     let written = prepared.write(args.force, &progress, &STOP);
     progress.clear();
     written?;
-    show(&conversion.done(start.elapsed().as_secs_f64()), style)
+    show(&prepared.report().done(start.elapsed().as_secs_f64()), style)
 }

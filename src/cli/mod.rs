@@ -1,6 +1,7 @@
 //! The command line: one file a verb.
 
 mod batch;
+mod calibrate;
 mod convert;
 mod diff;
 mod eval_ppl;
@@ -52,6 +53,8 @@ enum Command {
     /// Converts a checkpoint into a file that a runtime loads, quantized or not
     #[command(visible_alias = "quantize")]
     Convert(Box<convert::Args>),
+    /// Measures on a text which weights matter: an importance matrix, as llama.cpp's tools read it too
+    Calibrate(calibrate::Args),
     /// Makes a release: many models in many types, measured, judged and described
     Batch(Box<batch::Args>),
     /// Renders the report of a batch, a page for browsers, from its summary
@@ -82,6 +85,7 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let outcome = match cli.command {
         Command::Convert(args) => convert::run(&args, cli.format),
+        Command::Calibrate(args) => calibrate::run(&args, cli.format),
         Command::Batch(args) => batch::run(&args, cli.format),
         Command::Report(args) => report::run(&args),
         Command::Inspect(args) => inspect::run(&args, cli.format),

@@ -53,6 +53,22 @@ impl Budget {
         let chunk_values = per_thread(threads).min(MOST_VALUES).max(longest_row);
         Ok(Budget { threads, chunk_values, peak_bytes: need(threads, chunk_values) })
     }
+
+    /// Takes `bytes` of memory into account that calibration needs before anything is written.
+    ///
+    /// # Errors
+    /// [`Error::Resources`] if that is more than `max_bytes`.
+    pub fn calibrating(&mut self, bytes: u64, max_bytes: Option<u64>) -> Result<()> {
+        let need = BASE_BYTES + bytes;
+        if max_bytes.is_some_and(|max| max < need) {
+            return Err(Error::Resources {
+                what: format!("calibration needs {} of memory", mib(need)),
+                help: format!("allow that much (--max-memory {}), or calibrate on fewer tokens", mib(need)),
+            });
+        }
+        self.peak_bytes = self.peak_bytes.max(need);
+        Ok(())
+    }
 }
 
 /// A pool of so many threads.

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use quant::codebook::Codebook;
 use quant::web_rwkv::Fp4;
-use quant::{Codec, EncodeError, Encoding, Rows, check_finite, codec};
+use quant::{Codec, EncodeError, Rows, check_finite, codec};
 
 use super::Budget;
 use crate::error::{Error, Result};
@@ -29,8 +29,12 @@ pub(super) struct Buffers {
 }
 
 impl Buffers {
-    /// Blocks to the codes of all of them, then the scales of all.
-    fn split(&mut self, encoding: Encoding) {
+    /// Where the file wants it, blocks to the codes of all of them, then the scales of all.
+    fn split_if_wanted(&mut self, write: &Write) {
+        let encoding = write.encoding;
+        if write.parts.iter().all(|part| part.split.is_none()) {
+            return;
+        }
         let blocks = || self.bytes.chunks(encoding.block_bytes());
         let codes = blocks().flat_map(|block| &block[..encoding.code_bytes()]);
         let scales = blocks().flat_map(|block| &block[encoding.code_bytes()..]);
@@ -96,6 +100,12 @@ impl Chunk {
             return Err(self.cannot(write, model, EncodeError::ReadOnly(write.encoding)));
         };
         buffers.bytes.resize(self.bytes(plan) as usize, 0);
+        if let Some(encoded) = &write.encoded {
+            let row = write.row_bytes();
+            buffers.bytes.copy_from_slice(&encoded.bytes()[self.rows.start * row..self.rows.end * row]);
+            buffers.split_if_wanted(write);
+            return Ok(&buffers.bytes);
+        }
         buffers.values.resize(self.rows.len() * cols, 0.0);
         write.values.read(container, self.rows.clone(), &mut buffers.values);
         match write.values.stored(container, self.rows.clone()) {
@@ -115,9 +125,7 @@ impl Chunk {
             }
         }
         write.values.release(container, self.rows.clone());
-        if write.parts.iter().any(|part| part.split.is_some()) {
-            buffers.split(write.encoding);
-        }
+        buffers.split_if_wanted(write);
         Ok(&buffers.bytes)
     }
 

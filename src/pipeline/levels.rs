@@ -16,7 +16,7 @@ const STEP: usize = 1 << 18;
 
 /// The levels of every tensor whose codes need some. With a longer search they are fitted to the weights (and the
 /// importance) of the matrix, which are read once more for that.
-pub(super) fn codebooks(plan: &Plan, model: &Model, stop: &Stop) -> Result<Vec<Option<Codebook>>> {
+pub(crate) fn codebooks(plan: &Plan, model: &Model, stop: &Stop) -> Result<Vec<Option<Codebook>>> {
     let codebook = |write: &Write| match (write.encoding, plan.recipe.search, plan.recipe.file_type.levels) {
         (Encoding::Fp4, Search::Best, _) => fitted(write, model, stop).map(Some),
         (Encoding::Fp4, Search::Standard, Levels::Nf4) => Ok(Some(NF4)),

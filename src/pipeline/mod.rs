@@ -17,6 +17,7 @@ use formats::Limits;
 use rayon::prelude::*;
 
 pub use budget::{Budget, pool};
+pub(crate) use levels::codebooks;
 use partial::Partial;
 
 use crate::error::{Error, Result};
@@ -25,6 +26,12 @@ use crate::plan::Plan;
 
 /// What happens while files are written; a progress bar, a log and a test listen alike.
 pub trait Observer: Sync {
+    /// The costs of so many units of tensors were measured, of so many.
+    fn probed(&self, _units: u64, _of: u64) {}
+    /// So many weights were calibrated, of so many.
+    fn calibrated(&self, _weights: u64, _of: u64) {}
+    /// Files of so many bytes are going to be written.
+    fn begins(&self, _bytes: u64) {}
     /// A chunk of tensor `name` was written: so many bytes.
     fn written(&self, name: &str, bytes: u64);
     /// Everything is written and being read again; so many bytes of it were found right.
@@ -80,11 +87,12 @@ pub fn write(
     stop: &Stop,
 ) -> Result<()> {
     let partial = Partial::create(out, plan, model, force)?;
+    observer.begins(plan.total_bytes());
     let pool = pool(budget.threads)?;
     let chunks = chunk::grid(plan, budget);
     // The checksums in the source are compared meanwhile: a flipped bit must not become a sound-looking file.
     let source_is_sound = || model.container.format().verify_checksums(&model.container, &Limits::default());
-    let codebooks = pool.install(|| levels::codebooks(plan, model, stop))?;
+    let codebooks = pool.install(|| codebooks(plan, model, stop))?;
     let encode = || -> Result<Vec<Sums>> {
         chunks
             .par_iter()

@@ -1,7 +1,11 @@
 //! What is wanted: which encodings the tensors of a file get.
 
-use quant::Encoding;
+mod types;
 
+use quant::Encoding;
+pub use types::Types;
+
+use crate::calibrate::Trace;
 use crate::error::{Error, Result};
 use crate::importance::Importance;
 use crate::model::Role;
@@ -19,6 +23,10 @@ pub struct Recipe {
     pub search: Search,
     /// Which input channels matter more than others.
     pub importance: Option<Importance>,
+    /// What the weights are rounded for, if not for themselves.
+    pub calibration: Option<Trace>,
+    /// Types of single tensors, before all else.
+    pub types: Types,
     /// How many blocks are quantized, from the first on, if not all.
     pub layers: Option<usize>,
     /// Every how many blocks the runtime is to halve its activations, if not as usual (0: never).
@@ -34,6 +42,8 @@ impl Recipe {
             fallback: Fallback::default(),
             search: Search::default(),
             importance: None,
+            calibration: None,
+            types: Types::default(),
             layers: None,
             rescale: None,
         }

@@ -11,6 +11,7 @@ use serde::Serialize;
 use super::inspection::{ModelSummary, SourceSummary};
 use super::text::Table;
 use super::{Report, bytes, count};
+use crate::calibrate::{Choice, Chosen, Outcome};
 use crate::model::{Model, Role};
 use crate::pipeline::Budget;
 use crate::plan::Plan;
@@ -38,10 +39,41 @@ pub struct Conversion {
     fallbacks: Vec<FallbackRow>,
     dropped: Vec<DroppedRow>,
     warnings: Vec<String>,
+    /// What the matrices were calibrated on.
+    calibration: Option<CalibrationRow>,
+    /// What became of each calibrated matrix.
+    calibrated: Vec<Outcome>,
+    /// What the types were chosen by.
+    choice: Option<ChoiceRow>,
     /// Whether the file was written; false for a dry run.
     written: bool,
     /// Wall time of the conversion.
     seconds: Option<f64>,
+}
+
+/// Types chosen by measurement.
+#[derive(Debug, Serialize)]
+struct ChoiceRow {
+    /// Sum over all units, of the default encoders, nats a token.
+    predicted_divergence: f64,
+    units: Vec<UnitRow>,
+}
+
+/// Tensors that got one type.
+#[derive(Debug, Serialize)]
+struct UnitRow {
+    name: String,
+    encoding: String,
+    /// Of the model with these tensors alone rounded.
+    divergence: f64,
+}
+
+#[derive(Debug, Serialize)]
+struct CalibrationRow {
+    texts: Vec<String>,
+    tokens: usize,
+    /// Of the tokens.
+    sha256: String,
 }
 
 #[derive(Debug, Serialize)]
@@ -141,9 +173,37 @@ impl Conversion {
                 .map(|d| DroppedRow { name: d.name.clone(), rule: d.rule.clone() })
                 .collect(),
             warnings: plan.objections.iter().map(|o| format!("the model {}", o.what)).collect(),
+            calibration: plan.recipe.calibration.as_ref().map(|trace| CalibrationRow {
+                texts: trace.texts.clone(),
+                tokens: trace.tokens,
+                sha256: trace.sha256.clone(),
+            }),
+            calibrated: Vec::new(),
+            choice: None,
             written: false,
             seconds: None,
         }
+    }
+
+    /// The same with what the types were chosen by.
+    #[must_use]
+    pub fn chosen(self, chosen: Option<&Chosen>) -> Conversion {
+        let unit = |(name, encoding, divergence): &(String, String, f64)| UnitRow {
+            name: name.clone(),
+            encoding: encoding.clone(),
+            divergence: *divergence,
+        };
+        let choice = chosen.map(|c| ChoiceRow {
+            predicted_divergence: c.allocation.divergence,
+            units: c.units.iter().map(unit).collect(),
+        });
+        Conversion { choice, ..self }
+    }
+
+    /// The same with what became of calibrated matrices.
+    #[must_use]
+    pub fn calibrated(self, outcomes: &[Outcome]) -> Conversion {
+        Conversion { calibrated: outcomes.to_vec(), ..self }
     }
 
     /// The same, done in so many seconds.
@@ -187,6 +247,15 @@ impl Report for Conversion {
         if let Some(vocabulary) = &self.vocabulary {
             writeln!(out, "tokens    {vocabulary}")?;
         }
+        if let Some(choice) = &self.choice {
+            writeln!(
+                out,
+                "types     chosen for {} units of tensors; divergence predicted of default encoders: {:.2e}",
+                choice.units.len(),
+                choice.predicted_divergence
+            )?;
+        }
+        self.calibration(out)?;
         writeln!(out, "memory    at most {} with {} threads", bytes(self.peak_memory_bytes), self.threads)?;
         if self.written {
             self.roles(out)?;
@@ -202,6 +271,31 @@ impl Report for Conversion {
 }
 
 impl Conversion {
+    /// What was calibrated on what, and what that brought.
+    fn calibration(&self, out: &mut dyn Write) -> io::Result<()> {
+        let Some(calibration) = &self.calibration else { return Ok(()) };
+        let (tokens, texts) = (count(calibration.tokens as u64), calibration.texts.join(", "));
+        writeln!(out, "calib     {tokens} tokens of {texts}")?;
+        if self.calibrated.is_empty() {
+            return Ok(());
+        }
+        let fed = self.calibrated.iter().filter(|o| matches!(o.choice, Choice::Feedback { .. })).count();
+        let ratios = self.calibrated.iter().filter(|o| o.default_error > 0.0);
+        let logs: Vec<f64> = ratios.map(|o| (o.error / o.default_error).ln()).collect();
+        let mean = (logs.iter().sum::<f64>() / logs.len().max(1) as f64).exp();
+        writeln!(
+            out,
+            "          {} matrices, {fed} of them with errors fed back: {mean:.2} of the default encoder's errors",
+            self.calibrated.len()
+        )?;
+        for o in &self.calibrated {
+            if let Choice::Forced { why } = &o.choice {
+                writeln!(out, "warning   {}: the default encoder was used: {why}", o.name)?;
+            }
+        }
+        Ok(())
+    }
+
     /// One line for all tensors of a role and encoding.
     fn roles(&self, out: &mut dyn Write) -> io::Result<()> {
         let mut kinds: BTreeMap<(Role, Encoding), (usize, u64, u64)> = BTreeMap::new();

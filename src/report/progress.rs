@@ -1,20 +1,28 @@
 //! How far the work is: a bar on a terminal, plain lines elsewhere, both on standard error.
 
 use std::io::{IsTerminal, stderr};
-use std::sync::Mutex;
+use std::sync::{Mutex, OnceLock};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use super::{Style, bytes};
+use super::{Steps, Style, bytes};
 use crate::pipeline::Observer;
 
 /// How often a line is written where there is no terminal.
 const LINE_EVERY: Duration = Duration::from_secs(1);
 
-/// Shows the progress of one file being written and verified.
+/// Shows the progress of one conversion.
 pub struct Progress {
+    style: Style,
+    probing: OnceLock<Steps>,
+    calibrating: OnceLock<Steps>,
+    writing: OnceLock<Writing>,
+}
+
+/// The files being written and verified.
+struct Writing {
     total_bytes: u64,
     written: AtomicU64,
     shown: Shown,
@@ -28,8 +36,22 @@ enum Shown {
 }
 
 impl Progress {
-    /// Progress towards `total_bytes` of file.
-    pub fn new(total_bytes: u64, style: Style) -> Progress {
+    /// Nothing was done yet.
+    pub fn new(style: Style) -> Progress {
+        Progress { style, probing: OnceLock::new(), calibrating: OnceLock::new(), writing: OnceLock::new() }
+    }
+
+    /// Takes the bars off the terminal.
+    pub fn clear(&self) {
+        self.probing.get().into_iter().chain(self.calibrating.get()).for_each(Steps::clear);
+        if let Some(Writing { shown: Shown::Bar(bar), .. }) = self.writing.get() {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+impl Writing {
+    fn new(total_bytes: u64, style: Style) -> Writing {
         let shown = if style != Style::Human {
             Shown::Nothing
         } else if stderr().is_terminal() {
@@ -44,31 +66,39 @@ impl Progress {
         } else {
             Shown::Lines(Mutex::new(Instant::now()))
         };
-        Progress { total_bytes, written: AtomicU64::new(0), shown }
-    }
-
-    /// Takes the bar off the terminal.
-    pub fn clear(&self) {
-        if let Shown::Bar(bar) = &self.shown {
-            bar.finish_and_clear();
-        }
+        Writing { total_bytes, written: AtomicU64::new(0), shown }
     }
 }
 
 impl Observer for Progress {
+    fn probed(&self, units: u64, of: u64) {
+        self.probing.get_or_init(|| Steps::new(of, "measured", self.style)).add(units);
+    }
+
+    fn calibrated(&self, weights: u64, of: u64) {
+        self.probing.get().into_iter().for_each(Steps::clear);
+        self.calibrating.get_or_init(|| Steps::new(of, "weights", self.style)).add(weights);
+    }
+
+    fn begins(&self, bytes: u64) {
+        self.calibrating.get().into_iter().for_each(Steps::clear);
+        self.writing.get_or_init(|| Writing::new(bytes, self.style));
+    }
+
     fn written(&self, name: &str, done: u64) {
-        match &self.shown {
+        let Some(writing) = self.writing.get() else { return };
+        match &writing.shown {
             Shown::Bar(bar) => {
                 bar.set_message(name.to_owned());
                 bar.inc(done);
             }
             Shown::Lines(last) => {
-                let so_far = self.written.fetch_add(done, Ordering::Relaxed) + done;
+                let so_far = writing.written.fetch_add(done, Ordering::Relaxed) + done;
                 let Ok(mut last) = last.lock() else { return };
                 if last.elapsed() >= LINE_EVERY {
                     *last = Instant::now();
-                    let percent = so_far * 100 / self.total_bytes.max(1);
-                    eprintln!("{percent:>3}%  {} of {} written", bytes(so_far), bytes(self.total_bytes));
+                    let percent = so_far * 100 / writing.total_bytes.max(1);
+                    eprintln!("{percent:>3}%  {} of {} written", bytes(so_far), bytes(writing.total_bytes));
                 }
             }
             Shown::Nothing => {}
@@ -76,7 +106,7 @@ impl Observer for Progress {
     }
 
     fn verified(&self, done: u64) {
-        if let Shown::Bar(bar) = &self.shown {
+        if let Some(Writing { shown: Shown::Bar(bar), .. }) = self.writing.get() {
             bar.set_message("verifying");
             bar.inc(done);
         }

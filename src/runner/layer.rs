@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use super::norm::{GROUP_EPSILON, Norm};
-use super::weight::{By, Dense, Values, Weight};
+use super::weight::{By, Dense, Tapped, Values, Weight};
 use super::{Runner, Vectors};
 use crate::model::{Dims, Held, Role};
 
@@ -20,12 +20,13 @@ pub(super) struct Layer<'a> {
 pub(super) struct LowRank<'a> {
     dense: Cow<'a, Dense>,
     by: By<'a>,
+    tap: Option<Tapped<'a>>,
 }
 
 impl LowRank<'_> {
     /// As a matrix [out, in].
     pub fn weight(&self) -> Weight<'_> {
-        Weight { values: Values::Dense(&self.dense), by: self.by, key: None }
+        Weight { values: Values::Dense(&self.dense), by: self.by, key: None, tap: self.tap }
     }
 }
 
@@ -53,14 +54,16 @@ impl<'a> Layer<'a> {
     /// A low-rank matrix, turned to [out, in].
     pub fn low_rank(&self, name: &str) -> LowRank<'a> {
         let held = self.held(name);
-        match self.runner.kept.get(&(held.slot.name, self.index)) {
-            Some(dense) => self.now(Cow::Borrowed(dense)),
-            None => self.now(Cow::Owned(self.runner.low_rank(held))),
-        }
+        let key = (held.slot.name, self.index);
+        let dense = match self.runner.decoded.get(&key) {
+            Some(dense) => Cow::Borrowed(dense),
+            None => Cow::Owned(self.runner.low_rank(held)),
+        };
+        LowRank { dense, by: self.runner.by(), tap: self.runner.tapped(key) }
     }
 
-    fn now(&self, dense: Cow<'a, Dense>) -> LowRank<'a> {
-        LowRank { dense, by: self.runner.by() }
+    fn now(&self, dense: Dense) -> LowRank<'a> {
+        LowRank { dense: Cow::Owned(dense), by: self.runner.by(), tap: None }
     }
 
     /// Matrix `k` of a stack of low-rank matrices, turned to [out, in].
@@ -68,13 +71,13 @@ impl<'a> Layer<'a> {
         let held = self.held(name);
         let container = &self.runner.model.container;
         match held.values.slice(k) {
-            Some(values) => self.now(Cow::Owned(Dense::low_rank(container, &values))),
+            Some(values) => self.now(Dense::low_rank(container, &values)),
             None => {
                 // A stack made of several stored tensors: read it whole.
                 let [_, ins, outs] = [held.values.shape()[0], held.values.shape()[1], held.values.shape()[2]];
                 let mut data = vec![0.0; ins * outs];
                 held.values.read(container, k * ins..(k + 1) * ins, &mut data);
-                self.now(Cow::Owned(Dense::turned(ins, outs, &data)))
+                self.now(Dense::turned(ins, outs, &data))
             }
         }
     }

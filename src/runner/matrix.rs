@@ -60,6 +60,14 @@ impl Matrix {
     }
 }
 
+impl Clone for Matrix {
+    fn clone(&self) -> Matrix {
+        let mut copy = self.pool.matrix(self.rows, self.cols);
+        copy.data.copy_from_slice(&self.data);
+        copy
+    }
+}
+
 impl Drop for Matrix {
     fn drop(&mut self) {
         let data = mem::replace(&mut self.data, aligned());

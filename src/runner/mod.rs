@@ -15,6 +15,7 @@ mod device;
 mod layer;
 pub(crate) mod math;
 mod matrix;
+mod moments;
 mod norm;
 mod pass;
 mod sample;
@@ -27,13 +28,17 @@ mod v6;
 mod v7;
 #[cfg(test)]
 mod variants;
+mod walk;
 mod weight;
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 pub use device::Arithmetic;
+pub use moments::{ErrorMeter, Moments};
 pub use sample::Sampler;
 pub use state::State;
+pub use walk::{Half, Walk};
 
 use crate::error::{Error, Result};
 use crate::model::{Body, Held, Model, Role};
@@ -42,7 +47,9 @@ use layer::Layer;
 use matrix::{Matrix, Pool};
 use norm::Norm;
 use pass::{Pass, each_row};
-use weight::{By, Dense, Values, Weight};
+use weight::{By, Tapped, Values, Weight};
+pub(crate) use weight::Dense;
+pub use weight::{Inputs, Key, Tap};
 
 /// How a model is run.
 #[derive(Clone, Debug, Default)]
@@ -68,9 +75,12 @@ pub struct Runner {
     norm_epsilon: f32,
     vectors: Vectors,
     /// Numbers of the model's tensors by slot and block.
-    places: HashMap<(&'static str, usize), usize>,
-    /// Low-rank matrices that are kept decoded.
-    kept: HashMap<(&'static str, usize), Dense>,
+    places: HashMap<Key, usize>,
+    /// Matrices that are used as they are here, whatever the file holds: low-rank ones that are kept decoded, and such
+    /// as are tried in place of the file's.
+    decoded: HashMap<Key, Dense>,
+    /// Who hears what meets the matrices, and which part of a text it is of.
+    tap: Option<(Arc<dyn Tap>, usize)>,
     /// What every text starts from, if not from nothing.
     initial: Option<State>,
     pool: Pool,
@@ -133,14 +143,15 @@ impl Runner {
             norm_epsilon,
             vectors,
             places,
-            kept: HashMap::new(),
+            decoded: HashMap::new(),
+            tap: None,
             initial,
             pool: Pool::default(),
         };
         if runner.options.keep_low_rank {
             let low = runner.model.tensors.iter().filter(|h| h.slot.role == Role::LowRank);
             let flat = low.filter(|h| h.values.shape().len() == 2);
-            runner.kept = flat.map(|h| ((h.slot.name, h.layer), runner.low_rank(h))).collect();
+            runner.decoded = flat.map(|h| ((h.slot.name, h.layer), runner.low_rank(h))).collect();
         }
         Ok(runner)
     }
@@ -165,23 +176,10 @@ impl Runner {
     /// If there are not as many runs as states.
     pub fn run(&self, runs: &[&[u32]], states: &mut [State]) -> Result<Hidden> {
         assert_eq!(runs.len(), states.len());
-        let vocab = self.model.dims.vocab;
-        if let Some(token) = runs.iter().flat_map(|r| r.iter()).find(|t| **t as usize >= vocab) {
-            return Err(Error::Usage {
-                what: format!(
-                    "the token {token} is unknown to {}, which has {vocab} tokens",
-                    self.model.container.path().display()
-                ),
-                help: "give the vocabulary that the model was trained with: --vocab FILE".to_owned(),
-            });
-        }
+        self.check_tokens(runs.iter().flat_map(|r| r.iter()))?;
         let mut pass = Pass::new(runs, states, self.pool.clone());
         let mut x = self.enter(&pass.tokens);
-        if self.model.version.name == "7a" {
-            let mut entry = self.pool.matrix(x.rows, x.cols);
-            entry.data.copy_from_slice(&x.data);
-            pass.entry = Some(entry);
-        }
+        pass.entry = self.entry(&x);
         for index in 0..self.model.dims.layers {
             self.block(Layer { runner: self, index }, &mut pass, &mut x)?;
         }
@@ -213,41 +211,80 @@ impl Runner {
     /// The embeddings of tokens after their norm.
     fn enter(&self, tokens: &[u32]) -> Matrix {
         let embedding = self.held("emb.weight");
-        let mut x = self.pool.matrix(tokens.len(), self.model.dims.embd);
-        each_row(&mut x, |i, row| {
-            let token = tokens[i] as usize;
+        self.enter_from(tokens, |token, row| {
+            let token = token as usize;
             embedding.values.read(&self.model.container, token..token + 1, row);
-        });
+        })
+    }
+
+    /// Embeddings, read by `read`, after their norm.
+    fn enter_from(&self, tokens: &[u32], read: impl Fn(u32, &mut [f32]) + Sync) -> Matrix {
+        let mut x = self.pool.matrix(tokens.len(), self.model.dims.embd);
+        each_row(&mut x, |i, row| read(tokens[i], row));
         self.outer_norm("blocks.0.ln0").rows(&x)
     }
 
+    /// What version 7a needs in every block of what enters the first one.
+    fn entry(&self, x: &Matrix) -> Option<Matrix> {
+        (self.model.version.name == "7a").then(|| x.clone())
+    }
+
+    /// Refuses tokens that the model has no row for.
+    fn check_tokens<'a>(&self, mut tokens: impl Iterator<Item = &'a u32>) -> Result<()> {
+        let vocab = self.model.dims.vocab;
+        match tokens.find(|t| **t as usize >= vocab) {
+            None => Ok(()),
+            Some(token) => Err(Error::Usage {
+                what: format!(
+                    "the token {token} is unknown to {}, which has {vocab} tokens",
+                    self.model.container.path().display()
+                ),
+                help: "give the vocabulary that the model was trained with: --vocab FILE".to_owned(),
+            }),
+        }
+    }
+
     fn block(&self, layer: Layer<'_>, pass: &mut Pass<'_>, x: &mut Matrix) -> Result<()> {
-        let major = self.model.version.major();
-        let y = layer.norm("ln1").rows(x);
-        let change = match major {
-            4 => v4::time_mix(&layer, pass, &y),
-            5 => v5::time_mix(&layer, pass, &y),
-            6 => v6::time_mix(&layer, pass, &y),
-            _ => v7::time_mix(&layer, pass, &y),
-        };
-        drop(y);
-        each_row(x, |i, row| pass::add(row, change.row(i)));
-        drop(change);
-        let y = layer.norm("ln2").rows(x);
-        let change = match major {
-            4 | 5 => v4::channel_mix(&layer, pass, &y),
-            6 => v6::channel_mix(&layer, pass, &y),
-            _ => v7::channel_mix(&layer, pass, &y),
-        };
-        each_row(x, |i, row| pass::add(row, change.row(i)));
+        for half in Half::BOTH {
+            let change = self.change(half, layer, pass, x);
+            each_row(x, |i, row| pass::add(row, change.row(i)));
+        }
         if self.options.stream {
             self.model.tensors.iter().filter(|h| h.layer == layer.index).for_each(|h| self.forget(h));
         }
         self.products.as_ref().map_or(Ok(()), Products::check)?;
+        self.check(layer.index, x)
+    }
+
+    /// What half of a block adds to the residual stream.
+    fn change(&self, half: Half, layer: Layer<'_>, pass: &mut Pass<'_>, x: &Matrix) -> Matrix {
+        match (half, self.model.version.major()) {
+            (Half::Time, major) => {
+                let y = layer.norm("ln1").rows(x);
+                match major {
+                    4 => v4::time_mix(&layer, pass, &y),
+                    5 => v5::time_mix(&layer, pass, &y),
+                    6 => v6::time_mix(&layer, pass, &y),
+                    _ => v7::time_mix(&layer, pass, &y),
+                }
+            }
+            (Half::Channel, major) => {
+                let y = layer.norm("ln2").rows(x);
+                match major {
+                    4 | 5 => v4::channel_mix(&layer, pass, &y),
+                    6 => v6::channel_mix(&layer, pass, &y),
+                    _ => v7::channel_mix(&layer, pass, &y),
+                }
+            }
+        }
+    }
+
+    /// Refuses values of the residual stream after block `index` that are not finite.
+    fn check(&self, index: usize, x: &Matrix) -> Result<()> {
         if quant::check_finite(&x.data).is_err() {
             return Err(Error::Model {
                 path: self.model.container.path().to_owned(),
-                what: format!("computes infinite or NaN values in block {}", layer.index),
+                what: format!("computes infinite or NaN values in block {index}"),
                 help:
                     "a weight of that block is damaged or too large: `rwkv-quant verify` finds damaged ones, \
                        `rwkv-quant diff` with a sound copy tells which"
@@ -264,12 +301,21 @@ impl Runner {
     }
 
     fn weight<'a>(&'a self, held: &'a Held) -> Weight<'a> {
+        let key = (held.slot.name, held.layer);
+        let tap = self.tapped(key);
+        if let Some(dense) = self.decoded.get(&key) {
+            return Weight { values: Values::Dense(dense), by: self.by(), key: None, tap };
+        }
         let values = Values::Stored {
             container: &self.model.container,
             values: &held.values,
             stream: self.options.stream,
         };
-        Weight { values, by: self.by(), key: Some((held.slot.name, held.layer)) }
+        Weight { values, by: self.by(), key: Some(key), tap }
+    }
+
+    fn tapped(&self, key: Key) -> Option<Tapped<'_>> {
+        self.tap.as_ref().map(|(tap, part)| Tapped { key, tap: tap.as_ref(), part: *part })
     }
 
     /// How products are computed.

@@ -33,7 +33,46 @@ pub(super) struct Weight<'a> {
     /// How products are computed.
     pub by: By<'a>,
     /// Slot and block of a matrix of the model; none of a slice or a decoded matrix.
-    pub key: Option<(&'static str, usize)>,
+    pub key: Option<Key>,
+    /// Who hears what the matrix is multiplied with.
+    pub tap: Option<Tapped<'a>>,
+}
+
+/// Slot and block of a matrix.
+pub type Key = (&'static str, usize);
+
+/// A matrix whose inputs are listened to.
+#[derive(Clone, Copy)]
+pub(super) struct Tapped<'a> {
+    /// Which one.
+    pub key: Key,
+    /// Who listens.
+    pub tap: &'a dyn Tap,
+    /// Which part of the text is heard.
+    pub part: usize,
+}
+
+/// Listens to what meets the matrices of a model.
+pub trait Tap: Send + Sync {
+    /// `inputs`, a row a token of a part of the text, are about to be multiplied with the matrix of a slot in a block.
+    /// Called in the order of the computation, one at a time.
+    fn hear(&self, key: Key, part: usize, inputs: &Inputs<'_>);
+}
+
+impl std::fmt::Debug for dyn Tap {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Tap")
+    }
+}
+
+/// What meets a matrix.
+pub struct Inputs<'a>(pub(super) &'a Matrix);
+
+impl Inputs<'_> {
+    /// Number of channels: columns of the matrix.
+    pub fn channels(&self) -> usize {
+        self.0.cols
+    }
 }
 
 /// How products are computed.
@@ -59,17 +98,38 @@ pub(super) enum Values<'a> {
     },
     /// Decoded.
     Dense(&'a Dense),
+    /// The first rows of a decoded matrix, so many.
+    First(&'a Dense, usize),
 }
 
 /// A decoded matrix [out, in], row-major.
 #[derive(Clone, Debug)]
-pub(super) struct Dense {
+pub(crate) struct Dense {
     data: Vec<f32>,
     rows: usize,
     cols: usize,
 }
 
 impl Dense {
+    /// A matrix from its values.
+    ///
+    /// # Panics
+    /// If they are no whole rows.
+    pub fn new(data: Vec<f32>, cols: usize) -> Dense {
+        assert!(data.len().is_multiple_of(cols));
+        Dense { rows: data.len() / cols.max(1), cols, data }
+    }
+
+    /// Length of a row.
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// Some rows.
+    pub fn rows(&self, rows: std::ops::Range<usize>) -> &[f32] {
+        &self.data[rows.start * self.cols..rows.end * self.cols]
+    }
+
     /// A low-rank matrix, which BlinkDL keeps as [in, out] and most formats as [out, in]; or one slice of a stack of
     /// them. Whichever way it lies, it is read in order.
     pub fn low_rank(container: &Container, values: &Lazy) -> Dense {
@@ -132,6 +192,7 @@ impl Weight<'_> {
         match self.values {
             Values::Stored { values, .. } => values.rows(),
             Values::Dense(dense) => dense.rows,
+            Values::First(_, rows) => rows,
         }
     }
 
@@ -139,7 +200,7 @@ impl Weight<'_> {
     pub fn cols(&self) -> usize {
         match self.values {
             Values::Stored { values, .. } => values.cols(),
-            Values::Dense(dense) => dense.cols,
+            Values::Dense(dense) | Values::First(dense, _) => dense.cols,
         }
     }
 
@@ -149,6 +210,9 @@ impl Weight<'_> {
     /// If `x` has another number of columns.
     pub fn multiply(&self, x: &Matrix) -> Matrix {
         assert_eq!(x.cols, self.cols());
+        if let Some(Tapped { key, tap, part }) = self.tap {
+            tap.hear(key, part, &Inputs(x));
+        }
         let mut out = x.pool().matrix(x.rows, self.rows());
         if out.data.is_empty() {
             return out;
@@ -238,7 +302,7 @@ impl Weight<'_> {
     pub fn with_rows<R>(&self, rows: std::ops::Range<usize>, work: impl FnOnce(&[f32]) -> R) -> R {
         let cols = self.cols();
         match self.values {
-            Values::Dense(dense) => work(&dense.data[rows.start * cols..rows.end * cols]),
+            Values::Dense(dense) | Values::First(dense, _) => work(dense.rows(rows)),
             Values::Stored { container, values, stream } => ROWS.with_borrow_mut(|out| {
                 out.resize(rows.len() * cols, 0.0);
                 values.read(container, rows.clone(), out);

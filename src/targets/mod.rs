@@ -82,6 +82,11 @@ pub trait Target: Send + Sync {
         &[Mix::Own]
     }
 
+    /// The types that every tensor whose type is free may have, each on its own; none if they cannot be mixed.
+    fn rungs(&self) -> &'static [Encoding] {
+        &[]
+    }
+
     /// Whether a model in it can have a tuned initial state.
     fn holds_state(&self) -> bool {
         false

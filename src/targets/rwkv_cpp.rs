@@ -53,6 +53,10 @@ impl Target for RwkvCpp {
         matches!(file_type.name, "f32" | "f16" | "q4_0" | "q4_1" | "q5_0" | "q5_1" | "q8_0")
     }
 
+    fn rungs(&self) -> &'static [Encoding] {
+        &[Encoding::Q4_0, Encoding::Q4_1, Encoding::Q5_0, Encoding::Q5_1, Encoding::Q8_0, Encoding::F16]
+    }
+
     fn check(&self, _: &Model) -> Result<Vec<Objection>> {
         Ok(Vec::new())
     }

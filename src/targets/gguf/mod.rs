@@ -19,6 +19,7 @@ use quant::Encoding;
 
 use super::files::names;
 use super::{Files, Item, Objection, Order, PlannedFile, Target, Tokens};
+use crate::calibrate::Trace;
 use crate::error::{Error, Result};
 use crate::importance::Importance;
 use crate::model::{Body, Held, Lazy, Model, Rank, Role, Version};
@@ -82,6 +83,13 @@ impl Target for Gguf {
 
     fn mixes(&self) -> &'static [Mix] {
         &[Mix::Own, Mix::LlamaCpp]
+    }
+
+    fn rungs(&self) -> &'static [Encoding] {
+        use Encoding::{
+            F16, IQ4NL, IQ4XS, Q2K, Q3K, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0,
+        };
+        &[Q2K, Q3K, IQ4XS, Q4K, IQ4NL, Q4_0, Q4_1, Q5K, Q5_0, Q5_1, Q6K, Q8_0, F16]
     }
 
     fn check(&self, model: &Model) -> Result<Vec<Objection>> {
@@ -182,6 +190,7 @@ impl Target for Gguf {
         let architecture = Architecture::of(model.version).ok_or_else(|| super::refused(self, model))?;
         let mut metadata = keys::metadata(order, architecture)?;
         metadata.extend(order.recipe.importance.iter().flat_map(Importance::keys));
+        metadata.extend(order.recipe.calibration.iter().flat_map(Trace::keys));
         let tensors: usize = groups.iter().map(|g| g.len()).sum();
         let mut files = Vec::new();
         for (i, (group, name)) in groups.iter().zip(names(order.out, groups.len())?).enumerate() {

@@ -1,0 +1,161 @@
+//! The way through a model: every matrix is encoded for what really meets it, the outputs of those encoded before.
+
+use std::sync::Arc;
+
+use quant::web_rwkv::Fp4;
+use quant::{Codec, codec};
+
+use super::matrix::{Job, Outcome};
+use super::measure::{Ear, Heard};
+use super::stage::{Stage, Target, stages};
+use super::{Store, Text};
+use crate::error::{Error, Result};
+use crate::model::{Model, Role};
+use crate::pipeline::{self, Observer, Stop};
+use crate::plan::Plan;
+use crate::runner::{Moments, Options, Runner, Walk};
+use crate::verify::sha256;
+
+/// Tokens that are computed together.
+pub(super) const TOGETHER: usize = 2048;
+
+/// Encodes every matrix of `plan` that a text can tell something about, puts the bytes into the plan, and tells what
+/// became of each; `model` is the plan's source, opened once more.
+///
+/// The result depends on neither threads nor on how often the work was broken off: finished matrices are kept in
+/// `store`.
+///
+/// # Errors
+/// If the model cannot be run, a weight cannot be encoded, the disk is full, or the work is stopped.
+pub fn encode(
+    plan: &mut Plan,
+    model: Model,
+    text: &Text,
+    store: &Store,
+    observer: &dyn Observer,
+    stop: &Stop,
+) -> Result<Vec<Outcome>> {
+    let stages = stages(plan, &model);
+    let codebooks = pipeline::codebooks(plan, &model, stop)?;
+    let runner = Runner::new(model, Options { stream: true, ..Options::default() })?;
+    let mut walk = Walk::new(runner, &[&slices(&text.fit), &slices(&text.held_out)], TOGETHER)?;
+    let targets = stages.iter().flat_map(|s| &s.targets);
+    let weights: u64 = targets.map(|t| plan.tensors[t.write].values.elements() as u64).sum();
+    let mut outcomes = Vec::new();
+    for stage in &stages {
+        while walk.next().is_some() && walk.next() != stage.place {
+            walk.step(None, || stop.check())?;
+        }
+        let open: Vec<Target> = missing(stage, store)?;
+        let mut moments = listen(&mut walk, &open, stop)?;
+        for target in &stage.targets {
+            let write = &plan.tensors[target.write];
+            let fp4 = codebooks[target.write].map(|codebook| Fp4 { codebook });
+            let codec = fp4.as_ref().map(|fp4| fp4 as &dyn Codec).or_else(|| codec(write.encoding));
+            let Some(codec) = codec else { continue };
+            if let Some([fit, held_out]) = moments.remove(&target.key) {
+                let (bytes, outcome) = solve(&walk, plan, *target, codec, &fit, &held_out, stop)?;
+                store.keep(target.write, &bytes, &outcome)?;
+            }
+            let Some((bytes, outcome)) = store.get(target.write)? else { continue };
+            if stage.place.is_some() {
+                let mut values = vec![0.0; write.values.elements()];
+                codec.decode(bytes.bytes(), &mut values);
+                walk.replace(target.key, values, write.values.cols());
+            }
+            observer.calibrated(write.values.elements() as u64, weights);
+            outcomes.push(outcome);
+            plan.tensors[target.write].encoded = Some(Arc::new(bytes));
+        }
+    }
+    Ok(outcomes)
+}
+
+/// What finished matrices are for: the program's version, the source, the files to be written, the text.
+pub fn identity(plan: &Plan, model: &Model) -> String {
+    let sources = model.files().map(sha256).collect::<Vec<_>>().join(" ");
+    let trace = plan.recipe.calibration.as_ref();
+    let tokens = trace.map_or("", |t| t.sha256.as_str());
+    format!("{} {} | {} | {tokens}\n", env!("CARGO_PKG_VERSION"), sources, plan.frame_sha256())
+}
+
+/// About the memory that [`encode`] takes.
+pub fn peak_bytes(plan: &Plan, model: &Model, text: &Text) -> u64 {
+    let dims = &model.dims;
+    let kept = if model.version.major() == 7 { 2 } else { 1 };
+    let activations = 4 * (text.tokens() * dims.embd * kept) as u64;
+    let pass = 4 * (TOGETHER * (14 * dims.embd + 3 * dims.ffn + dims.att)) as u64;
+    let cols = |t: &Target| plan.tensors[t.write].values.cols();
+    let stages = stages(plan, model);
+    let stage = |s: &Stage| -> u64 {
+        let heard: u64 = s.targets.iter().map(|t| 2 * Moments::bytes(cols(t))).sum();
+        let widest = s.targets.iter().map(cols).max().unwrap_or(0) as u64;
+        heard + 4 * 4 * widest * widest
+    };
+    let block: usize = model.tensors.iter().filter(|h| h.layer == 0).map(|h| h.values.elements()).sum();
+    let embeddings: usize = [Role::Embedding, Role::Head]
+        .iter()
+        .flat_map(|role| model.tensors.iter().filter(move |h| h.slot.role == *role))
+        .map(|h| h.values.elements())
+        .sum();
+    let decoded = 4 * block.saturating_sub(embeddings) as u64;
+    activations + pass + stages.iter().map(stage).max().unwrap_or(0) + decoded
+}
+
+/// The matrices that are still to be encoded.
+fn missing(stage: &Stage, store: &Store) -> Result<Vec<Target>> {
+    let mut missing = Vec::new();
+    for target in &stage.targets {
+        if store.get(target.write)?.is_none() {
+            missing.push(*target);
+        }
+    }
+    Ok(missing)
+}
+
+pub(super) fn slices(sequences: &[Vec<u32>]) -> Vec<&[u32]> {
+    sequences.iter().map(Vec::as_slice).collect()
+}
+
+/// Encodes one matrix.
+fn solve(
+    walk: &Walk,
+    plan: &Plan,
+    target: Target,
+    codec: &dyn Codec,
+    fit: &Moments,
+    held_out: &Moments,
+    stop: &Stop,
+) -> Result<(Vec<u8>, Outcome)> {
+    let write = &plan.tensors[target.write];
+    let container = &walk.runner().model().container;
+    let job = Job {
+        codec,
+        rows: write.values.rows(),
+        cols: write.values.cols(),
+        read: &|rows, out| {
+            write.values.read(container, rows.clone(), out);
+            write.values.release(container, rows);
+        },
+        fit,
+        held_out,
+    };
+    match job.encode(stop)? {
+        Ok((bytes, outcome)) => Ok((bytes, Outcome { name: write.name.clone(), ..outcome })),
+        Err(source) => Err(Error::Weight {
+            path: container.path().to_owned(),
+            tensor: write.name.clone(),
+            source,
+        }),
+    }
+}
+
+/// The moments of what meets some matrices of the half that comes next: of the tokens to fit to, and of the others.
+fn listen(walk: &mut Walk, targets: &[Target], stop: &Stop) -> Result<Heard> {
+    if targets.is_empty() {
+        return Ok(Heard::new());
+    }
+    let ear = Ear::new(targets.iter().map(|t| t.key).collect(), true);
+    walk.listen(ear.clone(), || stop.check())?;
+    Ok(ear.take())
+}

@@ -1,0 +1,129 @@
+//! What is asked for of the choice of types, and how it is found.
+
+use std::path::PathBuf;
+
+use super::{Allocation, Goal, Probed, Text, allocate, probe};
+use crate::error::{Error, Result};
+use crate::model::Model;
+use crate::pipeline::{Observer, Stop};
+use crate::plan::Plan;
+use crate::recipe::{Recipe, Types};
+use crate::size;
+use crate::targets::{Item, Target};
+
+/// How large or how good a file is to be; at most one of these.
+#[derive(Clone, Debug, Default, PartialEq, clap::Args)]
+#[command(next_help_heading = "Choice of types")]
+pub struct Goals {
+    /// Choose the types of all tensors so that the file is no larger, and as good as can be
+    #[arg(long, value_name = "SIZE", value_parser = size::parse, requires = "calib", conflicts_with_all = ["target_bpw", "target_kl"])]
+    pub target_size: Option<u64>,
+    /// The same, with the size given in bits a weight, metadata included
+    #[arg(long, value_name = "BITS", requires = "calib", conflicts_with = "target_kl")]
+    pub target_bpw: Option<f64>,
+    /// Choose the types so that the divergence predicted of the default encoders is no larger (nats a token), and the
+    /// file as small as can be
+    #[arg(long, value_name = "KL", requires = "calib")]
+    pub target_kl: Option<f64>,
+    /// Take the types of the tensors from a file that --save-recipe wrote
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["target_size", "target_bpw", "target_kl"])]
+    pub recipe: Option<PathBuf>,
+    /// Write the types chosen to a file
+    #[arg(long, value_name = "FILE")]
+    pub save_recipe: Option<PathBuf>,
+}
+
+/// The types chosen, and what is expected of them.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Chosen {
+    /// The types.
+    pub types: Types,
+    /// What they were chosen by.
+    pub allocation: Allocation,
+    /// Divergence of the model with each unit at its chosen type, by the unit's name.
+    pub units: Vec<(String, String, f64)>,
+}
+
+impl Goals {
+    /// Whether types are to be chosen by measurement.
+    pub fn is_wanted(&self) -> bool {
+        self.target_size.is_some() || self.target_bpw.is_some() || self.target_kl.is_some()
+    }
+
+    /// Chooses the types of the tensors of `plan`, which has those of `recipe`.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] if the goal makes no sense or cannot be reached; if the model cannot be run.
+    pub fn choose(
+        &self,
+        plan: &Plan,
+        recipe: &Recipe,
+        target: &dyn Target,
+        models: [Model; 2],
+        text: &Text,
+        observer: &dyn Observer,
+        stop: &Stop,
+    ) -> Result<Chosen> {
+        if target.rungs().is_empty() {
+            return Err(Error::Usage {
+                what: format!("the types of {} files cannot be mixed freely", target.name()),
+                help: "give --type, or write .gguf".to_owned(),
+            });
+        }
+        let [model, again] = models;
+        let items = target.items(&again, recipe)?;
+        let probed = probe(model, again, &items, target.rungs(), text, stop, &|done, of| {
+            observer.probed(done, of);
+        })?;
+        let allocation = allocate(&probed.units, self.goal(plan, &items, &probed)?)?;
+        Ok(Chosen::of(&items, &probed, allocation))
+    }
+
+    /// The goal in bytes of the tensors that are free, or as a divergence.
+    fn goal(&self, plan: &Plan, items: &[Item], probed: &Probed) -> Result<Goal> {
+        let most = match (self.target_size, self.target_bpw, self.target_kl) {
+            (Some(bytes), ..) => bytes,
+            (_, Some(bits), _) if bits.is_finite() && bits > 0.0 => (bits * plan.weights() as f64 / 8.0) as u64,
+            (.., Some(kl)) if kl.is_finite() && kl > 0.0 => return Ok(Goal::Divergence(kl)),
+            _ => {
+                return Err(Error::Usage {
+                    what: "the bits a weight or the divergence asked for are no positive number".to_owned(),
+                    help: "give something like --target-bpw 4.5 or --target-kl 0.01".to_owned(),
+                });
+            }
+        };
+        let free = probed.members.iter().flatten().map(|i| items[*i].name.as_str());
+        let free: std::collections::BTreeSet<&str> = free.collect();
+        let theirs = plan.tensors.iter().filter(|t| free.contains(t.name.as_str()));
+        let theirs: u64 = theirs.map(|t| t.bytes().next_multiple_of(super::probe::ALIGNMENT)).sum();
+        let others = plan.total_bytes() - theirs;
+        let least: u64 = probed.units.iter().filter_map(|u| u.rungs.iter().map(|r| r.bytes).min()).sum();
+        match most.checked_sub(others).filter(|left| *left >= least) {
+            Some(left) => Ok(Goal::Bytes(left)),
+            None => Err(Error::Usage {
+                what: format!("{most} bytes are too few for this model: the smallest file has {}", others + least),
+                help: format!(
+                    "ask for --target-size {} or more, which is {:.2} bits a weight",
+                    others + least,
+                    (others + least) as f64 * 8.0 / plan.weights() as f64
+                ),
+            }),
+        }
+    }
+}
+
+impl Chosen {
+    fn of(items: &[Item], probed: &Probed, allocation: Allocation) -> Chosen {
+        let mut types = Types::default();
+        let mut units = Vec::new();
+        for ((unit, members), chosen) in probed.units.iter().zip(&probed.members).zip(&allocation.chosen) {
+            let rung = &unit.rungs[*chosen];
+            for (item, encoding) in members.iter().zip(&rung.encodings) {
+                types.0.insert(items[*item].name.clone(), *encoding);
+            }
+            let first = rung.encodings.first().map_or("", |e| e.name());
+            units.push((unit.name.clone(), first.to_owned(), rung.divergence));
+        }
+        Chosen { types, allocation, units }
+    }
+}

@@ -1,0 +1,210 @@
+//! One matrix: how it is best rounded, given the second moments of its inputs.
+//!
+//! The error is that of the outputs, `tr(E H E^T)` with E = W' - W and H = E[x x^T]. Rounding errors are fed back
+//! (`quant::feedback`) with moments shrunk towards their diagonal, since they are taken from few tokens: by how much is
+//! tried on some rows, judged by moments of tokens that were held out. The default encoder with the diagonal alone is
+//! always a candidate, so that feedback never makes a matrix worse on those tokens.
+
+use quant::{Codec, EncodeError, Feedback, Hessian, Rows};
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+
+use crate::error::Result;
+use crate::pipeline::Stop;
+use crate::runner::{ErrorMeter, Moments};
+
+/// How far the moments may be shrunk towards their diagonal (specification, 8.3).
+const SHRINKAGES: [f32; 5] = [0.003, 0.01, 0.03, 0.1, 0.3];
+/// Rows on which that is tried.
+const TRIED_ROWS: usize = 128;
+/// Values of rows that are encoded together.
+const TOGETHER: usize = 1 << 22;
+
+/// What became of a matrix.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Outcome {
+    /// Its name in the file.
+    pub name: String,
+    /// Its encoding.
+    pub encoding: String,
+    /// What was chosen.
+    pub choice: Choice,
+    /// Error of the outputs on held-out tokens relative to their mean square, of the default encoder.
+    pub default_error: f64,
+    /// The same of what was chosen.
+    pub error: f64,
+}
+
+/// How a matrix was encoded.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Choice {
+    /// With errors fed back, the moments shrunk so far.
+    Feedback {
+        /// The share of the diagonal.
+        shrinkage: f32,
+    },
+    /// By the default encoder, since feedback was worse on held-out tokens.
+    Default,
+    /// By the default encoder, since there was no other way.
+    Forced {
+        /// Why.
+        why: String,
+    },
+}
+
+/// A matrix to be encoded.
+pub(super) struct Job<'a> {
+    pub codec: &'a dyn Codec,
+    /// Rows and columns.
+    pub rows: usize,
+    pub cols: usize,
+    /// Reads some rows.
+    pub read: &'a (dyn Fn(std::ops::Range<usize>, &mut [f32]) + Sync),
+    /// Moments of the tokens that it is fitted to, and of those that judge.
+    pub fit: &'a Moments,
+    pub held_out: &'a Moments,
+}
+
+impl Job<'_> {
+    /// The bytes of all rows, and what was chosen.
+    ///
+    /// # Errors
+    /// [`EncodeError`] in the outer result's place for a weight that cannot be encoded; if the work was stopped.
+    pub fn encode(&self, stop: &Stop) -> Result<std::result::Result<(Vec<u8>, Outcome), EncodeError>> {
+        let diagonal = self.fit.mean_squares();
+        let judge = ErrorMeter::new(self.held_out);
+        let found = match self.fit.matrix().map(|m| Hessian::new(self.cols, m)) {
+            Some(Ok(hessian)) => self.best_feedback(&hessian, &judge, stop)?,
+            Some(Err(e)) => Err(Choice::Forced { why: e.to_string() }),
+            None => Err(Choice::Forced { why: "only the diagonal of its moments is known".to_owned() }),
+        };
+        let (feedback, mut choice) = match found {
+            Ok((feedback, shrinkage)) => (Some(feedback), Choice::Feedback { shrinkage }),
+            Err(choice) => (None, choice),
+        };
+        let bytes_per_row = self.bytes_of(1);
+        let mut default = vec![0; bytes_per_row * self.rows];
+        let mut fed = vec![0; if feedback.is_some() { default.len() } else { 0 }];
+        let (mut default_error, mut fed_error, mut power) = (0.0, 0.0, 0.0);
+        let step = (TOGETHER / self.cols).max(1);
+        let mut values = Vec::new();
+        for start in (0..self.rows).step_by(step) {
+            stop.check()?;
+            let range = start..self.rows.min(start + step);
+            values.resize(range.len() * self.cols, 0.0);
+            (self.read)(range.clone(), &mut values);
+            let bytes = range.start * bytes_per_row..range.end * bytes_per_row;
+            let done = self.encode_rows(&values, &mut default[bytes.clone()], |codec, rows, out| {
+                codec.encode_best(Rows { importance: Some(&diagonal), ..rows }, out)
+            });
+            if let Err(e) = done {
+                return Ok(Err(at(e, range.start * self.cols)));
+            }
+            default_error += self.error(&judge, &values, &default[bytes.clone()]);
+            power += judge.power(&values);
+            if let Some(feedback) = &feedback {
+                let out = &mut fed[bytes.clone()];
+                if let Err(e) = self.encode_rows(&values, out, feeding(feedback)) {
+                    return Ok(Err(at(e, range.start * self.cols)));
+                }
+                fed_error += self.error(&judge, &values, out);
+            }
+        }
+        let better = feedback.is_some() && fed_error < default_error;
+        if feedback.is_some() && !better {
+            choice = Choice::Default;
+        }
+        let relative = |error: f64| if power > 0.0 { error / power } else { 0.0 };
+        let outcome = Outcome {
+            name: String::new(),
+            encoding: self.codec.encoding().name().to_owned(),
+            choice,
+            default_error: relative(default_error),
+            error: relative(if better { fed_error } else { default_error }),
+        };
+        Ok(Ok((if better { fed } else { default }, outcome)))
+    }
+
+    /// The feedback of the shrinkage that is best on some rows and held-out tokens; the reason if there is none.
+    fn best_feedback(
+        &self,
+        hessian: &Hessian,
+        judge: &ErrorMeter,
+        stop: &Stop,
+    ) -> Result<std::result::Result<(Feedback, f32), Choice>> {
+        let tried = TRIED_ROWS.min(self.rows);
+        let mut values = vec![0.0; tried * self.cols];
+        for (i, row) in values.chunks_exact_mut(self.cols).enumerate() {
+            let at = i * self.rows / tried;
+            (self.read)(at..at + 1, row);
+        }
+        let mut best: Option<(f64, Feedback, f32)> = None;
+        let mut why = String::new();
+        let mut bytes = vec![0; self.bytes_of(tried)];
+        for shrinkage in SHRINKAGES {
+            stop.check()?;
+            let feedback = match Feedback::new(hessian, shrinkage) {
+                Ok(feedback) => feedback,
+                Err(e) => {
+                    why = e.to_string();
+                    continue;
+                }
+            };
+            if self.encode_rows(&values, &mut bytes, feeding(&feedback)).is_err() {
+                continue; // the whole matrix tells which weight
+            }
+            let error = self.error(judge, &values, &bytes);
+            if best.as_ref().is_none_or(|b| error < b.0) {
+                best = Some((error, feedback, shrinkage));
+            }
+        }
+        Ok(best.map(|(_, feedback, shrinkage)| (feedback, shrinkage)).ok_or(Choice::Forced { why }))
+    }
+
+    /// Encodes rows on all threads; each by itself, so the bytes do not depend on how they are dealt out.
+    fn encode_rows(
+        &self,
+        values: &[f32],
+        out: &mut [u8],
+        encode: impl Fn(&dyn Codec, Rows<'_>, &mut [u8]) -> std::result::Result<(), EncodeError> + Sync,
+    ) -> std::result::Result<(), EncodeError> {
+        let rows = values.len() / self.cols;
+        let few = rows.div_ceil(4 * rayon::current_num_threads()).max(16);
+        let parts = values.par_chunks(few * self.cols).zip(out.par_chunks_mut(self.bytes_of(few)));
+        parts.enumerate().try_for_each(|(n, (values, out))| {
+            let rows = Rows::new(values, self.cols);
+            encode(self.codec, rows, out).map_err(|e| at(e, n * few * self.cols))
+        })
+    }
+
+    fn bytes_of(&self, rows: usize) -> usize {
+        self.codec.encoding().row_bytes(self.cols as u64).unwrap_or(0) as usize * rows
+    }
+
+    fn error(&self, judge: &ErrorMeter, values: &[f32], bytes: &[u8]) -> f64 {
+        let mut decoded = vec![0.0; values.len()];
+        let few = self.bytes_of(16);
+        decoded
+            .par_chunks_mut(16 * self.cols)
+            .zip(bytes.par_chunks(few))
+            .for_each(|(out, bytes)| self.codec.decode(bytes, out));
+        decoded.iter_mut().zip(values).for_each(|(d, v)| *d -= v);
+        judge.power(&decoded)
+    }
+}
+
+/// Encodes rows with errors fed back.
+fn feeding(
+    feedback: &Feedback,
+) -> impl Fn(&dyn Codec, Rows<'_>, &mut [u8]) -> std::result::Result<(), EncodeError> + Sync {
+    move |codec, rows, out| codec.encode_feedback(rows, feedback, out)
+}
+
+/// The same complaint with its index counted from so much earlier.
+fn at(mut error: EncodeError, earlier: usize) -> EncodeError {
+    if let EncodeError::NonFinite { index, .. } | EncodeError::Overflow { index, .. } = &mut error {
+        *index += earlier;
+    }
+    error
+}

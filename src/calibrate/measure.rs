@@ -1,0 +1,91 @@
+//! What meets every matrix of a model on a text: the measurement alone, without encoding anything.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use formats::Imatrix;
+
+use super::Text;
+use super::encode::{TOGETHER, slices};
+use crate::error::Result;
+use crate::model::{Held, Model};
+use crate::pipeline::Stop;
+use crate::runner::{Inputs, Key, Moments, Options, Runner, Tap, Walk};
+
+/// Sums up moments of what it hears, of each part of a text by itself.
+pub(super) struct Ear {
+    /// The matrices that are listened to; all if there are none.
+    keys: Vec<Key>,
+    /// Whether whole moments are wanted, not their diagonals only.
+    full: bool,
+    heard: Mutex<Heard>,
+}
+
+/// By matrix, the moments of each part of the text.
+pub(super) type Heard = BTreeMap<Key, [Moments; 2]>;
+
+impl Ear {
+    /// Has heard nothing yet.
+    pub fn new(keys: Vec<Key>, full: bool) -> Arc<Ear> {
+        Arc::new(Ear { keys, full, heard: Mutex::default() })
+    }
+
+    /// What was heard.
+    pub fn take(&self) -> Heard {
+        std::mem::take(&mut *self.heard.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Tap for Ear {
+    fn hear(&self, key: Key, part: usize, inputs: &Inputs<'_>) {
+        if !self.keys.is_empty() && !self.keys.contains(&key) {
+            return;
+        }
+        let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        let none = || {
+            let moments = Moments::new(inputs.channels(), self.full);
+            [moments.clone(), moments]
+        };
+        heard.entry(key).or_insert_with(none)[part].add(inputs);
+    }
+}
+
+/// The mean squares of the input channels of every matrix, over all tokens of a text.
+///
+/// # Errors
+/// If the model cannot be run, or the work is stopped; as `progress`, which hears of every half block passed, says.
+pub fn mean_squares(
+    model: Model,
+    text: &Text,
+    stop: &Stop,
+    mut progress: impl FnMut(),
+) -> Result<BTreeMap<Key, Vec<f32>>> {
+    let runner = Runner::new(model, Options { stream: true, ..Options::default() })?;
+    let mut walk = Walk::new(runner, &[&slices(&text.fit), &slices(&text.held_out)], TOGETHER)?;
+    let ear = Ear::new(Vec::new(), false);
+    while walk.next().is_some() {
+        walk.step(Some(ear.clone()), || stop.check())?;
+        progress();
+    }
+    walk.listen(ear.clone(), || stop.check())?;
+    let whole = |[mut fit, held_out]: [Moments; 2]| {
+        fit.merge(&held_out);
+        fit.mean_squares()
+    };
+    Ok(ear.take().into_iter().map(|(key, parts)| (key, whole(parts))).collect())
+}
+
+/// The same as an importance matrix of llama.cpp: under its own names for tensors, or of versions that it does not know
+/// under BlinkDL's.
+pub fn importance(model: &Model, squares: &BTreeMap<Key, Vec<f32>>, text: &Text) -> Imatrix {
+    let name = |held: &Held| match held.slot.gguf {
+        Some(name) => name.replacen("{}", &held.layer.to_string(), 1),
+        None => held.name(),
+    };
+    let of = |held: &Held| Some((name(held), squares.get(&(held.slot.name, held.layer))?.clone()));
+    Imatrix {
+        entries: model.tensors.iter().filter_map(of).collect(),
+        datasets: text.sources.iter().map(|p| p.display().to_string()).collect(),
+        chunks: (text.fit.len() + text.held_out.len()) as u64,
+    }
+}

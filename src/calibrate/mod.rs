@@ -1,0 +1,97 @@
+//! Calibration: what a model does with a text tells how its weights are best rounded.
+//!
+//! ```text
+//! text.rs      which tokens the model is run over, and which of them only judge
+//! stage.rs     which matrices are encoded together, in the order of the computation
+//! encode.rs    the way through the model: listen, encode, go on with what was encoded
+//! measure.rs   what meets the matrices, without encoding anything
+//! matrix.rs    one matrix: its second moments, candidates, and the choice among them
+//! probe.rs     what rounding each tensor costs
+//! goals.rs     how large or good the file is to be
+//! allocate.rs  which tensor gets how many bits
+//! store.rs     finished matrices on disk, so that a killed run goes on where it was
+//! trace.rs     what a file says about the text, so that nobody judges it by the same one
+//! ```
+//! Source: GPTQ (arXiv 2210.17323) for the feedback of errors; the rest is said where it is done.
+
+mod allocate;
+mod encode;
+mod goals;
+mod matrix;
+mod measure;
+mod probe;
+mod stage;
+mod store;
+mod text;
+mod trace;
+
+use std::path::PathBuf;
+
+pub use allocate::{Allocation, Goal, Rung, Unit, allocate};
+pub use goals::{Chosen, Goals};
+pub use encode::{encode, identity, peak_bytes};
+pub use matrix::{Choice, Outcome};
+pub use measure::{importance, mean_squares};
+pub use probe::{Probed, probe};
+pub use store::Store;
+pub use text::Text;
+pub use trace::{Trace, shared};
+
+use crate::error::{Error, Result};
+
+/// Tokens that a model is calibrated on unless something else is asked for.
+const TOKENS: usize = 65_536;
+/// Tokens of a sequence.
+const CTX: usize = 512;
+/// The word that asks for the model's own samples in place of a text.
+pub const SELF: &str = "self";
+
+/// What a model is calibrated on.
+#[derive(Clone, Debug, Default, PartialEq, Eq, clap::Args)]
+#[command(next_help_heading = "Calibration")]
+pub struct Settings {
+    /// Round the weights so that what the model computes on these texts changes least: text, .jsonl, .npy or .ids, or
+    /// `self` for samples of the model itself
+    #[arg(long, value_name = "TEXT", num_args = 1..)]
+    pub calib: Vec<PathBuf>,
+    /// Tokens to calibrate on, taken from all over the texts [default: 65536]
+    #[arg(long, value_name = "N", requires = "calib")]
+    pub calib_tokens: Option<usize>,
+    /// Tokens of a sequence, each from an empty state [default: 512]
+    #[arg(long, value_name = "N", requires = "calib")]
+    pub calib_ctx: Option<usize>,
+    /// Seed of the model's own samples [default: 0]
+    #[arg(long, value_name = "N", requires = "calib")]
+    pub calib_seed: Option<u64>,
+}
+
+impl Settings {
+    /// Whether calibration is asked for.
+    pub fn is_wanted(&self) -> bool {
+        !self.calib.is_empty()
+    }
+
+    /// Tokens of a sequence.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] if they are too few to be a text.
+    fn ctx(&self) -> Result<usize> {
+        match self.calib_ctx.unwrap_or(CTX) {
+            ctx if ctx >= text::LEAST_TOKENS => Ok(ctx),
+            ctx => Err(Error::Usage {
+                what: format!("sequences of {ctx} tokens are too short to calibrate on"),
+                help: format!("give --calib-ctx {} or more; 512 is usual", text::LEAST_TOKENS),
+            }),
+        }
+    }
+
+    /// Tokens in all.
+    fn tokens(&self) -> usize {
+        self.calib_tokens.unwrap_or(TOKENS)
+    }
+
+    /// Whether the model's own samples are asked for.
+    fn is_self(&self) -> bool {
+        self.calib.iter().any(|path| path.as_os_str() == SELF)
+    }
+}

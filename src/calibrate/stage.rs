@@ -1,0 +1,73 @@
+//! The order in which matrices are encoded: those whose inputs hang on others come after them.
+
+use crate::model::{Held, Model, Role};
+use crate::plan::{Plan, Write};
+use crate::runner::{Half, Key};
+
+/// A matrix of a planned file that is multiplied with activations, and can be told from them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Target {
+    /// Its number in the plan.
+    pub write: usize,
+    /// Which matrix of the model it is.
+    pub key: Key,
+}
+
+/// Matrices whose inputs do not hang on each other (but by branches of low rank, which hardly change when they are
+/// rounded).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Stage {
+    /// The block, and the half of it; `None` for the head.
+    pub place: Option<(usize, Half)>,
+    /// The matrices, in the plan's order.
+    pub targets: Vec<Target>,
+}
+
+/// The matrices that take what the other ones of their half computed.
+const LAST: [&str; 2] = ["att.output.weight", "ffn.value.weight"];
+
+/// All stages of a plan, in the order of the computation.
+pub(super) fn stages(plan: &Plan, model: &Model) -> Vec<Stage> {
+    let mut stages = Vec::new();
+    for layer in 0..model.dims.layers {
+        for half in Half::BOTH {
+            for last in [false, true] {
+                let wanted = |h: &Held| {
+                    let name = h.slot.short_name();
+                    h.layer == layer
+                        && h.slot.name != name
+                        && Half::of(name) == Some(half)
+                        && LAST.contains(&name) == last
+                };
+                stages.push(Stage { place: Some((layer, half)), targets: targets(plan, model, wanted) });
+            }
+        }
+    }
+    stages.push(Stage { place: None, targets: targets(plan, model, |h| h.slot.role == Role::Head) });
+    stages.retain(|s| !s.targets.is_empty());
+    stages
+}
+
+/// The quantized matrices of the plan that are those of the model, [out, in].
+fn targets(plan: &Plan, model: &Model, wanted: impl Fn(&Held) -> bool) -> Vec<Target> {
+    let mut targets = Vec::new();
+    for held in model.tensors.iter().filter(|h| wanted(h)) {
+        let values = match held.slot.role {
+            Role::Matrix | Role::Head => Some(held.values.clone()),
+            Role::LowRank => held.values.transposed(),
+            Role::Embedding | Role::Vector => None,
+        };
+        let Some(values) = values.filter(|v| v.shape().len() == 2) else { continue };
+        let found = plan.tensors.iter().position(|w| w.values == values);
+        if let Some(write) = found.filter(|i| has_blocks(&plan.tensors[*i])) {
+            targets.push(Target { write, key: (held.slot.name, held.layer) });
+        }
+    }
+    targets.sort_by_key(|t| t.write);
+    targets
+}
+
+/// Whether its rows are whole blocks of several values.
+fn has_blocks(write: &Write) -> bool {
+    !write.encoding.is_plain() && write.encoding.row_bytes(write.values.cols() as u64).is_some()
+}

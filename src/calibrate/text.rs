@@ -1,0 +1,151 @@
+//! The tokens that a model is calibrated on.
+
+use std::path::PathBuf;
+
+use super::{SELF, Settings};
+use crate::error::{Error, Result};
+use crate::eval::{Corpus, sha256};
+use crate::pipeline::Stop;
+use crate::runner::{Runner, Sampler, State};
+use crate::vocab::Coder;
+
+/// Fewest tokens of a sequence: what comes first is hard to predict and no sample of what comes later.
+pub(super) const LEAST_TOKENS: usize = 16;
+/// Fewest sequences: one to learn from and one to judge by.
+const LEAST_SEQUENCES: usize = 2;
+/// One sequence of so many judges.
+const HELD_OUT: usize = 8;
+/// Samples of the model that are drawn side by side.
+const ABREAST: usize = 64;
+
+/// Sequences of tokens, each run from an empty state.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Text {
+    /// Those that moments are taken from.
+    pub fit: Vec<Vec<u32>>,
+    /// Those that choices are judged by; no token of them is in `fit`.
+    pub held_out: Vec<Vec<u32>>,
+    /// Where they are from.
+    pub sources: Vec<PathBuf>,
+}
+
+impl Text {
+    /// The sequences that `settings` ask for; `runner` is that of the model, if its own samples are.
+    ///
+    /// # Errors
+    /// As [`Corpus::read`]; [`Error::Usage`] if there are too few tokens, or texts and samples are both asked for.
+    pub fn new(
+        settings: &Settings,
+        coder: &Coder,
+        runner: impl FnOnce() -> Result<Runner>,
+        stop: &Stop,
+    ) -> Result<Text> {
+        let (ctx, tokens) = (settings.ctx()?, settings.tokens());
+        if settings.is_self() && settings.calib.len() > 1 {
+            return Err(Error::Usage {
+                what: format!("texts and the word {SELF} are both given to calibrate on"),
+                help: format!("give either texts or {SELF}"),
+            });
+        }
+        let sequences = match settings.is_self() {
+            true => sampled(&runner()?, ctx, tokens.div_ceil(ctx), settings.calib_seed.unwrap_or(0), stop)?,
+            false => spread(&Corpus::read(&settings.calib, coder)?, ctx, tokens),
+        };
+        if sequences.len() < LEAST_SEQUENCES {
+            let found: usize = sequences.iter().map(Vec::len).sum();
+            return Err(Error::Usage {
+                what: format!(
+                    "there is too little to calibrate on: {found} tokens in {} sequences, and at least \
+                     {LEAST_SEQUENCES} are needed, one of them to judge by",
+                    sequences.len()
+                ),
+                help: format!(
+                    "give more text (some 64 thousand tokens are good), a smaller --calib-ctx, or --calib {SELF}"
+                ),
+            });
+        }
+        let (mut fit, mut held_out) = (Vec::new(), Vec::new());
+        let every = HELD_OUT.min(sequences.len());
+        for (i, sequence) in sequences.into_iter().enumerate() {
+            if i % every == every - 1 { held_out.push(sequence) } else { fit.push(sequence) }
+        }
+        Ok(Text { fit, held_out, sources: settings.calib.clone() })
+    }
+
+    /// Number of tokens.
+    pub fn tokens(&self) -> usize {
+        self.fit.iter().chain(&self.held_out).map(Vec::len).sum()
+    }
+
+    /// SHA-256 of the tokens, as little-endian u32 with the length before each sequence.
+    pub fn sha256(&self) -> String {
+        let number = |n: usize| (n as u32).to_le_bytes();
+        let sequences = self.fit.iter().chain(&self.held_out);
+        let bytes: Vec<u8> = sequences
+            .flat_map(|s| number(s.len()).into_iter().chain(s.iter().flat_map(|t| t.to_le_bytes())))
+            .collect();
+        sha256([bytes.as_slice()])
+    }
+}
+
+/// Sequences of `ctx` tokens from all over the documents, about `tokens` in all.
+fn spread(corpus: &Corpus, ctx: usize, tokens: usize) -> Vec<Vec<u32>> {
+    let sequences: Vec<&[u32]> = corpus
+        .documents
+        .iter()
+        .flat_map(|d| corpus.tokens[d.clone()].chunks(ctx))
+        .filter(|s| s.len() >= LEAST_TOKENS)
+        .collect();
+    let all: usize = sequences.iter().map(|s| s.len()).sum();
+    if all <= tokens {
+        return sequences.into_iter().map(<[u32]>::to_vec).collect();
+    }
+    // As many as are needed of sequences of the mean length, evenly spread.
+    let wanted = (tokens * sequences.len()).div_ceil(all).max(LEAST_SEQUENCES).min(sequences.len());
+    (0..wanted).map(|i| sequences[i * sequences.len() / wanted].to_vec()).collect()
+}
+
+/// What the model itself says, at temperature 1, after its end-of-text token.
+fn sampled(runner: &Runner, ctx: usize, sequences: usize, seed: u64, stop: &Stop) -> Result<Vec<Vec<u32>>> {
+    let mut all = Vec::new();
+    for first in (0..sequences).step_by(ABREAST) {
+        let numbers = first..sequences.min(first + ABREAST);
+        let samplers = numbers.map(|n| Sampler::new(1.0, 1.0, seed.wrapping_add(n as u64)));
+        let mut samplers = samplers.collect::<Result<Vec<_>>>()?;
+        let mut texts = vec![vec![0u32]; samplers.len()];
+        let mut states: Vec<State> = samplers.iter().map(|_| runner.start()).collect();
+        for _ in 1..ctx {
+            stop.check()?;
+            let runs: Vec<&[u32]> = texts.iter().map(|t| &t[t.len() - 1..]).collect();
+            let hidden = runner.run(&runs, &mut states)?;
+            let rows: Vec<usize> = (0..texts.len()).collect();
+            let logits = runner.logits(&hidden, &rows)?;
+            for (i, (text, sampler)) in texts.iter_mut().zip(&mut samplers).enumerate() {
+                text.push(sampler.choose(logits.row(i)));
+            }
+        }
+        all.extend(texts);
+    }
+    Ok(all)
+}
+
+#[cfg(test)]
+#[allow(clippy::single_range_in_vec_init)] // one document
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sequences_are_taken_from_all_over_the_text() {
+        let corpus = Corpus {
+            tokens: (0..1000).collect(),
+            documents: vec![0..900, 900..910, 910..1000],
+            file_bytes: 0,
+            sha256: String::new(),
+        };
+        let all = spread(&corpus, 100, 10_000);
+        assert_eq!(all.len(), 10); // the document of 10 tokens is too short
+        assert_eq!(all.iter().map(Vec::len).sum::<usize>(), 990);
+        let some = spread(&corpus, 100, 400);
+        assert_eq!(some.iter().map(|s| s[0]).collect::<Vec<_>>(), [0, 200, 400, 600, 800]);
+    }
+}

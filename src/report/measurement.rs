@@ -1,0 +1,50 @@
+//! What was measured of a model on a text.
+
+use std::io::{self, Write};
+use std::path::Path;
+
+use serde::Serialize;
+
+use super::inspection::{ModelSummary, SourceSummary};
+use super::{Report, count};
+use crate::calibrate::Text;
+use crate::model::Model;
+
+/// A finished measurement.
+#[derive(Debug, Serialize)]
+pub struct Measurement {
+    source: SourceSummary,
+    model: ModelSummary,
+    texts: Vec<String>,
+    tokens: usize,
+    /// SHA-256 of the tokens.
+    tokens_sha256: String,
+    output: String,
+    matrices: usize,
+    seconds: f64,
+}
+
+impl Measurement {
+    /// Of so many matrices of `model` on `text`, written to `output`.
+    pub fn new(model: &Model, text: &Text, output: &Path, matrices: usize, seconds: f64) -> Measurement {
+        Measurement {
+            source: SourceSummary::of(&model.container),
+            model: ModelSummary::of(model),
+            texts: text.sources.iter().map(|p| p.display().to_string()).collect(),
+            tokens: text.tokens(),
+            tokens_sha256: text.sha256(),
+            output: output.display().to_string(),
+            matrices,
+            seconds,
+        }
+    }
+}
+
+impl Report for Measurement {
+    fn human(&self, out: &mut dyn Write) -> io::Result<()> {
+        self.source.human(out)?;
+        self.model.human(out)?;
+        writeln!(out, "calib     {} tokens of {}", count(self.tokens as u64), self.texts.join(", "))?;
+        writeln!(out, "written   {}, the importance of {} matrices, in {:.1} s", self.output, self.matrices, self.seconds)
+    }
+}

@@ -1,0 +1,233 @@
+//! A model run half a block at a time: all tokens of a text pass one half before any passes the next.
+//!
+//! So a block's weights are read once, whatever is done with them meanwhile: listened to, changed, tried again. Between
+//! two halves only the residual stream of all tokens is kept (and the first block's values, which version 7 mixes in).
+
+use std::sync::Arc;
+
+use super::layer::Layer;
+use super::matrix::Matrix;
+use super::pass::{self, Pass, each_row};
+use super::state::State;
+use super::weight::{Dense, Inputs, Key, Tap};
+use super::{Hidden, Logits, Runner};
+use crate::error::Result;
+
+/// The halves of a block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Half {
+    /// The time mix.
+    Time,
+    /// The channel mix.
+    Channel,
+}
+
+impl Half {
+    /// Both, in their order.
+    pub const BOTH: [Half; 2] = [Half::Time, Half::Channel];
+
+    /// The half that a tensor of a block belongs to, by its short name.
+    pub fn of(short_name: &str) -> Option<Half> {
+        match short_name.split_once('.')?.0 {
+            "att" => Some(Half::Time),
+            "ffn" => Some(Half::Channel),
+            _ => None,
+        }
+    }
+}
+
+/// A model on its way through a text.
+#[derive(Debug)]
+pub struct Walk {
+    runner: Runner,
+    groups: Vec<Group>,
+    /// Halves behind all tokens.
+    passed: usize,
+}
+
+/// Sequences that are computed together.
+#[derive(Clone, Debug)]
+struct Group {
+    /// The part of the text that they are of.
+    part: usize,
+    sequences: Vec<Vec<u32>>,
+    x: Matrix,
+    first_values: Option<Matrix>,
+    entry: Option<Matrix>,
+}
+
+impl Group {
+    /// Before the first block.
+    fn enter(runner: &Runner, part: usize, sequences: &[&[u32]]) -> Result<Group> {
+        let all: Vec<u32> = sequences.concat();
+        runner.check_tokens(all.iter())?;
+        let x = runner.enter(&all);
+        let entry = runner.entry(&x);
+        let sequences = sequences.iter().map(|s| s.to_vec()).collect();
+        Ok(Group { part, sequences, x, first_values: None, entry })
+    }
+
+    /// What the next half adds to the residual stream.
+    fn change(&mut self, runner: &Runner, half: Half, index: usize) -> Matrix {
+        let runs: Vec<&[u32]> = self.sequences.iter().map(Vec::as_slice).collect();
+        let mut states: Vec<State> = runs.iter().map(|_| runner.start()).collect();
+        let mut pass = Pass::new(&runs, &mut states, runner.pool.clone());
+        pass.first_values = self.first_values.take();
+        pass.entry = self.entry.take();
+        let change = runner.change(half, Layer { runner, index }, &mut pass, &self.x);
+        self.first_values = pass.first_values;
+        self.entry = pass.entry;
+        change
+    }
+}
+
+impl Walk {
+    /// Before the first block, with every sequence of every part of a text at its beginning; about `together` tokens,
+    /// of one part, are computed together.
+    ///
+    /// # Errors
+    /// As [`Runner::run`] for tokens that the model has no row for.
+    pub fn new(runner: Runner, parts: &[&[&[u32]]], together: usize) -> Result<Walk> {
+        let mut walk = Walk { runner, groups: Vec::new(), passed: 0 };
+        for (part, sequences) in parts.iter().enumerate() {
+            let mut rest = *sequences;
+            while !rest.is_empty() {
+                let mut tokens = 0;
+                let fit = rest.iter().take_while(|s| {
+                    tokens += s.len();
+                    tokens <= together
+                });
+                let (now, later) = rest.split_at(fit.count().max(1));
+                rest = later;
+                walk.groups.push(Group::enter(&walk.runner, part, now)?);
+            }
+        }
+        Ok(walk)
+    }
+
+    /// The model.
+    pub fn runner(&self) -> &Runner {
+        &self.runner
+    }
+
+    /// How many groups of tokens are computed one after the other.
+    pub fn groups(&self) -> usize {
+        self.groups.len()
+    }
+
+    /// The block and the half of it that come next; `None` behind the last block.
+    pub fn next(&self) -> Option<(usize, Half)> {
+        let block = self.passed / 2;
+        (block < self.runner.model.dims.layers).then(|| (block, Half::BOTH[self.passed % 2]))
+    }
+
+    /// From now on the matrix of `key` is `values` ([out, in], rows of `cols`), whatever the file holds.
+    pub fn replace(&mut self, key: Key, values: Vec<f32>, cols: usize) {
+        self.runner.decoded.insert(key, Dense::new(values, cols));
+    }
+
+    /// From now on the matrix of `key` is the file's.
+    pub fn restore(&mut self, key: Key) {
+        self.runner.decoded.remove(&key);
+    }
+
+    /// Lets `tap` hear what meets the matrices of the next half (behind the last block: the head), without going on.
+    ///
+    /// # Errors
+    /// What `progress`, called after every group, says.
+    pub fn listen(&mut self, tap: Arc<dyn Tap>, mut progress: impl FnMut() -> Result<()>) -> Result<()> {
+        let Some((index, half)) = self.next() else {
+            let Some(key) = self.runner.places.keys().find(|k| k.0 == "head.weight").copied() else {
+                return Ok(());
+            };
+            for group in &self.groups {
+                let hidden = self.runner.outer_norm("ln_out").rows(&group.x);
+                tap.hear(key, group.part, &Inputs(&hidden));
+                progress()?;
+            }
+            return Ok(());
+        };
+        let mut heard = Ok(());
+        for group in &mut self.groups {
+            self.runner.tap = Some((tap.clone(), group.part));
+            let first = group.first_values.is_none();
+            group.change(&self.runner, half, index);
+            if first {
+                group.first_values = None;
+            }
+            heard = progress();
+            if heard.is_err() {
+                break;
+            }
+        }
+        self.runner.tap = None;
+        heard
+    }
+
+    /// Takes all tokens through the next half; `tap` hears what meets its matrices.
+    ///
+    /// # Errors
+    /// As [`Runner::run`]; what `progress`, called after every group, says.
+    pub fn step(
+        &mut self,
+        tap: Option<Arc<dyn Tap>>,
+        mut progress: impl FnMut() -> Result<()>,
+    ) -> Result<()> {
+        let Some((index, half)) = self.next() else { return Ok(()) };
+        for group in &mut self.groups {
+            self.runner.tap = tap.clone().map(|tap| (tap, group.part));
+            let change = group.change(&self.runner, half, index);
+            self.runner.tap = None;
+            each_row(&mut group.x, |i, row| pass::add(row, change.row(i)));
+            self.runner.check(index, &group.x)?;
+            progress()?;
+        }
+        self.passed += 1;
+        if half == Half::Channel {
+            self.runner.decoded.retain(|key, _| key.1 != index);
+            let runner = &self.runner;
+            runner.model.tensors.iter().filter(|h| h.layer == index).for_each(|h| runner.forget(h));
+        }
+        Ok(())
+    }
+
+    /// The logits of rows `rows` of the tokens of a group, behind the last block.
+    ///
+    /// # Errors
+    /// As [`Runner::logits`].
+    pub fn logits(&self, group: usize, rows: &[usize]) -> Result<Logits> {
+        let hidden = Hidden(self.runner.outer_norm("ln_out").rows(&self.groups[group].x));
+        self.runner.logits(&hidden, rows)
+    }
+
+    /// Number of tokens of a group.
+    pub fn tokens(&self, group: usize) -> usize {
+        self.groups[group].x.rows
+    }
+
+    /// Does something with the model on its way, and puts it back to where it is.
+    pub fn branch<R>(&mut self, work: impl FnOnce(&mut Walk) -> R) -> R {
+        let (groups, passed) = (self.groups.clone(), self.passed);
+        let result = work(self);
+        (self.groups, self.passed) = (groups, passed);
+        result
+    }
+
+    /// Begins again, with other embeddings: `rows` of `cols` values, one for each token of the vocabulary.
+    pub fn enter_again(&mut self, rows: &[f32], cols: usize) {
+        self.passed = 0;
+        for group in &mut self.groups {
+            let tokens: Vec<u32> = group.sequences.concat();
+            group.x = self.runner.enter_from(&tokens, |token, row| {
+                row.copy_from_slice(&rows[token as usize * cols..][..cols]);
+            });
+            group.entry = self.runner.entry(&group.x);
+            group.first_values = None;
+        }
+    }
+
+    /// The model, for something else.
+    pub fn into_runner(self) -> Runner {
+        self.runner
+    }
+}
