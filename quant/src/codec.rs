@@ -1,5 +1,6 @@
 //! The trait that every encoding of weights implements, and the list of them.
 
+use crate::feedback::Feedback;
 use crate::{Encoding, float, fp8, ggml, web_rwkv};
 
 /// Rows of weights to encode.
@@ -56,6 +57,29 @@ pub trait Codec: Send + Sync {
     /// As [`encode`](Codec::encode).
     fn encode_best(&self, rows: Rows<'_>, out: &mut [u8]) -> Result<(), EncodeError> {
         self.encode(rows, out)
+    }
+
+    /// Encodes so that the outputs of the matrix are near, not its weights: see [`feedback`]. `rows.importance` is
+    /// not used. The bytes are as deterministic, and those of a row do not depend on the other rows.
+    ///
+    /// Types whose blocks are not rounded with feedback (or whose blocks cross the ends of these rows) fall back to
+    /// [`encode_best`](Codec::encode_best) with the [diagonal](Feedback::diagonal) as importance.
+    ///
+    /// # Errors
+    /// As [`encode`](Codec::encode).
+    ///
+    /// # Panics
+    /// As [`encode`](Codec::encode), and if `feedback` is not of `rows.cols` inputs.
+    ///
+    /// [`feedback`]: crate::feedback
+    fn encode_feedback(
+        &self,
+        rows: Rows<'_>,
+        feedback: &Feedback,
+        out: &mut [u8],
+    ) -> Result<(), EncodeError> {
+        assert_eq!(rows.cols, feedback.n());
+        self.encode_best(Rows { importance: Some(feedback.diagonal()), ..rows }, out)
     }
 
     /// Decodes whole blocks of `bytes` into `out`.

@@ -7,6 +7,7 @@
 //! - [`float`]: the plain floating point encodings; [`ggml`]: the block types of ggml;
 //! - [`fp8`]: FP8 E4M3; [`web_rwkv`]: web-rwkv's blocks; [`int8`], [`nf4`]: encodings of several parts;
 //! - [`codebook`]: levels of 4-bit codes;
+//! - [`hessian`]: which errors of weights count; [`feedback`]: rounding that makes errors good in later columns;
 //! - [`arch`]: run-time choice of the instruction set.
 
 pub mod arch;
@@ -15,10 +16,13 @@ mod codec;
 #[cfg(test)]
 mod conformance;
 mod encoding;
+pub mod feedback;
 pub mod float;
 pub mod fp8;
 pub mod ggml;
+pub mod hessian;
 pub mod int8;
+mod matrix;
 pub mod nf4;
 pub mod web_rwkv;
 

@@ -34,6 +34,7 @@ pub(super) enum Levels {
 }
 
 /// A block before it is packed.
+#[derive(Clone, Copy)]
 pub(super) struct Solution {
     /// f16 bits.
     pub d: u16,
@@ -119,8 +120,9 @@ struct Choice {
     error: f32,
 }
 
+/// The scales of least error that the search finds, with the codes of all values.
 #[inline(always)]
-fn solve<S: Lanes>(s: S, grid: &Grid, x: &[f32], w: &[f32]) -> Solution {
+pub(super) fn solve<S: Lanes>(s: S, grid: &Grid, x: &[f32], w: &[f32]) -> Solution {
     let ideal = ideal(s, grid, x, w);
     let groups = x.len() / grid.group;
     let extreme = |v: &[f32]| v.iter().fold(0.0f32, |m, v| if v.abs() > m.abs() { *v } else { m });

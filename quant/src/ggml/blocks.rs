@@ -150,10 +150,11 @@ macro_rules! block_codec {
             $bytes,
             $encode,
             true,
-            crate::ggml::best::encode::<$type, $len, $bytes>
+            crate::ggml::best::encode::<$type, $len, $bytes>,
+            crate::ggml::corrected::encode::<$type, $len, $bytes>
         );
     };
-    ($type:ident, $len:literal, $bytes:literal, $encode:expr, $can_encode:literal $(, $best:expr)?) => {
+    ($type:ident, $len:literal, $bytes:literal, $encode:expr, $can_encode:literal $(, $best:expr, $feedback:expr)?) => {
         impl crate::codec::Codec for $type {
             fn encoding(&self) -> crate::encoding::Encoding {
                 <$type as crate::ggml::blocks::Block<$len, $bytes>>::ENCODING
@@ -179,6 +180,15 @@ macro_rules! block_codec {
                 out: &mut [u8],
             ) -> Result<(), crate::codec::EncodeError> {
                 $best(self, rows, out)
+            }
+
+            fn encode_feedback(
+                &self,
+                rows: crate::codec::Rows<'_>,
+                feedback: &crate::feedback::Feedback,
+                out: &mut [u8],
+            ) -> Result<(), crate::codec::EncodeError> {
+                $feedback(self, rows, feedback, out)
             })?
 
             fn decode(&self, bytes: &[u8], out: &mut [f32]) {

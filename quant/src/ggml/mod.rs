@@ -13,6 +13,7 @@
 mod affine_k;
 mod best;
 mod blocks;
+mod corrected;
 mod grids;
 mod iq2;
 mod iq3;

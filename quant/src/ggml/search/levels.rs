@@ -4,7 +4,7 @@ use super::{GROUPS, Transposed, ZERO, extreme, load};
 use crate::arch::Lanes;
 use crate::ggml::iq4_nl::LEVELS;
 
-const FLOATS: [f32; 16] = {
+pub(in crate::ggml) const FLOATS: [f32; 16] = {
     let mut out = [0.0; 16];
     let mut i = 0;
     while i < 16 {
@@ -16,7 +16,7 @@ const FLOATS: [f32; 16] = {
 
 /// The middle between level `i` and level `i + 1`; a value there goes to the upper. (ggml compares the distances
 /// to both; their roundings agree with the middle, which is exact.)
-const MIDDLES: [f32; 15] = {
+pub(in crate::ggml) const MIDDLES: [f32; 15] = {
     let mut out = [0.0; 15];
     let mut i = 0;
     while i < 15 {
