@@ -5,7 +5,9 @@
 //! tried on some rows, judged by moments of tokens that were held out. The default encoder with the diagonal alone is
 //! always a candidate, so that feedback never makes a matrix worse on those tokens.
 
-use quant::{Codec, EncodeError, Feedback, Hessian, Rows};
+use quant::feedback::Feedback;
+use quant::hessian::Hessian;
+use quant::{Codec, EncodeError, Rows};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
