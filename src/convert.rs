@@ -134,7 +134,11 @@ impl Request {
                 let (stated, _) = Types::load(path)?;
                 if asked.is_some_and(|asked| asked != stated) {
                     return Err(Error::Usage {
-                        what: format!("the recipe {} is for files of the type {}", path.display(), stated.name),
+                        what: format!(
+                            "the recipe {} is for files of the type {}",
+                            path.display(),
+                            stated.name
+                        ),
                         help: "leave --type out".to_owned(),
                     });
                 }
@@ -198,7 +202,7 @@ impl Request {
         let mut chosen = None;
         if let (true, Some(text)) = (self.goals.is_wanted(), &text) {
             let models = [self.open(target)?, self.open(target)?];
-            let found = self.goals.choose(&plan, &recipe, target, models, text, observer, stop)?;
+            let found = self.goals.choose(&plan, models, text, observer, stop)?;
             recipe.types = found.types.clone();
             plan = make(&recipe)?;
             chosen = Some(found);
@@ -243,7 +247,10 @@ impl Request {
         }
         if file_type.is_plain() {
             return Err(Error::Usage {
-                what: format!("nothing is rounded to fewer bits as {}, so there is nothing to calibrate", file_type.name),
+                what: format!(
+                    "nothing is rounded to fewer bits as {}, so there is nothing to calibrate",
+                    file_type.name
+                ),
                 help: "leave --calib out, or choose a quantized --type".to_owned(),
             });
         }
@@ -305,7 +312,10 @@ impl Prepared {
         let recipe = &self.plan.recipe;
         let mut remarks = vec![format!("rwkv-quant {}", env!("CARGO_PKG_VERSION"))];
         remarks.extend(self.chosen.iter().map(|c| {
-            format!("{} bytes of tensors, divergence predicted: {:.3e}", c.allocation.bytes, c.allocation.divergence)
+            format!(
+                "{} bytes of tensors, divergence predicted: {:.3e}",
+                c.allocation.bytes, c.allocation.divergence
+            )
         }));
         recipe.types.text(recipe.file_type, &remarks)
     }

@@ -281,7 +281,10 @@ fn check_types(items: &[Item], recipe: &Recipe, target: &dyn Target) -> Result<(
             }
             Some(item) if item.fixed.is_some_and(|fixed| fixed != *encoding) => {
                 return wrong(
-                    format!("the recipe stores {name:?} as {encoding}, and {} wants another type", target.name()),
+                    format!(
+                        "the recipe stores {name:?} as {encoding}, and {} wants another type",
+                        target.name()
+                    ),
                     "leave the tensor out of the recipe",
                 );
             }

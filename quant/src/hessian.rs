@@ -39,7 +39,9 @@ pub enum HessianError {
     #[error("the shrinkage {0} is not between 0 and 1")]
     Shrinkage(f32),
     /// The inputs depend on each other (up to rounding), and too little shrinkage tells them apart.
-    #[error("the second moments are singular at input {column} with shrinkage {shrinkage}; use more shrinkage or more text")]
+    #[error(
+        "the second moments are singular at input {column} with shrinkage {shrinkage}; use more shrinkage or more text"
+    )]
     Singular {
         /// The input that depends on those after it.
         column: usize,
@@ -69,7 +71,9 @@ impl Hessian {
         }
         let hessian = Hessian { n, values };
         match (0..n).find(|i| hessian.values[i * n + i] < 0.0) {
-            Some(column) => Err(HessianError::Negative { column, value: hessian.values[column * n + column] }),
+            Some(column) => {
+                Err(HessianError::Negative { column, value: hessian.values[column * n + column] })
+            }
             None => Ok(hessian),
         }
     }

@@ -109,7 +109,9 @@ pub fn allocate(units: &[Unit], goal: Goal) -> Result<Allocation> {
 /// The rung of least bytes; of several the best.
 fn cheapest(unit: &Unit) -> usize {
     let better = |a: &&(usize, &Rung), b: &&(usize, &Rung)| {
-        (a.1.bytes, a.1.divergence).partial_cmp(&(b.1.bytes, b.1.divergence)).unwrap_or(std::cmp::Ordering::Equal)
+        (a.1.bytes, a.1.divergence)
+            .partial_cmp(&(b.1.bytes, b.1.divergence))
+            .unwrap_or(std::cmp::Ordering::Equal)
     };
     let rungs: Vec<(usize, &Rung)> = unit.rungs.iter().enumerate().collect();
     rungs.iter().min_by(better).map_or(0, |r| r.0)

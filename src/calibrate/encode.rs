@@ -142,11 +142,9 @@ fn solve(
     };
     match job.encode(stop)? {
         Ok((bytes, outcome)) => Ok((bytes, Outcome { name: write.name.clone(), ..outcome })),
-        Err(source) => Err(Error::Weight {
-            path: container.path().to_owned(),
-            tensor: write.name.clone(),
-            source,
-        }),
+        Err(source) => {
+            Err(Error::Weight { path: container.path().to_owned(), tensor: write.name.clone(), source })
+        }
     }
 }
 

@@ -7,9 +7,9 @@ use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::pipeline::{Observer, Stop};
 use crate::plan::Plan;
-use crate::recipe::{Recipe, Types};
+use crate::recipe::Types;
 use crate::size;
-use crate::targets::{Item, Target};
+use crate::targets::Item;
 
 /// How large or how good a file is to be; at most one of these.
 #[derive(Clone, Debug, Default, PartialEq, clap::Args)]
@@ -50,20 +50,19 @@ impl Goals {
         self.target_size.is_some() || self.target_bpw.is_some() || self.target_kl.is_some()
     }
 
-    /// Chooses the types of the tensors of `plan`, which has those of `recipe`.
+    /// Chooses the types of the tensors of `plan`; `models` is its source, opened twice.
     ///
     /// # Errors
     /// [`Error::Usage`] if the goal makes no sense or cannot be reached; if the model cannot be run.
     pub fn choose(
         &self,
         plan: &Plan,
-        recipe: &Recipe,
-        target: &dyn Target,
         models: [Model; 2],
         text: &Text,
         observer: &dyn Observer,
         stop: &Stop,
     ) -> Result<Chosen> {
+        let target = plan.target;
         if target.rungs().is_empty() {
             return Err(Error::Usage {
                 what: format!("the types of {} files cannot be mixed freely", target.name()),
@@ -71,7 +70,7 @@ impl Goals {
             });
         }
         let [model, again] = models;
-        let items = target.items(&again, recipe)?;
+        let items = target.items(&again, &plan.recipe)?;
         let probed = probe(model, again, &items, target.rungs(), text, stop, &|done, of| {
             observer.probed(done, of);
         })?;
@@ -83,7 +82,9 @@ impl Goals {
     fn goal(&self, plan: &Plan, items: &[Item], probed: &Probed) -> Result<Goal> {
         let most = match (self.target_size, self.target_bpw, self.target_kl) {
             (Some(bytes), ..) => bytes,
-            (_, Some(bits), _) if bits.is_finite() && bits > 0.0 => (bits * plan.weights() as f64 / 8.0) as u64,
+            (_, Some(bits), _) if bits.is_finite() && bits > 0.0 => {
+                (bits * plan.weights() as f64 / 8.0) as u64
+            }
             (.., Some(kl)) if kl.is_finite() && kl > 0.0 => return Ok(Goal::Divergence(kl)),
             _ => {
                 return Err(Error::Usage {
@@ -101,7 +102,10 @@ impl Goals {
         match most.checked_sub(others).filter(|left| *left >= least) {
             Some(left) => Ok(Goal::Bytes(left)),
             None => Err(Error::Usage {
-                what: format!("{most} bytes are too few for this model: the smallest file has {}", others + least),
+                what: format!(
+                    "{most} bytes are too few for this model: the smallest file has {}",
+                    others + least
+                ),
                 help: format!(
                     "ask for --target-size {} or more, which is {:.2} bits a weight",
                     others + least,

@@ -28,8 +28,8 @@ mod trace;
 use std::path::PathBuf;
 
 pub use allocate::{Allocation, Goal, Rung, Unit, allocate};
-pub use goals::{Chosen, Goals};
 pub use encode::{encode, identity, peak_bytes};
+pub use goals::{Chosen, Goals};
 pub use matrix::{Choice, Outcome};
 pub use measure::{importance, mean_squares};
 pub use probe::{Probed, probe};

@@ -37,11 +37,13 @@ impl Types {
     /// # Errors
     /// If it cannot be read or understood, or names a type that there is not or that cannot be written.
     pub fn load(path: &Path) -> Result<(&'static FileType, Types)> {
-        let wrong = |what: String| Error::Model {
+        let wrong = |what: String| {
+            Error::Model {
             path: path.to_owned(),
             what,
             help: "write it with `rwkv-quant convert --target-size ... --save-recipe FILE`, or as the README says"
                 .to_owned(),
+        }
         };
         let text = files::text(path, "recipe", FILE_BYTES)?;
         let stored: Stored =

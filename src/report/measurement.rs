@@ -45,6 +45,10 @@ impl Report for Measurement {
         self.source.human(out)?;
         self.model.human(out)?;
         writeln!(out, "calib     {} tokens of {}", count(self.tokens as u64), self.texts.join(", "))?;
-        writeln!(out, "written   {}, the importance of {} matrices, in {:.1} s", self.output, self.matrices, self.seconds)
+        writeln!(
+            out,
+            "written   {}, the importance of {} matrices, in {:.1} s",
+            self.output, self.matrices, self.seconds
+        )
     }
 }

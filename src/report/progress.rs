@@ -1,8 +1,8 @@
 //! How far the work is: a bar on a terminal, plain lines elsewhere, both on standard error.
 
 use std::io::{IsTerminal, stderr};
-use std::sync::{Mutex, OnceLock};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};

@@ -47,8 +47,8 @@ use layer::Layer;
 use matrix::{Matrix, Pool};
 use norm::Norm;
 use pass::{Pass, each_row};
-use weight::{By, Tapped, Values, Weight};
 pub(crate) use weight::Dense;
+use weight::{By, Tapped, Values, Weight};
 pub use weight::{Inputs, Key, Tap};
 
 /// How a model is run.

@@ -79,7 +79,8 @@ impl Feedback {
             }
             upper[i * n + i] = 1.0;
         }
-        factor::inverse_upper(&mut upper, n).map_err(|column| HessianError::Singular { column, shrinkage })?;
+        factor::inverse_upper(&mut upper, n)
+            .map_err(|column| HessianError::Singular { column, shrinkage })?;
         for row in upper.chunks_exact_mut(n.max(1)) {
             for (v, root) in row.iter_mut().zip(&roots) {
                 *v = (f64::from(*v) * mean.sqrt() / root) as f32;

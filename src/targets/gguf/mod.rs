@@ -86,9 +86,7 @@ impl Target for Gguf {
     }
 
     fn rungs(&self) -> &'static [Encoding] {
-        use Encoding::{
-            F16, IQ4NL, IQ4XS, Q2K, Q3K, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0,
-        };
+        use Encoding::{F16, IQ4NL, IQ4XS, Q2K, Q3K, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0};
         &[Q2K, Q3K, IQ4XS, Q4K, IQ4NL, Q4_0, Q4_1, Q5K, Q5_0, Q5_1, Q6K, Q8_0, F16]
     }
 
