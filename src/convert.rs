@@ -1,18 +1,21 @@
 //! One conversion from start to end: what the command `convert` does, and a cell of a batch.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
+use quant::Encoding;
 
 use crate::about::{About, Overrides};
 use crate::adapter::Flags;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::importance::Importance;
-use crate::model::Model;
+use crate::model::{Held, Model, Role};
 use crate::pipeline::{self, Budget, Observer, Stop};
 use crate::plan::{Plan, Wishes};
 use crate::recipe::{Fallback, FileType, Mix, Recipe, Search};
 use crate::report::Conversion;
+use crate::rescale::{Pair, Rescaling};
 use crate::size;
 use crate::targets::{self, Chat, Content, Output, TARGETS, Target};
 
@@ -42,6 +45,10 @@ pub struct Request {
     /// Importance matrix of llama.cpp (GGUF or .dat): columns that matter more get the smaller errors
     #[arg(long, value_name = "FILE")]
     pub imatrix: Option<PathBuf>,
+    /// Rescale channels, which changes nothing about what the model computes, so that quantization errs less; needs
+    /// --imatrix. Adapters and token-shift states made for the model no longer fit
+    #[arg(long)]
+    pub equalize: bool,
     /// Spread the tensors over files that hold at most so much of them
     #[arg(long, value_name = "SIZE", value_parser = size::parse)]
     pub split_max_size: Option<u64>,
@@ -130,7 +137,7 @@ impl Request {
     /// If a file that is read is missing or damaged, or what is asked for cannot be.
     pub fn plan(
         &self,
-        model: Model,
+        mut model: Model,
         target: &'static dyn Target,
         file_type: &'static FileType,
     ) -> Result<Prepared> {
@@ -142,6 +149,7 @@ impl Request {
             fallback: self.fallback,
             search: self.search,
             importance: self.imatrix.as_deref().map(Importance::load).transpose()?,
+            equalized: Vec::new(),
             layers: self.layers,
             rescale: self.rescale,
         };
@@ -150,7 +158,12 @@ impl Request {
             split_max_bytes: self.split_max_size,
             modelfile: self.modelfile,
         };
-        let plan = Plan::new(&model, target, recipe, &about, &self.output, wishes)?;
+        let mut plan = Plan::new(&model, target, recipe, &about, &self.output, wishes)?;
+        if self.equalize {
+            let recipe;
+            (model, recipe) = equalized(model, plan)?;
+            plan = Plan::new(&model, target, recipe, &about, &self.output, wishes)?;
+        }
         let threads = match self.threads {
             Some(n) => n.into(),
             None => std::thread::available_parallelism().map_or(1, Into::into),
@@ -165,6 +178,57 @@ impl Request {
             output: self.output.clone(),
         })
     }
+}
+
+/// The model with rescaled channels, and what is wanted of it now, if it was to be written as `plan` says.
+fn equalized(model: Model, plan: Plan) -> Result<(Model, Recipe)> {
+    let refuse = |what: &str, help: &str| {
+        Err(Error::Usage { what: format!("--equalize {what}"), help: help.to_owned() })
+    };
+    if plan.target.content() != Content::Model {
+        return refuse(
+            &format!("rescales a model's weights, and {} files hold none", plan.target.name()),
+            "leave it out: adapters and states belong to the model as it is",
+        );
+    }
+    if plan.recipe.file_type.is_plain() {
+        return refuse(
+            &format!(
+                "makes quantization err less, and {} files are not quantized",
+                plan.recipe.file_type.name
+            ),
+            "leave it out, or choose another --type",
+        );
+    }
+    if Pair::of(model.version).is_empty() {
+        return refuse(
+            &format!("needs to run the model to check it, and cannot run {}", model.version.about),
+            "leave it out",
+        );
+    }
+    let Some(importance) = &plan.recipe.importance else {
+        return refuse(
+            "needs to know how large activations are",
+            "give an importance matrix: --imatrix FILE",
+        );
+    };
+    let written: BTreeMap<(usize, Role), Encoding> = plan
+        .tensors
+        .iter()
+        .flat_map(|t| t.values.sources().map(move |source| ((source, t.role), t.encoding)))
+        .collect();
+    let encoding = |held: &Held| {
+        let source = held.values.sources().next()?;
+        written.get(&(source, held.slot.role)).copied()
+    };
+    let rescaling = Rescaling::search(&model, &|held| importance.moments(held), &encoding)?;
+    let model = rescaling.applied(model)?;
+    let recipe = Recipe {
+        equalized: rescaling.pairs(&model),
+        importance: Some(importance.clone().rescaled(&model, &rescaling)),
+        ..plan.recipe
+    };
+    Ok((model, recipe))
 }
 
 impl Prepared {

@@ -18,6 +18,7 @@ pub mod pipeline;
 pub mod plan;
 pub mod recipe;
 pub mod report;
+pub mod rescale;
 pub mod runner;
 pub mod size;
 pub mod targets;

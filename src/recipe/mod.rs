@@ -19,6 +19,8 @@ pub struct Recipe {
     pub search: Search,
     /// Which input channels matter more than others.
     pub importance: Option<Importance>,
+    /// Names of the pairs of tensors whose channels were rescaled ([`Pair`](crate::rescale::Pair)).
+    pub equalized: Vec<&'static str>,
     /// How many blocks are quantized, from the first on, if not all.
     pub layers: Option<usize>,
     /// Every how many blocks the runtime is to halve its activations, if not as usual (0: never).
@@ -34,6 +36,7 @@ impl Recipe {
             fallback: Fallback::default(),
             search: Search::default(),
             importance: None,
+            equalized: Vec::new(),
             layers: None,
             rescale: None,
         }

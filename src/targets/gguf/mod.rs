@@ -23,6 +23,7 @@ use crate::error::{Error, Result};
 use crate::importance::Importance;
 use crate::model::{Body, Held, Lazy, Model, Rank, Role, Version};
 use crate::recipe::{FileType, Mix, Recipe};
+use crate::rescale;
 use architecture::Architecture;
 
 /// The target GGUF.
@@ -182,6 +183,7 @@ impl Target for Gguf {
         let architecture = Architecture::of(model.version).ok_or_else(|| super::refused(self, model))?;
         let mut metadata = keys::metadata(order, architecture)?;
         metadata.extend(order.recipe.importance.iter().flat_map(Importance::keys));
+        metadata.extend(rescale::key(model, &order.recipe.equalized));
         let tensors: usize = groups.iter().map(|g| g.len()).sum();
         let mut files = Vec::new();
         for (i, (group, name)) in groups.iter().zip(names(order.out, groups.len())?).enumerate() {
