@@ -223,11 +223,14 @@ fn channels_are_rescaled_on_request() {
     let (one, report) = convert("one.gguf", &["--equalize", "--threads", "1"]);
     let (five, _) = convert("five.gguf", &["--equalize", "--threads", "5"]);
     assert_eq!(fs::read(&one).unwrap(), fs::read(&five).unwrap());
-    let pairs: Vec<&str> = report["equalized"].as_array().unwrap().iter().map(|p| p.as_str().unwrap()).collect();
+    let pairs: Vec<&str> =
+        report["equalized"].as_array().unwrap().iter().map(|p| p.as_str().unwrap()).collect();
     assert!(!pairs.is_empty());
     assert!(report["warnings"].to_string().contains("no longer fit"), "{report}");
     let data = |path: &std::path::Path| json(["--format", "json", "inspect", path.to_str().unwrap()]);
-    let bytes = |path| data(path)["tensors"].as_array().unwrap().iter().map(|t| t["bytes"].as_u64().unwrap()).sum::<u64>();
+    let bytes = |path| {
+        data(path)["tensors"].as_array().unwrap().iter().map(|t| t["bytes"].as_u64().unwrap()).sum::<u64>()
+    };
     assert_eq!(bytes(&one), bytes(&plain));
     // What was rescaled stays known, and adapters are kept from it.
     let again = dir.path().join("again.gguf");
@@ -237,7 +240,8 @@ fn channels_are_rescaled_on_request() {
         assert!(metadata.contains(&pairs.join(",")), "{metadata}");
     }
     let third = dir.path().join("third.gguf");
-    let ran = run(["convert", one.to_str().unwrap(), third.to_str().unwrap(), "-t", "f16", "--lora", "any.pth"]);
+    let ran =
+        run(["convert", one.to_str().unwrap(), third.to_str().unwrap(), "-t", "f16", "--lora", "any.pth"]);
     assert_eq!(ran.status, 1);
     assert!(ran.stderr.contains("rescaled channels"), "{}", ran.stderr);
 }
