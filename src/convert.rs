@@ -1,8 +1,10 @@
 //! One conversion from start to end: what the command `convert` does, and a cell of a batch.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
+use quant::Encoding;
 
 use crate::about::{self, About, Overrides};
 use crate::adapter::Flags;
@@ -10,12 +12,13 @@ use crate::calibrate::{self, Chosen, Goals, Outcome, Settings, Store, Text, Trac
 use crate::error::{Error, Result};
 use crate::files::replace;
 use crate::importance::Importance;
-use crate::model::Model;
+use crate::model::{Held, Model, Role};
 use crate::pipeline::{self, Budget, Observer, Stop};
 use crate::plan::{Plan, Wishes};
 use crate::recipe::{Fallback, FileType, Mix, Recipe, Search, Types};
 use crate::report::Conversion;
 use crate::runner::{Options, Runner};
+use crate::rescale::{Pair, Rescaling};
 use crate::size;
 use crate::targets::{self, Chat, Content, Output, TARGETS, Target};
 
@@ -48,6 +51,10 @@ pub struct Request {
     /// Importance matrix of llama.cpp (GGUF or .dat): columns that matter more get the smaller errors
     #[arg(long, value_name = "FILE")]
     pub imatrix: Option<PathBuf>,
+    /// Rescale channels, which changes nothing about what the model computes, so that quantization errs less; needs
+    /// --imatrix. Adapters and token-shift states made for the model no longer fit
+    #[arg(long)]
+    pub equalize: bool,
     /// Spread the tensors over files that hold at most so much of them
     #[arg(long, value_name = "SIZE", value_parser = size::parse)]
     pub split_max_size: Option<u64>,
@@ -168,7 +175,7 @@ impl Request {
     /// If a file that is read is missing or damaged, or what is asked for cannot be.
     pub fn plan(
         &self,
-        model: Model,
+        mut model: Model,
         target: &'static dyn Target,
         file_type: &'static FileType,
         observer: &dyn Observer,
@@ -189,6 +196,7 @@ impl Request {
             search: if text.is_some() { Search::Best } else { self.search },
             importance: self.imatrix.as_deref().map(Importance::load).transpose()?,
             calibration: text.as_ref().map(Trace::of),
+            equalized: Vec::new(),
             layers: self.layers,
             rescale: self.rescale,
         };
@@ -197,12 +205,26 @@ impl Request {
             split_max_bytes: self.split_max_size,
             modelfile: self.modelfile,
         };
+        let rescaling = match self.equalize {
+            true => Some(self.equalizing(&model, &recipe, &about, target, text.as_ref(), stop)?),
+            false => None,
+        };
+        if let Some(rescaling) = &rescaling {
+            model = rescaling.applied(model)?;
+            recipe.equalized = rescaling.pairs(&model);
+            recipe.importance = recipe.importance.map(|i| i.rescaled(&model, rescaling));
+        }
+        // The source once more, as it is to be written.
+        let again = || -> Result<Model> {
+            let mut model = self.open(target)?;
+            rescaling.iter().try_for_each(|r| model.rescale(r))?;
+            Ok(model)
+        };
         let make = |recipe: &Recipe| Plan::new(&model, target, recipe.clone(), &about, &self.output, wishes);
         let mut plan = make(&recipe)?;
         let mut chosen = None;
         if let (true, Some(text)) = (self.goals.is_wanted(), &text) {
-            let models = [self.open(target)?, self.open(target)?];
-            let found = self.goals.choose(&plan, models, text, observer, stop)?;
+            let found = self.goals.choose(&plan, [again()?, again()?], text, observer, stop)?;
             recipe.types = found.types.clone();
             plan = make(&recipe)?;
             chosen = Some(found);
@@ -217,7 +239,7 @@ impl Request {
             Some(text) => {
                 let bytes = calibrate::peak_bytes(&plan, &model, &text);
                 budget.calibrating(bytes, self.max_memory)?;
-                Some((text, self.open(target)?))
+                Some((text, again()?))
             }
         };
         Ok(Prepared {
@@ -263,6 +285,65 @@ impl Request {
         let coder = about::coder(model, self.about.vocab.as_deref())?;
         let runner = || Runner::new(self.open(target)?, Options { stream: true, ..Options::default() });
         Text::new(&self.calibration, &coder, runner, stop).map(Some)
+    }
+
+    /// By which factors channels are rescaled.
+    fn equalizing(
+        &self,
+        model: &Model,
+        recipe: &Recipe,
+        about: &About,
+        target: &'static dyn Target,
+        text: Option<&Text>,
+        stop: &Stop,
+    ) -> Result<Rescaling> {
+        let refuse = |what: &str, help: &str| {
+            Err(Error::Usage { what: format!("--equalize {what}"), help: help.to_owned() })
+        };
+        if target.content() != Content::Model {
+            return refuse(
+                &format!("rescales a model's weights, and {} files hold none", target.name()),
+                "leave it out: adapters and states belong to the model as it is",
+            );
+        }
+        if recipe.file_type.is_plain() {
+            return refuse(
+                &format!("makes quantization err less, and {} files are not quantized", recipe.file_type.name),
+                "leave it out, or choose another --type",
+            );
+        }
+        if Pair::of(model.version).is_empty() {
+            return refuse(
+                &format!("needs to run the model to check it, and cannot run {}", model.version.about),
+                "leave it out",
+            );
+        }
+        let squares = match (&recipe.importance, text) {
+            (_, Some(text)) => calibrate::mean_squares(self.open(target)?, text, stop, || ())?,
+            (Some(_), None) => BTreeMap::new(),
+            (None, None) => {
+                return refuse(
+                    "needs to know how large activations are",
+                    "give a text or an importance matrix: --calib TEXT, or --imatrix FILE",
+                );
+            }
+        };
+        let moments = |held: &Held| match &recipe.importance {
+            Some(importance) => importance.moments(held),
+            None => squares.get(&(held.slot.name, held.layer)).cloned(),
+        };
+        let wishes = Wishes { force: true, ..Wishes::default() };
+        let plan = Plan::new(model, target, recipe.clone(), about, &self.output, wishes)?;
+        let written: BTreeMap<(usize, Role), Encoding> = plan
+            .tensors
+            .iter()
+            .flat_map(|t| t.values.sources().map(move |source| ((source, t.role), t.encoding)))
+            .collect();
+        let encoding = |held: &Held| {
+            let source = held.values.sources().next()?;
+            written.get(&(source, held.slot.role)).copied()
+        };
+        Rescaling::search(model, &moments, &encoding)
     }
 }
 

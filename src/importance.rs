@@ -6,7 +6,8 @@ use std::sync::Arc;
 use formats::{Imatrix, Limits, Metadata, Value};
 
 use crate::error::{Error, Result};
-use crate::model::Role;
+use crate::model::{Held, Model, Role};
+use crate::rescale::Rescaling;
 use crate::targets::Item;
 
 /// An importance matrix, fitted to the tensors of a file to be written.
@@ -57,6 +58,24 @@ impl Importance {
         }
     }
 
+    /// The mean square of every input of a matrix, if it was measured.
+    pub fn moments(&self, held: &Held) -> Option<Vec<f32>> {
+        self.imatrix.entries.get(&gguf_name(held)?).cloned()
+    }
+
+    /// The importance of the same matrices once channels of `model` are rescaled: their inputs get larger or smaller.
+    #[must_use]
+    pub fn rescaled(mut self, model: &Model, rescaling: &Rescaling) -> Importance {
+        for held in &model.tensors {
+            let entry = gguf_name(held).and_then(|name| self.imatrix.entries.get_mut(&name));
+            if let (Some(entry), Some(exponents)) = (entry, rescaling.inputs_of(model, held)) {
+                let factors = exponents.iter().map(|e| (2.0 * f64::from(*e)).exp2());
+                entry.iter_mut().zip(factors).for_each(|(m, f)| *m = (f64::from(*m) * f) as f32);
+            }
+        }
+        self
+    }
+
     /// The keys by which llama.cpp's files tell what they were quantized with.
     pub fn keys(&self) -> Metadata {
         let number = |n: u64| Value::U32(n.try_into().unwrap_or(u32::MAX));
@@ -72,4 +91,9 @@ impl Importance {
         }
         keys
     }
+}
+
+/// The name of a tensor in llama.cpp's files, if it has one.
+fn gguf_name(held: &Held) -> Option<String> {
+    Some(held.slot.gguf?.replacen("{}", &held.layer.to_string(), 1))
 }

@@ -19,6 +19,7 @@ pub mod pipeline;
 pub mod plan;
 pub mod recipe;
 pub mod report;
+pub mod rescale;
 pub mod runner;
 pub mod size;
 pub mod targets;

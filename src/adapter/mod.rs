@@ -94,6 +94,14 @@ impl Adapter {
                     .to_owned(),
             });
         }
+        if !model.equalized().is_empty() {
+            return Err(Error::Model {
+                path: model.container.path().to_owned(),
+                what: "was written with rescaled channels, so adapters trained on the original do not fit"
+                    .to_owned(),
+                help: "give the checkpoint that the adapter was trained on".to_owned(),
+            });
+        }
         let mut reader = Reader::open(path, model, options)?;
         let mut parts = Vec::new();
         for (i, tensor) in reader.file.tensors().iter().enumerate() {

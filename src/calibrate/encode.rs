@@ -47,14 +47,14 @@ pub fn encode(
             walk.step(None, || stop.check())?;
         }
         let open: Vec<Target> = missing(stage, store)?;
-        let mut moments = listen(&mut walk, &open, stop)?;
+        let moments = listen(&mut walk, &open, stop)?;
         for target in &stage.targets {
             let write = &plan.tensors[target.write];
             let fp4 = codebooks[target.write].map(|codebook| Fp4 { codebook });
             let codec = fp4.as_ref().map(|fp4| fp4 as &dyn Codec).or_else(|| codec(write.encoding));
             let Some(codec) = codec else { continue };
-            if let Some([fit, held_out]) = moments.remove(&target.key) {
-                let (bytes, outcome) = solve(&walk, plan, *target, codec, &fit, &held_out, stop)?;
+            if let (Some([fit, held_out]), true) = (moments.get(&target.key), open.contains(target)) {
+                let (bytes, outcome) = solve(&walk, plan, *target, codec, fit, held_out, stop)?;
                 store.keep(target.write, &bytes, &outcome)?;
             }
             let Some((bytes, outcome)) = store.get(target.write)? else { continue };

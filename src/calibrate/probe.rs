@@ -40,6 +40,8 @@ pub struct Probed {
 /// Tensors that get the same type, before they are measured.
 struct Group<'a> {
     place: Place,
+    /// Whether the runtime wants them and never reads them.
+    unread: bool,
     members: Vec<Member<'a>>,
 }
 
@@ -169,8 +171,9 @@ fn groups<'a>(model: &'a Model, items: &[Item]) -> Vec<Group<'a>> {
     let mut groups: BTreeMap<(Place, &str, usize), Group<'a>> = BTreeMap::new();
     for (number, item) in items.iter().enumerate().filter(|(_, i)| i.fixed.is_none()) {
         let same = |h: &&Held| {
-            item.values == h.values
-                || (h.slot.role == Role::LowRank && h.values.transposed().as_ref() == Some(&item.values))
+            item.values.is_same_view(&h.values)
+                || (h.slot.role == Role::LowRank
+                    && h.values.transposed().is_some_and(|turned| item.values.is_same_view(&turned)))
         };
         let Some(held) = model.tensors.iter().find(same) else { continue };
         let short = held.slot.short_name();
@@ -181,9 +184,14 @@ fn groups<'a>(model: &'a Model, items: &[Item]) -> Vec<Group<'a>> {
             (_, Some(half)) => Place::Block(held.layer, u8::from(half == Half::Channel)),
             _ => continue,
         };
-        // The low-rank matrices of a half block get one type.
-        let name = if held.slot.role == Role::LowRank { "low rank" } else { short };
-        let group = groups.entry((place, name, held.layer)).or_insert(Group { place, members: Vec::new() });
+        // The low-rank matrices of a half block get one type, but for those that nobody reads.
+        let name = match (item.unread, held.slot.role) {
+            (true, _) => "unread",
+            (false, Role::LowRank) => "low rank",
+            (false, _) => short,
+        };
+        let none = Group { place, unread: item.unread, members: Vec::new() };
+        let group = groups.entry((place, name, held.layer)).or_insert(none);
         group.members.push(Member { item: number, held });
     }
     groups.into_values().collect()
@@ -200,6 +208,9 @@ fn measured(
     stop: &Stop,
 ) -> Result<Unit> {
     let key = |m: &Member<'_>| -> Key { (m.held.slot.name, m.held.layer) };
+    if group.unread {
+        return Ok(unread(group, items, rungs));
+    }
     let mut probes = Vec::new();
     for member in &group.members {
         let values = &items[member.item].values;
@@ -270,6 +281,23 @@ fn measured(
         _ => first.to_owned(),
     };
     Ok(Unit { name, rungs })
+}
+
+/// The unit of tensors that nobody reads: as small as can be.
+fn unread(group: &Group<'_>, items: &[Item], rungs: &[Encoding]) -> Unit {
+    let smallest = |member: &Member<'_>| {
+        let (rows, cols) = (items[member.item].values.rows(), items[member.item].values.cols());
+        let fit = rungs.iter().map(|e| fitting(*e, rows, cols));
+        let sized = fit.filter_map(|e| Some((e.matrix_bytes(rows as u64, cols as u64)?, e)));
+        sized.min_by_key(|s| s.0).unwrap_or((u64::MAX, Encoding::F16))
+    };
+    let found: Vec<(u64, Encoding)> = group.members.iter().map(smallest).collect();
+    let rung = Rung {
+        encodings: found.iter().map(|f| f.1).collect(),
+        bytes: found.iter().map(|f| f.0.next_multiple_of(ALIGNMENT)).sum(),
+        divergence: 0.0,
+    };
+    Unit { name: "what is never read".to_owned(), rungs: vec![rung] }
 }
 
 /// Bytes that tensors' data is padded to in GGUF.

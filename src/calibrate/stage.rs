@@ -58,10 +58,9 @@ fn targets(plan: &Plan, model: &Model, wanted: impl Fn(&Held) -> bool) -> Vec<Ta
             Role::Embedding | Role::Vector => None,
         };
         let Some(values) = values.filter(|v| v.shape().len() == 2) else { continue };
-        let found = plan.tensors.iter().position(|w| w.values == values);
-        if let Some(write) = found.filter(|i| has_blocks(&plan.tensors[*i])) {
-            targets.push(Target { write, key: (held.slot.name, held.layer) });
-        }
+        let same = |w: &Write| w.values.is_same_view(&values) && has_blocks(w);
+        let found = plan.tensors.iter().enumerate().filter(|(_, w)| same(w));
+        targets.extend(found.map(|(write, _)| Target { write, key: (held.slot.name, held.layer) }));
     }
     targets.sort_by_key(|t| t.write);
     targets

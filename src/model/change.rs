@@ -4,6 +4,8 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
+use super::channels::Channels;
+
 /// A change of single values.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Map {
@@ -69,23 +71,26 @@ pub trait Change: fmt::Debug + Send + Sync {
 pub(super) enum Alteration {
     /// Single values.
     Map(Map),
+    /// Every channel by a factor of its own.
+    Channels(Channels),
     /// Whole rows; equal if it is the very same change.
     Rows(Arc<dyn Change>),
 }
 
 impl Alteration {
-    /// Alters rows `rows`, which `values` holds.
-    pub fn apply(&self, rows: Range<usize>, values: &mut [f32]) {
+    /// Alters the values of rows of `cols` from element `start` on, in row-major order.
+    pub fn apply(&self, start: usize, cols: usize, values: &mut [f32]) {
         match self {
             Alteration::Map(map) => map.apply(values),
-            Alteration::Rows(change) => change.apply(rows, values),
+            Alteration::Channels(channels) => channels.apply(start, values),
+            Alteration::Rows(change) => change.apply(start / cols..(start + values.len()) / cols, values),
         }
     }
 
     /// Values that [`apply`](Alteration::apply) keeps in memory besides those it changes.
     pub fn scratch_values(&self) -> usize {
         match self {
-            Alteration::Map(_) => 0,
+            Alteration::Map(_) | Alteration::Channels(_) => 0,
             Alteration::Rows(change) => change.scratch_values(),
         }
     }
@@ -95,6 +100,7 @@ impl PartialEq for Alteration {
     fn eq(&self, other: &Alteration) -> bool {
         match (self, other) {
             (Alteration::Map(a), Alteration::Map(b)) => a == b,
+            (Alteration::Channels(a), Alteration::Channels(b)) => a == b,
             (Alteration::Rows(a), Alteration::Rows(b)) => Arc::ptr_eq(a, b),
             _ => false,
         }

@@ -12,6 +12,7 @@ use quant::web_rwkv::Fp4;
 use quant::{Codec, Encoding, codec};
 
 use super::change::{Alteration, Change, Map};
+use super::channels::Channels;
 use super::source::Source;
 
 /// Where the elements along one dimension of a view lie, in elements.
@@ -259,6 +260,11 @@ impl Lazy {
         self.parts.iter().all(|p| p.encoding == first).then_some(first)
     }
 
+    /// Whether these are the same stored elements in the same order, whatever is done to them on their way out.
+    pub fn is_same_view(&self, other: &Lazy) -> bool {
+        self.shape == other.shape && self.parts == other.parts && self.padding == other.padding
+    }
+
     /// The same elements in another shape. `None` if the counts differ, for changed rows, or if padded ones would be cut.
     pub fn reshaped(&self, shape: &[usize]) -> Option<Lazy> {
         if shape == self.shape {
@@ -288,6 +294,15 @@ impl Lazy {
         }
     }
 
+    /// The alterations with every rescaling of channels as `of` makes it; `None` if it cannot.
+    fn altered(&self, of: impl Fn(&Channels) -> Option<Channels>) -> Option<Vec<Alteration>> {
+        let one = |alteration: &Alteration| match alteration {
+            Alteration::Channels(channels) => of(channels).map(Alteration::Channels),
+            other => Some(other.clone()),
+        };
+        self.alterations.iter().map(one).collect()
+    }
+
     /// The last two dimensions swapped. `None` below two dimensions, or for stacked, changed or padded rows.
     pub fn transposed(&self) -> Option<Lazy> {
         let view = self.view()?;
@@ -295,14 +310,16 @@ impl Lazy {
         if n < 2 {
             return None;
         }
+        let matrix = [view.shape[n - 2], view.shape[n - 1]];
+        let alterations = self.altered(|channels| channels.transposed(matrix))?;
         let mut view = view.clone();
         view.shape.swap(n - 2, n - 1);
         view.steps.swap(n - 2, n - 1);
-        Some(Lazy { shape: view.shape.clone(), parts: vec![view], ..self.clone() })
+        Some(Lazy { shape: view.shape.clone(), parts: vec![view], alterations, padding: None })
     }
 
-    /// Slice `k` along the first dimension, which is dropped. `None` if there is none, or for stacked, changed or
-    /// padded rows.
+    /// Slice `k` along the first dimension, which is dropped. `None` if there is none, for stacked, changed or
+    /// padded rows, or where that dimension is rescaled.
     pub fn slice(&self, k: usize) -> Option<Lazy> {
         let view = self.view()?;
         if k >= *view.shape.first()? {
@@ -314,7 +331,8 @@ impl Lazy {
             steps: view.steps[1..].to_vec(),
             ..view.clone()
         };
-        Some(Lazy { shape: view.shape.clone(), parts: vec![view], ..self.clone() })
+        let alterations = self.altered(|channels| channels.repeating_in(view.elements()))?;
+        Some(Lazy { shape: view.shape.clone(), parts: vec![view], alterations, padding: None })
     }
 
     /// The first `rows` along the first dimension. `None` if there are not as many, or for stacked or padded values.
@@ -333,7 +351,8 @@ impl Lazy {
         let mut view = self.view()?.clone();
         view.shape.push(times);
         view.steps.push(Step::Even(0));
-        Some(Lazy { shape: view.shape.clone(), parts: vec![view], ..self.clone() })
+        let alterations = self.altered(|channels| Some(channels.repeated(times)))?;
+        Some(Lazy { shape: view.shape.clone(), parts: vec![view], alterations, padding: None })
     }
 
     /// Zeros behind the last element of every dimension until the shape is `shape`. `None` if it has another number of
@@ -349,7 +368,8 @@ impl Lazy {
     }
 
     /// Dimension `dim` cut into as many equal groups as `order` has entries: group `i` becomes group `order[i]`
-    /// of these. `None` if it cannot be cut so, or for stacked or padded values. `order` names each group once.
+    /// of these. `None` if it cannot be cut so, or for stacked, rescaled or padded values. `order` names each group
+    /// once.
     pub fn regrouped(&self, dim: usize, order: &'static [usize]) -> Option<Lazy> {
         let view = self.view()?;
         let (len, step) = (*view.shape.get(dim)?, view.steps.get(dim)?);
@@ -359,7 +379,7 @@ impl Lazy {
         }
         let mut view = view.clone();
         view.steps[dim] = Step::Groups { stride, size: len / order.len(), order };
-        Some(Lazy { parts: vec![view], ..self.clone() })
+        Some(Lazy { parts: vec![view], alterations: self.altered(|_| None)?, ..self.clone() })
     }
 
     /// Tensors of one shape stacked along a new first dimension. `None` if their shapes or maps differ, or for changed
@@ -375,6 +395,7 @@ impl Lazy {
         if !items.iter().all(fits) {
             return None;
         }
+        first.altered(|channels| channels.repeating_in(first.elements()))?;
         let shape = std::iter::once(items.len()).chain(first.shape.iter().copied()).collect();
         let parts = items.iter().flat_map(|i| i.parts.iter().cloned()).collect();
         Some(Lazy { shape, parts, ..first.clone() })
@@ -397,6 +418,18 @@ impl Lazy {
         let mut all = self.clone();
         all.alterations.push(Alteration::Rows(change));
         all
+    }
+
+    /// Every value multiplied by the factor of its index along dimension `dim`, behind all alterations that there are.
+    /// `None` if there is no such dimension, if there are not as many factors, or for padded values.
+    pub fn rescaled(&self, dim: usize, factors: Arc<[f32]>) -> Option<Lazy> {
+        if self.shape.get(dim) != Some(&factors.len()) || self.padding.is_some() {
+            return None;
+        }
+        let step = self.shape[dim + 1..].iter().product();
+        let mut all = self.clone();
+        all.alterations.push(Alteration::Channels(Channels::new(factors, step)));
+        Some(all)
     }
 
     /// Whether adapters change the rows.
@@ -448,7 +481,7 @@ impl Lazy {
             None => self.cols(),
         };
         for alteration in &self.alterations {
-            alteration.apply(start / cols.max(1)..end / cols.max(1), out);
+            alteration.apply(start, cols.max(1), out);
         }
     }
 

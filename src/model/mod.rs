@@ -7,6 +7,7 @@
 //! to be dropped, or an error.
 
 mod change;
+mod channels;
 mod detect;
 mod identify;
 mod lazy;

@@ -138,3 +138,47 @@ fn rows_are_read_alike_in_any_pieces() {
         assert_eq!(pieces, whole, "{}", held.name());
     }
 }
+
+/// Factors go with their channels through whatever happens to a tensor's shape.
+#[test]
+fn factors_follow_their_channels() {
+    let version = VERSIONS.iter().find(|v| v.name == "6.0").unwrap();
+    let naming = NAMINGS.iter().find(|n| n.name == "web-rwkv").unwrap();
+    let model = open(&file(version, naming).unwrap(), "");
+    for held in model.tensors.iter().filter(|h| h.values.shape().len() >= 2) {
+        let (plain, shape) = (&held.values, held.values.shape());
+        for dim in 0..shape.len() {
+            let step: usize = shape[dim + 1..].iter().product();
+            let factor = |i: usize| 1.0 + (i / step % shape[dim]) as f32;
+            let lazy = plain.rescaled(dim, (0..shape[dim]).map(|i| factor(i * step)).collect()).unwrap();
+            let expected: Vec<f32> =
+                values(&model, plain).iter().enumerate().map(|(i, v)| v * factor(i)).collect();
+            let what = format!("{} along {dim}", held.name());
+            assert_eq!(values(&model, &lazy), expected, "{what}");
+            assert_eq!(values(&model, &lazy.reshaped(&[expected.len()]).unwrap()), expected, "{what}");
+            let twice = lazy.transposed().and_then(|t| t.transposed()).unwrap();
+            assert_eq!(values(&model, &twice), expected, "{what}");
+            let turned = lazy.transposed().unwrap();
+            let (rows, cols) = (shape[shape.len() - 2], shape[shape.len() - 1]);
+            let there =
+                |i: usize| i / (rows * cols) * rows * cols + i % rows * cols + i % (rows * cols) / rows;
+            let swapped: Vec<f32> = (0..expected.len()).map(|i| expected[there(i)]).collect();
+            assert_eq!(values(&model, &turned), swapped, "{what}");
+            let each = expected.len() / shape[0];
+            match lazy.slice(0) {
+                Some(first) => assert_eq!(values(&model, &first), expected[..each], "{what}"),
+                None => assert!(dim == 0 && shape[0] > 1, "{what}"),
+            }
+            let stacked = Lazy::stacked(&[lazy.clone(), lazy.clone()]).unwrap();
+            assert_eq!(values(&model, &stacked), [expected.clone(), expected.clone()].concat(), "{what}");
+            let mut outer = shape.to_vec();
+            outer.iter_mut().for_each(|d| *d += 1);
+            let padded = lazy.padded(&outer).unwrap();
+            let found: Vec<f32> = values(&model, &padded).into_iter().filter(|v| *v != 0.0).collect();
+            assert_eq!(found, expected.iter().copied().filter(|v| *v != 0.0).collect::<Vec<f32>>(), "{what}");
+            let doubled = values(&model, &lazy.repeated(2).unwrap());
+            assert!(doubled.iter().zip(expected.iter().flat_map(|v| [v, v])).all(|(a, b)| a == b), "{what}");
+        }
+        assert_eq!(plain.rescaled(0, vec![1.0; shape[0] + 1].into()), None);
+    }
+}

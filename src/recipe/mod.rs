@@ -27,6 +27,8 @@ pub struct Recipe {
     pub calibration: Option<Trace>,
     /// Types of single tensors, before all else.
     pub types: Types,
+    /// Names of the pairs of tensors whose channels were rescaled ([`Pair`](crate::rescale::Pair)).
+    pub equalized: Vec<&'static str>,
     /// How many blocks are quantized, from the first on, if not all.
     pub layers: Option<usize>,
     /// Every how many blocks the runtime is to halve its activations, if not as usual (0: never).
@@ -44,6 +46,7 @@ impl Recipe {
             importance: None,
             calibration: None,
             types: Types::default(),
+            equalized: Vec::new(),
             layers: None,
             rescale: None,
         }

@@ -25,6 +25,8 @@ pub struct Conversion {
     model: ModelSummary,
     /// What was merged into the model, or is written alone.
     adapters: Vec<String>,
+    /// Pairs of tensors whose channels were rescaled.
+    equalized: Vec<&'static str>,
     output: String,
     /// The files that it consists of, if there are several or it is a folder.
     files: Vec<FileRow>,
@@ -131,6 +133,7 @@ impl Conversion {
             source: SourceSummary::of(&model.container),
             model: ModelSummary::of(model),
             adapters: adapters(model),
+            equalized: plan.recipe.equalized.clone(),
             output: out.display().to_string(),
             files: match plan.output {
                 Output::File => Vec::new(),
@@ -172,7 +175,6 @@ impl Conversion {
                 .iter()
                 .map(|d| DroppedRow { name: d.name.clone(), rule: d.rule.clone() })
                 .collect(),
-            warnings: plan.objections.iter().map(|o| format!("the model {}", o.what)).collect(),
             calibration: plan.recipe.calibration.as_ref().map(|trace| CalibrationRow {
                 texts: trace.texts.clone(),
                 tokens: trace.tokens,
@@ -180,6 +182,7 @@ impl Conversion {
             }),
             calibrated: Vec::new(),
             choice: None,
+            warnings: warnings(plan),
             written: false,
             seconds: None,
         }
@@ -213,6 +216,15 @@ impl Conversion {
     }
 }
 
+/// What is to be known about the files before they are used.
+fn warnings(plan: &Plan) -> Vec<String> {
+    let equalized = (!plan.recipe.equalized.is_empty()).then(|| {
+        "channels are rescaled: LoRA adapters and token-shift states made for the original no longer fit"
+            .to_owned()
+    });
+    plan.objections.iter().map(|o| format!("the model {}", o.what)).chain(equalized).collect()
+}
+
 /// Adapters and tuned state of a model, with the files that they come from.
 fn adapters(model: &Model) -> Vec<String> {
     let adapters = model.adapters.iter().map(|a| {
@@ -230,6 +242,9 @@ impl Report for Conversion {
         self.model.human(out)?;
         for adapter in &self.adapters {
             writeln!(out, "adapter   {adapter}")?;
+        }
+        if !self.equalized.is_empty() {
+            writeln!(out, "equalized {}; logits are the same as before", self.equalized.join(", "))?;
         }
         writeln!(
             out,

@@ -10,6 +10,7 @@ use super::tests::{sequence, worst};
 use super::variants::{Tensors, write};
 use super::*;
 use crate::model::{Map, NAMINGS, Naming};
+use crate::rescale::tests::anything;
 
 fn open(path: &Path) -> Runner {
     let container = formats::open(path, &Limits::default()).unwrap();
@@ -111,6 +112,11 @@ fn every_naming_gives_the_same_logits() {
             let difference = worst(&sequence(&open(&file), &prompt), &expected);
             println!("{what}: {difference:.1e}");
             assert!(difference <= limit, "{what}: {difference}");
+            let mut rescaled = open(&file).into_model();
+            let unchanged = sequence(&open(&file), &prompt);
+            rescaled.rescale(&anything(&rescaled, |_| true)).unwrap();
+            let rescaled = Runner::new(rescaled, Options::default()).unwrap();
+            assert!(sequence(&rescaled, &prompt) == unchanged, "{what}, rescaled");
             seen.push(naming.name);
         }
     }

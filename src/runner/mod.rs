@@ -161,6 +161,11 @@ impl Runner {
         &self.model
     }
 
+    /// The model, which is no longer run.
+    pub fn into_model(self) -> Model {
+        self.model
+    }
+
     /// The state before a text.
     pub fn start(&self) -> State {
         self.initial.clone().unwrap_or_else(|| State::zero(self.model.version, &self.model.dims))

@@ -7,6 +7,7 @@ use quant::Encoding;
 
 use super::tests::{sequence, worst};
 use super::*;
+use crate::rescale::tests::anything;
 
 pub(super) type Tensors = Vec<(String, Vec<usize>, Vec<f32>)>;
 
@@ -24,10 +25,19 @@ pub(super) fn tensors(name: &str) -> Tensors {
 
 /// The logits of a model with these tensors.
 fn logits(folder: &tempfile::TempDir, name: &str, tensors: &Tensors, version: &str) -> Vec<f32> {
+    logits_of(model(folder, name, tensors, version))
+}
+
+/// A model with these tensors.
+fn model(folder: &tempfile::TempDir, name: &str, tensors: &Tensors, version: &str) -> Model {
     let file: PathBuf = folder.path().join(format!("{name}.safetensors"));
     write(&file, tensors);
     let model = Model::detect(formats::open(&file, &Limits::default()).unwrap(), &[]).unwrap();
     assert_eq!(model.version.name, version);
+    model
+}
+
+fn logits_of(model: Model) -> Vec<f32> {
     let prompt: Vec<u32> = b"/// Returns the ".iter().map(|b| u32::from(*b)).collect();
     sequence(&Runner::new(model, Options::default()).unwrap(), &prompt)
 }
@@ -119,5 +129,10 @@ fn version_7a_scales_the_hidden_layer() {
             values.fill(0.001);
         }
     }
-    assert!(worst(&logits(&folder, "deeper", &deep, "7a"), &folded) > 1e-3);
+    let deeper = logits(&folder, "deeper", &deep, "7a");
+    assert!(worst(&deeper, &folded) > 1e-3);
+    // Channels that are rescaled are rescaled for it too.
+    let mut rescaled = model(&folder, "rescaled", &deep, "7a");
+    rescaled.rescale(&anything(&rescaled, |_| true)).unwrap();
+    assert!(logits_of(rescaled) == deeper);
 }

@@ -305,5 +305,5 @@ fn cannot(model: &Model, held: &Held, target: &dyn Target, what: &str) -> Error 
 }
 
 fn item(name: String, values: Lazy, encoding: Encoding) -> Item {
-    Item { name, role: Role::LowRank, values, fixed: Some(encoding) }
+    Item { name, role: Role::LowRank, values, fixed: Some(encoding), unread: false }
 }

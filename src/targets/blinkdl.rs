@@ -154,7 +154,7 @@ fn items(model: &Model, file_type: &FileType) -> Result<Vec<Item>> {
 
 fn item(held: &Held, name: String, model: &Model, file_type: &FileType) -> Result<Item> {
     let fixed = Some(plain(model, held, file_type)?);
-    Ok(Item { name, role: held.slot.role, values: held.values.clone(), fixed })
+    Ok(Item { name, role: held.slot.role, values: held.values.clone(), fixed, unread: false })
 }
 
 /// The encoding of a tensor in a file of a plain type.

@@ -281,6 +281,8 @@ pub struct Item {
     pub values: Lazy,
     /// The encoding that the target insists on.
     pub fixed: Option<Encoding>,
+    /// Whether the runtime wants the tensor and never reads it.
+    pub unread: bool,
 }
 
 /// Why a runtime would load the file and compute something else.

@@ -77,7 +77,7 @@ impl Target for RwkvCpp {
                 let shape = [STACKED, 1, model.dims.embd];
                 let values = Lazy::stacked(&parts).and_then(|v| v.reshaped(&shape)).ok_or_else(unfit)?;
                 let name = format!("blocks.{}.att.x_rwkvag", held.layer);
-                items.push(Item { name, role: Role::Vector, values, fixed: Some(Encoding::F32) });
+                items.push(Item { name, role: Role::Vector, values, fixed: Some(Encoding::F32), unread: false });
                 continue;
             }
             let values = shaped(model, held).ok_or_else(unfit)?;
@@ -85,7 +85,7 @@ impl Target for RwkvCpp {
             // Its quantizer starts from FP16.
             let halved = !fixed.unwrap_or(recipe.file_type.matrix).is_plain() && !is_own(model);
             let values = if halved { values.mapped(Map::F16) } else { values };
-            items.push(Item { name: held.name(), role: held.slot.role, values, fixed });
+            items.push(Item { name: held.name(), role: held.slot.role, values, fixed, unread: false });
         }
         // In the order of the checkpoint.
         items.sort_by_key(|item| item.values.sources().min());

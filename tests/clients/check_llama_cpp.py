@@ -4,7 +4,8 @@
 1. Logits: every model with golden logits of the official runner, in every type below, at every position of every prompt.
 2. Byte-level vocabularies: every byte is its own token.
 3. World vocabulary: llama.cpp splits mixed text and random bytes as the official tokenizer does.
-4. Refusal: rwkv7 with small heads, which llama.cpp computes wrongly, needs --force-target; no file is left.
+4. Rescaled channels (--equalize): logits as above, of every own model, and the key that says so.
+5. Refusal: rwkv7 with small heads, which llama.cpp computes wrongly, needs --force-target; no file is left.
 
 Environment: RWKV_QUANT, the program (target/release/rwkv-quant); RWKV_QUANT_DATA, a folder with more models and golden
 logits (../shared/data), left out where it does not exist.
@@ -95,9 +96,9 @@ def logits_of(path, token_lists):
         return [model.logits(tokens) for tokens in token_lists]
 
 
-def check_logits(source, golden, kind, tmp):
+def check_logits(source, golden, kind, tmp, *options):
     out = tmp / f"{kind}.gguf"
-    convert(source, out, "--type", kind)
+    convert(source, out, "--type", kind, *options)
     for tensor in gguf.GGUFReader(out).tensors:  # a second reader of the file
         if not np.isfinite(tensor.data).all() and tensor.data.dtype.kind == "f":
             raise Failed(f"{tensor.name} holds values that are not finite")
@@ -111,6 +112,14 @@ def check_logits(source, golden, kind, tmp):
     if not (worst <= F32_LIMIT if kind == "f32" else nmse <= NMSE_LIMIT[kind]):
         raise Failed(f"{text}; limit {F32_LIMIT if kind == 'f32' else NMSE_LIMIT[kind]:.0e}")
     return text
+
+
+def check_equalized(source, golden, imatrix, kind, tmp):
+    text = check_logits(source, golden, kind, tmp, "--imatrix", imatrix, "--equalize")
+    key = gguf.GGUFReader(tmp / f"{kind}.gguf").get_field("rwkv-quant.equalized")
+    if key is None:
+        raise Failed("no channels were rescaled")
+    return f"{key.contents()} rescaled, {text}"
 
 
 def tokenize_all(path, texts):
@@ -226,6 +235,10 @@ def checks():
         for kind in ["f32", *NMSE_LIMIT]:
             yield f"{name} {kind}", check_logits, (source, golden, kind)
         yield f"{name} vocabulary", check_byte_vocabulary, (source,)
+    for name, source, golden in OWN_MODELS:
+        imatrix = ROOT / f"testdata/golden/llama_cpp/{name}.imatrix.gguf"
+        for kind in ("q8_0", "q4_0"):
+            yield f"{name} {kind} --equalize", check_equalized, (source, golden, imatrix, kind)
     yield "World vocabulary", check_world_vocabulary, ()
     yield "rwkv7 heads of 32 refused", check_refusal, (None, "head")
     if DATA.is_dir():

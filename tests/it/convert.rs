@@ -205,3 +205,61 @@ fn completions_and_manual_pages_are_made() {
     ok(["man", dir.path().to_str().unwrap()]);
     assert!(dir.path().join("rwkv-quant-convert.1").exists());
 }
+
+/// Rescaled channels: the same size, the same bytes whatever the threads, said in the report and in the file.
+#[test]
+fn channels_are_rescaled_on_request() {
+    let dir = tempfile::tempdir().unwrap();
+    let imatrix = testdata("golden/llama_cpp/rwkv7-bytes.imatrix.gguf");
+    let imatrix = imatrix.to_str().unwrap();
+    let convert = |name: &str, more: &[&str]| {
+        let out = dir.path().join(name);
+        let args = ["--format", "json", "convert", &source(), out.to_str().unwrap(), "-t", "q4_0"];
+        let report = json(args.iter().chain(&["--imatrix", imatrix]).chain(more));
+        (out, report)
+    };
+    let (plain, report) = convert("plain.gguf", &[]);
+    assert!(report["equalized"].as_array().unwrap().is_empty());
+    let (one, report) = convert("one.gguf", &["--equalize", "--threads", "1"]);
+    let (five, _) = convert("five.gguf", &["--equalize", "--threads", "5"]);
+    assert_eq!(fs::read(&one).unwrap(), fs::read(&five).unwrap());
+    let pairs: Vec<&str> =
+        report["equalized"].as_array().unwrap().iter().map(|p| p.as_str().unwrap()).collect();
+    assert!(!pairs.is_empty());
+    assert!(report["warnings"].to_string().contains("no longer fit"), "{report}");
+    let data = |path: &std::path::Path| json(["--format", "json", "inspect", path.to_str().unwrap()]);
+    let bytes = |path| {
+        data(path)["tensors"].as_array().unwrap().iter().map(|t| t["bytes"].as_u64().unwrap()).sum::<u64>()
+    };
+    assert_eq!(bytes(&one), bytes(&plain));
+    // What was rescaled stays known, and adapters are kept from it.
+    let again = dir.path().join("again.gguf");
+    ok(["convert", one.to_str().unwrap(), again.to_str().unwrap(), "-t", "f16"]);
+    for path in [&one, &again] {
+        let metadata = data(path)["metadata"].to_string();
+        assert!(metadata.contains(&pairs.join(",")), "{metadata}");
+    }
+    let third = dir.path().join("third.gguf");
+    let ran =
+        run(["convert", one.to_str().unwrap(), third.to_str().unwrap(), "-t", "f16", "--lora", "any.pth"]);
+    assert_eq!(ran.status, 1);
+    assert!(ran.stderr.contains("rescaled channels"), "{}", ran.stderr);
+}
+
+#[test]
+fn channels_are_not_rescaled_in_vain() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("out.gguf");
+    let imatrix = testdata("golden/llama_cpp/rwkv7-bytes.imatrix.gguf");
+    let imatrix = ["--imatrix", imatrix.to_str().unwrap()];
+    for (more, reason) in [
+        (vec!["-t", "q4_0"], "how large activations are"),
+        ([&["-t", "f16"], &imatrix[..]].concat(), "are not quantized"),
+    ] {
+        let args = ["convert", &source(), out.to_str().unwrap(), "--equalize"];
+        let ran = run(args.iter().copied().chain(more));
+        assert_eq!(ran.status, 2, "{}", ran.stderr);
+        assert!(ran.stderr.contains(reason), "{}", ran.stderr);
+        assert!(!out.exists());
+    }
+}

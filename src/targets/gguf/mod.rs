@@ -24,6 +24,7 @@ use crate::error::{Error, Result};
 use crate::importance::Importance;
 use crate::model::{Body, Held, Lazy, Model, Rank, Role, Version};
 use crate::recipe::{FileType, Mix, Recipe};
+use crate::rescale;
 use architecture::Architecture;
 
 /// The target GGUF.
@@ -176,7 +177,7 @@ impl Target for Gguf {
             if held.layer == 0
                 && let Some(twin) = placeholder(&name)
             {
-                items.push(item(twin, held, values.clone()));
+                items.push(Item { unread: true, ..item(twin, held, values.clone()) });
             }
             items.push(item(name, held, values));
         }
@@ -189,6 +190,7 @@ impl Target for Gguf {
         let mut metadata = keys::metadata(order, architecture)?;
         metadata.extend(order.recipe.importance.iter().flat_map(Importance::keys));
         metadata.extend(order.recipe.calibration.iter().flat_map(Trace::keys));
+        metadata.extend(rescale::key(model, &order.recipe.equalized));
         let tensors: usize = groups.iter().map(|g| g.len()).sum();
         let mut files = Vec::new();
         for (i, (group, name)) in groups.iter().zip(names(order.out, groups.len())?).enumerate() {
@@ -219,7 +221,7 @@ fn oriented(held: &Held) -> Option<Lazy> {
 
 fn item(name: String, held: &Held, values: Lazy) -> Item {
     let f32_only = held.slot.role == Role::Vector || F32_ONLY.iter().any(|n| name.ends_with(n));
-    Item { name, role: held.slot.role, values, fixed: f32_only.then_some(Encoding::F32) }
+    Item { name, role: held.slot.role, values, fixed: f32_only.then_some(Encoding::F32), unread: false }
 }
 
 /// The name under which block 0 of version 7 holds another copy of this tensor.

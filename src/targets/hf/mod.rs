@@ -148,6 +148,7 @@ fn item(held: &Held, naming: &Naming, model: &Model, file_type: &FileType) -> Re
         role: held.slot.role,
         values: values.ok_or_else(unfit)?,
         fixed: Some(plain(model, held, file_type)?),
+        unread: false,
     })
 }
 

@@ -205,7 +205,7 @@ impl<'a> Field<'a> {
             Role::Vector => Some(Encoding::F16),
             _ => None,
         };
-        Some(Item { name: name.to_owned(), role: slot.role, values, fixed })
+        Some(Item { name: name.to_owned(), role: slot.role, values, fixed, unread: false })
     }
 }
 

@@ -63,7 +63,7 @@ impl Target for St {
             let pads = model.version.major() < 6 && matches!(role, Role::Embedding | Role::Head);
             let padded = if pads { padded_vocabulary(model, &values) } else { Some(values) };
             let values = padded.ok_or_else(|| unfit(model, held))?;
-            Ok(Item { name, role, values, fixed: Some(Encoding::F16) })
+            Ok(Item { name, role, values, fixed: Some(Encoding::F16), unread: false })
         });
         let mut items = items.collect::<Result<Vec<_>>>()?;
         items.extend(state_items(model, Layout::KeyValue, recipe.file_type)?);
