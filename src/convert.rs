@@ -17,8 +17,8 @@ use crate::pipeline::{self, Budget, Observer, Stop};
 use crate::plan::{Plan, Wishes};
 use crate::recipe::{Fallback, FileType, Mix, Recipe, Search, Types};
 use crate::report::Conversion;
-use crate::runner::{Options, Runner};
 use crate::rescale::{Pair, Rescaling};
+use crate::runner::{Options, Runner};
 use crate::size;
 use crate::targets::{self, Chat, Content, Output, TARGETS, Target};
 
@@ -308,7 +308,10 @@ impl Request {
         }
         if recipe.file_type.is_plain() {
             return refuse(
-                &format!("makes quantization err less, and {} files are not quantized", recipe.file_type.name),
+                &format!(
+                    "makes quantization err less, and {} files are not quantized",
+                    recipe.file_type.name
+                ),
                 "leave it out, or choose another --type",
             );
         }

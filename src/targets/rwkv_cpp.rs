@@ -77,7 +77,13 @@ impl Target for RwkvCpp {
                 let shape = [STACKED, 1, model.dims.embd];
                 let values = Lazy::stacked(&parts).and_then(|v| v.reshaped(&shape)).ok_or_else(unfit)?;
                 let name = format!("blocks.{}.att.x_rwkvag", held.layer);
-                items.push(Item { name, role: Role::Vector, values, fixed: Some(Encoding::F32), unread: false });
+                items.push(Item {
+                    name,
+                    role: Role::Vector,
+                    values,
+                    fixed: Some(Encoding::F32),
+                    unread: false,
+                });
                 continue;
             }
             let values = shaped(model, held).ok_or_else(unfit)?;
