@@ -73,12 +73,10 @@ fn cholesky(a: &mut [f32], n: usize) -> Result<(), usize> {
 /// The lower factor of a block.
 fn cholesky_of_block(a: &mut [f32], stride: usize, n: usize) -> Result<(), usize> {
     for j in 0..n {
-        let (before, from) = a.split_at_mut(j * stride);
+        let from = &mut a[j * stride..];
         let (row, below) = from.split_at_mut(stride.min(from.len()));
-        let _ = before;
         let pivot = row[j] - square(&row[..j]);
-        // NaN is no pivot either.
-        if !(pivot > LEAST_PIVOT) {
+        if pivot <= LEAST_PIVOT || pivot.is_nan() {
             return Err(j);
         }
         let root = pivot.sqrt();

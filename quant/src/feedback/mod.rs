@@ -17,7 +17,7 @@ mod factor;
 
 use crate::hessian::{Hessian, HessianError};
 
-pub(crate) use encode::{Format, Levels, encode};
+pub(crate) use encode::{Format, Levels, Solution, encode};
 
 /// What [`Codec::encode_feedback`](crate::Codec::encode_feedback) needs to know of the inputs of a matrix: `U` of
 /// the description above, 4 bytes for each pair of inputs.

@@ -2,11 +2,12 @@
 
 use std::marker::PhantomData;
 
-use super::best::{self, Best, Levels, Solution};
+use half::f16;
+
+use super::best::{self, Best, Levels};
 use super::search::levels;
-use crate::arch::Lanes;
 use crate::codec::{Codec, EncodeError, Rows};
-use crate::feedback::{self, Feedback, Format};
+use crate::feedback::{self, Feedback, Format, Solution};
 
 /// Encodes rows; the default encoder finds weights that cannot be encoded.
 pub(super) fn encode<B: Best<LEN, BYTES>, const LEN: usize, const BYTES: usize>(
@@ -16,19 +17,26 @@ pub(super) fn encode<B: Best<LEN, BYTES>, const LEN: usize, const BYTES: usize>(
     out: &mut [u8],
 ) -> Result<(), EncodeError> {
     assert_eq!(rows.cols, feedback.n());
-    default.encode(Rows { importance: None, ..rows }, out)?;
+    default.encode(Rows::new(rows.values, rows.cols), out)?;
     feedback::encode(&Corrected::<B, LEN, BYTES>(PhantomData), rows.values, feedback, out);
     Ok(())
 }
 
+/// A type with a longer search, as a format for feedback.
 struct Corrected<B, const LEN: usize, const BYTES: usize>(PhantomData<B>);
 
 impl<B: Best<LEN, BYTES>, const LEN: usize, const BYTES: usize> Format for Corrected<B, LEN, BYTES> {
-    const LEN: usize = LEN;
-    const BYTES: usize = BYTES;
-    const GROUP: usize = B::GRID.group;
+    fn block_len(&self) -> usize {
+        LEN
+    }
 
-    type Scales = Solution;
+    fn block_bytes(&self) -> usize {
+        BYTES
+    }
+
+    fn group(&self) -> usize {
+        B::GRID.group
+    }
 
     fn levels(&self) -> feedback::Levels {
         match B::GRID.levels {
@@ -37,20 +45,18 @@ impl<B: Best<LEN, BYTES>, const LEN: usize, const BYTES: usize> Format for Corre
         }
     }
 
-    #[inline(always)]
-    fn search<S: Lanes>(&self, s: S, x: &[f32], w: &[f32]) -> Solution {
-        best::solve(s, &B::GRID, x, w)
+    fn search(&self, x: &[[f32; 16]], w: &[[f32; 16]]) -> [Solution; 16] {
+        best::search(&B::GRID, x, w)
     }
 
-    #[inline(always)]
-    fn group<S: Lanes>(&self, s: S, scales: &Solution, group: usize) -> (f32, f32) {
-        let (d, dmin) = (s.f16_to(scales.d), s.f16_to(scales.dmin));
-        (d * scales.scales[group] as f32, dmin * scales.mins[group] as f32)
+    fn scale(&self, solution: &Solution, group: usize) -> (f32, f32) {
+        let (d, dmin) = (f16::from_bits(solution.d).to_f32(), f16::from_bits(solution.dmin).to_f32());
+        (d * solution.scales[group] as f32, dmin * solution.mins[group] as f32)
     }
 
-    fn pack(&self, scales: &Solution, codes: &[u8; 256], out: &mut [u8]) {
+    fn pack(&self, solution: &Solution, out: &mut [u8]) {
         let mut bytes = [0; BYTES];
-        B::pack(&Solution { codes: *codes, ..*scales }, &mut bytes);
+        B::pack(solution, &mut bytes);
         out.copy_from_slice(&bytes);
     }
 }
