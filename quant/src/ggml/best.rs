@@ -160,10 +160,8 @@ impl Kernel for Search<'_> {
         // Signed scales: the extreme one gets the least code. Others: the greatest.
         let scale_code = if grid.scales.0 < 0 { grid.scales.0 } else { grid.scales.1 } as f32;
         let min_code = grid.mins.1.max(1) as f32;
-        // With a single scale there is nothing to gain from others than the ideal.
-        let tries: &[f32] = if groups == 1 { &[1.0] } else { &[1.0, 0.97, 1.03, 0.94, 1.06, 0.9, 1.12] };
         let mut best: Option<Choice> = None;
-        for factor in tries {
+        for factor in [1.0, 0.97, 1.03, 0.94, 1.06, 0.9, 1.12] {
             let mut d = [0; GROUPS];
             let mut dmin = [0; GROUPS];
             for k in 0..GROUPS {
