@@ -177,7 +177,8 @@ mod tests {
         let (decoded, _) = copy(&ggml::Q4_0, &values);
         for row in 0..20 {
             let at = row * COLS..(row + 1) * COLS;
-            let h: Vec<f32> = values[at.clone()].iter().zip(&decoded[at]).map(|(w, v)| 1e3 * (w - v)).collect();
+            let h: Vec<f32> =
+                values[at.clone()].iter().zip(&decoded[at]).map(|(w, v)| 1e3 * (w - v)).collect();
             check(&ggml::Q4_0, &values, &h, 3);
         }
     }

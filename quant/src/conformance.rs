@@ -371,9 +371,10 @@ fn without_correlations_feedback_is_no_worse_than_the_search() {
         codec.encode_best(rows, &mut best).unwrap();
         let fed = encode_feedback(codec, rows, &feedback);
         let error = |bytes: &[u8]| hessian.output_error(&values, &decode(codec, bytes));
-        // The mean squares differ from the importance by a millionth of their mean.
+        // For a block here and there the default encoder happens on better scales than the search, and the longer
+        // search keeps those.
         let ratio = error(&fed) / error(&best);
-        assert!(ratio <= 1.001, "{}: {ratio}", codec.encoding());
+        assert!(ratio <= 1.005, "{}: {ratio}", codec.encoding());
     }
 }
 
@@ -396,6 +397,46 @@ fn rows_under_feedback_are_the_same_in_any_chunks_and_at_all_levels() {
                 .flat_map(|v| encode_feedback(codec, Rows::new(v, n), &feedback))
                 .collect();
             assert!(bytes == whole, "{e} in chunks of {chunk} rows");
+        }
+    }
+}
+
+#[test]
+fn polish_makes_outputs_nearer_from_any_start() {
+    let n = 768;
+    let hessian = correlated(n);
+    let feedback = Feedback::new(&hessian, 0.01).unwrap();
+    let values = gaussian(n * 35, 11);
+    let rows = Rows::new(&values, n);
+    for codec in blocks() {
+        let e = codec.encoding();
+        for (start, most) in
+            [(encode(codec, rows).unwrap(), 0.8), (encode_feedback(codec, rows, &feedback), 1.0)]
+        {
+            let results: Vec<Vec<u8>> = Level::available()
+                .map(|level| {
+                    let mut bytes = start.clone();
+                    with_limit(level, || codec.polish(rows, &hessian, &mut bytes));
+                    bytes
+                })
+                .collect();
+            assert!(results.windows(2).all(|pair| pair[0] == pair[1]), "{e}");
+            let chunks = values.chunks(n * 9).zip(start.chunks(start.len() / 35 * 9));
+            let cut: Vec<u8> = chunks
+                .flat_map(|(values, bytes)| {
+                    let mut bytes = bytes.to_vec();
+                    codec.polish(Rows::new(values, n), &hessian, &mut bytes);
+                    bytes
+                })
+                .collect();
+            assert!(cut == results[0], "{e} in chunks");
+            let (before, after) = (decode(codec, &start), decode(codec, &results[0]));
+            for (row, x) in values.chunks(n).enumerate() {
+                let at = row * n..(row + 1) * n;
+                let (before, after) =
+                    (hessian.output_error(x, &before[at.clone()]), hessian.output_error(x, &after[at]));
+                assert!(after <= most * before, "{e}: {after} {before}");
+            }
         }
     }
 }

@@ -39,7 +39,9 @@ pub enum HessianError {
     #[error("the shrinkage {0} is not between 0 and 1")]
     Shrinkage(f32),
     /// The inputs depend on each other (up to rounding), and too little shrinkage tells them apart.
-    #[error("the second moments are singular at input {column} with shrinkage {shrinkage}; use more shrinkage or more text")]
+    #[error(
+        "the second moments are singular at input {column} with shrinkage {shrinkage}; use more shrinkage or more text"
+    )]
     Singular {
         /// The input that depends on those after it.
         column: usize,
@@ -69,9 +71,29 @@ impl Hessian {
         }
         let hessian = Hessian { n, values };
         match (0..n).find(|i| hessian.values[i * n + i] < 0.0) {
-            Some(column) => Err(HessianError::Negative { column, value: hessian.values[column * n + column] }),
+            Some(column) => {
+                Err(HessianError::Negative { column, value: hessian.values[column * n + column] })
+            }
             None => Ok(hessian),
         }
+    }
+
+    /// The moments shrunk towards their diagonal: `(1 - shrinkage) H + shrinkage diag(H)`.
+    ///
+    /// # Errors
+    /// [`HessianError::Shrinkage`] if that is no number from 0 to 1.
+    pub fn shrunk(mut self, shrinkage: f32) -> Result<Hessian, HessianError> {
+        if !(0.0..=1.0).contains(&shrinkage) {
+            return Err(HessianError::Shrinkage(shrinkage));
+        }
+        for (i, row) in self.values.chunks_exact_mut(self.n.max(1)).enumerate() {
+            for (j, v) in row.iter_mut().enumerate() {
+                if i != j {
+                    *v *= 1.0 - shrinkage;
+                }
+            }
+        }
+        Ok(self)
     }
 
     /// The number of inputs: the columns of the weight matrix.

@@ -55,7 +55,9 @@ impl Metric<'_> {
     fn apply(&self, rows: &[f32], cols: usize) -> Vec<f32> {
         match self {
             Metric::Plain => rows.to_vec(),
-            Metric::Diagonal(weights) => rows.iter().zip(weights.iter().cycle()).map(|(v, w)| v * w).collect(),
+            Metric::Diagonal(weights) => {
+                rows.iter().zip(weights.iter().cycle()).map(|(v, w)| v * w).collect()
+            }
             Metric::Full(hessian) => {
                 let mut out = vec![0.0; rows.len()];
                 let right = Right::Plain(View::new(hessian.data(), cols));
@@ -99,7 +101,14 @@ impl LowRank {
 ///
 /// # Panics
 /// If the lengths do not fit together.
-pub fn factor(rows: usize, cols: usize, values: &[f32], metric: Metric<'_>, rank: usize, seed: u64) -> LowRank {
+pub fn factor(
+    rows: usize,
+    cols: usize,
+    values: &[f32],
+    metric: Metric<'_>,
+    rank: usize,
+    seed: u64,
+) -> LowRank {
     assert_eq!(values.len(), rows * cols);
     let rank = rank.min(rows).min(cols);
     let width = (rank + MORE).min(rows);
@@ -287,7 +296,10 @@ mod tests {
                 found.subtract_from(&mut rest);
                 let error = metric.error(cols, &rest, &vec![0.0; rest.len()]);
                 let least = least_error(rows, cols, &values, &moments, rank);
-                assert!(error <= 1.01 * least && error >= 0.999 * least, "{metric:?} {rank}: {error} {least}");
+                assert!(
+                    error <= 1.01 * least && error >= 0.999 * least,
+                    "{metric:?} {rank}: {error} {least}"
+                );
                 assert!(error < before);
                 before = error;
                 assert_eq!(found, factor(rows, cols, &values, metric, rank, 3));

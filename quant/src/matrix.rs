@@ -169,7 +169,12 @@ mod tests {
     }
 
     /// The definition at the top of this file.
-    fn by_definition(out: &mut [f32], left: &[f32], right: &[f32], (rows, depth, cols): (usize, usize, usize)) {
+    fn by_definition(
+        out: &mut [f32],
+        left: &[f32],
+        right: &[f32],
+        (rows, depth, cols): (usize, usize, usize),
+    ) {
         for i in 0..rows {
             for j in 0..cols {
                 for run in (0..depth).step_by(DEPTH) {

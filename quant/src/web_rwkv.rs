@@ -19,6 +19,7 @@ use crate::codebook::{self, Codebook};
 use crate::codec::{Codec, EncodeError, Rows, check_finite, check_importance};
 use crate::encoding::Encoding;
 use crate::feedback::{self, Feedback, Format, Levels, Solution};
+use crate::hessian::Hessian;
 
 /// 8-bit codes between the least and the largest value of a block.
 #[derive(Clone, Copy, Debug)]
@@ -147,9 +148,19 @@ fn encode_feedback<C: Codec + Format>(
     Ok(())
 }
 
+fn polish<C: Codec + Format>(codec: &C, rows: Rows<'_>, hessian: &Hessian, bytes: &mut [u8]) {
+    assert_eq!(rows.cols, hessian.n());
+    if rows.cols.is_multiple_of(codec.block_len()) {
+        feedback::polish(codec, codec, rows.values, hessian, bytes);
+    }
+}
+
+/// Steps of f16 tried when a block is polished.
+const MOVES: [i16; 4] = [1, -1, 6, -6];
+
 /// A block with nothing but its two f16.
 fn empty(d: f16, dmin: f16) -> Solution {
-    Solution { d: d.to_bits(), dmin: dmin.to_bits(), scales: [1; 16], mins: [1; 16], codes: [0; 256] }
+    Solution { d: d.to_bits(), dmin: dmin.to_bits(), ..Solution::EMPTY }
 }
 
 /// `d` is the largest magnitude.
@@ -177,6 +188,18 @@ impl Format for Fp4 {
 
     fn scale(&self, solution: &Solution, _: usize) -> (f32, f32) {
         (f16::from_bits(solution.d).to_f32(), 0.0)
+    }
+
+    fn moves(&self) -> usize {
+        MOVES.len()
+    }
+
+    fn moved(&self, solution: &Solution, _: usize, which: usize) -> Option<Solution> {
+        solution.with_other_d(MOVES[which])
+    }
+
+    fn unpack(&self, bytes: &[u8]) -> Solution {
+        Solution { d: half_at(bytes, Self::CODE_BYTES).to_bits(), ..Solution::EMPTY }
     }
 
     fn pack(&self, solution: &Solution, out: &mut [u8]) {
@@ -212,7 +235,8 @@ impl Kernel for SearchFp4<'_> {
         for step in STEPS {
             let scales = absmax.map(|v| f16::from_f32(v * (1.0 + step as f32 / 64.0)));
             // Blocks of zeros, and scales that are none.
-            let inverses = scales.map(|d| if d > f16::ZERO && d.is_finite() { 1.0 / d.to_f32() } else { 0.0 });
+            let inverses =
+                scales.map(|d| if d > f16::ZERO && d.is_finite() { 1.0 / d.to_f32() } else { 0.0 });
             let floats = scales.map(f16::to_f32);
             let mut errors = [0.0; 16];
             for at in (0..16).step_by(S::N) {
@@ -270,6 +294,22 @@ impl Format for Int8 {
         ((max - min) / 255.0, -min)
     }
 
+    fn moves(&self) -> usize {
+        2 * MOVES.len()
+    }
+
+    fn moved(&self, solution: &Solution, _: usize, which: usize) -> Option<Solution> {
+        match which {
+            0..4 => solution.with_other_d(MOVES[which]),
+            _ => solution.with_other_dmin(MOVES[which - 4]),
+        }
+    }
+
+    fn unpack(&self, bytes: &[u8]) -> Solution {
+        let (d, dmin) = (half_at(bytes, Self::CODE_BYTES), half_at(bytes, Self::CODE_BYTES + 2));
+        Solution { d: d.to_bits(), dmin: dmin.to_bits(), ..Solution::EMPTY }
+    }
+
     fn pack(&self, solution: &Solution, out: &mut [u8]) {
         let (codes, scales) = out.split_at_mut(Self::CODE_BYTES);
         codes.copy_from_slice(&solution.codes[..Self::BLOCK]);
@@ -312,11 +352,15 @@ impl Codec for Int8 {
         encode_feedback(self, rows, feedback, out)
     }
 
+    fn polish(&self, rows: Rows<'_>, hessian: &Hessian, bytes: &mut [u8]) {
+        polish(self, rows, hessian, bytes)
+    }
+
     fn decode(&self, bytes: &[u8], out: &mut [f32]) {
         assert_eq!(bytes.len() * Self::BLOCK, out.len() * (Self::CODE_BYTES + 4));
         for (out, block) in out.chunks_mut(Self::BLOCK).zip(bytes.chunks(Self::CODE_BYTES + 4)) {
             let (codes, scales) = block.split_at(Self::CODE_BYTES);
-            let (min, max) = (half_at(scales, 0), half_at(scales, 2));
+            let (min, max) = (half_at(scales, 0).to_f32(), half_at(scales, 2).to_f32());
             for (v, code) in out.iter_mut().zip(codes) {
                 *v = (f32::from(*code) / 255.0).mul_add(max - min, min);
             }
@@ -346,11 +390,15 @@ impl Codec for Fp4 {
         encode_feedback(self, rows, feedback, out)
     }
 
+    fn polish(&self, rows: Rows<'_>, hessian: &Hessian, bytes: &mut [u8]) {
+        polish(self, rows, hessian, bytes)
+    }
+
     fn decode(&self, bytes: &[u8], out: &mut [f32]) {
         assert_eq!(bytes.len() * Self::BLOCK, out.len() * (Self::CODE_BYTES + 2));
         for (out, block) in out.chunks_mut(Self::BLOCK).zip(bytes.chunks(Self::CODE_BYTES + 2)) {
             let (codes, scale) = block.split_at(Self::CODE_BYTES);
-            let absmax = half_at(scale, 0);
+            let absmax = half_at(scale, 0).to_f32();
             for (pair, byte) in out.chunks_mut(2).zip(codes) {
                 pair[0] = self.codebook[usize::from(byte & 15)] * absmax;
                 pair[1] = self.codebook[usize::from(byte >> 4)] * absmax;
@@ -393,8 +441,8 @@ fn importance(rows: Rows<'_>, i: usize) -> f32 {
     rows.importance.map_or(1.0, |importance| importance[i % rows.cols])
 }
 
-fn half_at(bytes: &[u8], at: usize) -> f32 {
-    f16::from_le_bytes([bytes[at], bytes[at + 1]]).to_f32()
+fn half_at(bytes: &[u8], at: usize) -> f16 {
+    f16::from_le_bytes([bytes[at], bytes[at + 1]])
 }
 
 #[cfg(test)]

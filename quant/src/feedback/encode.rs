@@ -5,25 +5,25 @@ use crate::arch::{self, Kernel, Lanes};
 use crate::matrix::{Right, View, subtract_product};
 
 /// Columns after which the later ones are corrected by a product of matrices.
-const PANEL: usize = 256;
+pub(super) const PANEL: usize = 256;
 
 /// Columns that are corrected one after the other.
-const RUN: usize = 32;
+pub(super) const RUN: usize = 32;
 
 /// Rows encoded in step, one a lane.
-const LANES: usize = 16;
+pub(crate) const LANES: usize = 16;
 
 /// Rows that share a product.
-const ROWS: usize = 128;
+pub(super) const ROWS: usize = 128;
 
 /// Corrections that are read side by side.
-const STRIP: usize = 8;
+pub(super) const STRIP: usize = 8;
 
 /// Values of up to 256 columns of 16 rows.
-type Tile = [[f32; LANES]; PANEL];
+pub(super) type Tile = [[f32; LANES]; PANEL];
 
 /// The correction of column `k` for the error of column `j` at `[k / STRIP][j][k % STRIP]`.
-type Near = [[[f32; STRIP]; PANEL]];
+pub(super) type Near = [[[f32; STRIP]; PANEL]];
 
 /// What the codes of a block stand for, before scale and minimum.
 #[derive(Clone, Copy)]
@@ -38,6 +38,23 @@ pub(crate) enum Levels {
 const NUMBERS: [f32; 16] =
     [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 11.0, 12.0, 13.0, 14.0, 15.0];
 
+impl Levels {
+    /// The level nearest to `v`, and its code.
+    #[inline(always)]
+    pub(super) fn nearest<S: Lanes>(&self, s: S, v: S::F) -> (S::F, S::F) {
+        match self {
+            Levels::Integers(low, high) => {
+                let v = s.min(s.max(v, s.splat(*low)), s.splat(*high));
+                let level = s.round_clamp(v, *low, *high);
+                (level, level - s.splat(*low))
+            }
+            Levels::Table(levels, bounds) => {
+                (s.quantize_to_levels(v, bounds, levels), s.quantize_to_levels(v, bounds, &NUMBERS))
+            }
+        }
+    }
+}
+
 /// A block before it is packed.
 #[derive(Clone, Copy)]
 pub(crate) struct Solution {
@@ -49,6 +66,30 @@ pub(crate) struct Solution {
     pub mins: [i32; LANES],
     /// Counted from the lowest level.
     pub codes: [u8; 256],
+}
+
+impl Solution {
+    /// All zeros.
+    pub(crate) const EMPTY: Solution =
+        Solution { d: 0, dmin: 0, scales: [0; LANES], mins: [0; LANES], codes: [0; 256] };
+
+    /// With `d` a few f16 farther from zero, or nearer; `None` if that is no number of the same sign.
+    pub(crate) fn with_other_d(mut self, step: i16) -> Option<Solution> {
+        self.d = other_half(self.d, step)?;
+        Some(self)
+    }
+
+    /// The same for `dmin`.
+    pub(crate) fn with_other_dmin(mut self, step: i16) -> Option<Solution> {
+        self.dmin = other_half(self.dmin, step)?;
+        Some(self)
+    }
+}
+
+/// The f16 `step` farther from zero.
+fn other_half(h: u16, step: i16) -> Option<u16> {
+    let magnitude = (h & 0x7fff).checked_add_signed(step)?;
+    (magnitude < 0x7c00).then_some(h & 0x8000 | magnitude)
 }
 
 /// A block format: `x' = scale * level - min` with a scale and a minimum for each group of a block.
@@ -70,6 +111,15 @@ pub(crate) trait Format {
 
     /// Scale and minimum of a group, as the decoder computes them.
     fn scale(&self, solution: &Solution, group: usize) -> (f32, f32);
+
+    /// How many neighbours the scales of a group have.
+    fn moves(&self) -> usize;
+
+    /// The block with the scale or minimum of a group replaced by its neighbour `which`; `None` if there is none.
+    fn moved(&self, solution: &Solution, group: usize, which: usize) -> Option<Solution>;
+
+    /// The scales of a block; codes are 0.
+    fn unpack(&self, bytes: &[u8]) -> Solution;
 
     /// Writes a block.
     fn pack(&self, solution: &Solution, out: &mut [u8]);
@@ -154,7 +204,7 @@ impl Kernel for Encode<'_> {
 }
 
 /// The corrections within a panel, in the order in which they are read.
-fn gather(upper: &[f32], n: usize, at: usize, width: usize, near: &mut Near) {
+pub(super) fn gather(upper: &[f32], n: usize, at: usize, width: usize, near: &mut Near) {
     for j in 0..width {
         let row = &upper[(at + j) * n + at..][..width];
         for (near, row) in near.iter_mut().zip(row.chunks(STRIP)) {
@@ -180,7 +230,7 @@ impl Panel<'_> {
         let (len, group_len) = (self.format.block_len(), self.format.group());
         let levels = self.format.levels();
         let end = block + len;
-        self.correct(s, x, e, (0, block), (block, end));
+        correct(s, self.near, x, e, (0, block), (block, end));
         let mut solutions = self.format.search(&x[block..end], &self.weights[block..end]);
         let mut groups = [Group::default(); PANEL / 16];
         for (j, group) in groups[..len / group_len].iter_mut().enumerate() {
@@ -192,7 +242,7 @@ impl Panel<'_> {
             }
         }
         for run in (block..end).step_by(RUN) {
-            self.correct(s, x, e, (block, run), (run, run + RUN));
+            correct(s, self.near, x, e, (block, run), (run, run + RUN));
             for j in run..run + RUN {
                 let mut codes = [0; LANES];
                 let group = &groups[(j - block) / group_len];
@@ -211,26 +261,33 @@ impl Panel<'_> {
         }
         solutions
     }
+}
 
-    /// Corrects the columns `to` for the errors of the columns `from`.
-    #[inline(always)]
-    fn correct<S: Lanes>(&self, s: S, x: &mut Tile, e: &Tile, from: (usize, usize), to: (usize, usize)) {
-        if from.0 == from.1 {
-            return;
-        }
-        for k in (to.0..to.1).step_by(STRIP) {
-            let near = &self.near[k / STRIP][from.0..from.1];
-            for lane in (0..LANES).step_by(S::N) {
-                let mut sums = [s.splat(0.0); STRIP];
-                for (e, near) in e[from.0..from.1].iter().zip(near) {
-                    let e = s.load(&e[lane..]);
-                    for i in 0..STRIP {
-                        sums[i] = sums[i] + s.splat(near[i]) * e;
-                    }
+/// Corrects the columns `to` for the errors of the columns `from`.
+#[inline(always)]
+pub(super) fn correct<S: Lanes>(
+    s: S,
+    near: &Near,
+    x: &mut Tile,
+    e: &Tile,
+    from: (usize, usize),
+    to: (usize, usize),
+) {
+    if from.0 == from.1 {
+        return;
+    }
+    for k in (to.0..to.1).step_by(STRIP) {
+        let near = &near[k / STRIP][from.0..from.1];
+        for lane in (0..LANES).step_by(S::N) {
+            let mut sums = [s.splat(0.0); STRIP];
+            for (e, near) in e[from.0..from.1].iter().zip(near) {
+                let e = s.load(&e[lane..]);
+                for i in 0..STRIP {
+                    sums[i] = sums[i] + s.splat(near[i]) * e;
                 }
-                for (x, sum) in x[k..k + STRIP].iter_mut().zip(sums) {
-                    s.store(s.load(&x[lane..]) - sum, &mut x[lane..]);
-                }
+            }
+            for (x, sum) in x[k..k + STRIP].iter_mut().zip(sums) {
+                s.store(s.load(&x[lane..]) - sum, &mut x[lane..]);
             }
         }
     }
@@ -259,16 +316,7 @@ fn round<S: Lanes>(
         let x = s.load(&x[lane..]);
         let min = s.load(&group.min[lane..]);
         let v = (x + min) * s.load(&group.inverse[lane..]);
-        let (level, code) = match levels {
-            Levels::Integers(low, high) => {
-                let v = s.min(s.max(v, s.splat(*low)), s.splat(*high));
-                let level = s.round_clamp(v, *low, *high);
-                (level, level - s.splat(*low))
-            }
-            Levels::Table(levels, bounds) => {
-                (s.quantize_to_levels(v, bounds, levels), s.quantize_to_levels(v, bounds, &NUMBERS))
-            }
-        };
+        let (level, code) = levels.nearest(s, v);
         s.store_u8(code, &mut codes[lane..]);
         let off = x - (s.load(&group.scale[lane..]) * level - min);
         s.store(off * s.splat(over), &mut e[lane..]);

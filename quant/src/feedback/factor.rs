@@ -5,8 +5,8 @@ use crate::matrix::{Right, View, subtract_product};
 /// Rows and columns that are factored together.
 const BLOCK: usize = 128;
 
-/// The least pivot of a matrix with 1 on its diagonal: below this single precision has no digits left.
-const LEAST_PIVOT: f32 = 1e-6;
+/// The least pivot of a matrix with 1 on its diagonal: below this single precision has hardly a digit left.
+const LEAST_PIVOT: f32 = 1e-5;
 
 /// Replaces the symmetric matrix `a` (`[n, n]`, 1 on the diagonal, the half below counts) by the upper triangular
 /// `u` with `u^T u = a^-1`; the half below becomes 0.

@@ -14,10 +14,12 @@
 
 mod encode;
 mod factor;
+mod polish;
 
 use crate::hessian::{Hessian, HessianError};
 
 pub(crate) use encode::{Format, Levels, Solution, encode};
+pub(crate) use polish::polish;
 
 /// What [`Codec::encode_feedback`](crate::Codec::encode_feedback) needs to know of the inputs of a matrix: `U` of
 /// the description above, 4 bytes for each pair of inputs.
@@ -79,7 +81,8 @@ impl Feedback {
             }
             upper[i * n + i] = 1.0;
         }
-        factor::inverse_upper(&mut upper, n).map_err(|column| HessianError::Singular { column, shrinkage })?;
+        factor::inverse_upper(&mut upper, n)
+            .map_err(|column| HessianError::Singular { column, shrinkage })?;
         for row in upper.chunks_exact_mut(n.max(1)) {
             for (v, root) in row.iter_mut().zip(&roots) {
                 *v = (f64::from(*v) * mean.sqrt() / root) as f32;
@@ -109,8 +112,8 @@ mod tests {
     #[test]
     fn singular_moments_are_an_error_unless_shrunk() {
         let hessian = Hessian::new(64, vec![1.0; 64 * 64]).unwrap();
-        let error = Feedback::new(&hessian, 0.0).unwrap_err();
-        assert!(matches!(error, HessianError::Singular { shrinkage: 0.0, .. }), "{error}");
+        let error = Feedback::new(&hessian, 0.0).err();
+        assert!(matches!(error, Some(HessianError::Singular { shrinkage: 0.0, .. })), "{error:?}");
         assert!(Feedback::new(&hessian, 0.001).is_ok());
     }
 

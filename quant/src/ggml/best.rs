@@ -8,9 +8,9 @@
 //!
 //! The error is that of the weights: `sum(importance * (x - x')^2)`, with 1 for a missing importance.
 
+use super::affine_k::importance_trials;
 use super::blocks::{self, Block};
 use super::search::affine::{self, Affine};
-use super::affine_k::importance_trials;
 use super::search::{GROUPS, levels};
 use crate::arch::{self, Kernel, Lanes};
 use crate::codec::{Codec, EncodeError, Rows};
@@ -40,6 +40,9 @@ pub(super) trait Best<const LEN: usize, const BYTES: usize>: Block<LEN, BYTES> {
     const GRID: Grid;
 
     fn pack(solution: &Solution, out: &mut [u8; BYTES]);
+
+    /// What [`pack`](Best::pack) was given, but for the codes.
+    fn unpack(bytes: &[u8; BYTES]) -> Solution;
 }
 
 /// Encodes rows; see the top of this file.
@@ -442,8 +445,7 @@ fn fit<S: Lanes>(
 #[inline(always)]
 fn solutions<S: Lanes>(s: S, grid: &Grid, x: &[[f32; GROUPS]], choice: &Choice) -> [Solution; GROUPS] {
     let (d, dmin) = (floats(s, &choice.d), floats(s, &choice.dmin));
-    let empty = Solution { d: 0, dmin: 0, scales: [0; GROUPS], mins: [0; GROUPS], codes: [0; 256] };
-    let mut out = [empty; GROUPS];
+    let mut out = [Solution::EMPTY; GROUPS];
     for (k, out) in out.iter_mut().enumerate() {
         (out.d, out.dmin) = (choice.d[k], choice.dmin[k]);
         for j in 0..x.len() / grid.group {
@@ -473,6 +475,25 @@ fn solutions<S: Lanes>(s: S, grid: &Grid, x: &[[f32; GROUPS]], choice: &Choice) 
 /// The grid of a type with one scale for 32 values.
 pub(super) const fn single(levels: Levels) -> Grid {
     Grid { group: 32, levels, scales: (1, 1), mins: (0, 0) }
+}
+
+/// The block of such a type whose scale stands first.
+pub(super) fn unpack_single(bytes: &[u8]) -> Solution {
+    Solution { d: half_at(bytes, 0), scales: [1; GROUPS], ..Solution::EMPTY }
+}
+
+/// The bits of an f16.
+pub(super) fn half_at(bytes: &[u8], at: usize) -> u16 {
+    u16::from_le_bytes([bytes[at], bytes[at + 1]])
+}
+
+/// Codes from the first on, as many as there are.
+pub(super) fn sixteen(codes: impl IntoIterator<Item = i32>) -> [i32; GROUPS] {
+    let mut out = [0; GROUPS];
+    for (out, code) in out.iter_mut().zip(codes) {
+        *out = code;
+    }
+    out
 }
 
 /// The codes of a block of 32.
