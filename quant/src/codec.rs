@@ -1,6 +1,7 @@
 //! The trait that every encoding of weights implements, and the list of them.
 
 use crate::feedback::Feedback;
+use crate::hessian::Hessian;
 use crate::{Encoding, float, fp8, ggml, web_rwkv};
 
 /// Rows of weights to encode.
@@ -80,6 +81,18 @@ pub trait Codec: Send + Sync {
     ) -> Result<(), EncodeError> {
         assert_eq!(rows.cols, feedback.n());
         self.encode_best(Rows { importance: Some(feedback.diagonal()), ..rows }, out)
+    }
+
+    /// Moves codes and scales of encoded `rows` one by one, wherever that makes the
+    /// [output error](Hessian::output_error) of their row less; rows that gain nothing keep their bytes. To be called
+    /// after any of the encoders, with the moments to trust (perhaps [shrunk](Hessian::shrunk)). Types that
+    /// [`encode_feedback`](Codec::encode_feedback) falls back for stay as they are.
+    ///
+    /// # Panics
+    /// As [`encode`](Codec::encode), and if `hessian` is not of `rows.cols` inputs.
+    fn polish(&self, rows: Rows<'_>, hessian: &Hessian, bytes: &mut [u8]) {
+        let _ = bytes;
+        assert_eq!(rows.cols, hessian.n());
     }
 
     /// Decodes whole blocks of `bytes` into `out`.

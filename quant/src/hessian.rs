@@ -78,6 +78,24 @@ impl Hessian {
         }
     }
 
+    /// The moments shrunk towards their diagonal: `(1 - shrinkage) H + shrinkage diag(H)`.
+    ///
+    /// # Errors
+    /// [`HessianError::Shrinkage`] if that is no number from 0 to 1.
+    pub fn shrunk(mut self, shrinkage: f32) -> Result<Hessian, HessianError> {
+        if !(0.0..=1.0).contains(&shrinkage) {
+            return Err(HessianError::Shrinkage(shrinkage));
+        }
+        for (i, row) in self.values.chunks_exact_mut(self.n.max(1)).enumerate() {
+            for (j, v) in row.iter_mut().enumerate() {
+                if i != j {
+                    *v *= 1.0 - shrinkage;
+                }
+            }
+        }
+        Ok(self)
+    }
+
     /// The number of inputs: the columns of the weight matrix.
     pub fn n(&self) -> usize {
         self.n

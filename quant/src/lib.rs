@@ -8,9 +8,13 @@
 //! - [`fp8`]: FP8 E4M3; [`web_rwkv`]: web-rwkv's blocks; [`int8`], [`nf4`]: encodings of several parts;
 //! - [`codebook`]: levels of 4-bit codes;
 //! - [`hessian`]: which errors of weights count; [`feedback`]: rounding that makes errors good in later columns;
+//! - [`low_rank`]: what few dimensions of a matrix hold; [`clusters`]: rows that are alike; [`certified`]: output
+//!   layers scanned by proof;
 //! - [`arch`]: run-time choice of the instruction set.
 
 pub mod arch;
+pub mod certified;
+pub mod clusters;
 pub mod codebook;
 mod codec;
 #[cfg(test)]
@@ -22,8 +26,10 @@ pub mod fp8;
 pub mod ggml;
 pub mod hessian;
 pub mod int8;
+pub mod low_rank;
 mod matrix;
 pub mod nf4;
+mod random;
 pub mod web_rwkv;
 
 pub use codec::{CODECS, Codec, EncodeError, Rows, check_finite, codec};

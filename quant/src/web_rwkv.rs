@@ -14,9 +14,12 @@
 
 use half::f16;
 
+use crate::arch::{self, Kernel, Lanes};
 use crate::codebook::{self, Codebook};
 use crate::codec::{Codec, EncodeError, Rows, check_finite, check_importance};
 use crate::encoding::Encoding;
+use crate::feedback::{self, Feedback, Format, Levels, Solution};
+use crate::hessian::Hessian;
 
 /// 8-bit codes between the least and the largest value of a block.
 #[derive(Clone, Copy, Debug)]
@@ -34,6 +37,9 @@ pub static NF4: Fp4 = Fp4 { codebook: codebook::NF4 };
 
 /// The levels of Student's t distribution.
 pub static SF4: Fp4 = Fp4 { codebook: codebook::SF4 };
+
+/// Scales tried for a block of fp4, in steps of 1/64 around the largest magnitude.
+const STEPS: std::ops::RangeInclusive<i32> = -12..=12;
 
 impl Int8 {
     const BLOCK: usize = Encoding::Int8.block_len();
@@ -101,8 +107,6 @@ impl Fp4 {
         weight: impl Fn(usize) -> f32,
         out: &mut [u8],
     ) {
-        /// Scales tried, in steps of 1/64 around the largest magnitude.
-        const STEPS: std::ops::RangeInclusive<i32> = -12..=12;
         let error = |block: &[u8]| {
             let mut decoded = [0.0; Self::BLOCK];
             self.decode(block, &mut decoded);
@@ -125,6 +129,192 @@ impl Fp4 {
                 out.copy_from_slice(&tried);
             }
         }
+    }
+}
+
+/// Encodes with feedback, if blocks end where rows end; else with the mean squares of the inputs as importance.
+fn encode_feedback<C: Codec + Format>(
+    codec: &C,
+    rows: Rows<'_>,
+    feedback: &Feedback,
+    out: &mut [u8],
+) -> Result<(), EncodeError> {
+    assert_eq!(rows.cols, feedback.n());
+    if !rows.cols.is_multiple_of(codec.block_len()) {
+        return codec.encode_best(Rows { importance: Some(feedback.diagonal()), ..rows }, out);
+    }
+    check(Rows::new(rows.values, rows.cols), codec.encoding(), out)?;
+    feedback::encode(codec, rows.values, feedback, out);
+    Ok(())
+}
+
+fn polish<C: Codec + Format>(codec: &C, rows: Rows<'_>, hessian: &Hessian, bytes: &mut [u8]) {
+    assert_eq!(rows.cols, hessian.n());
+    if rows.cols.is_multiple_of(codec.block_len()) {
+        feedback::polish(codec, codec, rows.values, hessian, bytes);
+    }
+}
+
+/// Steps of f16 tried when a block is polished.
+const MOVES: [i16; 4] = [1, -1, 6, -6];
+
+/// A block with nothing but its two f16.
+fn empty(d: f16, dmin: f16) -> Solution {
+    Solution { d: d.to_bits(), dmin: dmin.to_bits(), ..Solution::EMPTY }
+}
+
+/// `d` is the largest magnitude.
+impl Format for Fp4 {
+    fn block_len(&self) -> usize {
+        Self::BLOCK
+    }
+
+    fn block_bytes(&self) -> usize {
+        Self::CODE_BYTES + 2
+    }
+
+    fn group(&self) -> usize {
+        Self::BLOCK
+    }
+
+    fn levels(&self) -> Levels {
+        Levels::Table(self.codebook, self.thresholds())
+    }
+
+    fn search(&self, x: &[[f32; 16]], w: &[[f32; 16]]) -> [Solution; 16] {
+        let Levels::Table(levels, bounds) = self.levels() else { return [empty(f16::ZERO, f16::ZERO); 16] };
+        arch::dispatch(SearchFp4 { levels, bounds, x, w })
+    }
+
+    fn scale(&self, solution: &Solution, _: usize) -> (f32, f32) {
+        (f16::from_bits(solution.d).to_f32(), 0.0)
+    }
+
+    fn moves(&self) -> usize {
+        MOVES.len()
+    }
+
+    fn moved(&self, solution: &Solution, _: usize, which: usize) -> Option<Solution> {
+        solution.with_other_d(MOVES[which])
+    }
+
+    fn unpack(&self, bytes: &[u8]) -> Solution {
+        Solution { d: half_at(bytes, Self::CODE_BYTES).to_bits(), ..Solution::EMPTY }
+    }
+
+    fn pack(&self, solution: &Solution, out: &mut [u8]) {
+        let (bytes, rest) = out.split_at_mut(Self::CODE_BYTES);
+        for (byte, pair) in bytes.iter_mut().zip(solution.codes.as_chunks::<2>().0) {
+            *byte = pair[0] | pair[1] << 4;
+        }
+        rest.copy_from_slice(&solution.d.to_le_bytes());
+    }
+}
+
+/// Tries the scales that [`Fp4::improve`] tries.
+struct SearchFp4<'a> {
+    levels: Codebook,
+    bounds: [f32; 15],
+    x: &'a [[f32; 16]],
+    w: &'a [[f32; 16]],
+}
+
+impl Kernel for SearchFp4<'_> {
+    type Output = [Solution; 16];
+
+    #[inline(always)]
+    fn run<S: Lanes>(self, s: S) -> [Solution; 16] {
+        let mut absmax = [0.0f32; 16];
+        for x in self.x {
+            for (absmax, x) in absmax.iter_mut().zip(x) {
+                *absmax = absmax.max(x.abs());
+            }
+        }
+        let mut least = [f32::INFINITY; 16];
+        let mut best = [empty(f16::ZERO, f16::ZERO); 16];
+        for step in STEPS {
+            let scales = absmax.map(|v| f16::from_f32(v * (1.0 + step as f32 / 64.0)));
+            // Blocks of zeros, and scales that are none.
+            let inverses =
+                scales.map(|d| if d > f16::ZERO && d.is_finite() { 1.0 / d.to_f32() } else { 0.0 });
+            let floats = scales.map(f16::to_f32);
+            let mut errors = [0.0; 16];
+            for at in (0..16).step_by(S::N) {
+                let (scale, inverse) = (s.load(&floats[at..]), s.load(&inverses[at..]));
+                let mut sum = s.splat(0.0);
+                for (x, w) in self.x.iter().zip(self.w) {
+                    let x = s.load(&x[at..]);
+                    let off = x - scale * s.quantize_to_levels(x * inverse, &self.bounds, &self.levels);
+                    sum = sum + s.load(&w[at..]) * off * off;
+                }
+                s.store(sum, &mut errors[at..]);
+            }
+            for k in 0..16 {
+                if errors[k] < least[k] && inverses[k] > 0.0 {
+                    (least[k], best[k].d) = (errors[k], scales[k].to_bits());
+                }
+            }
+        }
+        best
+    }
+}
+
+/// `d` is the least value, `dmin` the largest.
+impl Format for Int8 {
+    fn block_len(&self) -> usize {
+        Self::BLOCK
+    }
+
+    fn block_bytes(&self) -> usize {
+        Self::CODE_BYTES + 4
+    }
+
+    fn group(&self) -> usize {
+        Self::BLOCK
+    }
+
+    fn levels(&self) -> Levels {
+        Levels::Integers(0.0, 255.0)
+    }
+
+    fn search(&self, x: &[[f32; 16]], _: &[[f32; 16]]) -> [Solution; 16] {
+        std::array::from_fn(|k| {
+            let (mut min, mut max) = (f32::INFINITY, f32::NEG_INFINITY);
+            for x in x {
+                (min, max) = (min.min(x[k]), max.max(x[k]));
+            }
+            // Corrected weights can lie beyond f16.
+            let half = |v: f32| f16::from_f32(v.clamp(f16::MIN.to_f32(), f16::MAX.to_f32()));
+            empty(half(min), half(max))
+        })
+    }
+
+    fn scale(&self, solution: &Solution, _: usize) -> (f32, f32) {
+        let (min, max) = (f16::from_bits(solution.d).to_f32(), f16::from_bits(solution.dmin).to_f32());
+        ((max - min) / 255.0, -min)
+    }
+
+    fn moves(&self) -> usize {
+        2 * MOVES.len()
+    }
+
+    fn moved(&self, solution: &Solution, _: usize, which: usize) -> Option<Solution> {
+        match which {
+            0..4 => solution.with_other_d(MOVES[which]),
+            _ => solution.with_other_dmin(MOVES[which - 4]),
+        }
+    }
+
+    fn unpack(&self, bytes: &[u8]) -> Solution {
+        let (d, dmin) = (half_at(bytes, Self::CODE_BYTES), half_at(bytes, Self::CODE_BYTES + 2));
+        Solution { d: d.to_bits(), dmin: dmin.to_bits(), ..Solution::EMPTY }
+    }
+
+    fn pack(&self, solution: &Solution, out: &mut [u8]) {
+        let (codes, scales) = out.split_at_mut(Self::CODE_BYTES);
+        codes.copy_from_slice(&solution.codes[..Self::BLOCK]);
+        scales[..2].copy_from_slice(&solution.d.to_le_bytes());
+        scales[2..].copy_from_slice(&solution.dmin.to_le_bytes());
     }
 }
 
@@ -153,11 +343,24 @@ impl Codec for Int8 {
         Ok(())
     }
 
+    fn encode_feedback(
+        &self,
+        rows: Rows<'_>,
+        feedback: &Feedback,
+        out: &mut [u8],
+    ) -> Result<(), EncodeError> {
+        encode_feedback(self, rows, feedback, out)
+    }
+
+    fn polish(&self, rows: Rows<'_>, hessian: &Hessian, bytes: &mut [u8]) {
+        polish(self, rows, hessian, bytes)
+    }
+
     fn decode(&self, bytes: &[u8], out: &mut [f32]) {
         assert_eq!(bytes.len() * Self::BLOCK, out.len() * (Self::CODE_BYTES + 4));
         for (out, block) in out.chunks_mut(Self::BLOCK).zip(bytes.chunks(Self::CODE_BYTES + 4)) {
             let (codes, scales) = block.split_at(Self::CODE_BYTES);
-            let (min, max) = (half_at(scales, 0), half_at(scales, 2));
+            let (min, max) = (half_at(scales, 0).to_f32(), half_at(scales, 2).to_f32());
             for (v, code) in out.iter_mut().zip(codes) {
                 *v = (f32::from(*code) / 255.0).mul_add(max - min, min);
             }
@@ -178,11 +381,24 @@ impl Codec for Fp4 {
         self.blocks(rows, out, true)
     }
 
+    fn encode_feedback(
+        &self,
+        rows: Rows<'_>,
+        feedback: &Feedback,
+        out: &mut [u8],
+    ) -> Result<(), EncodeError> {
+        encode_feedback(self, rows, feedback, out)
+    }
+
+    fn polish(&self, rows: Rows<'_>, hessian: &Hessian, bytes: &mut [u8]) {
+        polish(self, rows, hessian, bytes)
+    }
+
     fn decode(&self, bytes: &[u8], out: &mut [f32]) {
         assert_eq!(bytes.len() * Self::BLOCK, out.len() * (Self::CODE_BYTES + 2));
         for (out, block) in out.chunks_mut(Self::BLOCK).zip(bytes.chunks(Self::CODE_BYTES + 2)) {
             let (codes, scale) = block.split_at(Self::CODE_BYTES);
-            let absmax = half_at(scale, 0);
+            let absmax = half_at(scale, 0).to_f32();
             for (pair, byte) in out.chunks_mut(2).zip(codes) {
                 pair[0] = self.codebook[usize::from(byte & 15)] * absmax;
                 pair[1] = self.codebook[usize::from(byte >> 4)] * absmax;
@@ -225,8 +441,8 @@ fn importance(rows: Rows<'_>, i: usize) -> f32 {
     rows.importance.map_or(1.0, |importance| importance[i % rows.cols])
 }
 
-fn half_at(bytes: &[u8], at: usize) -> f32 {
-    f16::from_le_bytes([bytes[at], bytes[at + 1]]).to_f32()
+fn half_at(bytes: &[u8], at: usize) -> f16 {
+    f16::from_le_bytes([bytes[at], bytes[at + 1]])
 }
 
 #[cfg(test)]

@@ -5,8 +5,8 @@ use crate::matrix::{Right, View, subtract_product};
 /// Rows and columns that are factored together.
 const BLOCK: usize = 128;
 
-/// The least pivot of a matrix with 1 on its diagonal: below this single precision has no digits left.
-const LEAST_PIVOT: f32 = 1e-6;
+/// The least pivot of a matrix with 1 on its diagonal: below this single precision has hardly a digit left.
+const LEAST_PIVOT: f32 = 1e-5;
 
 /// Replaces the symmetric matrix `a` (`[n, n]`, 1 on the diagonal, the half below counts) by the upper triangular
 /// `u` with `u^T u = a^-1`; the half below becomes 0.
@@ -73,12 +73,10 @@ fn cholesky(a: &mut [f32], n: usize) -> Result<(), usize> {
 /// The lower factor of a block.
 fn cholesky_of_block(a: &mut [f32], stride: usize, n: usize) -> Result<(), usize> {
     for j in 0..n {
-        let (before, from) = a.split_at_mut(j * stride);
+        let from = &mut a[j * stride..];
         let (row, below) = from.split_at_mut(stride.min(from.len()));
-        let _ = before;
         let pivot = row[j] - square(&row[..j]);
-        // NaN is no pivot either.
-        if !(pivot > LEAST_PIVOT) {
+        if pivot <= LEAST_PIVOT || pivot.is_nan() {
             return Err(j);
         }
         let root = pivot.sqrt();

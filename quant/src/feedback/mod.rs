@@ -14,10 +14,12 @@
 
 mod encode;
 mod factor;
+mod polish;
 
 use crate::hessian::{Hessian, HessianError};
 
-pub(crate) use encode::{Format, Levels, encode};
+pub(crate) use encode::{Format, Levels, Solution, encode};
+pub(crate) use polish::polish;
 
 /// What [`Codec::encode_feedback`](crate::Codec::encode_feedback) needs to know of the inputs of a matrix: `U` of
 /// the description above, 4 bytes for each pair of inputs.
@@ -100,5 +102,37 @@ impl Feedback {
     /// The mean square of each input: the importance of encoders that know no feedback.
     pub fn diagonal(&self) -> &[f32] {
         &self.diagonal
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn singular_moments_are_an_error_unless_shrunk() {
+        let hessian = Hessian::new(64, vec![1.0; 64 * 64]).unwrap();
+        let error = Feedback::new(&hessian, 0.0).err();
+        assert!(matches!(error, Some(HessianError::Singular { shrinkage: 0.0, .. })), "{error:?}");
+        assert!(Feedback::new(&hessian, 0.001).is_ok());
+    }
+
+    #[test]
+    fn shrinkage_is_a_part() {
+        let hessian = Hessian::new(1, vec![1.0]).unwrap();
+        for shrinkage in [-0.1, 1.1, f32::NAN] {
+            assert!(matches!(Feedback::new(&hessian, shrinkage), Err(HessianError::Shrinkage(_))));
+        }
+    }
+
+    #[test]
+    fn inputs_that_are_always_0_count_for_next_to_nothing() {
+        let n = 64;
+        let moment = |k: usize| if k / n == k % n && k % n != 5 { 4.0 } else { 0.0 };
+        let hessian = Hessian::new(n, (0..n * n).map(moment).collect()).unwrap();
+        let feedback = Feedback::new(&hessian, 0.01).unwrap();
+        assert!(feedback.weights[5] < 1e-5 && feedback.weights[6] > 0.9);
+        let nothing = Feedback::new(&Hessian::new(n, vec![0.0; n * n]).unwrap(), 0.01).unwrap();
+        assert!(nothing.weights.iter().all(|w| (*w - 1.0).abs() < 1e-3));
     }
 }

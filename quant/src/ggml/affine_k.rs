@@ -1,6 +1,6 @@
 //! The encoder that Q4_K and Q5_K share: 8 groups of 32 values with 6-bit scales and minima.
 
-use super::best::Solution;
+use super::best::{Solution, half_at, sixteen};
 use super::blocks::{get_f16, put_f16};
 use super::scales::{pack_six_bits, unpack_six_bits};
 use super::search::affine::{self, Affine, Trials};
@@ -24,6 +24,18 @@ impl From<&Solution> for Parts {
         let eight = |codes: &[i32; GROUPS]| std::array::from_fn(|j| codes[j] as u8);
         parts.six_bits = pack_six_bits(&eight(&solution.scales), &eight(&solution.mins));
         parts
+    }
+}
+
+/// The scales of a super-block that starts with `d`, `dmin` and the 12 bytes.
+pub(super) fn unpack(bytes: &[u8]) -> Solution {
+    let (scales, mins) = unpack_six_bits(&bytes[4..16]);
+    Solution {
+        d: half_at(bytes, 0),
+        dmin: half_at(bytes, 2),
+        scales: sixteen(scales.map(i32::from)),
+        mins: sixteen(mins.map(i32::from)),
+        ..Solution::EMPTY
     }
 }
 

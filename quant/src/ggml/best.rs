@@ -3,16 +3,18 @@
 //! The default encoders give ggml's bytes. [`encode`] starts from those, then looks for scales of less error: it
 //! finds the best scale (and minimum) of each group alone, tries several `d` for their codes, tests the neighbours
 //! of every scale code, corrects `d` and `dmin` by least squares, and tests the neighbouring f16 values. A block is
-//! replaced only where the decoded weights are nearer, so the result is never worse than the default.
+//! replaced only where the decoded weights are nearer, so the result is never worse than the default. Sixteen blocks
+//! are searched in step, one a lane.
 //!
 //! The error is that of the weights: `sum(importance * (x - x')^2)`, with 1 for a missing importance.
 
+use super::affine_k::importance_trials;
 use super::blocks::{self, Block};
 use super::search::affine::{self, Affine};
-use super::search::{GROUPS, levels, transpose};
-use super::{affine_k::importance_trials, iq4_nl::LEVELS};
+use super::search::{GROUPS, levels};
 use crate::arch::{self, Kernel, Lanes};
 use crate::codec::{Codec, EncodeError, Rows};
+pub(super) use crate::feedback::Solution;
 
 /// The values that a block can hold: `d * scale * level - dmin * min`.
 pub(super) struct Grid {
@@ -33,23 +35,14 @@ pub(super) enum Levels {
     Iq4,
 }
 
-/// A block before it is packed.
-#[derive(Clone, Copy)]
-pub(super) struct Solution {
-    /// f16 bits.
-    pub d: u16,
-    pub dmin: u16,
-    pub scales: [i32; GROUPS],
-    pub mins: [i32; GROUPS],
-    /// Counted from the lowest level.
-    pub codes: [u8; 256],
-}
-
 /// A block type with a longer search.
 pub(super) trait Best<const LEN: usize, const BYTES: usize>: Block<LEN, BYTES> {
     const GRID: Grid;
 
     fn pack(solution: &Solution, out: &mut [u8; BYTES]);
+
+    /// What [`pack`](Best::pack) was given, but for the codes.
+    fn unpack(bytes: &[u8; BYTES]) -> Solution;
 }
 
 /// Encodes rows; see the top of this file.
@@ -78,16 +71,26 @@ impl<B: Best<LEN, BYTES>, const LEN: usize, const BYTES: usize> Kernel for Impro
 
     #[inline(always)]
     fn run<S: Lanes>(self, s: S) {
-        for (n, (x, out)) in self.values.iter().zip(self.out).enumerate() {
-            let w = self.importance.map_or([1.0; LEN], |columns| columns[n % columns.len()]);
-            let before = loss::<S, B, LEN, BYTES>(s, x, &w, out);
-            if before == 0.0 {
-                continue;
+        let column = |n: usize| self.importance.map_or([1.0; LEN], |columns| columns[n % columns.len()]);
+        let blocks = self.values.chunks(GROUPS).zip(self.out.chunks_mut(GROUPS));
+        for (n, (values, out)) in blocks.enumerate() {
+            let (mut x, mut w) = ([[0.0; GROUPS]; LEN], [[0.0; GROUPS]; LEN]);
+            for k in 0..GROUPS {
+                // Lanes without a block repeat the last.
+                let k_in = k.min(values.len() - 1);
+                let weights = column(n * GROUPS + k_in);
+                for i in 0..LEN {
+                    (x[i][k], w[i][k]) = (values[k_in][i], weights[i]);
+                }
             }
-            let mut bytes = [0; BYTES];
-            B::pack(&solve(s, &B::GRID, x, &w), &mut bytes);
-            if loss::<S, B, LEN, BYTES>(s, x, &w, &bytes) < before {
-                *out = bytes;
+            let solutions = search(&B::GRID, &x, &w);
+            for (k, (x, out)) in values.iter().zip(out).enumerate() {
+                let w = column(n * GROUPS + k);
+                let mut bytes = [0; BYTES];
+                B::pack(&solutions[k], &mut bytes);
+                if loss::<S, B, LEN, BYTES>(s, x, &w, &bytes) < loss::<S, B, LEN, BYTES>(s, x, &w, out) {
+                    *out = bytes;
+                }
             }
         }
     }
@@ -110,80 +113,111 @@ fn loss<S: Lanes, B: Block<LEN, BYTES>, const LEN: usize, const BYTES: usize>(
     loss
 }
 
-/// A choice of codes for all groups, with its error.
+/// Scales of all groups of sixteen blocks, with their errors.
 #[derive(Clone, Copy)]
 struct Choice {
-    d: u16,
-    dmin: u16,
-    scales: [i32; GROUPS],
-    mins: [i32; GROUPS],
-    error: f32,
+    d: [u16; GROUPS],
+    dmin: [u16; GROUPS],
+    /// Codes of scales and minima, `[group][block]`.
+    scales: [[f32; GROUPS]; GROUPS],
+    mins: [[f32; GROUPS]; GROUPS],
+    error: [f32; GROUPS],
 }
 
-/// The scales of least error that the search finds, with the codes of all values.
-#[inline(always)]
-pub(super) fn solve<S: Lanes>(s: S, grid: &Grid, x: &[f32], w: &[f32]) -> Solution {
-    let ideal = ideal(s, grid, x, w);
-    let groups = x.len() / grid.group;
-    let extreme = |v: &[f32]| v.iter().fold(0.0f32, |m, v| if v.abs() > m.abs() { *v } else { m });
-    let (scale, min) = (extreme(&ideal.0[..groups]), extreme(&ideal.1[..groups]));
-    // Signed scales: the extreme one gets the least code. Others: the greatest.
-    let scale_code = if grid.scales.0 < 0 { grid.scales.0 } else { grid.scales.1 };
-    let min_code = grid.mins.1.max(1);
+impl Choice {
+    /// Takes over the blocks that `other` finds better.
+    fn improve(&mut self, other: &Choice) {
+        for k in 0..GROUPS {
+            if other.error[k] < self.error[k] {
+                (self.d[k], self.dmin[k], self.error[k]) = (other.d[k], other.dmin[k], other.error[k]);
+                for j in 0..GROUPS {
+                    (self.scales[j][k], self.mins[j][k]) = (other.scales[j][k], other.mins[j][k]);
+                }
+            }
+        }
+    }
+}
 
-    let mut best: Option<Choice> = None;
-    let keep = |best: &mut Option<Choice>, choice: Choice| {
-        let better = best.is_none_or(|b| choice.error < b.error);
-        if better {
-            *best = Some(choice);
-        }
-        better
-    };
-    // With a single scale there is nothing to gain from others than the ideal.
-    let tries: &[f32] = if groups == 1 { &[1.0] } else { &[1.0, 0.97, 1.03, 0.94, 1.06, 0.9, 1.12] };
-    for factor in tries {
-        let mut d = f16_from(s, scale / scale_code as f32 * factor);
-        let mut dmin = f16_from(s, min / min_code as f32);
-        for _ in 0..3 {
-            let choice = choose(s, grid, x, w, &ideal, (d, dmin));
-            let (fit_d, fit_dmin) = fit(s, grid, x, w, &choice);
-            keep(&mut best, choice);
-            if (fit_d, fit_dmin) == (d, dmin) {
-                break;
+/// Searches the scales of sixteen blocks, given with the weights of their values as `[value][block]`; codes are the
+/// nearest.
+pub(super) fn search(grid: &Grid, x: &[[f32; GROUPS]], w: &[[f32; GROUPS]]) -> [Solution; GROUPS] {
+    arch::dispatch(Search { grid, x, w })
+}
+
+/// Compiled apart from the block types, once for each set of instructions.
+struct Search<'a> {
+    grid: &'a Grid,
+    x: &'a [[f32; GROUPS]],
+    w: &'a [[f32; GROUPS]],
+}
+
+impl Kernel for Search<'_> {
+    type Output = [Solution; GROUPS];
+
+    #[inline(always)]
+    fn run<S: Lanes>(self, s: S) -> [Solution; GROUPS] {
+        let Search { grid, x, w } = self;
+        let ideal = ideal(s, grid, x, w);
+        let groups = x.len() / grid.group;
+        let (scale, min) = (extremes(&ideal.0[..groups]), extremes(&ideal.1[..groups]));
+        // Signed scales: the extreme one gets the least code. Others: the greatest.
+        let scale_code = if grid.scales.0 < 0 { grid.scales.0 } else { grid.scales.1 } as f32;
+        let min_code = grid.mins.1.max(1) as f32;
+        let mut best: Option<Choice> = None;
+        for factor in [1.0, 0.97, 1.03, 0.94, 1.06, 0.9, 1.12] {
+            let mut d = [0; GROUPS];
+            let mut dmin = [0; GROUPS];
+            for k in 0..GROUPS {
+                d[k] = f16_from(s, scale[k] / scale_code * factor);
+                dmin[k] = f16_from(s, min[k] / min_code);
             }
-            (d, dmin) = (fit_d, fit_dmin);
+            for _ in 0..3 {
+                let choice = choose(s, grid, x, w, &ideal, (&d, &dmin));
+                let fitted = fit(s, grid, x, w, &choice);
+                match &mut best {
+                    None => best = Some(choice),
+                    Some(best) => best.improve(&choice),
+                }
+                if fitted == (d, dmin) {
+                    break;
+                }
+                (d, dmin) = fitted;
+            }
+        }
+        let zeros = [0; GROUPS];
+        let mut best = best.unwrap_or_else(|| choose(s, grid, x, w, &ideal, (&zeros, &zeros)));
+        for step in [1i16, -1, 2, -2] {
+            for (move_d, move_dmin) in [(step, 0), (0, step), (step, step)] {
+                if grid.mins.1 == 0 && move_dmin != 0 {
+                    continue;
+                }
+                let (mut d, mut dmin) = (best.d, best.dmin);
+                for k in 0..GROUPS {
+                    let (near, near_min) =
+                        (d[k].wrapping_add_signed(move_d), dmin[k].wrapping_add_signed(move_dmin));
+                    if is_finite(near) && is_finite(near_min) {
+                        (d[k], dmin[k]) = (near, near_min);
+                    }
+                }
+                best.improve(&choose(s, grid, x, w, &ideal, (&d, &dmin)));
+            }
+        }
+        solutions(s, grid, x, &best)
+    }
+}
+
+/// The value of largest magnitude of each lane.
+#[inline(always)]
+fn extremes(values: &[[f32; GROUPS]]) -> [f32; GROUPS] {
+    let mut out = [0.0f32; GROUPS];
+    for values in values {
+        for k in 0..GROUPS {
+            if values[k].abs() > out[k].abs() {
+                out[k] = values[k];
+            }
         }
     }
-    let mut best = best.unwrap_or_else(|| choose(s, grid, x, w, &ideal, (0, 0)));
-    for step in [1i16, -1, 2, -2] {
-        let near = |h: u16| h.wrapping_add_signed(step);
-        for (d, dmin) in
-            [(near(best.d), best.dmin), (best.d, near(best.dmin)), (near(best.d), near(best.dmin))]
-        {
-            if (grid.mins.1 == 0 && dmin != best.dmin) || !is_finite(d) || !is_finite(dmin) {
-                continue;
-            }
-            let choice = choose(s, grid, x, w, &ideal, (d, dmin));
-            if choice.error < best.error {
-                best = choice;
-            }
-        }
-    }
-    let mut solution =
-        Solution { d: best.d, dmin: best.dmin, scales: best.scales, mins: best.mins, codes: [0; 256] };
-    let mut codes = [0.0; 256];
-    quantize(s, grid, x, &best, &mut codes);
-    let low = match grid.levels {
-        Levels::Integers(low, _) => low,
-        Levels::Iq4 => 0.0,
-    };
-    for (i, code) in codes[..x.len()].iter().enumerate() {
-        solution.codes[i] = match grid.levels {
-            Levels::Integers(..) => (code - low) as u8,
-            Levels::Iq4 => LEVELS.iter().position(|l| f32::from(*l) == *code).unwrap_or(0) as u8,
-        };
-    }
-    solution
+    out
 }
 
 fn is_finite(h: u16) -> bool {
@@ -197,44 +231,76 @@ fn f16_from<S: Lanes>(s: S, v: f32) -> u16 {
     if is_finite(h) { h } else { (h & 0x8000) | 0x7bff }
 }
 
+#[inline(always)]
+fn floats<S: Lanes>(s: S, halves: &[u16; GROUPS]) -> [f32; GROUPS] {
+    let mut out = [0.0; GROUPS];
+    for k in 0..GROUPS {
+        out[k] = s.f16_to(halves[k]);
+    }
+    out
+}
+
 /// The best scale and (positive) minimum of each group alone.
 #[inline(always)]
-fn ideal<S: Lanes>(s: S, grid: &Grid, x: &[f32], w: &[f32]) -> ([f32; GROUPS], [f32; GROUPS]) {
-    if let (Levels::Integers(_, high), true) = (grid.levels, grid.mins.1 > 0) {
-        let trials = importance_trials(high);
-        let Affine { scale, min, .. } = if grid.group == 16 {
-            affine::search(s, &transpose::<16>(x), &transpose::<16>(w), trials)
-        } else {
-            affine::search(s, &transpose::<32>(x), &transpose::<32>(w), trials)
-        };
-        return (scale, min.map(|m| -m));
-    }
+fn ideal<S: Lanes>(s: S, grid: &Grid, x: &[[f32; GROUPS]], w: &[[f32; GROUPS]]) -> Ideal {
+    let mut found = ([[0.0; GROUPS]; GROUPS], [[0.0; GROUPS]; GROUPS]);
     let (low, high) = match grid.levels {
         Levels::Integers(low, high) => (low, high),
         Levels::Iq4 => (-127.0, 113.0),
     };
-    let mut scales = [0.0; GROUPS];
-    for (j, (x, w)) in x.chunks(grid.group).zip(w.chunks(grid.group)).enumerate() {
-        let (mut most, mut least) = (0.0f32, 0.0f32);
-        for v in x {
-            (most, least) = (most.max(*v), least.min(*v));
+    if grid.mins.1 > 0 {
+        let trials = importance_trials(high);
+        for j in 0..x.len() / grid.group {
+            let Affine { scale, min, .. } = if grid.group == 16 {
+                affine::search(s, &x.as_chunks::<16>().0[j], &w.as_chunks::<16>().0[j], trials)
+            } else {
+                affine::search(s, &x.as_chunks::<32>().0[j], &w.as_chunks::<32>().0[j], trials)
+            };
+            (found.0[j], found.1[j]) = (scale, min.map(|m| -m));
         }
-        // Either end of the levels can take either end of the values.
-        let mut best = (f32::INFINITY, 0.0);
-        for sign in [1.0f32, -1.0] {
-            let reach =
-                if sign > 0.0 { (most / high).max(least / low) } else { (most / low).min(least / high) };
-            for step in 0..24 {
-                let scale = reach * (1.06 - 0.02 * step as f32);
-                let error = error(s, grid.levels, x, w, scale, 0.0);
-                if error < best.0 {
-                    best = (error, scale);
+        return found;
+    }
+    let zero = s.splat(0.0);
+    for (j, (x, w)) in x.chunks_exact(grid.group).zip(w.chunks_exact(grid.group)).enumerate() {
+        for at in (0..GROUPS).step_by(S::N) {
+            let (mut most, mut least) = (zero, zero);
+            for x in x {
+                let x = s.load(&x[at..]);
+                (most, least) = (s.max(most, x), s.min(least, x));
+            }
+            // Either end of the levels can take either end of the values.
+            let (mut error, mut best) = (s.splat(f32::INFINITY), zero);
+            let (low, high) = (s.splat(low), s.splat(high));
+            for reach in [s.max(most / high, least / low), s.min(most / low, least / high)] {
+                for step in 0..12 {
+                    let factor = 1.06 - 0.04 * step as f32;
+                    let tried = [reach * s.splat(factor), reach * s.splat(factor - 0.02)];
+                    let errors = errors(s, grid.levels, x, w, at, tried, zero);
+                    for k in 0..2 {
+                        let better = s.lt(errors[k], error);
+                        error = s.select(better, errors[k], error);
+                        best = s.select(better, tried[k], best);
+                    }
                 }
             }
+            s.store(best, &mut found.0[j][at..]);
         }
-        scales[j] = best.1;
     }
-    (scales, [0.0; GROUPS])
+    found
+}
+
+/// Scales and minima, `[group][block]`.
+type Ideal = ([[f32; GROUPS]; GROUPS], [[f32; GROUPS]; GROUPS]);
+
+/// The code next to `v / unit`, and its neighbours.
+#[inline(always)]
+fn near<S: Lanes>(s: S, v: S::F, unit: S::F, (low, high): (i32, i32)) -> [S::F; 3] {
+    let (low, high) = (low as f32, high as f32);
+    let (least, greatest) = (s.splat(low), s.splat(high));
+    let code = s.select(s.ne(unit, s.splat(0.0)), v / unit, s.splat(0.0));
+    let code = s.round_clamp(s.min(s.max(code, least), greatest), low, high);
+    let one = s.splat(1.0);
+    [s.max(code - one, least), code, s.min(code + one, greatest)]
 }
 
 /// For every group the scale and minimum of least error among the neighbours of the ideal ones.
@@ -242,32 +308,39 @@ fn ideal<S: Lanes>(s: S, grid: &Grid, x: &[f32], w: &[f32]) -> ([f32; GROUPS], [
 fn choose<S: Lanes>(
     s: S,
     grid: &Grid,
-    x: &[f32],
-    w: &[f32],
-    ideal: &([f32; GROUPS], [f32; GROUPS]),
-    (d, dmin): (u16, u16),
+    x: &[[f32; GROUPS]],
+    w: &[[f32; GROUPS]],
+    ideal: &Ideal,
+    (d, dmin): (&[u16; GROUPS], &[u16; GROUPS]),
 ) -> Choice {
-    let mut choice = Choice { d, dmin, scales: [0; GROUPS], mins: [0; GROUPS], error: 0.0 };
-    let (d, dmin) = (s.f16_to(d), s.f16_to(dmin));
-    let near = |v: f32, unit: f32, (low, high): (i32, i32)| {
-        let code =
-            if unit == 0.0 { low.max(0) } else { ((v / unit).round_ties_even() as i32).clamp(low, high) };
-        ((code - 1).max(low), (code + 1).min(high))
-    };
-    for (j, (x, w)) in x.chunks(grid.group).zip(w.chunks(grid.group)).enumerate() {
-        let scales = near(ideal.0[j], d, grid.scales);
-        let mins = near(ideal.1[j], dmin, grid.mins);
-        let mut least = f32::INFINITY;
-        for scale in scales.0..=scales.1 {
-            for min in mins.0..=mins.1 {
-                let error = error(s, grid.levels, x, w, d * scale as f32, dmin * min as f32);
-                if error < least {
-                    least = error;
-                    (choice.scales[j], choice.mins[j]) = (scale, min);
+    let zeros = [[0.0; GROUPS]; GROUPS];
+    let mut choice = Choice { d: *d, dmin: *dmin, scales: zeros, mins: zeros, error: [0.0; GROUPS] };
+    let (d, dmin) = (floats(s, d), floats(s, dmin));
+    for (j, (x, w)) in x.chunks_exact(grid.group).zip(w.chunks_exact(grid.group)).enumerate() {
+        for at in (0..GROUPS).step_by(S::N) {
+            let (d, dmin) = (s.load(&d[at..]), s.load(&dmin[at..]));
+            let scales = near(s, s.load(&ideal.0[j][at..]), d, grid.scales);
+            let mins = near(s, s.load(&ideal.1[j][at..]), dmin, grid.mins);
+            let (mut least, mut scale, mut min) = (s.splat(f32::INFINITY), scales[1], mins[1]);
+            for m in if grid.mins.0 == grid.mins.1 { &mins[1..2] } else { &mins } {
+                let mut found = [least; 3];
+                if grid.scales.0 == grid.scales.1 {
+                    found[1] = errors(s, grid.levels, x, w, at, [d * scale], dmin * *m)[0];
+                } else {
+                    let scales = [d * scales[0], d * scales[1], d * scales[2]];
+                    found = errors(s, grid.levels, x, w, at, scales, dmin * *m);
+                }
+                for k in 0..3 {
+                    let better = s.lt(found[k], least);
+                    least = s.select(better, found[k], least);
+                    scale = s.select(better, scales[k], scale);
+                    min = s.select(better, *m, min);
                 }
             }
+            s.store(scale, &mut choice.scales[j][at..]);
+            s.store(min, &mut choice.mins[j][at..]);
+            s.store(s.load(&choice.error[at..]) + least, &mut choice.error[at..]);
         }
-        choice.error += least;
     }
     choice
 }
@@ -282,78 +355,145 @@ fn nearest<S: Lanes>(s: S, levels: Levels, x: S::F, inverse: S::F, min: S::F) ->
     }
 }
 
-/// The weighted error of a group. Sixteen sums run side by side whatever the length of the vectors, so the result
-/// does not depend on it.
+/// `1 / scale`, and 0 for 0.
 #[inline(always)]
-fn error<S: Lanes>(s: S, levels: Levels, x: &[f32], w: &[f32], scale: f32, min: f32) -> f32 {
-    let inverse = if scale == 0.0 { 0.0 } else { 1.0 / scale };
-    let (scale, inverse, min) = (s.splat(scale), s.splat(inverse), s.splat(min));
-    let mut sums = [s.splat(0.0); 4];
-    for (x, w) in x.chunks_exact(16).zip(w.chunks_exact(16)) {
-        for (k, at) in (0..16).step_by(S::N).enumerate() {
-            let x = s.load(&x[at..]);
-            let off = x + min - scale * nearest(s, levels, x, inverse, min);
-            sums[k] = sums[k] + s.load(&w[at..]) * off * off;
-        }
-    }
-    let mut lanes = [0.0; 16];
-    for (k, at) in (0..16).step_by(S::N).enumerate() {
-        s.store(sums[k], &mut lanes[at..]);
-    }
-    lanes.chunks_exact(4).map(|v| (v[0] + v[1]) + (v[2] + v[3])).sum()
+fn inverse<S: Lanes>(s: S, scale: S::F) -> S::F {
+    s.select(s.ne(scale, s.splat(0.0)), s.splat(1.0) / scale, s.splat(0.0))
 }
 
-/// The levels of all values.
+/// The weighted errors of a group with each of `T` scales.
 #[inline(always)]
-fn quantize<S: Lanes>(s: S, grid: &Grid, x: &[f32], choice: &Choice, out: &mut [f32; 256]) {
-    let (d, dmin) = (s.f16_to(choice.d), s.f16_to(choice.dmin));
-    for (j, (x, out)) in x.chunks(grid.group).zip(out.chunks_mut(grid.group)).enumerate() {
-        let scale = d * choice.scales[j] as f32;
-        let inverse = s.splat(if scale == 0.0 { 0.0 } else { 1.0 / scale });
-        let min = s.splat(dmin * choice.mins[j] as f32);
-        for (x, out) in x.chunks_exact(S::N).zip(out.chunks_exact_mut(S::N)) {
-            s.store(nearest(s, grid.levels, s.load(x), inverse, min), out);
+fn errors<S: Lanes, const T: usize>(
+    s: S,
+    levels: Levels,
+    x: &[[f32; GROUPS]],
+    w: &[[f32; GROUPS]],
+    at: usize,
+    scales: [S::F; T],
+    min: S::F,
+) -> [S::F; T] {
+    let mut inverses = scales;
+    for v in &mut inverses {
+        *v = inverse(s, *v);
+    }
+    let mut sums = [s.splat(0.0); T];
+    for (x, w) in x.iter().zip(w) {
+        let (x, w) = (s.load(&x[at..]), s.load(&w[at..]));
+        for t in 0..T {
+            let off = x + min - scales[t] * nearest(s, levels, x, inverses[t], min);
+            sums[t] = sums[t] + w * off * off;
         }
     }
+    sums
 }
 
 /// `d` and `dmin` of least error for the codes of `choice`.
 #[inline(always)]
-fn fit<S: Lanes>(s: S, grid: &Grid, x: &[f32], w: &[f32], choice: &Choice) -> (u16, u16) {
-    let mut codes = [0.0; 256];
-    quantize(s, grid, x, choice, &mut codes);
-    let (mut uu, mut uv, mut vv, mut ux, mut vx) = (0.0f64, 0.0, 0.0, 0.0, 0.0);
-    for (j, (x, w)) in x.chunks(grid.group).zip(w.chunks(grid.group)).enumerate() {
-        let (mut qq, mut q, mut n, mut qx, mut sx) = (0.0f64, 0.0, 0.0, 0.0, 0.0);
-        for (i, (x, w)) in x.iter().zip(w).enumerate() {
-            let (x, w, code) = (f64::from(*x), f64::from(*w), f64::from(codes[j * grid.group + i]));
-            qq += w * code * code;
-            q += w * code;
-            n += w;
-            qx += w * code * x;
-            sx += w * x;
+fn fit<S: Lanes>(
+    s: S,
+    grid: &Grid,
+    x: &[[f32; GROUPS]],
+    w: &[[f32; GROUPS]],
+    choice: &Choice,
+) -> ([u16; GROUPS], [u16; GROUPS]) {
+    let (d, dmin) = (floats(s, &choice.d), floats(s, &choice.dmin));
+    // The equations of each block: uu, uv, vv, ux, vx.
+    let mut equations = [[0.0f64; 5]; GROUPS];
+    for (j, (x, w)) in x.chunks_exact(grid.group).zip(w.chunks_exact(grid.group)).enumerate() {
+        let mut sums = [[0.0; GROUPS]; 5];
+        for at in (0..GROUPS).step_by(S::N) {
+            let scale = s.load(&d[at..]) * s.load(&choice.scales[j][at..]);
+            let min = s.load(&dmin[at..]) * s.load(&choice.mins[j][at..]);
+            let inverse = inverse(s, scale);
+            let (mut qq, mut q, mut n) = (s.splat(0.0), s.splat(0.0), s.splat(0.0));
+            let (mut qx, mut sx) = (s.splat(0.0), s.splat(0.0));
+            for (x, w) in x.iter().zip(w) {
+                let (x, w) = (s.load(&x[at..]), s.load(&w[at..]));
+                let code = nearest(s, grid.levels, x, inverse, min);
+                let wq = w * code;
+                (qq, q, n) = (qq + wq * code, q + wq, n + w);
+                (qx, sx) = (qx + wq * x, sx + w * x);
+            }
+            for (sums, v) in sums.iter_mut().zip([qq, q, n, qx, sx]) {
+                s.store(v, &mut sums[at..]);
+            }
         }
-        let (scale, min) = (f64::from(choice.scales[j]), -f64::from(choice.mins[j]));
-        uu += scale * scale * qq;
-        uv += scale * min * q;
-        vv += min * min * n;
-        ux += scale * qx;
-        vx += min * sx;
+        for (k, [uu, uv, vv, ux, vx]) in equations.iter_mut().enumerate() {
+            let [qq, q, n, qx, sx] = sums.map(|v| f64::from(v[k]));
+            let (scale, min) = (f64::from(choice.scales[j][k]), -f64::from(choice.mins[j][k]));
+            *uu += scale * scale * qq;
+            *uv += scale * min * q;
+            *vv += min * min * n;
+            *ux += scale * qx;
+            *vx += min * sx;
+        }
     }
-    let det = uu * vv - uv * uv;
-    if grid.mins.1 > 0 && det > 0.0 {
-        let (d, dmin) = ((ux * vv - vx * uv) / det, (vx * uu - ux * uv) / det);
-        (f16_from(s, d as f32), f16_from(s, dmin as f32))
-    } else if uu > 0.0 {
-        (f16_from(s, ((ux - uv * f64::from(s.f16_to(choice.dmin))) / uu) as f32), choice.dmin)
-    } else {
-        (choice.d, choice.dmin)
+    let mut fitted = (choice.d, choice.dmin);
+    for (k, [uu, uv, vv, ux, vx]) in equations.into_iter().enumerate() {
+        let det = uu * vv - uv * uv;
+        if grid.mins.1 > 0 && det > 0.0 {
+            fitted.0[k] = f16_from(s, ((ux * vv - vx * uv) / det) as f32);
+            fitted.1[k] = f16_from(s, ((vx * uu - ux * uv) / det) as f32);
+        } else if uu > 0.0 {
+            fitted.0[k] = f16_from(s, ((ux - uv * f64::from(dmin[k])) / uu) as f32);
+        }
     }
+    fitted
+}
+
+/// The blocks of a choice, with the nearest codes.
+#[inline(always)]
+fn solutions<S: Lanes>(s: S, grid: &Grid, x: &[[f32; GROUPS]], choice: &Choice) -> [Solution; GROUPS] {
+    let (d, dmin) = (floats(s, &choice.d), floats(s, &choice.dmin));
+    let mut out = [Solution::EMPTY; GROUPS];
+    for (k, out) in out.iter_mut().enumerate() {
+        (out.d, out.dmin) = (choice.d[k], choice.dmin[k]);
+        for j in 0..x.len() / grid.group {
+            (out.scales[j], out.mins[j]) = (choice.scales[j][k] as i32, choice.mins[j][k] as i32);
+        }
+    }
+    for (i, x) in x.iter().enumerate() {
+        let j = i / grid.group;
+        let mut codes = [0; GROUPS];
+        for at in (0..GROUPS).step_by(S::N) {
+            let scale = s.load(&d[at..]) * s.load(&choice.scales[j][at..]);
+            let min = s.load(&dmin[at..]) * s.load(&choice.mins[j][at..]);
+            let (x, inverse) = (s.load(&x[at..]), inverse(s, scale));
+            let code = match grid.levels {
+                Levels::Integers(low, _) => nearest(s, grid.levels, x, inverse, min) - s.splat(low),
+                Levels::Iq4 => s.quantize_to_levels((x + min) * inverse, &levels::MIDDLES, &levels::NUMBERS),
+            };
+            s.store_u8(code, &mut codes[at..]);
+        }
+        for (out, code) in out.iter_mut().zip(codes) {
+            out.codes[i] = code;
+        }
+    }
+    out
 }
 
 /// The grid of a type with one scale for 32 values.
 pub(super) const fn single(levels: Levels) -> Grid {
     Grid { group: 32, levels, scales: (1, 1), mins: (0, 0) }
+}
+
+/// The block of such a type whose scale stands first.
+pub(super) fn unpack_single(bytes: &[u8]) -> Solution {
+    Solution { d: half_at(bytes, 0), scales: [1; GROUPS], ..Solution::EMPTY }
+}
+
+/// The bits of an f16.
+pub(super) fn half_at(bytes: &[u8], at: usize) -> u16 {
+    u16::from_le_bytes([bytes[at], bytes[at + 1]])
+}
+
+/// Codes from the first on, as many as there are.
+pub(super) fn sixteen(codes: impl IntoIterator<Item = i32>) -> [i32; GROUPS] {
+    let mut out = [0; GROUPS];
+    for (out, code) in out.iter_mut().zip(codes) {
+        *out = code;
+    }
+    out
 }
 
 /// The codes of a block of 32.

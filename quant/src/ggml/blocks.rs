@@ -151,10 +151,11 @@ macro_rules! block_codec {
             $encode,
             true,
             crate::ggml::best::encode::<$type, $len, $bytes>,
-            crate::ggml::corrected::encode::<$type, $len, $bytes>
+            crate::ggml::corrected::encode::<$type, $len, $bytes>,
+            crate::ggml::corrected::polish::<$type, $len, $bytes>
         );
     };
-    ($type:ident, $len:literal, $bytes:literal, $encode:expr, $can_encode:literal $(, $best:expr, $feedback:expr)?) => {
+    ($type:ident, $len:literal, $bytes:literal, $encode:expr, $can_encode:literal $(, $best:expr, $feedback:expr, $polish:expr)?) => {
         impl crate::codec::Codec for $type {
             fn encoding(&self) -> crate::encoding::Encoding {
                 <$type as crate::ggml::blocks::Block<$len, $bytes>>::ENCODING
@@ -189,6 +190,15 @@ macro_rules! block_codec {
                 out: &mut [u8],
             ) -> Result<(), crate::codec::EncodeError> {
                 $feedback(self, rows, feedback, out)
+            }
+
+            fn polish(
+                &self,
+                rows: crate::codec::Rows<'_>,
+                hessian: &crate::hessian::Hessian,
+                bytes: &mut [u8],
+            ) {
+                $polish(self, rows, hessian, bytes)
             })?
 
             fn decode(&self, bytes: &[u8], out: &mut [f32]) {

@@ -63,4 +63,8 @@ impl Best<32, 18> for IQ4NL {
         out[..2].copy_from_slice(&solution.d.to_le_bytes());
         best::pack32(solution, &mut out[2..]);
     }
+
+    fn unpack(bytes: &[u8; 18]) -> Solution {
+        best::unpack_single(bytes)
+    }
 }

@@ -8,7 +8,7 @@
 //! x' = d * (scale - 32) * LEVELS[code]
 //! ```
 
-use super::best::{Best, Grid, Levels, Solution};
+use super::best::{Best, Grid, Levels, Solution, half_at, sixteen};
 use super::blocks::{Block, block_codec, get_f16, pack_nibbles, put_f16, unpack_nibbles};
 use super::iq4_nl::LEVELS;
 use super::search::{levels, square_weights};
@@ -100,5 +100,14 @@ impl Best<256, 136> for IQ4XS {
             pack_nibbles(codes, &mut out[8 + 16 * j..][..16]);
         }
         out[2..4].copy_from_slice(&high.to_le_bytes());
+    }
+
+    fn unpack(bytes: &[u8; 136]) -> Solution {
+        let high = half_at(bytes, 2);
+        let scale = |j: usize| {
+            let low = bytes[4 + j / 2] >> (j % 2 * 4) & 15;
+            i32::from(low) + (i32::from(high >> (2 * j) & 3) << 4) - 32
+        };
+        Solution { d: half_at(bytes, 0), scales: sixteen((0..8).map(scale)), ..Solution::EMPTY }
     }
 }

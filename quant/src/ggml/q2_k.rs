@@ -8,7 +8,7 @@
 //! ```
 
 use super::affine_k::importance_trials;
-use super::best::{Best, Grid, Levels, Solution};
+use super::best::{Best, Grid, Levels, Solution, half_at, sixteen};
 use super::blocks::{Block, block_codec, get_f16, pack_two_bits, put_f16};
 use super::search::affine::{self, Affine, Trials};
 use super::search::{GROUPS, requantize, scales, sums};
@@ -124,5 +124,15 @@ impl Best<256, 84> for Q2K {
         pack_two_bits(&solution.codes, &mut out[16..80]);
         out[80..82].copy_from_slice(&solution.d.to_le_bytes());
         out[82..].copy_from_slice(&solution.dmin.to_le_bytes());
+    }
+
+    fn unpack(bytes: &[u8; 84]) -> Solution {
+        Solution {
+            d: half_at(bytes, 80),
+            dmin: half_at(bytes, 82),
+            scales: sixteen(bytes[..16].iter().map(|b| i32::from(b & 15))),
+            mins: sixteen(bytes[..16].iter().map(|b| i32::from(b >> 4))),
+            ..Solution::EMPTY
+        }
     }
 }

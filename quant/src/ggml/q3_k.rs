@@ -9,7 +9,7 @@
 //! x' = d * (scale - 32) * (code - 4)
 //! ```
 
-use super::best::{Best, Grid, Levels, Solution};
+use super::best::{Best, Grid, Levels, Solution, half_at, sixteen};
 use super::blocks::{Block, block_codec, get_f16, pack_two_bits, put_f16};
 use super::search::{requantize, square_weights, sums, symmetric};
 use super::super_blocks::{self, Batch, EncodeSuperBlock};
@@ -171,5 +171,10 @@ impl Best<256, 110> for Q3K {
         pack_codes(&solution.codes, out);
         pack_scales(&solution.scales.map(|scale| (scale + 32) as u8), &mut out[96..108]);
         out[108..].copy_from_slice(&solution.d.to_le_bytes());
+    }
+
+    fn unpack(bytes: &[u8; 110]) -> Solution {
+        let scales = sixteen(unpack_scales(&bytes[96..108]).map(i32::from));
+        Solution { d: half_at(bytes, 108), scales, ..Solution::EMPTY }
     }
 }

@@ -84,4 +84,8 @@ impl Best<32, 18> for Q4_0 {
         out[..2].copy_from_slice(&solution.d.to_le_bytes());
         best::pack32(solution, &mut out[2..]);
     }
+
+    fn unpack(bytes: &[u8; 18]) -> Solution {
+        best::unpack_single(bytes)
+    }
 }

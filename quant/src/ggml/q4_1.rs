@@ -88,4 +88,8 @@ impl Best<32, 20> for Q4_1 {
         out[2..4].copy_from_slice(&(solution.dmin ^ 0x8000).to_le_bytes());
         best::pack32(solution, &mut out[4..]);
     }
+
+    fn unpack(bytes: &[u8; 20]) -> Solution {
+        Solution { dmin: best::half_at(bytes, 2) ^ 0x8000, mins: [1; 16], ..best::unpack_single(bytes) }
+    }
 }

@@ -69,4 +69,8 @@ impl Best<256, 144> for Q4K {
     fn pack(solution: &Solution, out: &mut [u8; 144]) {
         put(&Parts::from(solution), out);
     }
+
+    fn unpack(bytes: &[u8; 144]) -> Solution {
+        affine_k::unpack(bytes)
+    }
 }

@@ -88,4 +88,8 @@ impl Best<32, 22> for Q5_0 {
         out[2..6].copy_from_slice(&pack_fifth_bits(&best::codes32(solution)));
         best::pack32(solution, &mut out[6..]);
     }
+
+    fn unpack(bytes: &[u8; 22]) -> Solution {
+        best::unpack_single(bytes)
+    }
 }

@@ -92,4 +92,8 @@ impl Best<32, 24> for Q5_1 {
         out[4..8].copy_from_slice(&pack_fifth_bits(&best::codes32(solution)));
         best::pack32(solution, &mut out[8..]);
     }
+
+    fn unpack(bytes: &[u8; 24]) -> Solution {
+        Solution { dmin: best::half_at(bytes, 2) ^ 0x8000, mins: [1; 16], ..best::unpack_single(bytes) }
+    }
 }

@@ -76,4 +76,8 @@ impl Best<256, 176> for Q5K {
     fn pack(solution: &Solution, out: &mut [u8; 176]) {
         put(&Parts::from(solution), out);
     }
+
+    fn unpack(bytes: &[u8; 176]) -> Solution {
+        affine_k::unpack(bytes)
+    }
 }

@@ -8,7 +8,7 @@
 //! x' = d * scale * (code - 32)
 //! ```
 
-use super::best::{Best, Grid, Levels, Solution};
+use super::best::{Best, Grid, Levels, Solution, half_at, sixteen};
 use super::blocks::{Block, block_codec, get_f16, put_f16};
 use super::search::symmetric::{self, Symmetric};
 use super::search::{ZERO, requantize, square_weights};
@@ -116,5 +116,10 @@ impl Best<256, 210> for Q6K {
             out[192 + j] = solution.scales[j] as i8 as u8;
         }
         out[208..].copy_from_slice(&solution.d.to_le_bytes());
+    }
+
+    fn unpack(bytes: &[u8; 210]) -> Solution {
+        let scales = sixteen(bytes[192..208].iter().map(|b| i32::from(*b as i8)));
+        Solution { d: half_at(bytes, 208), scales, ..Solution::EMPTY }
     }
 }

@@ -74,6 +74,10 @@ impl Best<32, 34> for Q8_0 {
             *byte = code.wrapping_sub(127);
         }
     }
+
+    fn unpack(bytes: &[u8; 34]) -> Solution {
+        best::unpack_single(bytes)
+    }
 }
 
 #[cfg(test)]

@@ -26,7 +26,7 @@ pub(in crate::ggml) const MIDDLES: [f32; 15] = {
     out
 };
 
-const NUMBERS: [f32; 16] =
+pub(in crate::ggml) const NUMBERS: [f32; 16] =
     [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 11.0, 12.0, 13.0, 14.0, 15.0];
 
 /// The scale of each group: 16 trials around the one that maps the extreme value to the first level, each corrected
