@@ -151,11 +151,7 @@ impl Request {
             modelfile: self.modelfile,
         };
         let plan = Plan::new(&model, target, recipe, &about, &self.output, wishes)?;
-        let threads = match self.threads {
-            Some(n) => n.into(),
-            None => std::thread::available_parallelism().map_or(1, Into::into),
-        };
-        let budget = Budget::new(&plan, threads, self.max_memory)?;
+        let budget = Budget::new(&plan, self.thread_count(), self.max_memory)?;
         Ok(Prepared {
             model,
             plan,
@@ -164,6 +160,14 @@ impl Request {
             imatrix: self.imatrix.clone(),
             output: self.output.clone(),
         })
+    }
+
+    /// How many threads work.
+    pub(crate) fn thread_count(&self) -> usize {
+        match self.threads {
+            Some(n) => n.into(),
+            None => std::thread::available_parallelism().map_or(1, Into::into),
+        }
     }
 }
 

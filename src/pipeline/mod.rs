@@ -17,11 +17,14 @@ use formats::Limits;
 use rayon::prelude::*;
 
 pub use budget::{Budget, pool};
-use partial::Partial;
+pub(crate) use partial::Partial;
 
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::plan::Plan;
+
+/// Raised whenever the program makes other bytes of the same plan and source.
+pub(crate) const GENERATION: u32 = 1;
 
 /// What happens while files are written; a progress bar, a log and a test listen alike.
 pub trait Observer: Sync {
@@ -79,7 +82,7 @@ pub fn write(
     observer: &dyn Observer,
     stop: &Stop,
 ) -> Result<()> {
-    let partial = Partial::create(out, plan, model, force)?;
+    let partial = Partial::of_plan(out, plan, &model.files().collect::<Vec<_>>(), force)?;
     let pool = pool(budget.threads)?;
     let chunks = chunk::grid(plan, budget);
     // The checksums in the source are compared meanwhile: a flipped bit must not become a sound-looking file.

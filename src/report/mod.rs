@@ -5,11 +5,13 @@ mod conversion;
 mod diff;
 mod evaluation;
 mod inspection;
+mod merged;
 mod progress;
 mod steps;
 mod targets;
 mod text;
 mod tokens;
+mod uploaded;
 mod verification;
 
 use std::io::{self, Write};
