@@ -24,7 +24,13 @@ check "it needs no library" bash -c "! readelf --dynamic '$program' | grep -q NE
 # Nothing but the program and a model.
 mkdir "$out/root"
 cp "$program" testdata/rwkv7-bytes.pth "$out/root"
-alone() { unshare --user --map-root-user --root="$out/root" --wd=/ "$@"; }
+alone() {
+    if [ "$(id -u)" = 0 ]; then
+        chroot "$out/root" "$@"
+    else
+        unshare --user --map-root-user --root="$out/root" --wd=/ "$@"
+    fi
+}
 check "it converts, alone" alone /rwkv-quant --format quiet convert /rwkv7-bytes.pth /out.gguf --type q4_k_m
 check "it verifies, alone" alone /rwkv-quant --format quiet verify /out.gguf
 "$program" --format quiet convert testdata/rwkv7-bytes.pth "$out/here.gguf" --type q4_k_m
