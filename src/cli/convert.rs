@@ -13,7 +13,7 @@ use crate::shard::Shard;
 pub(super) struct Args {
     #[command(flatten)]
     request: Request,
-    /// Do one part of the tensors only, the second of four, into the file OUTPUT.shard-2-of-4; see `rwkv-quant merge`
+    /// Do one part of the tensors only, the second of four, into the file OUTPUT.shard-2of4; see `rwkv-quant merge`
     #[arg(long, value_name = "I/N")]
     shard: Option<Shard>,
     /// The same, where Slurm or Kubernetes says which of so many parts this one is

@@ -10,7 +10,7 @@ use crate::spread;
 /// Puts together a conversion that was spread over machines.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// The file or folder, as it was named for the shards; these, OUTPUT.shard-1-of-4 and so on, are beside it
+    /// The file or folder, as it was named for the shards; these, OUTPUT.shard-1of4 and so on, are beside it
     output: PathBuf,
     /// Replace the output if it exists
     #[arg(long, short = 'f')]

@@ -137,7 +137,7 @@ fn listed(out: &Path) -> Result<Vec<(Shard, PathBuf)>> {
     for entry in std::fs::read_dir(folder).map_err(Error::io("read", folder))? {
         let found = entry.map_err(Error::io("read", folder))?.path();
         let name = found.to_string_lossy().into_owned();
-        let shard = name.rsplit_once(".shard-").and_then(|(_, s)| s.replacen("-of-", "/", 1).parse().ok());
+        let shard = name.rsplit_once(".shard-").and_then(|(_, s)| s.replacen("of", "/", 1).parse().ok());
         if let Some(shard) = shard.filter(|s: &Shard| path(out, *s).file_name() == found.file_name()) {
             list.push((shard, found));
         }

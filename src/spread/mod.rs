@@ -1,7 +1,7 @@
 //! One conversion spread over machines: each shard encodes some of the tensors, and merging puts the files together.
 //!
 //! ```text
-//! OUT.shard-2-of-7    a safetensors file of bytes, checksums included (see formats::safetensors::Bundle)
+//! OUT.shard-2of7      a safetensors file of bytes, checksums included (see formats::safetensors::Bundle)
 //!   rwkv-quant.shard  metadata: a Head as JSON; which conversion, which shard, and where all tensors of all shards go
 //!   NAME              the data of a tensor, as it will be in the file
 //!   frame.0           all of file 0 that is no tensor's data, piece behind piece; then those of the others
@@ -65,10 +65,10 @@ struct Place {
     bytes: u64,
 }
 
-/// The file of a shard.
+/// The file of a shard. (`-2-of-7` would make it a part of a set for whoever opens it.)
 pub fn path(out: &Path, shard: Shard) -> PathBuf {
     let mut name: OsString = out.file_name().unwrap_or_default().to_owned();
-    name.push(format!(".shard-{}-of-{}", shard.index, shard.count));
+    name.push(format!(".shard-{}of{}", shard.index, shard.count));
     out.with_file_name(name)
 }
 

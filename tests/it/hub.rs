@@ -1,6 +1,7 @@
 //! The Hugging Face Hub: what a build without it says, and, with it, models from a server on this machine and a release to
 //! it.
 
+#[cfg(not(feature = "hub"))]
 use crate::run::{run, testdata};
 
 #[cfg(not(feature = "hub"))]
@@ -25,8 +26,7 @@ mod built_in {
 
     use serde_json::{Value, json};
 
-    use super::*;
-    use crate::run::{ok, program, sha256};
+    use crate::run::{ok, program, sha256, testdata};
 
     const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
     const TOKEN: &str = "hf_secret";

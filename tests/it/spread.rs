@@ -89,8 +89,8 @@ fn shards_make_the_bytes_of_one_machine() {
 
 #[test]
 fn sets_and_what_stands_beside_them_are_spread_too() {
-    Spread::new(&["--type", "q8_0", "--split-max-size", "500kB", "--modelfile", "world"])
-        .same("out.gguf", &[3]);
+    Spread::new(&["--type", "q8_0", "--split-max-size", "500kB"]).same("out.gguf", &[3]);
+    Spread::new(&["--type", "q4_0", "--modelfile", "world"]).same("out.gguf", &[2]);
     Spread::new(&["--to", "hf"]).same("folder", &[4]);
     Spread::new(&["--type", "q5_1"]).same("out.bin", &[2]);
 }
@@ -102,7 +102,7 @@ fn what_does_not_fit_together_is_refused() {
     assert_eq!(status, 2, "{said}");
     assert!(said.contains("there are no shards of DIR/out.gguf"), "{said}");
     spread.shards("out.gguf", 3);
-    let second = spread.path("out.gguf.shard-2-of-3");
+    let second = spread.path("out.gguf.shard-2of3");
     let sound = fs::read(&second).unwrap();
     let refused = |status: i32, what: &str| {
         let (found, said) = spread.merge("out.gguf");
@@ -112,16 +112,16 @@ fn what_does_not_fit_together_is_refused() {
     };
 
     fs::remove_file(&second).unwrap();
-    refused(3, "shard 2/3 is missing: DIR/out.gguf.shard-2-of-3");
+    refused(3, "shard 2/3 is missing: DIR/out.gguf.shard-2of3");
     // Of another recipe; of another count.
     let other = Spread::new(&["--type", "q4_0", "--search", "best"]);
     other.shards("out.gguf", 3);
-    fs::copy(other.path("out.gguf.shard-2-of-3"), &second).unwrap();
+    fs::copy(other.path("out.gguf.shard-2of3"), &second).unwrap();
     refused(3, "are of different conversions");
-    fs::copy(spread.path("out.gguf.shard-3-of-3"), &second).unwrap();
-    refused(3, "out.gguf.shard-2-of-3 is shard 3/3, not 2/3");
+    fs::copy(spread.path("out.gguf.shard-3of3"), &second).unwrap();
+    refused(3, "out.gguf.shard-2of3 is shard 3/3, not 2/3");
     fs::write(&second, &sound).unwrap();
-    let fourth = spread.path("out.gguf.shard-4-of-4");
+    let fourth = spread.path("out.gguf.shard-4of4");
     fs::copy(&second, &fourth).unwrap();
     refused(3, "are not of one number of shards");
     fs::remove_file(fourth).unwrap();
@@ -140,7 +140,7 @@ fn what_does_not_fit_together_is_refused() {
     fs::write(&second, &sound).unwrap();
     assert_eq!(spread.merge("out.gguf").0, 0);
     assert!(spread.merge("out.gguf").1.contains("out.gguf exists already"));
-    let ran = run(["inspect", second.to_str().unwrap()]);
+    let ran = run(["verify", second.to_str().unwrap()]);
     assert!(ran.stderr.contains("is one shard of a conversion, not a model"), "{}", ran.stderr);
     // Checksums of the whole are in it, so a part of it cannot be made.
     let ran = run(Spread::new(&[]).convert("out.pth", &["--shard", "1/2"]));
@@ -152,8 +152,7 @@ fn what_does_not_fit_together_is_refused() {
 fn a_shard_that_is_there_is_kept_and_a_killed_one_made_again() {
     let spread = Spread::new(&["--type", "q4_0", "--search", "best", "--threads", "1"]);
     let args = spread.convert("out.gguf", &["--shard", "1/2"]);
-    let (shard, partial) =
-        (spread.path("out.gguf.shard-1-of-2"), spread.path("out.gguf.shard-1-of-2.partial"));
+    let (shard, partial) = (spread.path("out.gguf.shard-1of2"), spread.path("out.gguf.shard-1of2.partial"));
     let mut killed = false;
     for _ in 0..50 {
         let mut command = program();

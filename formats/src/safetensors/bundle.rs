@@ -44,10 +44,10 @@ impl Bundle {
         tensors.push(bytes(SUMS, 4 * pieces.len()));
         let mut placement = place(metadata, &tensors)?;
         let mut others = placement.offsets.split_off(pieces.len()).into_iter();
-        for (offset, (_, data)) in others.by_ref().zip(known) {
+        for ((_, data), offset) in known.iter().zip(others.by_ref()) {
             placement.between.push((offset, data.clone()));
         }
-        let sums = others.next().unwrap_or(placement.total_bytes);
+        let sums = others.next().unwrap_or(placement.total_bytes); // there is one more than known
         Ok(Bundle { placement, sums })
     }
 
