@@ -67,5 +67,9 @@ fn failed(address: &Address, action: &str, error: &HFError) -> Error {
         }
         _ => "check the network, HF_ENDPOINT and the status of the Hub, then try again",
     };
-    address.wrong(format!("cannot {action}: {error}"), help)
+    Error::Model {
+        path: PathBuf::from(address.to_string()),
+        what: format!("cannot {action}: {error}"),
+        help: help.to_owned(),
+    }
 }

@@ -12,7 +12,7 @@ mod release;
 
 use std::borrow::Cow;
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use formats::{Container, Limits};
 
@@ -63,11 +63,6 @@ impl Address {
             help: "addresses are hf://OWNER/REPOSITORY/FILE or, of a folder, hf://OWNER/REPOSITORY; @REVISION may follow"
                 .to_owned(),
         })
-    }
-
-    /// That something did not go as it should, and what to do.
-    fn wrong(&self, what: String, help: &str) -> Error {
-        Error::Model { path: PathBuf::from(self.to_string()), what, help: help.to_owned() }
     }
 }
 
