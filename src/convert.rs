@@ -118,13 +118,15 @@ pub struct Prepared {
     /// The file or folder to write.
     pub output: PathBuf,
     /// The text to calibrate on, and the source opened once more, for it.
-    text: Option<(Text, Model)>,
+    pub(crate) text: Option<(Text, Model)>,
+    /// Whether every matrix is fitted to what meets it in the source.
+    pub(crate) independent: bool,
     /// What became of the calibrated matrices, once that is done.
-    outcomes: Vec<Outcome>,
+    pub(crate) outcomes: Vec<Outcome>,
     /// The types that were chosen by measurement.
-    chosen: Option<Chosen>,
+    pub(crate) chosen: Option<Chosen>,
     /// Where to write the types of the tensors.
-    save_recipe: Option<PathBuf>,
+    pub(crate) save_recipe: Option<PathBuf>,
 }
 
 impl Request {
@@ -229,11 +231,7 @@ impl Request {
             plan = make(&recipe)?;
             chosen = Some(found);
         }
-        let threads = match self.threads {
-            Some(n) => n.into(),
-            None => std::thread::available_parallelism().map_or(1, Into::into),
-        };
-        let mut budget = Budget::new(&plan, threads, self.max_memory)?;
+        let mut budget = Budget::new(&plan, self.thread_count(), self.max_memory)?;
         let text = match text {
             None => None,
             Some(text) => {
@@ -250,6 +248,7 @@ impl Request {
             imatrix: self.imatrix.clone(),
             output: self.output.clone(),
             text,
+            independent: self.calibration.calib_independent,
             outcomes: Vec::new(),
             chosen,
             save_recipe: self.goals.save_recipe.clone(),
@@ -348,6 +347,14 @@ impl Request {
         };
         Rescaling::search(model, &moments, &encoding)
     }
+
+    /// How many threads work.
+    pub(crate) fn thread_count(&self) -> usize {
+        match self.threads {
+            Some(n) => n.into(),
+            None => std::thread::available_parallelism().map_or(1, Into::into),
+        }
+    }
 }
 
 impl Prepared {
@@ -412,7 +419,8 @@ impl Prepared {
         let identity = calibrate::identity(&self.plan, &model);
         let store = Store::open(&self.output, &identity)?;
         let plan = &mut self.plan;
-        let work = || calibrate::encode(plan, model, &text, &store, observer, stop);
+        let independent = self.independent;
+        let work = || calibrate::encode(plan, model, &text, independent, &store, observer, stop);
         self.outcomes = pipeline::pool(self.budget.threads)?.install(work)?;
         Ok(Some(store))
     }

@@ -6,6 +6,7 @@ use quant::Encoding;
 
 use crate::container::Split;
 use crate::pth::PthPlacement;
+use crate::safetensors::Bundle;
 
 /// A tensor to be written.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,6 +50,8 @@ pub enum Layout {
     Known(Placement),
     /// A torch file, which also holds checksums of the data.
     Torch(PthPlacement),
+    /// A file of pieces of others, with checksums of them.
+    Bundle(Bundle),
 }
 
 impl Layout {
@@ -57,6 +60,7 @@ impl Layout {
         match self {
             Layout::Known(placement) => &placement.offsets,
             Layout::Torch(placement) => &placement.offsets,
+            Layout::Bundle(bundle) => &bundle.placement.offsets,
         }
     }
 
@@ -64,7 +68,7 @@ impl Layout {
     pub fn split(&self, i: usize) -> Option<Split> {
         match self {
             Layout::Known(placement) => placement.splits.get(&i).copied(),
-            Layout::Torch(_) => None,
+            Layout::Torch(_) | Layout::Bundle(_) => None,
         }
     }
 
@@ -73,7 +77,21 @@ impl Layout {
         match self {
             Layout::Known(placement) => placement.total_bytes,
             Layout::Torch(placement) => placement.total_bytes,
+            Layout::Bundle(bundle) => bundle.placement.total_bytes,
         }
+    }
+
+    /// Number of tensors in the file besides those given: their data is part of what [`finish`](Layout::finish) tells.
+    pub fn known_tensors(&self) -> usize {
+        match self {
+            Layout::Known(_) | Layout::Torch(_) => 0,
+            Layout::Bundle(bundle) => bundle.known(),
+        }
+    }
+
+    /// Whether all bytes but the data are the same whatever the data.
+    pub fn is_known(&self) -> bool {
+        matches!(self, Layout::Known(_))
     }
 
     /// All bytes that are no tensor's data, as pieces with their offsets; what lies between them and the data is
@@ -88,6 +106,7 @@ impl Layout {
                 std::iter::once((0, head.clone())).chain(between.iter().cloned()).collect()
             }
             Layout::Torch(placement) => placement.finish(crcs),
+            Layout::Bundle(bundle) => bundle.finish(crcs),
         }
     }
 }
@@ -101,5 +120,11 @@ impl From<Placement> for Layout {
 impl From<PthPlacement> for Layout {
     fn from(placement: PthPlacement) -> Layout {
         Layout::Torch(placement)
+    }
+}
+
+impl From<Bundle> for Layout {
+    fn from(bundle: Bundle) -> Layout {
+        Layout::Bundle(bundle)
     }
 }

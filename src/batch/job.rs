@@ -34,6 +34,7 @@ use toml::Spanned;
 use crate::about::Overrides;
 use crate::error::{Error, Result};
 use crate::eval::{self, Protocol};
+use crate::hub::Address;
 use crate::recipe::{Fallback, FileType, Mix, Search};
 use crate::targets::{Content, TARGETS, Target};
 use crate::{files, size};
@@ -285,6 +286,9 @@ impl Job {
 
     /// A path of the job file as seen from here.
     pub fn resolved(&self, path: &Path) -> PathBuf {
+        if Address::is(path) {
+            return path.to_owned();
+        }
         self.path.parent().unwrap_or(Path::new("")).join(path)
     }
 

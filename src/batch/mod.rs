@@ -21,7 +21,6 @@ mod page;
 mod plot;
 mod record;
 mod schedule;
-mod shard;
 mod summary;
 mod work;
 
@@ -35,12 +34,12 @@ pub use outputs::{Manifest, ManifestModel, report};
 pub use record::{
     Card, FileRecord, Program, Quality, RecipeRecord, Record, Share, SourceRecord, TensorError,
 };
-pub use shard::Shard;
 pub use summary::{Fate, Outcome, Summary};
 
 use crate::error::{Error, Result};
 use crate::files::replace;
 use crate::pipeline::Stop;
+use crate::shard::Shard;
 use claim::{Claim, make_folder};
 use schedule::Memory;
 use work::{Done, Workshop};

@@ -15,11 +15,10 @@ use crate::diff::{self, TensorDiff};
 use crate::error::{Error, Result};
 use crate::eval::{Against, ModelScore, Scored, Setting, sha256};
 use crate::model::Model;
+use crate::pipeline::GENERATION;
 use crate::verify;
 use crate::{about::About, files};
 
-/// Raised whenever the program makes other bytes of the same plan and source.
-const GENERATION: u32 = 1;
 /// Largest record that is read.
 const FILE_BYTES: u64 = 64 << 20;
 

@@ -6,10 +6,10 @@ use serde::{Deserialize, Serialize};
 
 use super::cell::Cell;
 use super::record::{Program, Record};
-use super::shard::Shard;
 use super::work::Done;
 use crate::error::{Error, Result, Status};
 use crate::files;
+use crate::shard::Shard;
 
 /// Largest summary that is read.
 const FILE_BYTES: u64 = 256 << 20;

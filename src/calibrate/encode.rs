@@ -20,7 +20,8 @@ use crate::verify::sha256;
 pub(super) const TOGETHER: usize = 2048;
 
 /// Encodes every matrix of `plan` that a text can tell something about, puts the bytes into the plan, and tells what
-/// became of each; `model` is the plan's source, opened once more.
+/// became of each; `model` is the plan's source, opened once more. If `independent`, matrices are fitted to what meets
+/// them in the source.
 ///
 /// The result depends on neither threads nor on how often the work was broken off: finished matrices are kept in
 /// `store`.
@@ -31,6 +32,7 @@ pub fn encode(
     plan: &mut Plan,
     model: Model,
     text: &Text,
+    independent: bool,
     store: &Store,
     observer: &dyn Observer,
     stop: &Stop,
@@ -58,7 +60,7 @@ pub fn encode(
                 store.keep(target.write, &bytes, &outcome)?;
             }
             let Some((bytes, outcome)) = store.get(target.write)? else { continue };
-            if stage.place.is_some() {
+            if stage.place.is_some() && !independent {
                 let mut values = vec![0.0; write.values.elements()];
                 codec.decode(bytes.bytes(), &mut values);
                 walk.replace(target.key, values, write.values.cols());

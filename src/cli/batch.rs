@@ -3,9 +3,10 @@
 use std::path::PathBuf;
 
 use super::{STOP, show, stop_on_ctrl_c};
-use crate::batch::{self, Job, Settings, Shard, cells};
+use crate::batch::{self, Job, Settings, cells};
 use crate::error::{Error, Result};
 use crate::report::{CellList, Style, outcome_line};
+use crate::shard::Shard;
 use crate::size;
 
 /// Makes a release: many models in many types, measured, judged and described.

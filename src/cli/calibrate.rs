@@ -73,6 +73,7 @@ fn measure(args: &Args, style: Style) -> Result<Measurement> {
         calib_tokens: Some(args.tokens),
         calib_ctx: Some(args.ctx),
         calib_seed: Some(args.seed),
+        calib_independent: false,
     };
     let coder = about::coder(&model, args.vocab.as_deref())?;
     let runner = || Runner::new(open()?, Options { stream: true, ..Options::default() });

@@ -6,12 +6,19 @@ use super::{STOP, show, stop_on_ctrl_c};
 use crate::convert::Request;
 use crate::error::Result;
 use crate::report::{Progress, Style};
+use crate::shard::Shard;
 
 /// Converts a checkpoint into a file that a runtime loads.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     #[command(flatten)]
     request: Request,
+    /// Do one part of the tensors only, the second of four, into the file OUTPUT.shard-2of4; see `rwkv-quant merge`
+    #[arg(long, value_name = "I/N")]
+    shard: Option<Shard>,
+    /// The same, where Slurm or Kubernetes says which of so many parts this one is
+    #[arg(long, value_name = "N", conflicts_with = "shard", value_parser = clap::value_parser!(u16).range(1..))]
+    shards: Option<u16>,
     /// Show what would be written, and write nothing
     #[arg(long)]
     dry_run: bool,
@@ -22,13 +29,25 @@ pub(super) struct Args {
 
 pub(super) fn run(args: &Args, style: Style) -> Result<()> {
     let start = Instant::now();
+    let shard = match (args.shard, args.shards) {
+        (None, Some(count)) => {
+            Some(Shard::from_environment(Some(count.into()), |name| std::env::var(name).ok())?)
+        }
+        (shard, _) => shard,
+    };
     stop_on_ctrl_c();
     let progress = Progress::new(style);
-    let prepared = args.request.prepare(&progress, &STOP);
+    let prepared = match shard {
+        Some(shard) => args.request.prepare_shard(shard, &progress, &STOP),
+        None => args.request.prepare(&progress, &STOP),
+    };
     progress.clear();
     let mut prepared = prepared?;
     if args.dry_run {
         return show(&prepared.report(), style);
+    }
+    if shard.is_some() && prepared.is_done() {
+        return show(&prepared.report().kept(), style);
     }
     let written = prepared.write(args.force, &progress, &STOP);
     progress.clear();

@@ -2,10 +2,9 @@
 
 use std::path::PathBuf;
 
-use formats::Limits;
-
 use super::show;
 use crate::error::Result;
+use crate::hub;
 use crate::model::Model;
 use crate::report::{Inspection, Style};
 
@@ -17,12 +16,12 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: &Args, style: Style) -> Result<()> {
-    let container = formats::open(&args.model, &Limits::default())?;
+    let container = hub::open(&args.model)?;
     match Model::detect(container, &[]) {
         Ok(model) => show(&Inspection::model(&model), style),
         Err(error) => {
             // A file that holds no model can be looked at all the same.
-            let container = formats::open(&args.model, &Limits::default())?;
+            let container = hub::open(&args.model)?;
             show(&Inspection::container(&container, Some(error.to_string())), style)
         }
     }

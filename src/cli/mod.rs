@@ -8,10 +8,12 @@ mod eval_ppl;
 mod generate;
 mod generated;
 mod inspect;
+mod merge;
 mod report;
 mod runnable;
 mod targets;
 mod tokenize;
+mod upload;
 mod verify;
 
 use std::path::Path;
@@ -55,8 +57,12 @@ enum Command {
     Convert(Box<convert::Args>),
     /// Measures on a text which weights matter: an importance matrix, as llama.cpp's tools read it too
     Calibrate(calibrate::Args),
+    /// Puts together a conversion that was spread over machines (convert --shard)
+    Merge(merge::Args),
     /// Makes a release: many models in many types, measured, judged and described
     Batch(Box<batch::Args>),
+    /// Uploads a finished release to the Hugging Face Hub
+    Upload(upload::Args),
     /// Renders the report of a batch, a page for browsers, from its summary
     Report(report::Args),
     /// Shows what is in a file: version, sizes, tokenizer, metadata, tensors
@@ -86,7 +92,9 @@ pub fn main() -> ExitCode {
     let outcome = match cli.command {
         Command::Convert(args) => convert::run(&args, cli.format),
         Command::Calibrate(args) => calibrate::run(&args, cli.format),
+        Command::Merge(args) => merge::run(&args, cli.format),
         Command::Batch(args) => batch::run(&args, cli.format),
+        Command::Upload(args) => upload::run(&args, cli.format),
         Command::Report(args) => report::run(&args),
         Command::Inspect(args) => inspect::run(&args, cli.format),
         Command::Verify(args) => verify::run(&args, cli.format),

@@ -3,13 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use formats::{Container, Limits, Mapped, Value};
+use formats::{Container, Mapped, Value};
 
 use super::shape::Solver;
 use super::slot::{Dim, Role, Scope, Slot};
 use super::{Body, Dims, Lazy, Map, Naming, Rank, Ranks, Stored, Version, identify, qwen2};
 use crate::adapter::{Adapter, Layout, TunedState};
 use crate::error::{Error, Result};
+use crate::hub;
 
 /// A model: a file's tensors in their canonical places.
 #[derive(Debug)]
@@ -69,12 +70,12 @@ pub struct Dropped {
 }
 
 impl Model {
-    /// Opens the model at `path`, leaving out the tensors whose names match `drop`.
+    /// Opens the model at `path`, here or on the Hub, leaving out the tensors whose names match `drop`.
     ///
     /// # Errors
     /// If there is no file of a known format, or no model in it.
     pub fn open(path: &Path, drop: &[String]) -> Result<Model> {
-        Model::detect(formats::open(path, &Limits::default())?, drop)
+        Model::detect(hub::open(path)?, drop)
     }
 
     /// Finds out what `container` holds. Tensors whose names match one of the patterns in `drop` (a name,

@@ -87,6 +87,12 @@ pub(super) fn find(container: &Container) -> Option<(String, String)> {
             "give the original .pth that it was made from".into(),
         ));
     }
+    if container.value("rwkv-quant.shard").is_some() {
+        return Some((
+            "is one shard of a conversion, not a model".into(),
+            "put all of them together: rwkv-quant merge OUTPUT".into(),
+        ));
+    }
     if container.tensors().is_empty() {
         return Some((
             "holds no tensors at all".into(),

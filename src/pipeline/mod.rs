@@ -18,11 +18,14 @@ use rayon::prelude::*;
 
 pub use budget::{Budget, pool};
 pub(crate) use levels::codebooks;
-use partial::Partial;
+pub(crate) use partial::Partial;
 
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::plan::Plan;
+
+/// Raised whenever the program makes other bytes of the same plan and source.
+pub(crate) const GENERATION: u32 = 1;
 
 /// What happens while files are written; a progress bar, a log and a test listen alike.
 pub trait Observer: Sync {
@@ -86,7 +89,7 @@ pub fn write(
     observer: &dyn Observer,
     stop: &Stop,
 ) -> Result<()> {
-    let partial = Partial::create(out, plan, model, force)?;
+    let partial = Partial::of_plan(out, plan, &model.files().collect::<Vec<_>>(), force)?;
     observer.begins(plan.total_bytes());
     let pool = pool(budget.threads)?;
     let chunks = chunk::grid(plan, budget);

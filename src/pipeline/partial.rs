@@ -10,13 +10,14 @@ use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
 use std::path::{Path, PathBuf};
 
+use formats::Mapped;
+
 use crate::error::{Error, Result};
-use crate::model::Model;
 use crate::plan::Plan;
 use crate::targets::{Output, SmallFile};
 
 /// `OUT.partial`, which becomes `OUT` when it is finished and vanishes when it is dropped before.
-pub(super) struct Partial {
+pub(crate) struct Partial {
     /// `OUT.partial`: a file, or a folder of files.
     path: PathBuf,
     out: PathBuf,
@@ -36,9 +37,26 @@ struct Unfinished {
 }
 
 impl Partial {
-    /// Makes the files, as long as the finished ones will be; the small ones are filled.
-    pub fn create(out: &Path, plan: &Plan, model: &Model, force: bool) -> Result<Partial> {
-        let output = plan.output;
+    /// Makes the files of a plan, as long as the finished ones will be; the small ones are filled.
+    pub fn of_plan(out: &Path, plan: &Plan, inputs: &[&Mapped], force: bool) -> Result<Partial> {
+        let sizes = plan.files.iter().map(|f| (f.name.as_os_str(), f.layout.total_bytes()));
+        let small = plan.small.iter().map(|f| (f.name.as_os_str(), f.bytes.len() as u64));
+        let files: Vec<(&OsStr, u64)> = sizes.chain(small).collect();
+        let partial = Partial::create(out, plan.output, &files, inputs, force)?;
+        for (number, small) in plan.small.iter().enumerate() {
+            partial.write_at(plan.files.len() + number, &small.bytes, 0)?;
+        }
+        Ok(partial)
+    }
+
+    /// Makes files of these names and sizes; `inputs` are read meanwhile, and never replaced.
+    pub fn create(
+        out: &Path,
+        output: Output,
+        files: &[(&OsStr, u64)],
+        inputs: &[&Mapped],
+        force: bool,
+    ) -> Result<Partial> {
         if output != Output::Folder && out.is_dir() {
             return Err(Error::Usage {
                 what: format!("{} is a folder", out.display()),
@@ -48,23 +66,21 @@ impl Partial {
         let mut name = out.file_name().unwrap_or_default().to_owned();
         name.push(".partial");
         let path = out.with_file_name(name);
-        let sizes = plan.files.iter().map(|f| (f.name.as_os_str(), f.layout.total_bytes()));
-        let small = plan.small.iter().map(|f| (f.name.as_os_str(), f.bytes.len() as u64));
         let named = |name: &OsStr| match output {
             Output::File => (path.clone(), out.to_owned()),
             Output::Set => (path.join(name), out.with_file_name(name)),
             Output::Folder => (path.join(name), out.join(name)),
         };
-        let files: Vec<(PathBuf, PathBuf, u64)> = sizes
-            .chain(small)
+        let files: Vec<(PathBuf, PathBuf, u64)> = files
+            .iter()
             .map(|(name, bytes)| {
                 let (path, out) = named(name);
-                (path, out, bytes)
+                (path, out, *bytes)
             })
             .collect();
         let outs: Vec<&Path> = files.iter().map(|(_, out, _)| out.as_path()).collect();
         for file in outs.iter().chain([&out]) {
-            refuse_input(model, file)?;
+            refuse_input(inputs, file)?;
         }
         let mut partial =
             Partial { path, out: out.to_owned(), output, files: Vec::new(), force, finished: false };
@@ -73,7 +89,7 @@ impl Partial {
             Some(p) if !p.as_os_str().is_empty() => p,
             _ => Path::new("."),
         };
-        check_space(folder, plan.total_bytes())?;
+        check_space(folder, files.iter().map(|(.., bytes)| bytes).sum())?;
         clear_leftover(&partial.path, out, &files)?;
         if output != Output::File {
             fs::create_dir(&partial.path).map_err(Error::io("create", &partial.path))?;
@@ -87,10 +103,12 @@ impl Partial {
             let Unfinished { file, path, .. } = &partial.files[partial.files.len() - 1];
             file.set_len(bytes).map_err(Error::io("make room for", path))?;
         }
-        for (number, small) in plan.small.iter().enumerate() {
-            partial.write_at(plan.files.len() + number, &small.bytes, 0)?;
-        }
         Ok(partial)
+    }
+
+    /// Where the files are for now.
+    pub fn paths(&self) -> impl Iterator<Item = &Path> {
+        self.files.iter().map(|f| f.path.as_path())
     }
 
     /// Where the files will be.
@@ -186,13 +204,13 @@ impl Drop for Partial {
 }
 
 /// The output must not be one of the files that are read.
-fn refuse_input(model: &Model, out: &Path) -> Result<()> {
+fn refuse_input(inputs: &[&Mapped], out: &Path) -> Result<()> {
     let Ok(real) = out.canonicalize() else { return Ok(()) };
-    let is_input = |f: &formats::Mapped| {
+    let is_input = |f: &&Mapped| {
         let input = f.path().canonicalize();
         input.is_ok_and(|input| input == real || input.parent() == Some(&real))
     };
-    if !model.files().any(is_input) {
+    if !inputs.iter().any(is_input) {
         return Ok(());
     }
     Err(Error::Usage {

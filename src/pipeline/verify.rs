@@ -79,7 +79,8 @@ fn same_description(plan: &Plan, read: &Container, files: &[usize]) -> std::resu
             return Err(format!("it has {found} bytes, not {wanted}"));
         }
     }
-    let count = plan.parts().count();
+    let known: usize = plan.files.iter().map(|f| f.layout.known_tensors()).sum();
+    let count = plan.parts().count() + known;
     if read.tensors().len() != count {
         return Err(format!("it has {} tensors, not {count}", read.tensors().len()));
     }

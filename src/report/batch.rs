@@ -6,7 +6,8 @@ use serde::Serialize;
 
 use super::text::Table;
 use super::{Report, bytes};
-use crate::batch::{Cell, Fate, Outcome, Shard, Summary};
+use crate::batch::{Cell, Fate, Outcome, Summary};
+use crate::shard::Shard;
 
 impl Report for Summary {
     fn human(&self, out: &mut dyn Write) -> io::Result<()> {

@@ -209,6 +209,12 @@ impl Conversion {
         Conversion { calibrated: outcomes.to_vec(), ..self }
     }
 
+    /// The same, found whole where it was to be written.
+    #[must_use]
+    pub fn kept(self) -> Conversion {
+        Conversion { written: true, ..self }
+    }
+
     /// The same, done in so many seconds.
     #[must_use]
     pub fn done(self, seconds: f64) -> Conversion {
@@ -278,9 +284,10 @@ impl Report for Conversion {
             self.every_tensor(out)?;
         }
         self.remarks(out)?;
-        match self.seconds {
-            Some(seconds) => writeln!(out, "written and verified in {seconds:.2} s"),
-            None => writeln!(out, "dry run: nothing was written"),
+        match (self.written, self.seconds) {
+            (_, Some(seconds)) => writeln!(out, "written and verified in {seconds:.2} s"),
+            (true, None) => writeln!(out, "it is there already, and whole"),
+            (false, None) => writeln!(out, "dry run: nothing was written"),
         }
     }
 }

@@ -6,11 +6,13 @@ mod diff;
 mod evaluation;
 mod inspection;
 mod measurement;
+mod merged;
 mod progress;
 mod steps;
 mod targets;
 mod text;
 mod tokens;
+mod uploaded;
 mod verification;
 
 use std::io::{self, Write};

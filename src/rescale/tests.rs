@@ -121,9 +121,7 @@ fn rescaled_models_can_be_written_for_every_target() {
                 let request = Request { output: output.clone(), force_target: true, ..Request::default() };
                 let mut request = request;
                 request.about.vocab = Some("bytes".into());
-                let prepared = request
-                    .plan(model, *target, file_type, &crate::pipeline::Silent, &crate::pipeline::Stop::new())
-                    .unwrap();
+                let mut prepared = request.plan(model, *target, file_type, &Silent, &Stop::new()).unwrap();
                 prepared.write(false, &Silent, &Stop::new()).unwrap();
                 logits(open(&prepared.to_open()))
             };

@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::path::Path;
 
 use formats::{INDEX_SUFFIX, Layout, Metadata, Planned, Value, index, part_name, safetensors};
+use serde::{Deserialize, Serialize};
 
 use crate::about::About;
 use crate::error::{Error, Result};
@@ -98,7 +99,8 @@ pub struct SmallFile {
 }
 
 /// What the output is on disk.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Output {
     /// The file asked for.
     File,

@@ -8,12 +8,14 @@ mod agreement;
 mod batch;
 mod convert;
 mod evaluate;
+mod hub;
 mod interrupt;
 mod memory;
 mod messages;
 mod parity;
 mod run;
 mod rwkv_cpp;
+mod spread;
 #[path = "../../benches/synthetic.rs"]
 mod synthetic;
 mod targets;

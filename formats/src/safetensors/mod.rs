@@ -15,12 +15,14 @@
 //! refuses names that stand twice, and by the crate `safetensors`, whose verdict is the format's.
 //! Source: the format's README and `safetensors/src/tensor.rs`.
 
+mod bundle;
 mod header;
 mod read;
 #[cfg(test)]
 mod tests;
 mod write;
 
+pub use bundle::Bundle;
 pub use write::place;
 
 use quant::Encoding;

@@ -1,13 +1,14 @@
-//! Which part of a release a machine works on.
+//! Which part of a release, or of one conversion, a machine works on.
 
 use std::fmt;
+use std::ops::Range;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 
-/// Part `index` of `count`: every `count`-th cell, beginning with number `index`, both counted from 1.
+/// Part `index` of `count`, both counted from 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize)]
 pub struct Shard {
     /// Which one.
@@ -70,7 +71,24 @@ impl Shard {
         }
     }
 
-    /// Whether the cell at `place`, counted from 0, belongs to it.
+    /// Which of the tensors that take so many bytes each belong to it: a run, and all shards' as equal in bytes as
+    /// whole tensors allow.
+    pub fn range(&self, bytes: &[u64]) -> Range<usize> {
+        let total = bytes.iter().map(|b| u128::from(*b)).sum::<u128>().max(1);
+        // A tensor belongs to the shard in which its middle lies.
+        let mut end = 0;
+        let shards: Vec<u128> = bytes
+            .iter()
+            .map(|bytes| {
+                end += 2 * u128::from(*bytes);
+                (end - u128::from(*bytes)) * self.count as u128 / (2 * total)
+            })
+            .collect();
+        let first = |shard: usize| shards.partition_point(|s| *s < shard as u128);
+        first(self.index - 1)..first(self.index)
+    }
+
+    /// Whether the cell at `place`, counted from 0, belongs to it: every `count`-th does.
     pub fn has(&self, place: usize) -> bool {
         place % self.count == self.index - 1
     }
@@ -109,6 +127,26 @@ mod tests {
         assert_eq!("2/4".parse(), Ok(Shard { index: 2, count: 4 }));
         for wrong in ["", "2", "0/4", "5/4", "a/b", "1/0", "-1/4"] {
             assert!(wrong.parse::<Shard>().is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn every_tensor_belongs_to_one_shard() {
+        let ranges = |count, bytes: &[u64]| -> Vec<Range<usize>> {
+            (1..=count).map(|index| Shard { index, count }.range(bytes)).collect()
+        };
+        assert_eq!(ranges(2, &[5, 5, 1, 1, 8]), [0..2, 2..5]);
+        assert_eq!(ranges(3, &[1, 100, 1]), [0..1, 1..2, 2..3]);
+        assert_eq!(ranges(3, &[9]), [0..0, 0..1, 1..1]);
+        assert_eq!(ranges(2, &[0, 0]), [0..2, 2..2]);
+        assert_eq!(ranges(1, &[u64::MAX; 3]).as_slice(), std::slice::from_ref(&(0..3)));
+        for count in 1..20 {
+            let mut next = 0;
+            for range in ranges(count, &[3, 1, 4, 1, 5, 9, 2, 6, 5]) {
+                assert_eq!(range.start, next);
+                next = range.end;
+            }
+            assert_eq!(next, 9);
         }
     }
 

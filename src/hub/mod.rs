@@ -1,0 +1,116 @@
+//! The Hugging Face Hub: models from it, named `hf://OWNER/REPOSITORY/FILE@REVISION`, and releases to it.
+//!
+//! Only with the cargo feature `hub`, and only for such names, is there any use of a network. The crate `hf-hub` does it,
+//! which honours `HF_ENDPOINT`, `HF_TOKEN` and `HF_HOME`; what was loaded once lies in its cache.
+
+#[cfg(not(feature = "hub"))]
+#[path = "absent.rs"]
+mod client;
+#[cfg(feature = "hub")]
+mod client;
+mod release;
+
+use std::borrow::Cow;
+use std::fmt;
+use std::path::Path;
+
+use formats::{Container, Limits};
+
+pub use release::{Uploaded, upload};
+
+use crate::error::{Error, Result};
+
+const SCHEME: &str = "hf://";
+
+/// A repository of models on the Hub, or a file in it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Address {
+    /// Whose it is.
+    pub owner: String,
+    /// The repository's name.
+    pub name: String,
+    /// The file; the whole repository without.
+    pub file: Option<String>,
+    /// The branch, tag or commit; `main` without.
+    pub revision: Option<String>,
+}
+
+impl Address {
+    /// Whether a path is an address.
+    pub fn is(path: &Path) -> bool {
+        path.to_str().is_some_and(|p| p.starts_with(SCHEME))
+    }
+
+    /// The address that a path is.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] if it is none.
+    pub fn parse(path: &Path) -> Result<Address> {
+        let parse = || {
+            let text = path.to_str()?.strip_prefix(SCHEME)?;
+            let (text, revision) = match text.rsplit_once('@') {
+                Some((text, revision)) => (text, Some(revision.to_owned())),
+                None => (text, None),
+            };
+            let mut parts = text.splitn(3, '/').map(|part| part.trim_end_matches('/').to_owned());
+            let (owner, name) = (parts.next()?, parts.next()?);
+            let file = parts.next().filter(|f| !f.is_empty());
+            let whole = !owner.is_empty() && !name.is_empty() && revision.as_deref() != Some("");
+            whole.then_some(Address { owner, name, file, revision })
+        };
+        parse().ok_or_else(|| Error::Usage {
+            what: format!("{} is no address on the Hugging Face Hub", path.display()),
+            help: "addresses are hf://OWNER/REPOSITORY/FILE or, of a folder, hf://OWNER/REPOSITORY; @REVISION may follow"
+                .to_owned(),
+        })
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{SCHEME}{}/{}", self.owner, self.name)?;
+        self.file.iter().try_for_each(|file| write!(f, "/{file}"))?;
+        self.revision.iter().try_for_each(|revision| write!(f, "@{revision}"))
+    }
+}
+
+/// Where a file or folder is on this machine: `path`, or what was loaded from the Hub.
+///
+/// # Errors
+/// If it is on the Hub and cannot be had.
+pub fn local(path: &Path) -> Result<Cow<'_, Path>> {
+    match Address::is(path) {
+        true => client::load(&Address::parse(path)?).map(Cow::Owned),
+        false => Ok(Cow::Borrowed(path)),
+    }
+}
+
+/// Opens a model, here or on the Hub.
+///
+/// # Errors
+/// As [`local`] and [`formats::open`].
+pub fn open(path: &Path) -> Result<Container> {
+    Ok(formats::open(&local(path)?, &Limits::default())?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_taken_apart() {
+        let address = |text: &str| Address::parse(Path::new(text)).unwrap();
+        let text = "hf://BlinkDL/rwkv-7-world/a/b.pth@v1.0";
+        let parsed = address(text);
+        assert_eq!((parsed.owner.as_str(), parsed.name.as_str()), ("BlinkDL", "rwkv-7-world"));
+        assert_eq!((parsed.file.as_deref(), parsed.revision.as_deref()), (Some("a/b.pth"), Some("v1.0")));
+        assert_eq!(parsed.to_string(), text);
+        for text in ["hf://a/b", "hf://a/b/"] {
+            assert_eq!(address(text).to_string(), "hf://a/b");
+        }
+        for wrong in ["hf://", "hf://a", "hf:///b", "hf://a//c", "hf://a/b@", "a/b"] {
+            assert!(Address::parse(Path::new(wrong)).is_err(), "{wrong}");
+        }
+        assert!(!Address::is(Path::new("a/hf://b")));
+    }
+}

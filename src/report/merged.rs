@@ -1,0 +1,20 @@
+//! That a conversion was put together.
+
+use std::io::{self, Write};
+
+use super::{Report, bytes};
+use crate::spread::Merged;
+
+impl Report for Merged {
+    fn human(&self, out: &mut dyn Write) -> io::Result<()> {
+        writeln!(
+            out,
+            "merged and verified {}: {} tensors of {} shards, {} ({} bytes)",
+            self.output.display(),
+            self.tensors,
+            self.shards,
+            bytes(self.bytes),
+            self.bytes
+        )
+    }
+}

@@ -1,0 +1,12 @@
+//! That a release is on the Hub.
+
+use std::io::{self, Write};
+
+use super::Report;
+use crate::hub::Uploaded;
+
+impl Report for Uploaded {
+    fn human(&self, out: &mut dyn Write) -> io::Result<()> {
+        writeln!(out, "uploaded {} files, with what describes them: {}", self.files, self.commit)
+    }
+}

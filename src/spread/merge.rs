@@ -1,0 +1,248 @@
+//! Putting the shards of a conversion together.
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+
+use formats::{Limits, Mapped, open};
+use rayon::prelude::*;
+use serde::Serialize;
+
+use super::{Conversion, Place, Read, checksum, frame_name, path};
+use crate::error::{Error, Result};
+use crate::pipeline::{Observer, Partial, Stop};
+use crate::shard::Shard;
+
+/// Bytes copied at a time.
+const STEP: u64 = 4 << 20;
+
+/// A conversion that was put together.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Merged {
+    /// The file or folder asked for.
+    pub output: PathBuf,
+    /// Number of shards.
+    pub shards: usize,
+    /// Number of tensors.
+    pub tensors: usize,
+    /// Size of all files.
+    pub bytes: u64,
+}
+
+/// Puts together what the shards beside `out` hold, and reads it back; they stay where they are.
+///
+/// # Errors
+/// [`Error::Check`] if a shard is missing, or shards are of different conversions; [`Error::Model`] if one is damaged;
+/// else as [`pipeline::write`](crate::pipeline::write).
+pub fn merge(out: &Path, force: bool, observer: &dyn Observer, stop: &Stop) -> Result<Merged> {
+    let shards = find(out)?;
+    let conversion = &shards[0].head.conversion;
+    conversion.check(shards[0].container.path())?;
+    let parts = parts(&shards)?;
+    let inputs: Vec<&Mapped> = shards.iter().flat_map(|s| s.container.files()).collect();
+    let files: Vec<(&OsStr, u64)> = conversion.files.iter().map(|f| (f.name.as_ref(), f.bytes)).collect();
+    let partial = Partial::create(out, conversion.output, &files, &inputs, force)?;
+    observer.begins(files.iter().map(|f| f.1).sum());
+    let frames = frames(&shards[0])?;
+    for (file, offset, bytes) in &frames {
+        partial.write_at(*file, bytes, *offset)?;
+    }
+    parts.par_iter().try_for_each(|part| part.copy(&partial, observer, stop))?;
+
+    // As a stranger would read it.
+    let wrong = |path: &Path, what: String| Error::Model {
+        path: path.to_owned(),
+        what: format!("was read back and found wrong: {what}"),
+        help: "the disk or the memory of this machine may be faulty: check them, then try again".to_owned(),
+    };
+    open(partial.to_open(), &Limits::default())?;
+    let written: Vec<Mapped> = partial.paths().map(Mapped::open).collect::<formats::Result<_>>()?;
+    for (file, offset, bytes) in &frames {
+        let file = &written[*file];
+        if file.slice(*offset, bytes.len() as u64) != Some(*bytes) {
+            return Err(wrong(file.path(), format!("the bytes at {offset} are not what was written")));
+        }
+    }
+    parts.par_iter().try_for_each(|Part { name, place, sum, .. }| {
+        stop.check()?;
+        let file = &written[place.file];
+        if checksum(file, place.offset, place.bytes) != Some(*sum) {
+            return Err(wrong(file.path(), format!("the data of {name:?} is not what was written")));
+        }
+        observer.verified(place.bytes);
+        Ok(())
+    })?;
+    let merged = Merged {
+        output: out.to_owned(),
+        shards: shards.len(),
+        tensors: parts.len(),
+        bytes: files.iter().map(|(_, bytes)| bytes).sum(),
+    };
+    partial.finish()?;
+    Ok(merged)
+}
+
+/// All shards of `out`, in order.
+fn find(out: &Path) -> Result<Vec<Read>> {
+    let counts: BTreeMap<usize, PathBuf> = listed(out)?.into_iter().map(|(s, p)| (s.count, p)).collect();
+    let mut counts = counts.into_iter();
+    let (count, first) = counts.next().ok_or_else(|| Error::Usage {
+        what: format!("there are no shards of {}", out.display()),
+        help: "make them: rwkv-quant convert MODEL OUTPUT --shard 1/4, and so on, with the same OUTPUT"
+            .to_owned(),
+    })?;
+    if let Some((_, other)) = counts.next() {
+        return Err(Error::Check {
+            what: format!("{} and {} are not of one number of shards", first.display(), other.display()),
+        });
+    }
+    let mut shards: Vec<Read> = Vec::new();
+    for index in 1..=count {
+        let shard = Shard { index, count };
+        let path = path(out, shard);
+        if !path.exists() {
+            return Err(Error::Check { what: format!("shard {shard} is missing: {}", path.display()) });
+        }
+        let read = Read::open(&path)?;
+        if read.head.shard != shard {
+            let what = format!("{} is shard {}, not {shard}", path.display(), read.head.shard);
+            return Err(Error::Check { what });
+        }
+        if let Some(first) = shards.first().filter(|first| first.head.conversion != read.head.conversion) {
+            return Err(Error::Check {
+                what: format!(
+                    "{} and {} are of different conversions: another source, recipe or version of this program",
+                    first.container.path().display(),
+                    path.display()
+                ),
+            });
+        }
+        shards.push(read);
+    }
+    Ok(shards)
+}
+
+/// The files that are named as shards of `out`.
+fn listed(out: &Path) -> Result<Vec<(Shard, PathBuf)>> {
+    let folder = match out.parent() {
+        Some(p) if !p.as_os_str().is_empty() => p,
+        _ => Path::new("."),
+    };
+    let mut list = Vec::new();
+    for entry in std::fs::read_dir(folder).map_err(Error::io("read", folder))? {
+        let found = entry.map_err(Error::io("read", folder))?.path();
+        let name = found.to_string_lossy().into_owned();
+        let shard = name.rsplit_once(".shard-").and_then(|(_, s)| s.replacen("of", "/", 1).parse().ok());
+        if let Some(shard) = shard.filter(|s: &Shard| path(out, *s).file_name() == found.file_name()) {
+            list.push((shard, found));
+        }
+    }
+    Ok(list)
+}
+
+impl Conversion {
+    /// Refuses what would be written elsewhere than into the files.
+    fn check(&self, path: &Path) -> Result<()> {
+        let inside = |file: usize, offset: u64, bytes: u64| {
+            let end = offset.checked_add(bytes);
+            self.files.get(file).zip(end).is_some_and(|(file, end)| end <= file.bytes)
+        };
+        let plain = |name: &str| Path::new(name).file_name() == Some(OsStr::new(name));
+        let frames = self.files.iter().enumerate();
+        let mut frames =
+            frames.flat_map(|(n, f)| f.frame.iter().map(move |(offset, len)| (n, *offset, *len)));
+        let sound = !self.files.is_empty()
+            && self.files.iter().all(|f| plain(&f.name))
+            && frames.all(|(n, offset, len)| inside(n, offset, len as u64))
+            && self.tensors.values().all(|p| inside(p.file, p.offset, p.bytes));
+        if sound {
+            return Ok(());
+        }
+        Err(Error::Model {
+            path: path.to_owned(),
+            what: "describes files that cannot be".to_owned(),
+            help: "make all shards again".to_owned(),
+        })
+    }
+}
+
+/// The frames of all files: number of the file, offset, bytes.
+fn frames(shard: &Read) -> Result<Vec<(usize, u64, &[u8])>> {
+    let Read { container, head, .. } = shard;
+    let mut all = Vec::new();
+    for (n, file) in head.conversion.files.iter().enumerate() {
+        let mut rest = container.tensor(&frame_name(n)).map(|t| container.bytes(t)).unwrap_or_default();
+        for (offset, len) in &file.frame {
+            let (piece, after) = rest.split_at_checked(*len).ok_or_else(|| Error::Model {
+                path: container.path().to_owned(),
+                what: format!("lacks bytes of {}", file.name),
+                help: "make this shard again".to_owned(),
+            })?;
+            all.push((n, *offset, piece));
+            rest = after;
+        }
+    }
+    Ok(all)
+}
+
+/// A tensor: where it is, and where it goes.
+struct Part<'a> {
+    name: &'a str,
+    from: &'a Mapped,
+    offset: u64,
+    sum: u32,
+    place: Place,
+}
+
+/// Every tensor of the conversion, each from the one shard that holds it.
+fn parts(shards: &[Read]) -> Result<Vec<Part<'_>>> {
+    let mut parts: BTreeMap<&str, Part> = BTreeMap::new();
+    for shard in shards {
+        let container = &shard.container;
+        let wrong = |what: String| Error::Model {
+            path: container.path().to_owned(),
+            what,
+            help: "make this shard again".to_owned(),
+        };
+        for (tensor, sum) in &shard.sums {
+            let t = &container.tensors()[*tensor];
+            let place = shard.head.conversion.tensors.get(&t.name).filter(|p| p.bytes == t.bytes);
+            let place =
+                *place.ok_or_else(|| wrong(format!("holds {:?}, which is not of its conversion", t.name)))?;
+            let part =
+                Part { name: &t.name, from: &container.files()[t.file], offset: t.offset, sum: *sum, place };
+            if parts.insert(&t.name, part).is_some() {
+                return Err(wrong(format!("holds {:?}, which another shard holds too", t.name)));
+            }
+        }
+    }
+    match shards[0].head.conversion.tensors.keys().find(|name| !parts.contains_key(name.as_str())) {
+        Some(lacking) => Err(Error::Check { what: format!("no shard holds the tensor {lacking:?}") }),
+        None => Ok(parts.into_values().collect()),
+    }
+}
+
+impl Part<'_> {
+    /// Copies the tensor to its place, and compares the checksum on the way.
+    fn copy(&self, partial: &Partial, observer: &dyn Observer, stop: &Stop) -> Result<()> {
+        let mut hasher = crc32fast::Hasher::new();
+        for start in (0..self.place.bytes).step_by(STEP as usize) {
+            stop.check()?;
+            let len = STEP.min(self.place.bytes - start);
+            let from = self.offset + start;
+            let bytes = self.from.slice(from, len).unwrap_or_default();
+            hasher.update(bytes);
+            partial.write_at(self.place.file, bytes, self.place.offset + start)?;
+            self.from.release(from..from + len);
+            observer.written(self.name, len);
+        }
+        if hasher.finalize() == self.sum {
+            return Ok(());
+        }
+        Err(Error::Model {
+            path: self.from.path().to_owned(),
+            what: format!("is damaged: the data of {:?} is not what was written", self.name),
+            help: "copy this shard again, or make it again".to_owned(),
+        })
+    }
+}

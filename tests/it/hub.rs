@@ -1,0 +1,218 @@
+//! The Hugging Face Hub: what a build without it says, and, with it, models from a server on this machine and a release to
+//! it.
+
+#[cfg(not(feature = "hub"))]
+use crate::run::{run, testdata};
+
+#[cfg(not(feature = "hub"))]
+#[test]
+fn without_the_feature_addresses_are_refused() {
+    let ran = run(["inspect", "hf://BlinkDL/rwkv-7-world/RWKV-x070-World-0.1B.pth"]);
+    assert_eq!(ran.status, 2, "{}", ran.stderr);
+    assert!(ran.stderr.contains("was built without the feature hub"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("--features hub"), "{}", ran.stderr);
+    let ran = run(["upload", testdata("").to_str().unwrap(), "somebody/somewhere"]);
+    assert!(ran.stderr.contains("is no address on the Hugging Face Hub"), "{}", ran.stderr);
+}
+
+#[cfg(feature = "hub")]
+mod built_in {
+    use std::collections::BTreeMap;
+    use std::fs;
+    use std::io::{BufRead, BufReader, Read, Write};
+    use std::net::{TcpListener, TcpStream};
+    use std::process::Command;
+    use std::sync::{Arc, Mutex};
+
+    use serde_json::{Value, json};
+
+    use crate::run::{ok, program, sha256, testdata};
+
+    const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
+    const TOKEN: &str = "hf_secret";
+
+    /// As much of the Hub as is needed here, on this machine; every request must have the token.
+    struct Server {
+        address: String,
+        /// Requests, `METHOD PATH`, and their bodies.
+        heard: Arc<Mutex<Vec<(String, Vec<u8>)>>>,
+        dir: tempfile::TempDir,
+    }
+
+    impl Server {
+        fn new(files: BTreeMap<&'static str, Vec<u8>>) -> Server {
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            let address = format!("http://{}", listener.local_addr().unwrap());
+            let heard = Arc::new(Mutex::new(Vec::new()));
+            let (files, hears) = (Arc::new(files), heard.clone());
+            std::thread::spawn(move || {
+                for stream in listener.incoming() {
+                    let (files, hears) = (files.clone(), hears.clone());
+                    std::thread::spawn(move || answer(stream.unwrap(), &files, &hears));
+                }
+            });
+            Server { address, heard, dir: tempfile::tempdir().unwrap() }
+        }
+
+        fn command(&self, args: &[&str]) -> Command {
+            let mut command = program();
+            command.args(args).env("HF_ENDPOINT", &self.address).env("HF_HOME", self.dir.path());
+            for name in [
+                "HF_HUB_CACHE",
+                "HUGGINGFACE_HUB_CACHE",
+                "HTTP_PROXY",
+                "http_proxy",
+                "ALL_PROXY",
+                "all_proxy",
+            ] {
+                command.env_remove(name);
+            }
+            command.env("HF_TOKEN", TOKEN);
+            command
+        }
+
+        fn run(&self, args: &[&str]) -> (i32, String, String) {
+            let output = self.command(args).output().unwrap();
+            let text = |bytes| String::from_utf8(bytes).unwrap();
+            (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
+        }
+
+        fn count(&self, start: &str) -> usize {
+            self.heard.lock().unwrap().iter().filter(|(line, _)| line.starts_with(start)).count()
+        }
+    }
+
+    /// Reads one request and answers it.
+    fn answer(mut stream: TcpStream, files: &BTreeMap<&str, Vec<u8>>, heard: &Mutex<Vec<(String, Vec<u8>)>>) {
+        let mut reader = BufReader::new(stream.try_clone().unwrap());
+        let mut lines = Vec::new();
+        loop {
+            let mut line = String::new();
+            if reader.read_line(&mut line).unwrap_or(0) == 0 {
+                return;
+            }
+            match line.trim_end() {
+                "" => break,
+                line => lines.push(line.to_owned()),
+            }
+        }
+        let header = |name: &str| {
+            let value = |line: &String| {
+                line.split_once(": ").filter(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| v.to_owned())
+            };
+            lines.iter().find_map(value)
+        };
+        let mut body = vec![0; header("content-length").map_or(0, |n| n.parse().unwrap())];
+        reader.read_exact(&mut body).unwrap();
+        let mut words = lines[0].split(' ');
+        let (method, path) = (words.next().unwrap(), words.next().unwrap());
+        heard.lock().unwrap().push((format!("{method} {path}"), body.clone()));
+        let reply = |status: &str, more: &str, content: &[u8]| {
+            let head = format!(
+                "HTTP/1.1 {status}\r\nConnection: close\r\nContent-Length: {}\r\n{more}\r\n",
+                content.len()
+            );
+            let content = if method == "HEAD" { &[] } else { content };
+            [head.as_bytes(), content].concat()
+        };
+        let json = |value: Value| {
+            reply("200 OK", "Content-Type: application/json\r\n", value.to_string().as_bytes())
+        };
+        let reply = if header("authorization") != Some(format!("Bearer {TOKEN}")) {
+            reply("401 Unauthorized", "", b"")
+        } else if let Some(file) = path.strip_prefix("/somebody/model/resolve/v1/") {
+            match files.get(file) {
+                Some(bytes) => {
+                    let more = format!("ETag: \"{}\"\r\nX-Repo-Commit: {COMMIT}\r\n", sha256(bytes));
+                    reply("200 OK", &more, bytes)
+                }
+                None => reply("404 Not Found", "X-Error-Code: EntryNotFound\r\n", b""),
+            }
+        } else if path == "/api/repos/create" {
+            json(json!({"url": "somewhere"}))
+        } else if path.starts_with("/api/models/somebody/release/preupload/") {
+            let asked: Value = serde_json::from_slice(&body).unwrap();
+            let mode = |f: &Value| json!({"path": f["path"], "uploadMode": "regular", "shouldIgnore": false});
+            json(json!({"files": asked["files"].as_array().unwrap().iter().map(mode).collect::<Vec<_>>()}))
+        } else if path.starts_with("/api/models/somebody/release/commit/") {
+            json(json!({"commitUrl": "https://hub/commit/1", "commitOid": COMMIT}))
+        } else {
+            reply("404 Not Found", "X-Error-Code: RepoNotFound\r\n", b"")
+        };
+        stream.write_all(&reply).ok();
+    }
+
+    #[test]
+    fn models_are_loaded_once() {
+        let bytes = fs::read(testdata("rwkv7-bytes.pth")).unwrap();
+        let server = Server::new(BTreeMap::from([("a/rwkv7-bytes.pth", bytes)]));
+        let dir = tempfile::tempdir().unwrap();
+        let (loaded, own) = (dir.path().join("loaded.gguf"), dir.path().join("own.gguf"));
+        let model = "hf://somebody/model/a/rwkv7-bytes.pth@v1";
+        for _ in 0..2 {
+            let args = ["convert", model, loaded.to_str().unwrap(), "--type", "q8_0", "--force"];
+            let (status, _, said) = server.run(&args);
+            assert_eq!(status, 0, "{said}");
+        }
+        ok([
+            "convert",
+            testdata("rwkv7-bytes.pth").to_str().unwrap(),
+            own.to_str().unwrap(),
+            "--type",
+            "q8_0",
+        ]);
+        assert!(fs::read(loaded).unwrap() == fs::read(own).unwrap());
+        assert_eq!(server.count("GET /somebody/model/resolve/v1/a/rwkv7-bytes.pth"), 1);
+
+        for (address, why) in [
+            ("hf://somebody/model/b.pth@v1", "hf://somebody/model/b.pth@v1 cannot be loaded: "),
+            ("hf://nobody/model/b.pth", "hf://nobody/model/b.pth cannot be loaded: "),
+            ("hf://somebody", "is no address on the Hugging Face Hub"),
+        ] {
+            let (status, _, said) = server.run(&["inspect", address]);
+            assert_ne!(status, 0);
+            assert!(said.contains(why), "{said}");
+        }
+        let output =
+            server.command(&["inspect", "hf://somebody/model/c.pth@v1"]).env("HF_TOKEN", "wrong").output();
+        let said = String::from_utf8(output.unwrap().stderr).unwrap();
+        assert!(said.contains("set HF_TOKEN to a token that may do this"), "{said}");
+    }
+
+    #[test]
+    fn a_finished_release_is_uploaded_in_one_commit() {
+        let server = Server::new(BTreeMap::new());
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        fs::create_dir(path("seven")).unwrap();
+        fs::write(path("seven/seven-Q8_0.gguf"), "weights").unwrap();
+        fs::write(path("SHA256SUMS"), format!("{}  seven/seven-Q8_0.gguf\n", sha256(b"weights"))).unwrap();
+        let folder = dir.path().to_str().unwrap();
+        let upload =
+            |more: &[&str]| server.run(&[&["upload", folder, "hf://somebody/release/v1@dev"], more].concat());
+        fs::write(path("seven/.x.lock"), "").unwrap();
+        assert!(upload(&[]).2.contains(".x.lock is unfinished"));
+        fs::remove_file(path("seven/.x.lock")).unwrap();
+        let (status, said, why) = upload(&["--create", "--private"]);
+        assert_eq!(status, 0, "{why}");
+        assert!(said.contains("uploaded 1 files, with what describes them: https://hub/commit/1"), "{said}");
+        let heard = server.heard.lock().unwrap().clone();
+        let body = |start: &str| &heard.iter().find(|(line, _)| line.starts_with(start)).unwrap().1;
+        let created: Value = serde_json::from_slice(body("POST /api/repos/create")).unwrap();
+        assert_eq!((&created["name"], &created["private"]), (&json!("release"), &json!(true)));
+        let commit = std::str::from_utf8(body("POST /api/models/somebody/release/commit/dev")).unwrap();
+        let lines: Vec<Value> = commit.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert_eq!(lines[0]["key"], "header");
+        let mut files: Vec<(&str, &str)> = lines[1..]
+            .iter()
+            .map(|f| (f["value"]["path"].as_str().unwrap(), f["value"]["content"].as_str().unwrap()))
+            .collect();
+        files.sort_unstable();
+        assert_eq!((files[0].0, files[1]), ("v1/SHA256SUMS", ("v1/seven/seven-Q8_0.gguf", "d2VpZ2h0cw==")));
+
+        fs::write(path("seven/seven-Q8_0.gguf"), "other").unwrap();
+        let (status, _, said) = upload(&[]);
+        assert_eq!(status, 3);
+        assert!(said.contains("is missing, or not what SHA256SUMS says"), "{said}");
+    }
+}
