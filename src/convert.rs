@@ -191,6 +191,14 @@ impl Prepared {
         })
     }
 
+    /// Looks through the weights for those that the target cannot hold; nothing is written.
+    ///
+    /// # Errors
+    /// As [`pipeline::check`].
+    pub fn check(&self, stop: &Stop) -> Result<()> {
+        pipeline::check(&self.plan, &self.model, &self.budget, stop)
+    }
+
     /// Writes it; what is there is replaced if `force`.
     ///
     /// # Errors

@@ -11,6 +11,9 @@ use crate::error::{Error, Result};
 /// Values decoded at a time by a thread.
 const STEP: usize = 1 << 18;
 
+/// What to do about a weight that is not finite.
+pub const DAMAGED: &str = "a model with such a weight computes nothing sensible: get a sound copy, or the release before or after it";
+
 /// What was found sound.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verified {
@@ -35,6 +38,20 @@ pub fn verify(container: &Container) -> Result<Verified> {
         Checksums::Absent => 0,
     };
     let mut verified = Verified { checksums, tensors: 0, values: 0, sha256: Vec::new() };
+    for t in finite(container)? {
+        verified.tensors += 1;
+        verified.values += t.elements();
+    }
+    verified.sha256 = container.files().iter().map(sha256).collect();
+    Ok(verified)
+}
+
+/// Decodes all of a container and looks for values that are not finite; gives the tensors that it decoded.
+///
+/// # Errors
+/// [`Error::Weight`] with the first such value.
+pub fn finite(container: &Container) -> Result<Vec<&Tensor>> {
+    let mut decoded = Vec::new();
     for t in container.tensors().iter().filter(|t| t.encoding.is_real()) {
         let Some(codec) = codec(t.encoding) else { continue };
         let (len, size) = (t.encoding.block_len(), t.encoding.block_bytes());
@@ -55,14 +72,13 @@ pub fn verify(container: &Container) -> Result<Verified> {
                     path: container.files()[t.file].path().to_owned(),
                     tensor: t.name.clone(),
                     source,
+                    help: DAMAGED.to_owned(),
                 }
             })
         })?;
-        verified.tensors += 1;
-        verified.values += t.elements();
+        decoded.push(t);
     }
-    verified.sha256 = container.files().iter().map(sha256).collect();
-    Ok(verified)
+    Ok(decoded)
 }
 
 /// Number of blocks that a tensor spans.

@@ -34,6 +34,7 @@ pub use state::{Layout, TunedState};
 
 use crate::error::{Error, Result};
 use crate::model::{Held, Lazy, Model, NAMINGS, Role, Scope};
+use crate::verify;
 
 /// What an adapter says besides its tensors.
 #[derive(Clone, Copy, Debug, Default)]
@@ -159,10 +160,11 @@ impl Adapter {
     }
 }
 
-/// Opens an adapter's file, which must be sound.
+/// Opens an adapter's file, which must be sound: what it holds is blamed on it, and not on the model it is merged into.
 fn open(path: &Path) -> Result<Arc<Container>> {
     let container = formats::open(path, &Limits::default())?;
     container.format().verify_checksums(&container, &Limits::default())?;
+    verify::finite(&container)?;
     Ok(Arc::new(container))
 }
 

@@ -24,10 +24,11 @@ pub(super) fn run(args: &Args, style: Style) -> Result<()> {
     let start = Instant::now();
     let prepared = args.request.prepare()?;
     let conversion = prepared.report();
+    stop_on_ctrl_c();
     if args.dry_run {
+        prepared.check(&STOP)?;
         return show(&conversion, style);
     }
-    stop_on_ctrl_c();
     let progress = Progress::new(prepared.plan.total_bytes(), style);
     let written = prepared.write(args.force, &progress, &STOP);
     progress.clear();

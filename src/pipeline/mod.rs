@@ -63,6 +63,23 @@ impl Stop {
     }
 }
 
+/// Looks through the weights that are to become f16, and are now something of a larger range, before anything is
+/// written.
+///
+/// # Errors
+/// [`Error::Weight`] with the first one that does not fit, and the targets that hold it; [`Error::Interrupted`].
+pub fn check(plan: &Plan, model: &Model, budget: &Budget, stop: &Stop) -> Result<()> {
+    let chunks: Vec<_> = chunk::grid(plan, budget).into_iter().filter(|c| c.narrows(plan)).collect();
+    let first = pool(budget.threads)?.install(|| {
+        let looked_through = chunks.par_iter().map_init(chunk::Buffers::default, |buffers, chunk| {
+            stop.check()?;
+            chunk.encode(plan, model, None, buffers).map(drop)
+        });
+        looked_through.find_first(Result::is_err)
+    });
+    first.unwrap_or(Ok(()))
+}
+
 /// Writes the planned files to `out`: first under the name `out.partial`, given their own once every byte was read
 /// back and found right. On any error nothing is left behind.
 ///
@@ -79,7 +96,7 @@ pub fn write(
     observer: &dyn Observer,
     stop: &Stop,
 ) -> Result<()> {
-    let partial = Partial::create(out, plan, model, force)?;
+    let partial = Partial::create(out, plan, model, force, || check(plan, model, budget, stop))?;
     let pool = pool(budget.threads)?;
     let chunks = chunk::grid(plan, budget);
     // The checksums in the source are compared meanwhile: a flipped bit must not become a sound-looking file.

@@ -238,6 +238,20 @@ pub fn refused(target: &dyn Target, model: &Model) -> Error {
     }
 }
 
+/// What to do about a weight that `narrow` is too narrow for: which targets of the same kind hold the model in a type
+/// with a larger range.
+pub fn wider(narrow: Encoding, target: &dyn Target, model: &Model) -> String {
+    let types = FILE_TYPES.iter().filter(|t| matches!(t.matrix, Encoding::F32 | Encoding::BF16));
+    let types: Vec<_> = types.filter(|t| t.gguf_number.is_some() && t.matrix != narrow).collect();
+    let others = TARGETS.iter().filter(|t| t.content() == target.content() && t.takes(model.version));
+    let others = others.filter_map(|target| {
+        let fit: Vec<_> = types.iter().filter(|t| target.holds(t)).map(|t| t.name).collect();
+        let asked = format!("{} --type {}", asked_for_by(*target), fit.join(" or "));
+        (!fit.is_empty()).then(|| format!("{asked} ({})", target.runtimes()))
+    });
+    format!("these can hold it: {}", others.collect::<Vec<_>>().join("; "))
+}
+
 /// The names of the versions that a target takes, newest first, each once.
 pub fn version_names(target: &dyn Target) -> Vec<&'static str> {
     let mut names: Vec<_> = VERSIONS.iter().filter(|v| target.takes(v)).map(|v| v.name).collect();
