@@ -6,7 +6,7 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 
 use crate::about::{About, Overrides};
 use crate::adapter::Flags;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::importance::Importance;
 use crate::model::Model;
 use crate::pipeline::{self, Budget, Observer, Stop};
@@ -108,7 +108,34 @@ impl Request {
     pub fn prepare(&self) -> Result<Prepared> {
         let target = targets::choose(&self.output, self.to.as_deref())?;
         let file_type = targets::type_or_default(target, self.file_type)?;
+        self.refuse_idle(target, file_type)?;
         self.plan(self.open(target)?, target, file_type)
+    }
+
+    /// Refuses flags that would change nothing.
+    fn refuse_idle(&self, target: &dyn Target, file_type: &FileType) -> Result<()> {
+        let (content, plain) = (target.content(), file_type.is_plain());
+        let (adapter, gguf) = (content == Content::Adapter, target.id() == targets::gguf::Gguf.id());
+        for (flag, idle) in [
+            ("--imatrix", self.imatrix.is_some() && (plain || !gguf)),
+            ("--search best", self.search == Search::Best && plain),
+            ("--layers", self.layers.is_some() && plain && target.plans_layers()),
+            ("--state", self.adapters.state.is_some() && adapter),
+            ("--lora", self.adapters.lora.is_some() && content == Content::State),
+            ("--lora-alpha", self.adapters.lora_alpha.is_some() && adapter && !target.keeps_alpha()),
+        ] {
+            if idle {
+                let file_type = file_type.name;
+                return Err(Error::Usage {
+                    what: format!(
+                        "{flag} changes nothing in {} files of the type {file_type}",
+                        target.name()
+                    ),
+                    help: "leave it out".to_owned(),
+                });
+            }
+        }
+        Ok(())
     }
 
     /// Opens the source, with what is merged into it for that target.
@@ -118,7 +145,7 @@ impl Request {
     pub fn open(&self, target: &dyn Target) -> Result<Model> {
         let mut model = Model::open(&self.input, &self.drop)?;
         match target.content() {
-            Content::Adapter => self.adapters.add_to(&mut model)?,
+            Content::Adapter => self.adapters.add_to(&mut model, !target.keeps_alpha())?,
             Content::Model | Content::State => self.adapters.merge_into(&mut model)?,
         }
         Ok(model)

@@ -134,6 +134,12 @@ impl Error {
         move |source| Error::Io { action, path, source }
     }
 
+    /// An [`Error::Read`] for a `what` at `path`, to be used with `map_err`.
+    pub fn read(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
+        let path = path.to_owned();
+        move |source| Error::Read { what, path, source }
+    }
+
     /// What to do next.
     pub fn help(&self) -> Option<String> {
         match self {

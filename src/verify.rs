@@ -31,12 +31,19 @@ pub struct Verified {
 ///
 /// # Errors
 /// [`Error::Weight`] with the first value that is not finite; [`Error::Format`] if a checksum in the container
-/// disagrees with its data.
+/// disagrees with its data; [`Error::Model`] if a file goes on behind its end.
 pub fn verify(container: &Container) -> Result<Verified> {
     let checksums = match container.format().verify_checksums(container, &Limits::default())? {
         Checksums::Match(count) => count,
         Checksums::Absent => 0,
     };
+    if let Some((file, bytes)) = container.format().stray_bytes(container) {
+        return Err(Error::Model {
+            path: container.files()[file].path().to_owned(),
+            what: format!("goes on for {bytes} bytes behind its last tensor"),
+            help: "two files may have been joined, or a copy gone wrong: get a sound copy".to_owned(),
+        });
+    }
     let mut verified = Verified { checksums, tensors: 0, values: 0, sha256: Vec::new() };
     for t in finite(container)? {
         verified.tensors += 1;

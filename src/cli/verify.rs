@@ -2,9 +2,11 @@
 
 use std::path::PathBuf;
 
+use formats::Limits;
+
 use super::show;
 use crate::error::{Error, Result};
-use crate::model::Model;
+use crate::model::{Model, companion};
 use crate::report::{Style, Verification};
 use crate::verify::verify;
 
@@ -19,8 +21,18 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: &Args, style: Style) -> Result<()> {
-    let model = Model::open(&args.model, &[])?;
-    let verified = verify(&model.container)?;
+    let container = formats::open(&args.model, &Limits::default())?;
+    let (verified, verification) = match companion(&container) {
+        Some((what, _)) => {
+            let verified = verify(&container)?;
+            (verified.clone(), Verification::beside(&container, what, verified))
+        }
+        None => {
+            let model = Model::detect(container, &[])?;
+            let verified = verify(&model.container)?;
+            (verified.clone(), Verification::new(&model, verified))
+        }
+    };
     for wanted in &args.sha256 {
         if !verified.sha256.iter().any(|found| found.eq_ignore_ascii_case(wanted)) {
             return Err(Error::Check {
@@ -32,5 +44,5 @@ pub(super) fn run(args: &Args, style: Style) -> Result<()> {
             });
         }
     }
-    show(&Verification::new(&model, verified), style)
+    show(&verification, style)
 }

@@ -82,6 +82,11 @@ pub trait Target: Send + Sync {
         &[Mix::Own]
     }
 
+    /// Whether an adapter in it says how it is scaled.
+    fn keeps_alpha(&self) -> bool {
+        false
+    }
+
     /// Whether a model in it can have a tuned initial state.
     fn holds_state(&self) -> bool {
         false
@@ -140,13 +145,13 @@ pub static TARGETS: &[&dyn Target] = &[
     &web_rwkv::St,
     &web_rwkv::Prefab,
     &rwkv_cpp::RwkvCpp,
-    &blinkdl::Safetensors,
-    &blinkdl::Torch,
+    &blinkdl::SAFETENSORS,
+    &blinkdl::TORCH,
     &hf::HuggingFace,
-    &adapters::GgufLora,
-    &adapters::StLora,
-    &adapters::StState,
-    &adapters::PthState,
+    &adapters::GGUF_LORA,
+    &adapters::ST_LORA,
+    &adapters::ST_STATE,
+    &adapters::PTH_STATE,
 ];
 
 /// The target of that [`id`](Target::id), else the one that a file's extension asks for.
@@ -160,6 +165,22 @@ pub fn choose(path: &Path, id: Option<&str>) -> Result<&'static dyn Target> {
         Some(id) => all.find(|t| t.id() == id),
         None => all.find(|t| t.content() == Content::Model && t.extensions().contains(&extension.as_str())),
     };
+    let others = || TARGETS.iter().any(|t| t.extensions().contains(&extension.as_str()));
+    if let Some(target) = found.filter(|t| !t.extensions().contains(&extension.as_str()) && others()) {
+        return Err(Error::Usage {
+            what: format!(
+                "{} would be a {}, and programs take .{extension} for something else",
+                path.display(),
+                target.name()
+            ),
+            help: match target.extensions() {
+                [] => "give it a name without that extension, or leave --to out".to_owned(),
+                extensions => {
+                    format!("give it the extension .{}, or leave --to out", extensions.join(" or ."))
+                }
+            },
+        });
+    }
     found.ok_or_else(|| {
         let models = TARGETS.iter().filter(|t| t.content() == Content::Model);
         let known: Vec<String> = models.map(|t| format!("{} ({})", asked_for_by(*t), t.runtimes())).collect();
