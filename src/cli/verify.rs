@@ -22,24 +22,21 @@ pub(super) struct Args {
 
 pub(super) fn run(args: &Args, style: Style) -> Result<()> {
     let container = formats::open(&args.model, &Limits::default())?;
-    let (verified, verification) = match companion(&container) {
-        Some((what, _)) => {
-            let verified = verify(&container)?;
-            (verified.clone(), Verification::beside(&container, what, verified))
-        }
+    let verification = match companion(&container) {
+        Some((what, _)) => Verification::beside(&container, what, verify(&container)?),
         None => {
             let model = Model::detect(container, &[])?;
-            let verified = verify(&model.container)?;
-            (verified.clone(), Verification::new(&model, verified))
+            Verification::new(&model, verify(&model.container)?)
         }
     };
+    let found: Vec<&str> = verification.hashes().collect();
     for wanted in &args.sha256 {
-        if !verified.sha256.iter().any(|found| found.eq_ignore_ascii_case(wanted)) {
+        if !found.iter().any(|found| found.eq_ignore_ascii_case(wanted)) {
             return Err(Error::Check {
                 what: format!(
                     "the SHA-256 of {} is {}, not {wanted}",
                     args.model.display(),
-                    verified.sha256.join(", ")
+                    found.join(", ")
                 ),
             });
         }

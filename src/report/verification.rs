@@ -41,6 +41,11 @@ impl Verification {
         Verification { beside: Some(what), ..Verification::of(container, verified) }
     }
 
+    /// SHA-256 of every file.
+    pub fn hashes(&self) -> impl Iterator<Item = &str> {
+        self.sha256.iter().map(|file| file.sha256.as_str())
+    }
+
     fn of(container: &Container, verified: Verified) -> Verification {
         let files = container.files().iter().map(|f| f.path().display().to_string());
         Verification {
