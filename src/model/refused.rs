@@ -75,13 +75,15 @@ const REFUSED: &[Refused] = &[
 
 /// If `container` holds what goes beside a model: what that is, and what to do with it.
 pub fn companion(container: &Container) -> Option<(&'static str, &'static str)> {
-    const ADAPTER: &[&str] =
-        &[".lora_A", ".lora_B", ".lora.0", ".lora.1", ".lora_a", ".lora_b", ".disha", ".bone"];
-    let names = || container.tensors().iter().map(|t| t.name.strip_suffix(".weight").unwrap_or(&t.name));
-    if names().any(|name| ADAPTER.iter().any(|end| name.ends_with(end))) {
+    const ADAPTER: &[&str] = &[".lora_A", ".lora_B", ".lora_a", ".lora_b", ".disha", ".bone"];
+    let names = || container.tensors().iter().map(|t| t.name.as_str());
+    // Of flash-linear-attention's models, the names of the low-rank matrices go on behind `.lora.0`.
+    let of_adapter =
+        |n: &str| ADAPTER.iter().any(|m| n.contains(m)) || n.ends_with(".lora.0") || n.ends_with(".lora.1");
+    if names().any(of_adapter) {
         return Some(("a LoRA adapter", "give its base model, and this file as --lora"));
     }
-    let state = names().all(|name| name.ends_with("time_state")) && names().count() > 0;
+    let state = names().all(|name| name.contains("time_state")) && names().count() > 0;
     let help = "give the model that the state was tuned for, and this file as --state";
     state.then_some(("an initial state (state tuning)", help))
 }
