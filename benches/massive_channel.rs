@@ -36,7 +36,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let model = rescaling.applied(model)?;
     let request = Request { output: PathBuf::from(output), ..Request::default() };
     let target = targets::choose(&request.output, None)?;
-    let prepared = request.plan(model, target, FileType::named("source")?)?;
+    let mut prepared = request.plan(model, target, FileType::named("source")?, &Silent, &Stop::new())?;
     prepared.write(true, &Silent, &Stop::new())?;
     Ok(())
 }

@@ -155,7 +155,34 @@ impl Request {
             }
         };
         let file_type = targets::type_or_default(target, asked)?;
+        self.refuse_idle(target, file_type)?;
         self.plan(self.open(target)?, target, file_type, observer, stop)
+    }
+
+    /// Refuses flags that would change nothing.
+    fn refuse_idle(&self, target: &dyn Target, file_type: &FileType) -> Result<()> {
+        let (content, plain) = (target.content(), file_type.is_plain());
+        let (adapter, gguf) = (content == Content::Adapter, target.id() == targets::gguf::Gguf.id());
+        for (flag, idle) in [
+            ("--imatrix", self.imatrix.is_some() && (plain || !gguf)),
+            ("--search best", self.search == Search::Best && plain),
+            ("--layers", self.layers.is_some() && plain && target.plans_layers()),
+            ("--state", self.adapters.state.is_some() && adapter),
+            ("--lora", self.adapters.lora.is_some() && content == Content::State),
+            ("--lora-alpha", self.adapters.lora_alpha.is_some() && adapter && !target.keeps_alpha()),
+        ] {
+            if idle {
+                let file_type = file_type.name;
+                return Err(Error::Usage {
+                    what: format!(
+                        "{flag} changes nothing in {} files of the type {file_type}",
+                        target.name()
+                    ),
+                    help: "leave it out".to_owned(),
+                });
+            }
+        }
+        Ok(())
     }
 
     /// Opens the source, with what is merged into it for that target.
@@ -165,7 +192,7 @@ impl Request {
     pub fn open(&self, target: &dyn Target) -> Result<Model> {
         let mut model = Model::open(&self.input, &self.drop)?;
         match target.content() {
-            Content::Adapter => self.adapters.add_to(&mut model)?,
+            Content::Adapter => self.adapters.add_to(&mut model, !target.keeps_alpha())?,
             Content::Model | Content::State => self.adapters.merge_into(&mut model)?,
         }
         Ok(model)
@@ -381,6 +408,14 @@ impl Prepared {
             Output::Folder => self.output.join(name),
             Output::File | Output::Set => self.output.with_file_name(name),
         })
+    }
+
+    /// Looks through the weights for those that the target cannot hold; nothing is written.
+    ///
+    /// # Errors
+    /// As [`pipeline::check`].
+    pub fn check(&self, stop: &Stop) -> Result<()> {
+        pipeline::check(&self.plan, &self.model, &self.budget, stop)
     }
 
     /// Calibrates it if that is asked for, and writes it; what is there is replaced if `force`.

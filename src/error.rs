@@ -49,6 +49,8 @@ pub enum Error {
         tensor: String,
         /// Which weight, and why.
         source: EncodeError,
+        /// What to do about it.
+        help: String,
     },
     /// The job file of a batch is wrong.
     #[error("{}, line {line}: {what}", path.display())]
@@ -132,6 +134,12 @@ impl Error {
         move |source| Error::Io { action, path, source }
     }
 
+    /// An [`Error::Read`] for a `what` at `path`, to be used with `map_err`.
+    pub fn read(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
+        let path = path.to_owned();
+        move |source| Error::Read { what, path, source }
+    }
+
     /// What to do next.
     pub fn help(&self) -> Option<String> {
         match self {
@@ -141,18 +149,8 @@ impl Error {
             | Error::Job { help, .. }
             | Error::Batch { help, .. }
             | Error::Usage { help, .. }
+            | Error::Weight { help, .. }
             | Error::Resources { help, .. } => Some(help.clone()),
-            Error::Weight { source, .. } => Some(match source {
-                EncodeError::NonFinite { .. } => {
-                    "a model with such a weight computes nothing sensible: get a \
-                     sound copy, or the release before or after it"
-                        .to_owned()
-                }
-                EncodeError::Overflow { .. } => "choose a type with a larger range, bf16 or f32, \
-                    and for that a target that has them"
-                    .to_owned(),
-                _ => return None,
-            }),
             Error::Exists { .. } => Some("give another name, or --force to replace it".to_owned()),
             Error::Io { source, .. } => match source.kind() {
                 io::ErrorKind::StorageFull => Some("free some space, or write to another disk".to_owned()),

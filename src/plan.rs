@@ -152,6 +152,15 @@ impl Plan {
                 });
             }
         }
+        if let Some(layers) = recipe.layers.filter(|layers| *layers > model.dims.layers) {
+            return Err(Error::Usage {
+                what: format!(
+                    "there are no {layers} blocks to quantize: the model has {}",
+                    model.dims.layers
+                ),
+                help: "leave --layers out to quantize all of them".to_owned(),
+            });
+        }
         let items = target.items(model, &recipe)?;
         check_types(&items, &recipe, target)?;
         let weights = items.iter().map(|i| i.values.elements() as u64).sum();

@@ -11,6 +11,9 @@ use crate::error::{Error, Result};
 /// Values decoded at a time by a thread.
 const STEP: usize = 1 << 18;
 
+/// What to do about a weight that is not finite.
+pub const DAMAGED: &str = "a model with such a weight computes nothing sensible: get a sound copy, or the release before or after it";
+
 /// What was found sound.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verified {
@@ -28,13 +31,34 @@ pub struct Verified {
 ///
 /// # Errors
 /// [`Error::Weight`] with the first value that is not finite; [`Error::Format`] if a checksum in the container
-/// disagrees with its data.
+/// disagrees with its data; [`Error::Model`] if a file goes on behind its end.
 pub fn verify(container: &Container) -> Result<Verified> {
     let checksums = match container.format().verify_checksums(container, &Limits::default())? {
         Checksums::Match(count) => count,
         Checksums::Absent => 0,
     };
+    if let Some((file, bytes)) = container.format().stray_bytes(container) {
+        return Err(Error::Model {
+            path: container.files()[file].path().to_owned(),
+            what: format!("goes on for {bytes} bytes behind its last tensor"),
+            help: "two files may have been joined, or a copy gone wrong: get a sound copy".to_owned(),
+        });
+    }
     let mut verified = Verified { checksums, tensors: 0, values: 0, sha256: Vec::new() };
+    for t in finite(container)? {
+        verified.tensors += 1;
+        verified.values += t.elements();
+    }
+    verified.sha256 = container.files().iter().map(sha256).collect();
+    Ok(verified)
+}
+
+/// Decodes all of a container and looks for values that are not finite; gives the tensors that it decoded.
+///
+/// # Errors
+/// [`Error::Weight`] with the first such value.
+pub fn finite(container: &Container) -> Result<Vec<&Tensor>> {
+    let mut decoded = Vec::new();
     for t in container.tensors().iter().filter(|t| t.encoding.is_real()) {
         let Some(codec) = codec(t.encoding) else { continue };
         let (len, size) = (t.encoding.block_len(), t.encoding.block_bytes());
@@ -55,14 +79,13 @@ pub fn verify(container: &Container) -> Result<Verified> {
                     path: container.files()[t.file].path().to_owned(),
                     tensor: t.name.clone(),
                     source,
+                    help: DAMAGED.to_owned(),
                 }
             })
         })?;
-        verified.tensors += 1;
-        verified.values += t.elements();
+        decoded.push(t);
     }
-    verified.sha256 = container.files().iter().map(sha256).collect();
-    Ok(verified)
+    Ok(decoded)
 }
 
 /// Number of blocks that a tensor spans.

@@ -44,6 +44,13 @@ pub trait Format: Send + Sync {
         let _ = (container, limits);
         Ok(Checksums::Absent)
     }
+
+    /// Number of a file that goes on behind its end, and by how many bytes that nothing reads. (Most formats refuse
+    /// such a file when it is opened.)
+    fn stray_bytes(&self, container: &Container) -> Option<(usize, u64)> {
+        let _ = container;
+        None
+    }
 }
 
 /// What the checksums in a file say.

@@ -148,8 +148,25 @@ fn gguf(container: &Container) -> Result<Imatrix> {
     Ok(imatrix)
 }
 
+/// Whether it starts with a number of entries and the name of a tensor.
+fn looks_like_dat(bytes: &[u8], limits: &Limits) -> bool {
+    let number = |at: usize| {
+        let bytes = bytes.get(at..at + 4)?.try_into().ok()?;
+        Some(u64::from(u32::from_le_bytes(bytes))).filter(|n| *n > 0)
+    };
+    let sane = |at, limit| number(at).is_some_and(|n| n <= limit);
+    sane(0, limits.tensors)
+        && sane(4, limits.name_bytes)
+        && bytes[8..].iter().zip(0..number(4).unwrap_or(0)).all(|(b, _)| b.is_ascii_graphic())
+}
+
 fn dat(file: &Mapped, limits: &Limits) -> Result<Imatrix> {
     let blame = Blame { path: file.path(), format: NAME };
+    if !looks_like_dat(file.bytes(), limits) {
+        return Err(blame.malformed(
+            "it is none: neither a GGUF file nor llama.cpp's older layout, which starts with numbers and a name",
+        ));
+    }
     let mut cursor = Cursor::new(file.bytes(), blame);
     let count = blame.within("entries", cursor.u32("the number of entries")?.into(), limits.tensors)?;
     let mut imatrix = Imatrix::default();

@@ -41,5 +41,5 @@ pub use limits::Limits;
 pub use mapped::Mapped;
 pub use open::open;
 pub use placement::{Layout, Placement, Planned};
-pub use shards::{part_name, split_keys};
+pub use shards::{is_of_set, part_name, split_keys};
 pub use value::{Metadata, Value, ValueKind};

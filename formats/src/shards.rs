@@ -98,6 +98,18 @@ impl Part {
     }
 }
 
+/// Whether a file of that name belongs to a set, split in whatever way, whose model would be named `whole` in one file:
+/// a part, or the index.
+///
+/// ```
+/// assert!(formats::is_of_set("model-00002-of-00003.gguf", "model.gguf"));
+/// assert!(formats::is_of_set("model.safetensors.index.json", "model.safetensors"));
+/// ```
+pub fn is_of_set(name: &str, whole: &str) -> bool {
+    name.strip_suffix(hf::INDEX_SUFFIX) == Some(whole)
+        || Part::parse(name).is_some_and(|part| part.whole() == whole)
+}
+
 /// Opens the set that the file `path` is a part of: by its index if there is one, else by the numbers.
 pub(crate) fn open_set(
     path: &Path,

@@ -13,7 +13,7 @@ pub struct Flags {
     /// A LoRA, PiSSA, DiSHA or Bone file to merge into the model
     #[arg(long, value_name = "FILE")]
     pub lora: Option<PathBuf>,
-    /// The LoRA's alpha, which its file does not hold (its rank, if it was trained without scaling)
+    /// The LoRA's alpha, which files of training programs do not hold (its rank, if it was trained without scaling)
     #[arg(long, value_name = "ALPHA", requires = "lora")]
     pub lora_alpha: Option<f32>,
     /// The file that a PiSSA training started from (init_pissa.pth)
@@ -22,9 +22,10 @@ pub struct Flags {
     /// A tuned initial state that every text starts from
     #[arg(long, value_name = "FILE")]
     pub state: Option<PathBuf>,
-    /// How the state file keeps the matrix of a head
-    #[arg(long, value_enum, default_value = "value-key", requires = "state")]
-    pub state_layout: Layout,
+    /// How the state file keeps the matrix of a head [default: key-value for .st files, which are web-rwkv's, else
+    /// value-key]
+    #[arg(long, value_enum, value_name = "LAYOUT", requires = "state")]
+    pub state_layout: Option<Layout>,
 }
 
 impl Flags {
@@ -33,29 +34,30 @@ impl Flags {
     /// # Errors
     /// If a file cannot be read, or does not go with the model.
     pub fn merge_into(&self, model: &mut Model) -> Result<()> {
-        if let Some(adapter) = self.adapter(model)? {
+        if let Some(adapter) = self.adapter(model, false)? {
             adapter.merge(model);
         }
         self.tune(model)
     }
 
-    /// Adds what was asked for to `model`, whose weights stay as they are.
+    /// Adds what was asked for to `model`, whose weights stay as they are; a LoRA may be `unscaled`.
     ///
     /// # Errors
     /// If a file cannot be read, or does not go with the model.
-    pub fn add_to(&self, model: &mut Model) -> Result<()> {
-        model.adapters.extend(self.adapter(model)?);
+    pub fn add_to(&self, model: &mut Model, unscaled: bool) -> Result<()> {
+        model.adapters.extend(self.adapter(model, unscaled)?);
         self.tune(model)
     }
 
-    fn adapter(&self, model: &Model) -> Result<Option<Adapter>> {
-        let options = Options { alpha: self.lora_alpha, init: self.lora_init.as_deref() };
+    fn adapter(&self, model: &Model, unscaled: bool) -> Result<Option<Adapter>> {
+        let options = Options { alpha: self.lora_alpha, init: self.lora_init.as_deref(), unscaled };
         self.lora.as_ref().map(|lora| Adapter::read(lora, model, options)).transpose()
     }
 
     fn tune(&self, model: &mut Model) -> Result<()> {
         if let Some(state) = &self.state {
-            model.state = Some(TunedState::read(state, model, self.state_layout)?);
+            let layout = self.state_layout.unwrap_or_else(|| Layout::usual(state));
+            model.state = Some(TunedState::read(state, model, layout)?);
         }
         Ok(())
     }

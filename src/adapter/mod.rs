@@ -6,6 +6,7 @@
 //! DiSHA (new Bone)          <matrix>.disha [r, out]                            W[o, c] + D[c mod r, o]
 //! Bone, Bat                 <matrix>.bone or .disha [in / r, r, r]             W_ab + W_ab D_b + D_b in r x r blocks
 //! web-rwkv                  <matrix>.lora.0 [in, r], .lora.1 [out, r]          as LoRA
+//! llama.cpp                 <tensor>.lora_a [r, in], .lora_b [out, r]          as LoRA; its file holds alpha
 //! all of them               whole tensors (norms, mixes, decays)               instead of the model's
 //! tuned states              <block>.att.time_state [heads, size, size]         before the first token
 //! ```
@@ -25,7 +26,7 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use formats::{Container, Limits};
+use formats::{Container, Limits, Value};
 
 pub use disha::{Bat, Disha};
 pub use flags::Flags;
@@ -34,6 +35,7 @@ pub use state::{Layout, TunedState};
 
 use crate::error::{Error, Result};
 use crate::model::{Held, Lazy, Model, NAMINGS, Role, Scope};
+use crate::verify;
 
 /// What an adapter says besides its tensors.
 #[derive(Clone, Copy, Debug, Default)]
@@ -42,7 +44,12 @@ pub struct Options<'a> {
     pub alpha: Option<f32>,
     /// Where a PiSSA training started from: a file with `init_lora_A` and `init_lora_B`.
     pub init: Option<&'a Path>,
+    /// Whether nobody needs to know how it is scaled: it is written into a file that does not say.
+    pub unscaled: bool,
 }
+
+/// The key of a LoRA's alpha in a GGUF file.
+pub const ALPHA_KEY: &str = "adapter.lora.alpha";
 
 /// What a file changes about a model.
 #[derive(Debug)]
@@ -117,8 +124,9 @@ impl Adapter {
                 help: HELP.to_owned(),
             });
         }
+        let alpha = reader.alpha;
         let files = std::iter::once(reader.file).chain(reader.init.take()).collect();
-        Ok(Adapter { files, alpha: options.alpha, parts })
+        Ok(Adapter { files, alpha, parts })
     }
 
     /// Merges the adapter into the model it was read for.
@@ -167,10 +175,11 @@ impl Adapter {
     }
 }
 
-/// Opens an adapter's file, which must be sound.
+/// Opens an adapter's file, which must be sound: what it holds is blamed on it, and not on the model it is merged into.
 fn open(path: &Path) -> Result<Arc<Container>> {
     let container = formats::open(path, &Limits::default())?;
     container.format().verify_checksums(&container, &Limits::default())?;
+    verify::finite(&container)?;
     Ok(Arc::new(container))
 }
 
@@ -181,6 +190,7 @@ struct Reader<'a> {
     file: Arc<Container>,
     init: Option<Arc<Container>>,
     alpha: Option<f32>,
+    unscaled: bool,
     model: &'a Model,
     /// Tensors of the model by their names in the adapter, and whether they are transposed there.
     names: HashMap<String, (usize, bool)>,
@@ -191,7 +201,11 @@ impl<'a> Reader<'a> {
         let file = open(path)?;
         let init = options.init.map(open).transpose()?;
         let web_rwkv = file.tensors().iter().any(|t| t.name.ends_with(".lora.0"));
-        let naming = if web_rwkv { "web-rwkv" } else { "BlinkDL" };
+        let naming = match file.format().name() {
+            "GGUF" => "llama.cpp",
+            _ if web_rwkv => "web-rwkv",
+            _ => "BlinkDL",
+        };
         let naming = NAMINGS.iter().find(|n| n.name == naming);
         let mut names = HashMap::new();
         for (i, held) in model.tensors.iter().enumerate() {
@@ -199,7 +213,12 @@ impl<'a> Reader<'a> {
                 names.insert(stored.name_in(held.layer), (i, stored.transposed));
             }
         }
-        Ok(Reader { file, init, alpha: options.alpha, model, names })
+        let stated = match file.value(ALPHA_KEY) {
+            Some(Value::F32(alpha)) => Some(*alpha).filter(|a| a.is_finite() && *a != 0.0),
+            _ => None,
+        };
+        let alpha = options.alpha.or(stated);
+        Ok(Reader { file, init, alpha, unscaled: options.unscaled, model, names })
     }
 
     /// What tensor number `i` of the file, called `stored`, changes; `None` for what is taken with another one.
@@ -211,10 +230,15 @@ impl<'a> Reader<'a> {
             let base = name.strip_suffix(part).or_else(|| name.strip_suffix(&format!("{part}.weight")));
             base.map(str::to_owned)
         };
-        if base(".lora_B").or_else(|| base(".lora.1")).is_some() {
+        let pairs = [
+            (".lora_A", ".lora_B", false),
+            (".lora.0", ".lora.1", true),
+            (".weight.lora_a", ".weight.lora_b", false),
+        ];
+        if pairs.iter().any(|(_, b, _)| base(b).is_some()) {
             return Ok(None);
         }
-        for (a, b, turned) in [(".lora_A", ".lora_B", false), (".lora.0", ".lora.1", true)] {
+        for (a, b, turned) in pairs {
             let Some(matrix) = base(a) else { continue };
             let (tensor, held) = self.matrix(&matrix, &wrong)?;
             let other = stored.replace(a, b);
@@ -243,7 +267,8 @@ impl<'a> Reader<'a> {
     /// A low-rank change with its scale, behind what undoes a PiSSA's start.
     fn scaled(&self, pair: LowRank, matrix: &str, held: &Held) -> Result<Vec<Arc<LowRank>>> {
         let Some(init) = &self.init else {
-            let alpha = self.alpha.ok_or_else(|| Error::Usage {
+            let alpha = self.alpha.or_else(|| self.unscaled.then_some(pair.rank() as f32));
+            let alpha = alpha.ok_or_else(|| Error::Usage {
                 what: format!("{} is a LoRA, whose scale its file does not hold", self.file.path().display()),
                 help: "give the alpha that it was trained with, --lora-alpha ALPHA (its rank, if it was trained without \
                        scaling), or for PiSSA the file that it started from, --lora-init FILE"

@@ -10,16 +10,31 @@ use crate::error::{Error, Result};
 use crate::model::{Dims, Lazy, Model};
 
 /// How a file of a tuned initial state keeps the matrix of a head.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Layout {
     /// [value, key]: files for versions 5 and 6, and what RWKV-Runner takes for version 7.
-    #[default]
     ValueKey,
     /// [key, value]: files for web-rwkv and Ai00, and version 7 as trained with flash-linear-attention.
     KeyValue,
 }
 
 impl Layout {
+    /// That of most files with this extension.
+    pub fn usual(file: &Path) -> Layout {
+        match file.extension().is_some_and(|e| e.eq_ignore_ascii_case("st")) {
+            true => Layout::KeyValue,
+            false => Layout::ValueKey,
+        }
+    }
+
+    /// Its name on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Layout::ValueKey => "value-key",
+            Layout::KeyValue => "key-value",
+        }
+    }
+
     /// A matrix [heads, value, key] kept this way, or one kept this way as [heads, value, key].
     pub fn turn(self, values: &Lazy) -> Option<Lazy> {
         match self {
@@ -34,6 +49,8 @@ impl Layout {
 pub struct TunedState {
     /// The file, if it is not the model's.
     pub file: Option<Arc<Container>>,
+    /// How the file keeps them.
+    pub layout: Layout,
     /// The matrices [heads, value, key] of every block.
     pub blocks: Vec<Lazy>,
 }
@@ -86,7 +103,7 @@ impl TunedState {
                 ),
             });
         }
-        Ok(TunedState { file: Some(file), blocks })
+        Ok(TunedState { file: Some(file), layout, blocks })
     }
 
     /// The name of a block's matrices in every format that holds them.

@@ -100,7 +100,7 @@ fn a_lora_is_added_times_alpha_over_rank_and_whole_tensors_stand_in() {
     ];
     let path = file(&folder, "lora.safetensors", &tensors);
     let (plain, mut model) = (model("rwkv7-bytes.pth"), model("rwkv7-bytes.pth"));
-    let adapter = Adapter::read(&path, &model, Options { alpha: Some(8.0), init: None }).unwrap();
+    let adapter = Adapter::read(&path, &model, Options { alpha: Some(8.0), ..Options::default() }).unwrap();
     assert_eq!(adapter.about(), "LoRA of rank 1, 2, 4 for 3 matrices, 3 whole tensors");
     adapter.merge(&mut model);
     let pair = |k: usize| (&tensors[k + 1].2, &tensors[k].2, tensors[k].1[0]);
@@ -136,7 +136,9 @@ fn a_lora_for_web_rwkv_is_the_same_lora() {
     let merge = |name: &str, tensors: &Tensors| {
         let mut model = model("rwkv6-bytes.pth");
         let path = file(&folder, name, tensors);
-        Adapter::read(&path, &model, Options { alpha: Some(4.0), init: None }).unwrap().merge(&mut model);
+        Adapter::read(&path, &model, Options { alpha: Some(4.0), ..Options::default() })
+            .unwrap()
+            .merge(&mut model);
         model
     };
     let (ours, theirs) = (merge("a.safetensors", &ours), merge("b.safetensors", &theirs));
@@ -159,7 +161,8 @@ fn a_pissa_replaces_the_product_that_it_started_from() {
     let path = file(&folder, "pissa.safetensors", &tensors);
     let init = file(&folder, "init.safetensors", &start);
     let (plain, mut model) = (model("rwkv5.2-bytes.pth"), model("rwkv5.2-bytes.pth"));
-    let adapter = Adapter::read(&path, &model, Options { alpha: None, init: Some(&init) }).unwrap();
+    let adapter =
+        Adapter::read(&path, &model, Options { alpha: None, init: Some(&init), unscaled: false }).unwrap();
     assert_eq!(adapter.about(), "PiSSA of rank 8 for 1 matrix");
     adapter.merge(&mut model);
     merged(&model, &plain, "blocks.0.att.output.weight", |row, col, w| {
@@ -212,7 +215,7 @@ fn what_does_not_belong_is_refused() {
     let model = model("rwkv7-bytes.pth");
     let refused = |tensors: Tensors, alpha: Option<f32>| {
         let path = file(&folder, "x.safetensors", &tensors);
-        Adapter::read(&path, &model, Options { alpha, init: None }).unwrap_err().to_string()
+        Adapter::read(&path, &model, Options { alpha, ..Options::default() }).unwrap_err().to_string()
     };
     let lora = |matrix: &str, a: &[usize], b: &[usize]| {
         vec![tensor(&format!("{matrix}.lora_A"), a, 1, 1.0), tensor(&format!("{matrix}.lora_B"), b, 2, 1.0)]

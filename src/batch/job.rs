@@ -267,6 +267,11 @@ impl Job {
                 return Err(self.wrong(model.line, what, "give one of them another name".to_owned()));
             }
         }
+        for artifact in &self.artifacts {
+            artifact.gates.or(&self.gates).quality().check().map_err(|what| {
+                self.wrong(artifact.line, what, "correct it here or in [gates]".to_owned())
+            })?;
+        }
         let gated = |a: &&Artifact| !a.gates.or(&self.gates).quality().is_empty();
         match (self.artifacts.iter().find(gated), &self.evaluation) {
             (Some(artifact), None) => Err(self.wrong(
@@ -434,6 +439,7 @@ mod tests {
                 "line 2: there is no value \"llama\" | did you mean llama.cpp? (",
             ),
             ("[gates]\nmax_size = \"big\"", "line 2: \"big\" does not start with a number | correct it"),
+            ("[gates]\nmin_top1 = 99.0", "line 5: 99 is no limit of the top-1 agreement, which is a share"),
             ("[gates]\nmax_kl = 0.1", "line 5: there are gates of quality, but nothing is evaluated | add ["),
             ("[release\n", "line 1: "),
             (

@@ -12,7 +12,7 @@ use super::record::{self, FileRecord, Program, Record};
 use super::summary::{Fate, Outcome, Summary};
 use crate::error::{Error, Result};
 use crate::eval::Estimate;
-use crate::report::{bytes, count};
+use crate::report::{bytes, count, nats};
 use crate::targets::TARGETS;
 
 /// The templates; the extension says how texts are escaped.
@@ -197,6 +197,11 @@ fn engine() -> std::result::Result<Environment<'static>, minijinja::Error> {
     engine.add_filter("count", count);
     engine.add_filter("fixed", |value: f64, digits: usize| format!("{value:.digits$}"));
     engine.add_filter("estimate", |e: Serde<Estimate>, digits: usize| estimate(&e, digits, 1.0));
+    engine.add_filter("nats", nats);
+    engine.add_filter("divergence", |e: Serde<Estimate>| match e.error {
+        Some(error) => format!("{} \u{b1} {}", nats(e.value), nats(error)),
+        None => nats(e.value),
+    });
     engine.add_filter("percent", |e: Serde<Estimate>| estimate(&e, 2, 100.0) + " %");
     // XML knows no other control characters, however they are written.
     engine.add_filter("printable", |text: String| {

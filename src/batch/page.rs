@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::plot::{Dot, Line, Plot, Scale};
 use super::record::Record;
 use super::summary::{Fate, Outcome, Summary};
-use crate::report::bytes;
+use crate::report::{bytes, nats};
 
 /// Divergences below this are no differences of models but of arithmetic.
 const NO_KL: f64 = 1e-10;
@@ -109,7 +109,7 @@ fn sizes(records: &[&Record]) -> Plot {
         plot.dots.push(Dot {
             at: at(&plot, record),
             label: record.recipe.file_type.clone(),
-            tip: format!("{}: {}, mean KL {:.6}", title(record), bytes(record.bytes), kl(record)),
+            tip: format!("{}: {}, mean KL {}", title(record), bytes(record.bytes), nats(kl(record))),
             best: best(record),
         });
     }

@@ -166,14 +166,15 @@ impl<'a> Workshop<'a> {
         if record.quality.as_ref().is_some_and(|q| q.measurement == measurement) {
             return Ok(None);
         }
-        let options = || Options { stream: self.stream, ..Options::default() };
-        let source = Runner::new(request.open(prepared.plan.target)?, options())?;
-        let artifact = Runner::new(Model::open(&prepared.to_open(), &[])?, options())?;
+        let options = Options { stream: self.stream, ..Options::default() };
+        let source = Runner::new(request.open(prepared.plan.target)?, options.clone())?;
+        let artifact = Runner::new(Model::open(&prepared.to_open(), &[])?, options)?;
         same_vocabulary(source.model(), artifact.model(), coder.vocab(), asked.is_some())?;
         let task = Task::new(&texts, coder, evaluation.protocol(), evaluation.windows)?;
         let models = [&source, &artifact];
-        let held = self.memory.take(Load::full_bytes(&models), self.stop)?;
-        let load = Load::within(&models, Some(held.bytes))?;
+        let scored = task.tokens_run();
+        let held = self.memory.take(Load::full_bytes(&models, scored), self.stop)?;
+        let load = Load::within(&models, scored, Some(held.bytes))?;
         let pool = crate::pipeline::pool(threads)?;
         let found = pool.install(|| task.run(&models, load, |_| self.stop.check()))?;
         let tensors = pool.install(|| TensorError::all(source.model(), artifact.model()));
@@ -194,7 +195,7 @@ impl<'a> Workshop<'a> {
     fn texts_sha256(&self, texts: &[PathBuf]) -> Result<String> {
         let mut known = self.texts.lock().unwrap_or_else(PoisonError::into_inner);
         if known.is_none() {
-            let read = |path: &PathBuf| fs::read(path).map_err(Error::io("read the text", path));
+            let read = |path: &PathBuf| fs::read(path).map_err(Error::read("text", path));
             let all: Vec<Vec<u8>> = texts.iter().map(read).collect::<Result<_>>()?;
             *known = Some(eval::sha256(all.iter().map(Vec::as_slice)));
         }

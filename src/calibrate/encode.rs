@@ -9,7 +9,7 @@ use super::matrix::{Job, Outcome};
 use super::measure::{Ear, Heard};
 use super::stage::{Stage, Target, stages};
 use super::{Store, Text};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::model::{Model, Role};
 use crate::pipeline::{self, Observer, Stop};
 use crate::plan::Plan;
@@ -145,7 +145,7 @@ fn solve(
     match job.encode(stop)? {
         Ok((bytes, outcome)) => Ok((bytes, Outcome { name: write.name.clone(), ..outcome })),
         Err(source) => {
-            Err(Error::Weight { path: container.path().to_owned(), tensor: write.name.clone(), source })
+            Err(pipeline::unencodable(&write.values, &write.name, plan.target, walk.runner().model(), source))
         }
     }
 }

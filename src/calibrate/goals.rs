@@ -71,7 +71,7 @@ impl Goals {
         }
         let [model, again] = models;
         let items = target.items(&again, &plan.recipe)?;
-        let probed = probe(model, again, &items, target.rungs(), text, stop, &|done, of| {
+        let probed = probe(model, again, &items, target, text, stop, &|done, of| {
             observer.probed(done, of);
         })?;
         let allocation = allocate(&probed.units, self.goal(plan, &items, &probed)?)?;

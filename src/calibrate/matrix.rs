@@ -204,7 +204,7 @@ fn feeding(
 }
 
 /// The same complaint with its index counted from so much earlier.
-fn at(mut error: EncodeError, earlier: usize) -> EncodeError {
+pub(super) fn at(mut error: EncodeError, earlier: usize) -> EncodeError {
     if let EncodeError::NonFinite { index, .. } | EncodeError::Overflow { index, .. } = &mut error {
         *index += earlier;
     }

@@ -9,13 +9,13 @@ use super::Text;
 use super::allocate::{Rung, Unit};
 use super::encode::{TOGETHER, slices};
 use super::measure::Ear;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::model::{Held, Model, Role};
-use crate::pipeline::Stop;
+use crate::pipeline::{Stop, unencodable};
 use crate::recipe::fitting;
 use crate::runner::math::{divergence, log_sum_exp};
 use crate::runner::{Half, Key, Logits, Options, Runner, Walk};
-use crate::targets::Item;
+use crate::targets::{Item, Target};
 
 /// Tokens that the model is run over for every tensor.
 const TOKENS: usize = 2048;
@@ -59,7 +59,7 @@ struct Member<'a> {
     held: &'a Held,
 }
 
-/// Measures what rounding costs, for every type of `rungs` that a tensor's rows allow.
+/// Measures what rounding costs, for every type that `target` can have and a tensor's rows allow.
 ///
 /// # Errors
 /// If the model cannot be run, or the work is stopped.
@@ -67,7 +67,7 @@ pub fn probe(
     model: Model,
     again: Model,
     items: &[Item],
-    rungs: &[Encoding],
+    target: &dyn Target,
     text: &Text,
     stop: &Stop,
     progress: &dyn Fn(u64, u64),
@@ -95,7 +95,7 @@ pub fn probe(
             walk.listen(ear.clone(), || stop.check())?;
             squares = ear.take().into_iter().map(|(key, [m, _])| (key, m.mean_squares())).collect();
         }
-        let unit = measured(&mut walk, group, items, rungs, &squares, &reference, stop)?;
+        let unit = measured(&mut walk, group, items, target, &squares, &reference, stop)?;
         probed.units.push(unit);
         probed.members.push(group.members.iter().map(|m| m.item).collect());
         progress(1, of);
@@ -202,14 +202,14 @@ fn measured(
     walk: &mut Walk,
     group: &Group<'_>,
     items: &[Item],
-    rungs: &[Encoding],
+    target: &dyn Target,
     squares: &BTreeMap<Key, Vec<f32>>,
     reference: &[Prediction],
     stop: &Stop,
 ) -> Result<Unit> {
     let key = |m: &Member<'_>| -> Key { (m.held.slot.name, m.held.layer) };
     if group.unread {
-        return Ok(unread(group, items, rungs));
+        return Ok(unread(group, items, target.rungs()));
     }
     let mut probes = Vec::new();
     for member in &group.members {
@@ -223,11 +223,10 @@ fn measured(
         values.release(container, 0..values.rows());
         let step = values.rows() * cols / values.rows().div_ceil(4096).max(1);
         let step = (step / cols).max(1) * cols;
-        all.par_chunks_mut(step).try_for_each(|rows| {
-            round(encoding, rows, cols, importance.map(Vec::as_slice)).map_err(|source| Error::Weight {
-                path: container.path().to_owned(),
-                tensor: items[member.item].name.clone(),
-                source,
+        all.par_chunks_mut(step).enumerate().try_for_each(|(n, rows)| {
+            round(encoding, rows, cols, importance.map(Vec::as_slice)).map_err(|e| {
+                let (model, name) = (walk.runner().model(), &items[member.item].name);
+                unencodable(values, name, target, model, super::matrix::at(e, n * step))
             })
         })?;
         probes.push((key(member), all, cols));
@@ -261,7 +260,7 @@ fn measured(
         group.members.par_iter().map(of).collect()
     };
     let probe: Vec<f64> = errors(PROBE).into_iter().map(|e| e.2).collect();
-    let rungs = rungs.iter().map(|encoding| {
+    let rungs = target.rungs().iter().map(|encoding| {
         let found = errors(*encoding);
         // The mean of the members' ratios: each is as likely as the others to make the difference.
         let ratios = found.iter().zip(&probe).map(|(e, p)| if *p > 0.0 { e.2 / p } else { 1.0 });

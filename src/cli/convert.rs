@@ -44,6 +44,7 @@ pub(super) fn run(args: &Args, style: Style) -> Result<()> {
     progress.clear();
     let mut prepared = prepared?;
     if args.dry_run {
+        prepared.check(&STOP)?;
         return show(&prepared.report(), style);
     }
     if shard.is_some() && prepared.is_done() {

@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::eval::{Gates, Load, Protocol, Sequence, Setting, Task, measure, same_vocabulary};
 use crate::model::Model;
 use crate::report::{EvaluationReport, Steps, Style};
-use crate::runner::{Arithmetic, Runner};
+use crate::runner::{Arithmetic, Options, Runner};
 
 /// Measures how well models predict a text, and how far they are from a reference.
 #[derive(Debug, clap::Args)]
@@ -19,13 +19,15 @@ pub(super) struct Args {
     /// The texts: text of any kind, .jsonl (a document a line), .npy or .ids (tokens)
     #[arg(required = true)]
     texts: Vec<PathBuf>,
-    /// The reference: also measure how far the model's predictions are from this one's. It is run as it is, without
-    /// --lora and --state
+    /// The reference: also measure how far the model's predictions are from this one's
     #[arg(long, value_name = "MODEL")]
     against: Option<PathBuf>,
     /// Further models to compare with the reference
     #[arg(long, value_name = "MODEL", num_args = 1.., requires = "against")]
     candidate: Vec<PathBuf>,
+    /// Which models --lora and --state are for; the results say which model was run with what
+    #[arg(long, value_enum, value_name = "MODELS", default_value = "all", requires = "against")]
+    adapt: Adapt,
     /// Tokens of a window
     #[arg(long, value_name = "TOKENS", default_value_t = 512)]
     ctx: usize,
@@ -50,6 +52,17 @@ pub(super) struct Args {
     run: RunArgs,
 }
 
+/// Which of several models are run with the adapter and the tuned state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Adapt {
+    /// The reference, the model and the candidates: what does quantization cost the adapted model?
+    All,
+    /// All but the reference: how far does the adapter take the model?
+    Compared,
+    /// The reference alone: how far are merged files from it?
+    Reference,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 enum ProtocolArg {
     /// Windows from an empty state; all tokens but the first
@@ -62,6 +75,7 @@ enum ProtocolArg {
 }
 
 pub(super) fn run(args: &Args, style: Style) -> Result<()> {
+    args.gates.check().map_err(|what| Error::Usage { what, help: "correct the limit".to_owned() })?;
     for path in &args.save {
         EvaluationReport::format_of(path)?;
     }
@@ -76,13 +90,15 @@ pub(super) fn run(args: &Args, style: Style) -> Result<()> {
 
 fn evaluate(args: &Args, style: Style) -> Result<EvaluationReport> {
     let start = Instant::now();
-    // The reference comes first: the others are compared with it. It is run as it is, without LoRA and state.
-    let mut paths: Vec<(&Path, bool)> = args.against.iter().map(|p| (p.as_path(), false)).collect();
-    paths.push((&args.model, true));
-    paths.extend(args.candidate.iter().map(|p| (p.as_path(), true)));
+    // The reference comes first: the others are compared with it.
+    let (reference, compared) = (args.adapt != Adapt::Compared, args.adapt != Adapt::Reference);
+    let mut paths: Vec<(&Path, bool)> = args.against.iter().map(|p| (p.as_path(), reference)).collect();
+    paths.push((&args.model, compared));
+    paths.extend(args.candidate.iter().map(|p| (p.as_path(), compared)));
+    let options = args.run.options();
     let runners: Vec<Runner> = paths
         .iter()
-        .map(|(p, adapted)| args.run.runner(p, *adapted, false, args.run.arithmetic()))
+        .map(|(path, adapted)| args.run.runner(path, *adapted, options.clone()))
         .collect::<Result<_>>()?;
     let coder = args.run.coder(runners[0].model())?;
     for other in &runners[1..] {
@@ -97,11 +113,15 @@ fn evaluate(args: &Args, style: Style) -> Result<EvaluationReport> {
     };
     let task = Task::new(&args.texts, coder, protocol, args.windows)?;
     let models: Vec<&Runner> = runners.iter().collect();
-    let load = Load::within(&models, args.run.max_memory)?;
-    let arithmetic = args.run.arithmetic();
+    let load = Load::within(&models, task.tokens_run(), args.run.max_memory)?;
+    let arithmetic = &options.arithmetic;
     let arithmetic_kl = match arithmetic.is_exact() {
         true => None,
-        false => Some(arithmetic_error(args, &runners, &task, load)?),
+        false => {
+            let exact = Options { arithmetic: Arithmetic::Exact, ..options.clone() };
+            let adapted = paths.iter().map(|(_, adapted)| *adapted);
+            Some(arithmetic_error(args, &runners, adapted, &exact, &task)?)
+        }
     };
     let steps = Steps::new(task.tokens_run() as u64, "tokens", style);
     let evaluation = task.run(&models, load, |done| {
@@ -115,9 +135,15 @@ fn evaluate(args: &Args, style: Style) -> Result<EvaluationReport> {
     Ok(EvaluationReport::new(&models, args.against.is_some(), setting, evaluation?, seconds))
 }
 
-/// How far the predictions of `--fast` or of a device are from the exact ones: the worst model's mean divergence
+/// How far the predictions of `--fast` or of a device are from the `exact` ones: the worst model's mean divergence
 /// over the first tokens.
-fn arithmetic_error(args: &Args, runners: &[Runner], task: &Task, load: Load) -> Result<f64> {
+fn arithmetic_error(
+    args: &Args,
+    runners: &[Runner],
+    adapted: impl Iterator<Item = bool>,
+    exact: &Options,
+    task: &Task,
+) -> Result<f64> {
     let first: Vec<Sequence> = task.sequences.iter().take(1).cloned().collect();
     let first: Vec<Sequence> = first
         .into_iter()
@@ -127,9 +153,11 @@ fn arithmetic_error(args: &Args, runners: &[Runner], task: &Task, load: Load) ->
         })
         .collect();
     let mut worst = 0.0;
-    for other in runners {
-        let path = other.model().container.path();
-        let exact = args.run.runner(path, args.against.as_deref() != Some(path), false, Arithmetic::Exact)?;
+    for (other, adapted) in runners.iter().zip(adapted) {
+        let exact = args.run.runner(other.model().container.path(), adapted, exact.clone())?;
+        // All models stay open meanwhile.
+        let all: Vec<&Runner> = runners.iter().chain([&exact]).collect();
+        let load = Load::within(&all, COMPARED_TOKENS, args.run.max_memory)?;
         let measured = measure(&[&exact, other], &task.corpus.tokens, &first, load, |_| STOP.check())?;
         let kls = measured.comparisons.iter().flatten().map(|c| c.kl);
         let mean = kls.clone().sum::<f64>() / kls.count().max(1) as f64;

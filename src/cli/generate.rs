@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use super::runnable::RunArgs;
-use super::{STOP, stop_on_ctrl_c};
+use super::{STOP, show, stop_on_ctrl_c};
 use crate::error::{Error, Result};
-use crate::report::Style;
-use crate::runner::{Runner, Sampler, State};
+use crate::eval::Load;
+use crate::report::{Choice, Generation, Passage, Report, Style};
+use crate::runner::{Options, Runner, Sampler, State};
 
 /// Continues a text.
 #[derive(Debug, clap::Args)]
@@ -49,10 +50,14 @@ pub(super) fn run(args: &Args, style: Style) -> Result<()> {
 }
 
 fn generate(args: &Args, style: Style) -> Result<()> {
-    let runner = args.run.runner(&args.model, true, true, args.run.arithmetic())?;
+    // Low-rank matrices are worth their memory where tokens come one by one, if there is enough.
+    let options = Options { keep_low_rank: args.run.max_memory.is_none(), ..args.run.options() };
+    let runner = args.run.runner(&args.model, true, options)?;
+    let at_once = Load::within(&[&runner], 1, args.run.max_memory)?.tokens.min(PROMPT_TOKENS);
     let coder = args.run.coder(runner.model())?;
     let temperature = if args.greedy { 0.0 } else { args.temperature };
-    let mut sampler = Sampler::new(temperature, args.top_p, args.seed)?;
+    let choice = Choice { temperature, top_p: args.top_p, seed: args.seed };
+    let mut sampler = Sampler::new(choice.temperature, choice.top_p, choice.seed)?;
     let mut prompt = coder.encode(args.prompt.as_bytes()).map_err(|e| Error::Usage {
         what: format!("the prompt cannot be turned into tokens: {e}"),
         help: "give the vocabulary that the model was trained with: --vocab FILE".to_owned(),
@@ -66,40 +71,39 @@ fn generate(args: &Args, style: Style) -> Result<()> {
             help: "give some text: --prompt TEXT".to_owned(),
         });
     }
-    let mut out = Output::default();
+    let mut out = Output { gone: style == Style::Json };
     if !args.no_echo {
         out.write(args.prompt.as_bytes())?;
     }
     let mut state = runner.start();
     let start = Instant::now();
     let mut logits = Vec::new();
-    for run in prompt.chunks(PROMPT_TOKENS) {
+    for run in prompt.chunks(at_once) {
         logits = after(&runner, run, &mut state)?;
     }
-    let prompt_seconds = start.elapsed().as_secs_f64();
+    let seconds = start.elapsed().as_secs_f64();
+    let prompt = Passage { tokens: prompt, bytes: args.prompt.clone().into_bytes(), seconds };
     let start = Instant::now();
-    let mut made = 0;
-    for _ in 0..args.tokens {
+    let (mut text, mut ended) = (Passage::default(), false);
+    while text.tokens.len() < args.tokens {
         STOP.check()?;
         let token = sampler.choose(&logits);
         if coder.end() == Some(token) {
+            ended = true;
             break;
         }
-        made += 1;
+        text.tokens.push(token);
+        text.bytes.extend_from_slice(coder.bytes(token));
         out.write(coder.bytes(token))?;
         logits = after(&runner, &[token], &mut state)?;
     }
-    let seconds = start.elapsed().as_secs_f64();
+    text.seconds = start.elapsed().as_secs_f64();
     out.write(b"\n")?;
-    if style != Style::Quiet {
-        eprintln!(
-            "prompt: {} tokens, {:.1} tokens/s; text: {made} tokens, {:.1} tokens/s",
-            prompt.len(),
-            prompt.len() as f64 / prompt_seconds,
-            made as f64 / seconds
-        );
+    let generation = Generation::new(runner.model(), prompt, text, ended, choice);
+    match style {
+        Style::Human => generation.human(&mut std::io::stderr()).or(Ok(())),
+        Style::Json | Style::Quiet => show(&generation, style),
     }
-    Ok(())
 }
 
 /// The logits after a run of tokens.
@@ -109,8 +113,8 @@ fn after(runner: &Runner, run: &[u32], state: &mut State) -> Result<Vec<f32>> {
 }
 
 /// Standard output, as the text comes; a reader that went away ends it quietly.
-#[derive(Default)]
 struct Output {
+    /// Whether nobody reads it.
     gone: bool,
 }
 

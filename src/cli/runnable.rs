@@ -26,13 +26,13 @@ pub(super) struct RunArgs {
     #[arg(long, value_name = "DEVICE", default_value = "cpu", hide_default_value = true)]
     device: Arithmetic,
     /// Threads [default: as many as the machine runs at once]
-    #[arg(long, value_name = "N")]
-    pub threads: Option<usize>,
-    /// Most memory to take; blocks are then streamed from the file
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub threads: Option<u16>,
+    /// Most memory to take, all models together; blocks are then streamed from the files
     #[arg(long, value_name = "SIZE", value_parser = size::parse)]
     pub max_memory: Option<u64>,
     /// Epsilon of the norm over heads [default: 64e-5, the official runner's; rwkv.cpp has 1e-5 for version 5]
-    #[arg(long, value_name = "EPSILON")]
+    #[arg(long, value_name = "EPSILON", value_parser = epsilon)]
     pub group_norm_epsilon: Option<f32>,
     /// Leave out the tensors of this name (* stands for anything); may be given several times
     #[arg(long, value_name = "PATTERN")]
@@ -47,21 +47,19 @@ impl RunArgs {
         if self.fast { Arithmetic::Fast } else { self.device.clone() }
     }
 
-    /// A runner of the model at `path`, with the LoRA and the state if `adapted`.
-    pub fn runner(
-        &self,
-        path: &Path,
-        adapted: bool,
-        keep_low_rank: bool,
-        arithmetic: Arithmetic,
-    ) -> Result<Runner> {
-        let mut model = Model::open(path, &self.drop)?;
-        let options = Options {
+    /// How models are run, all of them in the same buffers.
+    pub fn options(&self) -> Options {
+        Options {
             group_norm_epsilon: self.group_norm_epsilon,
-            keep_low_rank,
-            arithmetic,
+            arithmetic: self.arithmetic(),
             stream: self.max_memory.is_some(),
-        };
+            ..Options::default()
+        }
+    }
+
+    /// A runner of the model at `path`, with the LoRA and the state if `adapted`.
+    pub fn runner(&self, path: &Path, adapted: bool, options: Options) -> Result<Runner> {
+        let mut model = Model::open(path, &self.drop)?;
         if adapted {
             self.adapters.merge_into(&mut model)?;
         }
@@ -75,6 +73,12 @@ impl RunArgs {
 
     /// Runs `work` with as many threads as asked for.
     pub fn with_threads<R: Send>(&self, work: impl FnOnce() -> Result<R> + Send) -> Result<R> {
-        pipeline::pool(self.threads.unwrap_or(0))?.install(work)
+        pipeline::pool(self.threads.unwrap_or(0).into())?.install(work)
     }
+}
+
+/// An epsilon that can be added to a variance.
+fn epsilon(text: &str) -> std::result::Result<f32, String> {
+    let epsilon = text.parse().ok().filter(|e: &f32| e.is_finite() && *e > 0.0);
+    epsilon.ok_or_else(|| "give a small number above 0, such as 64e-5".to_owned())
 }

@@ -66,7 +66,7 @@ fn input(args: &Args) -> Result<Vec<u8>> {
         return Ok(text.clone().into_bytes());
     }
     if let Some(path) = &args.file {
-        return std::fs::read(path).map_err(Error::io("read the text", path));
+        return std::fs::read(path).map_err(Error::read("text", path));
     }
     let mut bytes = Vec::new();
     let stdin = std::path::Path::new("standard input");

@@ -2,9 +2,11 @@
 
 use std::path::PathBuf;
 
+use formats::Limits;
+
 use super::show;
 use crate::error::{Error, Result};
-use crate::model::Model;
+use crate::model::{Model, companion};
 use crate::report::{Style, Verification};
 use crate::verify::verify;
 
@@ -19,18 +21,25 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: &Args, style: Style) -> Result<()> {
-    let model = Model::open(&args.model, &[])?;
-    let verified = verify(&model.container)?;
+    let container = formats::open(&args.model, &Limits::default())?;
+    let verification = match companion(&container) {
+        Some((what, _)) => Verification::beside(&container, what, verify(&container)?),
+        None => {
+            let model = Model::detect(container, &[])?;
+            Verification::new(&model, verify(&model.container)?)
+        }
+    };
+    let found: Vec<&str> = verification.hashes().collect();
     for wanted in &args.sha256 {
-        if !verified.sha256.iter().any(|found| found.eq_ignore_ascii_case(wanted)) {
+        if !found.iter().any(|found| found.eq_ignore_ascii_case(wanted)) {
             return Err(Error::Check {
                 what: format!(
                     "the SHA-256 of {} is {}, not {wanted}",
                     args.model.display(),
-                    verified.sha256.join(", ")
+                    found.join(", ")
                 ),
             });
         }
     }
-    show(&Verification::new(&model, verified), style)
+    show(&verification, style)
 }

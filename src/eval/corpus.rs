@@ -51,7 +51,7 @@ impl Corpus {
             Corpus { tokens: Vec::new(), documents: Vec::new(), file_bytes: 0, sha256: String::new() };
         let mut hash = Sha256::new();
         for path in paths {
-            let bytes = std::fs::read(path).map_err(Error::io("read the text", path))?;
+            let bytes = std::fs::read(path).map_err(Error::read("text", path))?;
             hash.update(&bytes);
             corpus.file_bytes += bytes.len() as u64;
             let extension = path.extension().and_then(|e| e.to_str()).unwrap_or_default();
@@ -116,21 +116,28 @@ fn npy(bytes: &[u8]) -> std::result::Result<Vec<u32>, String> {
         Some((std::str::from_utf8(bytes.get(start..end)?).ok()?, bytes.get(end..)?))
     };
     let (header, data) = header().ok_or("it is no .npy file")?;
-    let size = ["'<u2'", "'<i4'", "'<u4'", "'<i8'", "'<u8'"].into_iter().find(|t| header.contains(*t));
-    let size = match size.map(|t| t.as_bytes()[3]) {
-        Some(b'2') => 2,
-        Some(b'4') => 4,
-        Some(_) => 8,
-        None => return Err(format!("it holds no integers: {header}")),
+    let (kind, size) = ["'<u2'", "'<i4'", "'<u4'", "'<i8'", "'<u8'"]
+        .into_iter()
+        .zip([2, 4, 4, 8, 8])
+        .find(|(kind, _)| header.contains(kind))
+        .ok_or_else(|| format!("it holds no integers: {header}"))?;
+    let shape = header.split_once("'shape': (").and_then(|(_, rest)| rest.split_once(')'));
+    let dims: Vec<&str> = shape.map_or("", |(dims, _)| dims).split(',').map(str::trim).collect();
+    let count: usize = match dims[..] {
+        [count] | [count, ""] => count.parse().map_err(|_| format!("its shape is none: {header}"))?,
+        _ => return Err(format!("it has {} dimensions, and tokens have one: {header}", dims.len())),
     };
-    data.chunks_exact(size)
-        .map(|b| {
-            let mut wide = [0; 8];
-            wide[..size].copy_from_slice(b);
-            let id = u64::from_le_bytes(wide);
-            u32::try_from(id).map_err(|_| format!("{id} is no token"))
-        })
-        .collect()
+    if count.checked_mul(size) != Some(data.len()) {
+        return Err(format!("it has {} bytes of data, not {count} times {size}", data.len()));
+    }
+    let signed = kind.contains('i');
+    let token = |bytes: &[u8]| {
+        let mut wide = [if signed && bytes[size - 1] > 127 { 255 } else { 0 }; 16];
+        wide[..size].copy_from_slice(bytes);
+        let id = i128::from_le_bytes(wide);
+        u32::try_from(id).map_err(|_| format!("{id} is no token"))
+    };
+    data.chunks_exact(size).map(token).collect()
 }
 
 #[cfg(test)]

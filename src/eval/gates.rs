@@ -23,6 +23,23 @@ impl Gates {
         *self == Gates::default()
     }
 
+    /// The limits, unless one of them is none.
+    ///
+    /// # Errors
+    /// Which one, and what it must be.
+    pub fn check(&self) -> Result<(), String> {
+        let limits = [
+            ("perplexity ratio", self.max_ppl_ratio, f64::MIN_POSITIVE..=f64::MAX, "above 0"),
+            ("mean divergence", self.max_kl, 0.0..=f64::MAX, "0 or more"),
+            ("top-1 agreement", self.min_top1, 0.0..=1.0, "a share between 0 and 1"),
+        ];
+        let wrong = limits.into_iter().find_map(|(name, limit, range, help)| {
+            let limit = limit.filter(|limit| !range.contains(limit))?;
+            Some(format!("{limit} is no limit of the {name}, which is {help}"))
+        });
+        wrong.map_or(Ok(()), Err)
+    }
+
     /// What `against` fails, a clause each. A figure that is NaN fails.
     pub fn failures(&self, against: &Against) -> Vec<String> {
         let (ratio, kl, top1) = (against.ppl_ratio.value, against.kl.value, against.top1.value);

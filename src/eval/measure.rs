@@ -47,50 +47,93 @@ pub struct Load {
     pub tokens: usize,
     /// Tokens whose logits are computed together.
     pub logits: usize,
+    /// Sequences side by side, each with a state.
+    pub sequences: usize,
 }
 
 /// Tokens of a pass: enough that decoding the weights is a small part of the work.
 const PASS_TOKENS: usize = 2048;
 /// Tokens whose logits are computed together.
 const LOGIT_ROWS: usize = 256;
-/// What the program takes besides activations: itself, a vocabulary, small vectors, panels.
+/// Fewest tokens of a pass, so that the work comes to an end.
+const FEWEST_TOKENS: u64 = 16;
+/// What the program takes besides activations: itself, a vocabulary, panels.
 const FIXED_BYTES: u64 = 60 << 20;
 
-impl Load {
-    /// What fits into `max_memory`, half of it for the activations of a pass and a quarter for logits.
-    ///
-    /// # Errors
-    /// [`Error::Resources`] if that is too little for a few tokens.
-    pub fn within(models: &[&Runner], max_memory: Option<u64>) -> Result<Load> {
-        let Some(max) = max_memory else { return Ok(Load { tokens: PASS_TOKENS, logits: LOGIT_ROWS }) };
-        let (token, row, kept) = Load::parts(models);
-        let spare = max.saturating_sub(FIXED_BYTES + kept);
-        let tokens = (spare / 2 / token).min(PASS_TOKENS as u64) as usize;
-        let logits = (spare / 4 / row).min(LOGIT_ROWS as u64) as usize;
-        if tokens < 16 || logits < 1 {
-            return Err(Error::Resources {
-                what: format!("{} are too little to run this model", crate::report::bytes(max)),
-                help: "give more: --max-memory 500MB is enough for most models".to_owned(),
-            });
-        }
-        Ok(Load { tokens, logits })
-    }
+/// What models take while they run side by side, in bytes. They run one after the other, in the same buffers.
+struct Needs {
+    /// All the time: decoded vectors, and what is measured.
+    kept: u64,
+    /// The activations of a token, of the largest model, and what every model says of it in the end.
+    token: u64,
+    /// The logits of a token.
+    row: u64,
+    /// The states of a sequence.
+    state: u64,
+}
 
-    /// The memory with which [`Load::within`] computes as much together as it ever does.
-    pub fn full_bytes(models: &[&Runner]) -> u64 {
-        let (token, row, kept) = Load::parts(models);
-        FIXED_BYTES + kept + (2 * token * PASS_TOKENS as u64).max(4 * row * LOGIT_ROWS as u64)
-    }
-
-    /// Bytes of the activations of a token, of the logits of a token, and of what is kept all the time.
-    fn parts(models: &[&Runner]) -> (u64, u64, u64) {
+impl Needs {
+    /// Of `models` that score so many tokens.
+    fn of(models: &[&Runner], scored: usize) -> Needs {
+        let dims = || models.iter().map(|m| m.model().dims);
         // About 14 matrices as wide as the residual stream are alive at once, or 4 and a hidden layer with its copy
         // in strips.
-        let token =
-            models.iter().map(|m| m.model().dims).map(|d| 4 * (14 * d.embd + 2 * d.ffn + d.att)).max();
-        let row: usize = models.iter().map(|m| 4 * m.model().dims.vocab).sum();
-        let kept = models.iter().map(|m| m.start().bytes()).sum();
-        (token.unwrap_or(1).max(1) as u64, row.max(1) as u64, kept)
+        let pass = dims().map(|d| 14 * d.embd + 2 * d.ffn + d.att).max().unwrap_or(0);
+        let hidden: usize = dims().map(|d| d.embd).sum();
+        let measured = size_of::<Score>() + models.len().saturating_sub(1) * size_of::<Comparison>();
+        Needs {
+            // What is measured is held twice while it is joined.
+            kept: models.iter().map(|m| m.kept_bytes()).sum::<u64>() + (2 * measured * scored) as u64,
+            token: 4 * (pass + hidden).max(1) as u64,
+            row: 4 * dims().map(|d| d.vocab).sum::<usize>().max(1) as u64,
+            state: models.iter().map(|m| m.start().bytes()).sum::<u64>().max(1),
+        }
+    }
+
+    /// With so much computed together: half of what is spare for activations, a quarter for logits and states each.
+    fn bytes(&self, tokens: u64, rows: u64, sequences: u64) -> u64 {
+        let spare = (2 * self.token * tokens).max(4 * self.row * rows).max(4 * self.state * sequences);
+        FIXED_BYTES + self.kept + spare
+    }
+}
+
+impl Load {
+    /// What fits into `max_memory` when `models` score so many tokens side by side.
+    ///
+    /// # Errors
+    /// [`Error::Resources`] with the least that they need.
+    pub fn within(models: &[&Runner], scored: usize, max_memory: Option<u64>) -> Result<Load> {
+        let full = Load { tokens: PASS_TOKENS, logits: LOGIT_ROWS, sequences: PASS_TOKENS };
+        let Some(max) = max_memory else { return Ok(full) };
+        let needs = Needs::of(models, scored);
+        let least = needs.bytes(FEWEST_TOKENS, 1, 1);
+        if max < least {
+            let megabytes = least.div_ceil(1_000_000);
+            return Err(Error::Resources {
+                what: format!(
+                    "{} are too little to run {}",
+                    crate::report::bytes(max),
+                    if models.len() == 1 {
+                        "this model".to_owned()
+                    } else {
+                        format!("{} models", models.len())
+                    }
+                ),
+                help: format!("the least is --max-memory {megabytes}MB"),
+            });
+        }
+        let spare = max - FIXED_BYTES - needs.kept;
+        let fit = |bytes: u64, most: usize| (spare / bytes).min(most as u64) as usize;
+        Ok(Load {
+            tokens: fit(2 * needs.token, full.tokens),
+            logits: fit(4 * needs.row, full.logits),
+            sequences: fit(4 * needs.state, full.sequences),
+        })
+    }
+
+    /// The memory with which [`Load::within`] computes as much together as it pays.
+    pub fn full_bytes(models: &[&Runner], scored: usize) -> u64 {
+        Needs::of(models, scored).bytes(PASS_TOKENS as u64, LOGIT_ROWS as u64, 1)
     }
 }
 
@@ -113,7 +156,7 @@ pub fn measure(
     while at < sequences.len() {
         // As many sequences as a pass has room for; one that is longer takes several passes.
         let longest = sequences[at].tokens.len().min(load.tokens).max(1);
-        let side_by_side = (load.tokens / longest).max(1);
+        let side_by_side = (load.tokens / longest).clamp(1, load.sequences.max(1));
         let group = &sequences[at..sequences.len().min(at + side_by_side)];
         at += group.len();
         let mut states: Vec<Vec<State>> =

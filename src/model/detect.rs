@@ -307,7 +307,7 @@ impl Builder {
             numbers.push(i);
         }
         self.used.extend(numbers);
-        (layers > 0).then_some(TunedState { file: None, blocks })
+        (layers > 0).then_some(TunedState { file: None, layout, blocks })
     }
 
     /// A part that a model may lack must be there as a whole or not at all. Its token shift alone is no part: models

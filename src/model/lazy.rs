@@ -516,6 +516,11 @@ impl Lazy {
         }
     }
 
+    /// The first stored tensor that this one is made of, and the file that holds it.
+    pub fn origin<'a>(&'a self, container: &'a Container) -> Option<(&'a Container, &'a Tensor)> {
+        self.parts.first().map(|part| part.source.resolve(container))
+    }
+
     /// Numbers of the container's tensors that this one is made of.
     pub fn sources(&self) -> impl Iterator<Item = usize> + '_ {
         self.parts.iter().filter_map(|p| match p.source {

@@ -17,11 +17,6 @@ const OTHER_RELEASE: &str = "use a release of RWKV-4, 5, 6, 7 or 7a";
 /// In the order they are looked for.
 const REFUSED: &[Refused] = &[
     Refused {
-        what: "is a LoRA adapter, not a model",
-        help: "merge it into its base model first, or give the base model",
-        marks: &[".lora_A", ".lora_B", ".lora.0\0", ".lora.1\0", ".disha", ".bone"],
-    },
-    Refused {
         what: "is an RWKV-8 ROSA model, which no runtime that we write for can run",
         help: OTHER_RELEASE,
         marks: &["rosa.", ".rosa_qkv", "rosa1."],
@@ -78,6 +73,21 @@ const REFUSED: &[Refused] = &[
     },
 ];
 
+/// If `container` holds what goes beside a model: what that is, and what to do with it.
+pub fn companion(container: &Container) -> Option<(&'static str, &'static str)> {
+    const ADAPTER: &[&str] = &[".lora_A", ".lora_B", ".lora_a", ".lora_b", ".disha", ".bone"];
+    let names = || container.tensors().iter().map(|t| t.name.as_str());
+    // Of flash-linear-attention's models, the names of the low-rank matrices go on behind `.lora.0`.
+    let of_adapter =
+        |n: &str| ADAPTER.iter().any(|m| n.contains(m)) || n.ends_with(".lora.0") || n.ends_with(".lora.1");
+    if names().any(of_adapter) {
+        return Some(("a LoRA adapter", "give its base model, and this file as --lora"));
+    }
+    let state = names().all(|name| name.contains("time_state")) && names().count() > 0;
+    let help = "give the model that the state was tuned for, and this file as --state";
+    state.then_some(("an initial state (state tuning)", help))
+}
+
 /// If `container` is one of the kinds refused: what it is, and what to do instead.
 pub(super) fn find(container: &Container) -> Option<(String, String)> {
     if container.value("_strategy").is_some() {
@@ -99,11 +109,8 @@ pub(super) fn find(container: &Container) -> Option<(String, String)> {
             "the program that made it failed: make it again, or get a sound copy".into(),
         ));
     }
-    if container.tensors().iter().all(|t| t.name.contains("time_state")) {
-        return Some((
-            "is an initial state (state tuning), not a model".into(),
-            "give the model that the state was tuned for".into(),
-        ));
+    if let Some((what, help)) = companion(container) {
+        return Some((format!("is {what}, not a model"), help.into()));
     }
     // The ends of names are marked by NUL, so that a mark can ask for one.
     let names: Vec<String> = container.tensors().iter().map(|t| format!("{}\0", t.name)).collect();

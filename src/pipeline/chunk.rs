@@ -4,13 +4,15 @@ use std::ops::Range;
 
 use quant::codebook::Codebook;
 use quant::web_rwkv::Fp4;
-use quant::{Codec, EncodeError, Rows, check_finite, codec};
+use quant::{Codec, EncodeError, Encoding, Rows, check_finite, codec};
 
 use super::Budget;
 use crate::error::{Error, Result};
-use crate::model::Model;
+use crate::model::{Lazy, Model};
 use crate::plan::{Part, Plan, Write};
 use crate::recipe::Search;
+use crate::targets::{self, Target};
+use crate::verify::DAMAGED;
 
 /// A run of whole rows of one tensor.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -97,7 +99,7 @@ impl Chunk {
         let fp4 = codebook.map(|codebook| Fp4 { codebook });
         let codec = fp4.as_ref().map(|fp4| fp4 as &dyn Codec).or_else(|| codec(write.encoding));
         let Some(codec) = codec else {
-            return Err(self.cannot(write, model, EncodeError::ReadOnly(write.encoding)));
+            return Err(self.cannot(write, plan, model, EncodeError::ReadOnly(write.encoding)));
         };
         buffers.bytes.resize(self.bytes(plan) as usize, 0);
         if let Some(encoded) = &write.encoded {
@@ -111,7 +113,7 @@ impl Chunk {
         match write.values.stored(container, self.rows.clone()) {
             // The same encoding: the blocks are taken as they are, only looked through for what is not finite.
             Some(stored) if write.values.encoding() == Some(write.encoding) => {
-                check_finite(&buffers.values).map_err(|e| self.cannot(write, model, e))?;
+                check_finite(&buffers.values).map_err(|e| self.cannot(write, plan, model, e))?;
                 buffers.bytes.copy_from_slice(stored);
             }
             _ => {
@@ -121,7 +123,7 @@ impl Chunk {
                     Search::Standard => codec.encode(rows, &mut buffers.bytes),
                     Search::Best => codec.encode_best(rows, &mut buffers.bytes),
                 };
-                encoded.map_err(|e| self.cannot(write, model, e))?;
+                encoded.map_err(|e| self.cannot(write, plan, model, e))?;
             }
         }
         write.values.release(container, self.rows.clone());
@@ -129,16 +131,36 @@ impl Chunk {
         Ok(&buffers.bytes)
     }
 
+    /// Whether its values may be too large for their encoding: they become f16 and are something else.
+    pub fn narrows(&self, plan: &Plan) -> bool {
+        let write = &plan.tensors[self.tensor];
+        write.encoding == Encoding::F16 && write.values.encoding() != Some(Encoding::F16)
+    }
+
     /// The codec's complaint, with the index counted from the start of the tensor.
-    fn cannot(&self, write: &Write, model: &Model, mut source: EncodeError) -> Error {
+    fn cannot(&self, write: &Write, plan: &Plan, model: &Model, mut source: EncodeError) -> Error {
         if let EncodeError::NonFinite { index, .. } | EncodeError::Overflow { index, .. } = &mut source {
             *index += self.rows.start * write.values.cols();
         }
-        let tensor = write.values.sources().next().map(|i| model.container.tensors()[i].name.clone());
-        Error::Weight {
-            path: model.container.path().to_owned(),
-            tensor: tensor.unwrap_or_else(|| write.name.clone()),
-            source,
-        }
+        unencodable(&write.values, &write.name, plan.target, model, source)
     }
+}
+
+/// That a weight of a tensor cannot be encoded for a target: which one, why, and what to do.
+pub(crate) fn unencodable(
+    values: &Lazy,
+    name: &str,
+    target: &dyn Target,
+    model: &Model,
+    source: EncodeError,
+) -> Error {
+    let help = match source {
+        EncodeError::Overflow { encoding, .. } => targets::wider(encoding, target, model),
+        _ => DAMAGED.to_owned(),
+    };
+    let (path, tensor) = match values.origin(&model.container) {
+        Some((container, tensor)) => (container.path(), tensor.name.clone()),
+        None => (model.container.path(), name.to_owned()),
+    };
+    Error::Weight { path: path.to_owned(), tensor, source, help }
 }

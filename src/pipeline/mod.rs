@@ -13,10 +13,11 @@ mod verify;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use formats::Limits;
+use formats::{Limits, Mapped};
 use rayon::prelude::*;
 
 pub use budget::{Budget, pool};
+pub(crate) use chunk::unencodable;
 pub(crate) use levels::codebooks;
 pub(crate) use partial::Partial;
 
@@ -73,6 +74,23 @@ impl Stop {
     }
 }
 
+/// Looks through the weights that are to become f16, and are now something of a larger range, before anything is
+/// written.
+///
+/// # Errors
+/// [`Error::Weight`] with the first one that does not fit, and the targets that hold it; [`Error::Interrupted`].
+pub fn check(plan: &Plan, model: &Model, budget: &Budget, stop: &Stop) -> Result<()> {
+    let chunks: Vec<_> = chunk::grid(plan, budget).into_iter().filter(|c| c.narrows(plan)).collect();
+    let first = pool(budget.threads)?.install(|| {
+        let looked_through = chunks.par_iter().map_init(chunk::Buffers::default, |buffers, chunk| {
+            stop.check()?;
+            chunk.encode(plan, model, None, buffers).map(drop)
+        });
+        looked_through.find_first(Result::is_err)
+    });
+    first.unwrap_or(Ok(()))
+}
+
 /// Writes the planned files to `out`: first under the name `out.partial`, given their own once every byte was read
 /// back and found right. On any error nothing is left behind.
 ///
@@ -89,7 +107,8 @@ pub fn write(
     observer: &dyn Observer,
     stop: &Stop,
 ) -> Result<()> {
-    let partial = Partial::of_plan(out, plan, &model.files().collect::<Vec<_>>(), force)?;
+    let inputs: Vec<&Mapped> = model.files().collect();
+    let partial = Partial::of_plan(out, plan, &inputs, force, || check(plan, model, budget, stop))?;
     observer.begins(plan.total_bytes());
     let pool = pool(budget.threads)?;
     let chunks = chunk::grid(plan, budget);

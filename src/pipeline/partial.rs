@@ -24,6 +24,8 @@ pub(crate) struct Partial {
     output: Output,
     /// First those with tensors, in the order of the plan.
     files: Vec<Unfinished>,
+    /// What an earlier output of the same name, split otherwise, consists of.
+    earlier: Vec<PathBuf>,
     force: bool,
     finished: bool,
 }
@@ -38,24 +40,32 @@ struct Unfinished {
 
 impl Partial {
     /// Makes the files of a plan, as long as the finished ones will be; the small ones are filled.
-    pub fn of_plan(out: &Path, plan: &Plan, inputs: &[&Mapped], force: bool) -> Result<Partial> {
+    pub fn of_plan(
+        out: &Path,
+        plan: &Plan,
+        inputs: &[&Mapped],
+        force: bool,
+        check: impl FnOnce() -> Result<()>,
+    ) -> Result<Partial> {
         let sizes = plan.files.iter().map(|f| (f.name.as_os_str(), f.layout.total_bytes()));
         let small = plan.small.iter().map(|f| (f.name.as_os_str(), f.bytes.len() as u64));
         let files: Vec<(&OsStr, u64)> = sizes.chain(small).collect();
-        let partial = Partial::create(out, plan.output, &files, inputs, force)?;
+        let partial = Partial::create(out, plan.output, &files, inputs, force, check)?;
         for (number, small) in plan.small.iter().enumerate() {
             partial.write_at(plan.files.len() + number, &small.bytes, 0)?;
         }
         Ok(partial)
     }
 
-    /// Makes files of these names and sizes; `inputs` are read meanwhile, and never replaced.
+    /// Makes files of these names and sizes; `inputs` are read meanwhile, and never replaced. Before the first one is
+    /// made, `check` must agree.
     pub fn create(
         out: &Path,
         output: Output,
         files: &[(&OsStr, u64)],
         inputs: &[&Mapped],
         force: bool,
+        check: impl FnOnce() -> Result<()>,
     ) -> Result<Partial> {
         if output != Output::Folder && out.is_dir() {
             return Err(Error::Usage {
@@ -82,14 +92,20 @@ impl Partial {
         for file in outs.iter().chain([&out]) {
             refuse_input(inputs, file)?;
         }
+        let earlier = match output {
+            Output::Folder => Vec::new(),
+            _ => earlier(out, &outs, inputs),
+        };
+        let (out_path, files_made) = (out.to_owned(), Vec::new());
         let mut partial =
-            Partial { path, out: out.to_owned(), output, files: Vec::new(), force, finished: false };
+            Partial { path, out: out_path, output, files: files_made, earlier, force, finished: false };
         partial.refuse_existing(&outs)?;
         let folder = match out.parent() {
             Some(p) if !p.as_os_str().is_empty() => p,
             _ => Path::new("."),
         };
         check_space(folder, files.iter().map(|(.., bytes)| bytes).sum())?;
+        check()?;
         clear_leftover(&partial.path, out, &files)?;
         if output != Output::File {
             fs::create_dir(&partial.path).map_err(Error::io("create", &partial.path))?;
@@ -164,6 +180,9 @@ impl Partial {
             }
         }
         self.finished = true;
+        for file in &self.earlier {
+            fs::remove_file(file).map_err(Error::io("remove", file))?;
+        }
         // So that the names outlast a power cut.
         self.out.parent().into_iter().for_each(flush_folder);
         Ok(())
@@ -182,8 +201,13 @@ impl Partial {
             Output::Folder if self.force => refuse_strangers(&self.out, outs),
             Output::Folder => Err(Error::Exists { path: self.out.clone() }),
             _ if self.force => Ok(()),
-            _ => match outs.iter().find(|out| exists(out)) {
-                Some(out) => Err(Error::Exists { path: (*out).to_owned() }),
+            _ => match outs
+                .iter()
+                .find(|out| exists(out))
+                .copied()
+                .or(self.earlier.first().map(PathBuf::as_path))
+            {
+                Some(out) => Err(Error::Exists { path: out.to_owned() }),
                 None => Ok(()),
             },
         }
@@ -217,6 +241,24 @@ fn refuse_input(inputs: &[&Mapped], out: &Path) -> Result<()> {
         what: format!("{} is the input, which is never changed", out.display()),
         help: "give the output another name".to_owned(),
     })
+}
+
+/// The files of an earlier output of this name that was split otherwise: readers would take them for parts of the new
+/// one. Those of the input are none.
+fn earlier(out: &Path, outs: &[&Path], inputs: &[&Mapped]) -> Vec<PathBuf> {
+    let folder = out.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let Some(whole) = out.file_name().and_then(OsStr::to_str) else { return Vec::new() };
+    let of_it = |path: &PathBuf| {
+        let name = path.file_name().and_then(OsStr::to_str).unwrap_or_default();
+        (name == whole || formats::is_of_set(name, whole)) && path.is_file()
+    };
+    let mut found: Vec<PathBuf> = entries(folder).unwrap_or_default().into_iter().filter(of_it).collect();
+    if found.iter().any(|path| refuse_input(inputs, path).is_err()) {
+        return Vec::new();
+    }
+    found.retain(|path| outs.iter().all(|out| out.file_name() != path.file_name()));
+    found.sort_unstable(); // the system lists them in any order
+    found
 }
 
 /// Everything in a folder.

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use serde::Serialize;
 
 use super::text::Table;
-use super::{Report, bytes};
+use super::{Report, bytes, nats};
 use crate::batch::{Cell, Fate, Outcome, Summary};
 use crate::shard::Shard;
 
@@ -22,7 +22,7 @@ impl Report for Summary {
                 record.map(|r| bytes(r.bytes)).unwrap_or_default(),
                 record.map(|r| format!("{:.2}", r.bits_per_weight)).unwrap_or_default(),
                 against.map(|a| format!("{:.5}", a.ppl_ratio.value)).unwrap_or_default(),
-                against.map(|a| format!("{:.6}", a.kl.value)).unwrap_or_default(),
+                against.map(|a| nats(a.kl.value)).unwrap_or_default(),
                 format!("{:.1}", cell.seconds),
             ]);
         }

@@ -232,13 +232,13 @@ fn warnings(plan: &Plan) -> Vec<String> {
 }
 
 /// Adapters and tuned state of a model, with the files that they come from.
-fn adapters(model: &Model) -> Vec<String> {
+pub(super) fn adapters(model: &Model) -> Vec<String> {
     let adapters = model.adapters.iter().map(|a| {
         let files: Vec<String> = a.files.iter().map(|f| f.path().display().to_string()).collect();
         format!("{}  {}", files.join(", "), a.about())
     });
-    let state = model.state.iter().filter_map(|s| s.file.as_ref());
-    let state = state.map(|f| format!("{}  tuned initial state", f.path().display()));
+    let state = model.state.iter().filter_map(|s| Some((s.file.as_ref()?, s.layout.name())));
+    let state = state.map(|(f, layout)| format!("{}  tuned initial state, {layout}", f.path().display()));
     adapters.chain(state).collect()
 }
 

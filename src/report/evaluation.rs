@@ -5,8 +5,9 @@ use std::path::Path;
 
 use serde::Serialize;
 
+use super::conversion::adapters;
 use super::text::Table;
-use super::{Report, bytes, count};
+use super::{Report, bytes, count, nats};
 use crate::error::{Error, Result};
 use crate::eval::{Against, Estimate, Evaluation, ModelScore, Scored, Setting};
 use crate::model::Model;
@@ -32,6 +33,8 @@ struct Row {
     path: String,
     version: &'static str,
     file_bytes: u64,
+    /// Adapters and the tuned state that it was run with.
+    adapters: Vec<String>,
     #[serde(flatten)]
     score: ModelScore,
 }
@@ -56,6 +59,7 @@ impl EvaluationReport {
             path: model.container.path().display().to_string(),
             version: model.version.name,
             file_bytes: model.container.file_bytes(),
+            adapters: adapters(model),
             score,
         };
         let others = models[1..].iter().zip(evaluation.others);
@@ -116,8 +120,8 @@ impl EvaluationReport {
             let [kl, high, top1, ratio, rms] = match against {
                 None => Default::default(),
                 Some(a) => [
-                    both(&a.kl, 6),
-                    format!("{:.6}", a.kl_quantiles.p99),
+                    divergence(&a.kl),
+                    nats(a.kl_quantiles.p99),
                     percent(&a.top1),
                     both(&a.ppl_ratio, 5),
                     percent(&a.rms_delta_p),
@@ -132,20 +136,28 @@ impl EvaluationReport {
                 both(&row.score.perplexity, 4),
             )?;
         }
+        for (model, adapter) in self.adapted() {
+            writeln!(out, "\n{model} with {adapter}")?;
+        }
         writeln!(out, "\n{}", self.how())
+    }
+
+    /// The models that were run with adapters or a tuned state, and each of these.
+    fn adapted(&self) -> impl Iterator<Item = (String, &String)> {
+        self.rows().flat_map(|(row, _)| row.adapters.iter().map(|a| (name(&row.path), a)))
     }
 
     fn csv(&self, out: &mut dyn Write) -> io::Result<()> {
         writeln!(
             out,
             "model,version,file_bytes,tokens,bytes,windows,perplexity,perplexity_error,nats_per_token,bits_per_byte,\
-             kl,kl_error,kl_median,kl_p90,kl_p99,kl_p999,kl_max,top1,top1_error,ppl_ratio,ppl_ratio_error,rms_delta_p"
+             kl,kl_error,kl_median,kl_p90,kl_p99,kl_p999,kl_max,top1,top1_error,ppl_ratio,ppl_ratio_error,rms_delta_p,adapters"
         )?;
         let number = |v: Option<f64>| v.map(|v| v.to_string()).unwrap_or_default();
         for (row, against) in self.rows() {
             let score = &row.score;
             let mut cells = vec![
-                format!("\"{}\"", row.path.replace('"', "\"\"")),
+                quoted(&row.path),
                 row.version.to_owned(),
                 row.file_bytes.to_string(),
                 self.scored.tokens.to_string(),
@@ -167,6 +179,7 @@ impl EvaluationReport {
                     cells.push(a.rms_delta_p.value.to_string());
                 }
             }
+            cells.push(quoted(&row.adapters.join("; ")));
             writeln!(out, "{}", cells.join(","))?;
         }
         Ok(())
@@ -213,6 +226,9 @@ impl Report for EvaluationReport {
             )?,
             None if arithmetic != "f32" => writeln!(out, "products in {arithmetic}")?,
             None => {}
+        }
+        for (model, adapter) in self.adapted() {
+            writeln!(out, "{model} with {adapter}")?;
         }
         if self.candidates.is_empty() {
             writeln!(out, "model           {}", self.model.path)?;
@@ -263,8 +279,8 @@ impl EvaluationReport {
                 ),
                 Some(a) => {
                     let q = &a.kl_quantiles;
-                    cells.extend([both(&a.ppl_ratio, 5), both(&a.kl, 6)]);
-                    cells.extend([q.median, q.p90, q.p99, q.p999, q.max].map(|v| format!("{v:.6}")));
+                    cells.extend([both(&a.ppl_ratio, 5), divergence(&a.kl)]);
+                    cells.extend([q.median, q.p90, q.p99, q.p999, q.max].map(nats));
                     cells.extend([percent(&a.top1), percent(&a.rms_delta_p)]);
                 }
             }
@@ -280,11 +296,16 @@ impl EvaluationReport {
         titles.extend(first.against.by_position.iter().map(|b| format!(">{}-{}", b.from, b.to - 1)));
         let mut table = Table::new(&titles.iter().map(String::as_str).collect::<Vec<_>>());
         for c in &self.candidates {
-            let cells = c.against.by_position.iter().map(|b| format!("{:.6}", b.kl));
+            let cells = c.against.by_position.iter().map(|b| nats(b.kl));
             table.row(std::iter::once(name(&c.row.path)).chain(cells));
         }
         table.write(out)
     }
+}
+
+/// Text as a cell of CSV.
+fn quoted(text: &str) -> String {
+    format!("\"{}\"", text.replace('"', "\"\""))
 }
 
 /// The last part of a path, by which people tell models apart.
@@ -297,6 +318,14 @@ fn both(e: &Estimate, digits: usize) -> String {
     match e.error {
         Some(error) => format!("{:.digits$} \u{b1} {error:.digits$}", e.value),
         None => format!("{:.digits$}", e.value),
+    }
+}
+
+/// A divergence and its standard error.
+fn divergence(e: &Estimate) -> String {
+    match e.error {
+        Some(error) => format!("{} \u{b1} {}", nats(e.value), nats(error)),
+        None => nats(e.value),
     }
 }
 

@@ -19,6 +19,15 @@ pub fn count(n: u64) -> String {
     scaled(n, &["k", "M", "B", "T", "P"])
 }
 
+/// A divergence for people: six decimals, or where they would hide it, three digits and a power of ten.
+pub fn nats(v: f64) -> String {
+    match v.abs() {
+        0.0 => "0".to_owned(),
+        size if size < 1e-4 => format!("{v:.2e}"),
+        _ => format!("{v:.6}"),
+    }
+}
+
 fn scaled(n: u64, units: &[&str]) -> String {
     let mut value = n as f64 / 1000.0;
     let mut unit = 0;
@@ -81,5 +90,6 @@ mod tests {
             assert_eq!(bytes(n), text);
         }
         assert_eq!(count(1_527_404_544), "1.53 B");
+        assert_eq!([0.0, 1.234e-7, 0.0001234, 0.5].map(nats), ["0", "1.23e-7", "0.000123", "0.500000"]);
     }
 }

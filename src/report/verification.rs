@@ -2,6 +2,7 @@
 
 use std::io::{self, Write};
 
+use formats::Container;
 use serde::Serialize;
 
 use super::inspection::{ModelSummary, SourceSummary};
@@ -13,7 +14,9 @@ use crate::verify::Verified;
 #[derive(Debug, Serialize)]
 pub struct Verification {
     source: SourceSummary,
-    model: ModelSummary,
+    model: Option<ModelSummary>,
+    /// What else it is, to be used beside a model.
+    beside: Option<&'static str>,
     checksums: usize,
     tensors: usize,
     values: u64,
@@ -29,10 +32,26 @@ struct FileHash {
 impl Verification {
     /// `model`, with what [`verify`](crate::verify::verify) found.
     pub fn new(model: &Model, verified: Verified) -> Verification {
-        let files = model.container.files().iter().map(|f| f.path().display().to_string());
+        let summary = Some(ModelSummary::of(model));
+        Verification { model: summary, ..Verification::of(&model.container, verified) }
+    }
+
+    /// A file that holds `what`, which goes beside a model.
+    pub fn beside(container: &Container, what: &'static str, verified: Verified) -> Verification {
+        Verification { beside: Some(what), ..Verification::of(container, verified) }
+    }
+
+    /// SHA-256 of every file.
+    pub fn hashes(&self) -> impl Iterator<Item = &str> {
+        self.sha256.iter().map(|file| file.sha256.as_str())
+    }
+
+    fn of(container: &Container, verified: Verified) -> Verification {
+        let files = container.files().iter().map(|f| f.path().display().to_string());
         Verification {
-            source: SourceSummary::of(&model.container),
-            model: ModelSummary::of(model),
+            source: SourceSummary::of(container),
+            model: None,
+            beside: None,
             checksums: verified.checksums,
             tensors: verified.tensors,
             values: verified.values,
@@ -44,15 +63,21 @@ impl Verification {
 impl Report for Verification {
     fn human(&self, out: &mut dyn Write) -> io::Result<()> {
         self.source.human(out)?;
-        self.model.human(out)?;
+        if let Some(model) = &self.model {
+            model.human(out)?;
+        }
+        if let Some(what) = self.beside {
+            writeln!(out, "holds     {what}, to be used beside its model")?;
+        }
         for f in &self.sha256 {
             writeln!(out, "sha256    {}  {}", f.sha256, f.path)?;
         }
         writeln!(
             out,
-            "sound: {} tensors with {} values, all finite, none missing{}",
+            "sound: {} tensors with {} values, all finite{}{}",
             self.tensors,
             count(self.values),
+            if self.model.is_some() { ", none missing" } else { "" },
             match self.checksums {
                 0 => String::new(),
                 n => format!("; {n} checksums right"),

@@ -129,7 +129,7 @@ fn an_adapted_model_is_the_merged_one() {
         let file = folder.path().join("lora.safetensors");
         write(&file, &adapter);
         let mut adapted = model(&testdata(name));
-        let options = adapter::Options { alpha: Some(ALPHA), init: None };
+        let options = adapter::Options { alpha: Some(ALPHA), init: None, unscaled: false };
         Adapter::read(&file, &adapted, options).unwrap().merge(&mut adapted);
         let plain = sequence(&runner(model(&testdata(name))), &prompt);
         let difference = worst(&sequence(&runner(adapted), &prompt), &merged);
@@ -149,7 +149,7 @@ fn complaint(model: &str, tensor: &str, at: usize, weight: f32) -> String {
     let tokens: Vec<u32> = b"fn main() {}".iter().map(|b| u32::from(*b)).collect();
     let all = 0..tokens.len();
     let sequence = Sequence { scored: 1..all.end, tokens: all, window: 0, window_tokens: 99 };
-    let load = Load { tokens: 64, logits: 64 };
+    let load = Load { tokens: 64, logits: 64, sequences: 4 };
     let error = measure(&[&runner], &tokens, &[sequence], load, |_| Ok(())).unwrap_err().to_string();
     assert!(error.contains("damaged.safetensors "), "{error}");
     error

@@ -15,11 +15,11 @@ pub(super) fn aligned() -> Aligned {
 
 /// Buffers that were used and may be used again.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Pool(Arc<Mutex<Vec<Aligned>>>);
+pub struct Pool(Arc<Mutex<Vec<Aligned>>>);
 
 impl Pool {
     /// A matrix whose values are unspecified (but initialised: leftovers of an earlier one).
-    pub fn matrix(&self, rows: usize, cols: usize) -> Matrix {
+    pub(super) fn matrix(&self, rows: usize, cols: usize) -> Matrix {
         let size = rows * cols;
         let mut free = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         // The smallest that is large enough, so that the large ones stay for large matrices.

@@ -44,7 +44,8 @@ use crate::error::{Error, Result};
 use crate::model::{Body, Held, Model, Role};
 use device::Products;
 use layer::Layer;
-use matrix::{Matrix, Pool};
+use matrix::Matrix;
+pub use matrix::Pool;
 use norm::Norm;
 use pass::{Pass, each_row};
 pub(crate) use weight::Dense;
@@ -62,6 +63,8 @@ pub struct Options {
     pub stream: bool,
     /// How matrices are multiplied.
     pub arithmetic: Arithmetic,
+    /// The buffers of activations: models that run one after the other share them if they are given the same.
+    pub pool: Pool,
 }
 
 /// Decoded vectors by block and short name.
@@ -138,6 +141,7 @@ impl Runner {
         };
         let mut runner = Runner {
             products,
+            pool: options.pool.clone(),
             model,
             options,
             norm_epsilon,
@@ -146,7 +150,6 @@ impl Runner {
             decoded: HashMap::new(),
             tap: None,
             initial,
-            pool: Pool::default(),
         };
         if runner.options.keep_low_rank {
             let low = runner.model.tensors.iter().filter(|h| h.slot.role == Role::LowRank);
@@ -164,6 +167,13 @@ impl Runner {
     /// The model, which is no longer run.
     pub fn into_model(self) -> Model {
         self.model
+    }
+
+    /// Bytes of what it keeps decoded all the time.
+    pub fn kept_bytes(&self) -> u64 {
+        let vectors = self.vectors.values().flat_map(HashMap::values).map(Vec::len).sum::<usize>();
+        let low_rank = self.decoded.values().map(Dense::values).sum::<usize>();
+        4 * (vectors + low_rank) as u64 + self.initial.as_ref().map_or(0, State::bytes)
     }
 
     /// The state before a text.

@@ -145,6 +145,11 @@ impl Dense {
         Dense::turned(ins, outs, &data)
     }
 
+    /// Number of values.
+    pub fn values(&self) -> usize {
+        self.data.len()
+    }
+
     /// A matrix from the values of its transpose [in, out].
     pub fn turned(ins: usize, outs: usize, values: &[f32]) -> Dense {
         const TILE: usize = 16;

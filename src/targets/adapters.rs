@@ -7,59 +7,116 @@
 //! pth-state   pip, RWKV-Runner  blocks.{i}.att.time_state [heads, value, key]
 //! ```
 
-use formats::{Metadata, Planned, Value, pth};
+use formats::{Metadata, Planned, Value};
 use quant::Encoding;
 
-use super::blinkdl::ROOT;
 use super::{Content, Files, Item, Objection, Order, PlannedFile, Target, files, gguf};
-use crate::adapter::{Adapter, Kind, Layout, LowRank, Part, TunedState};
+use crate::adapter::{ALPHA_KEY, Adapter, Kind, Layout, LowRank, Part, TunedState};
 use crate::error::{Error, Result};
 use crate::model::{Body, Held, Lazy, Model, Role, Version, web_rwkv};
 use crate::recipe::{FileType, Recipe};
 
-/// The target of LoRA adapters for llama.cpp.
-pub struct GgufLora;
+/// A target of what a program loads beside a model.
+pub struct Beside {
+    id: &'static str,
+    name: &'static str,
+    runtimes: &'static str,
+    extensions: &'static [&'static str],
+    default_type: &'static str,
+    what: What,
+}
 
-/// The target of LoRA adapters for web-rwkv.
-pub struct StLora;
+/// What it is, and in which form.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum What {
+    GgufLora,
+    StLora,
+    StState,
+    PthState,
+}
 
-/// The target of tuned states for web-rwkv.
-pub struct StState;
+/// LoRA adapters for llama.cpp.
+pub static GGUF_LORA: Beside = Beside {
+    id: "gguf-lora",
+    name: "GGUF LoRA",
+    runtimes: "llama.cpp (--lora), ollama (ADAPTER)",
+    extensions: &["gguf"],
+    default_type: "f32",
+    what: What::GgufLora,
+};
 
-/// The target of tuned states for the pip package rwkv.
-pub struct PthState;
+/// LoRA adapters for web-rwkv.
+pub static ST_LORA: Beside = Beside {
+    id: "st-lora",
+    name: "web-rwkv LoRA",
+    runtimes: "web-rwkv, Ai00",
+    extensions: &["st"],
+    default_type: "f16",
+    what: What::StLora,
+};
 
-impl Target for GgufLora {
+/// Tuned states for web-rwkv.
+pub static ST_STATE: Beside =
+    Beside { id: "st-state", name: "web-rwkv state", what: What::StState, ..ST_LORA };
+
+/// Tuned states for the pip package rwkv.
+pub static PTH_STATE: Beside = Beside {
+    id: "pth-state",
+    name: "torch state",
+    runtimes: "the pip package rwkv, RWKV-Runner",
+    extensions: &["pth"],
+    default_type: "source",
+    what: What::PthState,
+};
+
+impl Target for Beside {
     fn id(&self) -> &'static str {
-        "gguf-lora"
+        self.id
     }
 
     fn name(&self) -> &'static str {
-        "GGUF LoRA"
+        self.name
     }
 
     fn runtimes(&self) -> &'static str {
-        "llama.cpp (--lora), ollama (ADAPTER)"
+        self.runtimes
     }
 
     fn extensions(&self) -> &'static [&'static str] {
-        &["gguf"]
+        self.extensions
     }
 
     fn content(&self) -> Content {
-        Content::Adapter
+        match self.what {
+            What::GgufLora | What::StLora => Content::Adapter,
+            What::StState | What::PthState => Content::State,
+        }
     }
 
     fn takes(&self, version: &Version) -> bool {
-        version.body == Body::Rwkv && gguf::Gguf.takes(version)
+        let runs = match self.what {
+            What::GgufLora => gguf::Gguf.takes(version),
+            What::StLora | What::StState => version.slots().all(|s| web_rwkv(version, s).is_some()),
+            What::PthState => true,
+        };
+        let tuned = self.content() == Content::State;
+        runs && version.body == Body::Rwkv && (!tuned || version.major() > 4)
     }
 
     fn holds(&self, file_type: &FileType) -> bool {
-        matches!(file_type.name, "f32" | "f16")
+        match self.what {
+            What::GgufLora => matches!(file_type.name, "f32" | "f16"),
+            What::StLora | What::StState => file_type.name == "f16",
+            What::PthState => file_type.is_plain(),
+        }
     }
 
     fn default_type(&self) -> Option<&'static str> {
-        Some("f32")
+        Some(self.default_type)
+    }
+
+    fn keeps_alpha(&self) -> bool {
+        self.what == What::GgufLora
     }
 
     fn check(&self, _: &Model) -> Result<Vec<Objection>> {
@@ -67,73 +124,37 @@ impl Target for GgufLora {
     }
 
     fn items(&self, model: &Model, recipe: &Recipe) -> Result<Vec<Item>> {
+        match self.what {
+            What::GgufLora => self.gguf_lora(model, recipe.file_type),
+            What::StLora => self.st_lora(model, recipe.file_type),
+            What::StState => state_items(model, Layout::KeyValue, recipe.file_type),
+            What::PthState => state_items(model, Layout::ValueKey, recipe.file_type),
+        }
+    }
+
+    fn files(&self, order: &Order<'_>, groups: &[&[Planned]]) -> Result<Files> {
+        match self.what {
+            What::GgufLora => gguf_files(order, groups),
+            What::StLora | What::StState => Files::safetensors(order.out, groups),
+            What::PthState => Files::torch(order.out, groups),
+        }
+    }
+}
+
+impl Beside {
+    fn gguf_lora(&self, model: &Model, file_type: &FileType) -> Result<Vec<Item>> {
         let mut items = Vec::new();
         for (part, held) in parts(model) {
             let low_rank = low_rank(model, part, held, self)?;
             let name = held.slot.gguf.unwrap_or_default().replacen("{}", &held.layer.to_string(), 1);
             for (factor, values) in [("lora_a", &low_rank.a), ("lora_b", &low_rank.b)] {
-                items.push(item(format!("{name}.{factor}"), values.clone(), recipe.file_type.matrix));
+                items.push(item(format!("{name}.{factor}"), values.clone(), file_type.matrix));
             }
         }
         Ok(items)
     }
 
-    fn files(&self, order: &Order<'_>, groups: &[&[Planned]]) -> Result<Files> {
-        let alpha = order.model.adapters.iter().find_map(|a| a.alpha).unwrap_or_default();
-        let metadata: Metadata = [
-            ("general.architecture", Value::from(gguf::architecture_name(order.model)?)),
-            ("general.type", Value::from("adapter")),
-            ("adapter.type", Value::from("lora")),
-            ("adapter.lora.alpha", Value::F32(alpha)),
-        ]
-        .map(|(key, value)| (key.to_owned(), value))
-        .into();
-        let mut all = Vec::new();
-        for (tensors, name) in groups.iter().zip(files::names(order.out, groups.len())?) {
-            all.push(PlannedFile { name, layout: formats::gguf::place(&metadata, tensors)?.into() });
-        }
-        Ok(Files { metadata, files: all, small: Vec::new() })
-    }
-}
-
-impl Target for StLora {
-    fn id(&self) -> &'static str {
-        "st-lora"
-    }
-
-    fn name(&self) -> &'static str {
-        "web-rwkv LoRA"
-    }
-
-    fn runtimes(&self) -> &'static str {
-        "web-rwkv, Ai00"
-    }
-
-    fn extensions(&self) -> &'static [&'static str] {
-        &["st"]
-    }
-
-    fn content(&self) -> Content {
-        Content::Adapter
-    }
-
-    fn takes(&self, version: &Version) -> bool {
-        version.body == Body::Rwkv && version.slots().all(|s| web_rwkv(version, s).is_some())
-    }
-
-    fn holds(&self, file_type: &FileType) -> bool {
-        file_type.name == "f16"
-    }
-
-    fn default_type(&self) -> Option<&'static str> {
-        Some("f16")
-    }
-
-    fn check(&self, _: &Model) -> Result<Vec<Objection>> {
-        Ok(Vec::new())
-    }
-
-    fn items(&self, model: &Model, recipe: &Recipe) -> Result<Vec<Item>> {
+    fn st_lora(&self, model: &Model, file_type: &FileType) -> Result<Vec<Item>> {
         let mut items = Vec::new();
         for (part, held) in parts(model) {
             let cannot = || cannot(model, held, self, "cannot be brought into its layout");
@@ -141,118 +162,34 @@ impl Target for StLora {
             let (name, turned) = (stored.name_in(held.layer), stored.transposed);
             if let Kind::Whole(values) = &part.kind {
                 let values = if turned { values.transposed() } else { Some(values.clone()) };
-                items.push(item(name, values.ok_or_else(cannot)?, recipe.file_type.matrix));
+                items.push(item(name, values.ok_or_else(cannot)?, file_type.matrix));
                 continue;
             }
             let low_rank = low_rank(model, part, held, self)?;
             let matrix = name.strip_suffix(".weight").unwrap_or(&name);
             let a = low_rank.a.transposed().ok_or_else(cannot)?;
-            items.push(item(format!("{matrix}.lora.0"), a, recipe.file_type.matrix));
-            items.push(item(format!("{matrix}.lora.1"), low_rank.b.clone(), recipe.file_type.matrix));
+            items.push(item(format!("{matrix}.lora.0"), a, file_type.matrix));
+            items.push(item(format!("{matrix}.lora.1"), low_rank.b.clone(), file_type.matrix));
         }
         Ok(items)
     }
-
-    fn files(&self, order: &Order<'_>, groups: &[&[Planned]]) -> Result<Files> {
-        Files::safetensors(order.out, groups)
-    }
 }
 
-impl Target for StState {
-    fn id(&self) -> &'static str {
-        "st-state"
+fn gguf_files(order: &Order<'_>, groups: &[&[Planned]]) -> Result<Files> {
+    let alpha = order.model.adapters.iter().find_map(|a| a.alpha).unwrap_or_default();
+    let metadata: Metadata = [
+        ("general.architecture", Value::from(gguf::architecture_name(order.model)?)),
+        ("general.type", Value::from("adapter")),
+        ("adapter.type", Value::from("lora")),
+        (ALPHA_KEY, Value::F32(alpha)),
+    ]
+    .map(|(key, value)| (key.to_owned(), value))
+    .into();
+    let mut all = Vec::new();
+    for (tensors, name) in groups.iter().zip(files::names(order.out, groups.len())?) {
+        all.push(PlannedFile { name, layout: formats::gguf::place(&metadata, tensors)?.into() });
     }
-
-    fn name(&self) -> &'static str {
-        "web-rwkv state"
-    }
-
-    fn runtimes(&self) -> &'static str {
-        "web-rwkv, Ai00"
-    }
-
-    fn extensions(&self) -> &'static [&'static str] {
-        &["st"]
-    }
-
-    fn content(&self) -> Content {
-        Content::State
-    }
-
-    fn takes(&self, version: &Version) -> bool {
-        StLora.takes(version) && version.major() > 4
-    }
-
-    fn holds(&self, file_type: &FileType) -> bool {
-        file_type.name == "f16"
-    }
-
-    fn default_type(&self) -> Option<&'static str> {
-        Some("f16")
-    }
-
-    fn check(&self, _: &Model) -> Result<Vec<Objection>> {
-        Ok(Vec::new())
-    }
-
-    fn items(&self, model: &Model, recipe: &Recipe) -> Result<Vec<Item>> {
-        state_items(model, Layout::KeyValue, recipe.file_type)
-    }
-
-    fn files(&self, order: &Order<'_>, groups: &[&[Planned]]) -> Result<Files> {
-        Files::safetensors(order.out, groups)
-    }
-}
-
-impl Target for PthState {
-    fn id(&self) -> &'static str {
-        "pth-state"
-    }
-
-    fn name(&self) -> &'static str {
-        "torch state"
-    }
-
-    fn runtimes(&self) -> &'static str {
-        "the pip package rwkv, RWKV-Runner"
-    }
-
-    fn extensions(&self) -> &'static [&'static str] {
-        &["pth"]
-    }
-
-    fn content(&self) -> Content {
-        Content::State
-    }
-
-    fn takes(&self, version: &Version) -> bool {
-        version.body == Body::Rwkv && version.major() > 4
-    }
-
-    fn holds(&self, file_type: &FileType) -> bool {
-        file_type.is_plain()
-    }
-
-    fn default_type(&self) -> Option<&'static str> {
-        Some("source")
-    }
-
-    fn check(&self, _: &Model) -> Result<Vec<Objection>> {
-        Ok(Vec::new())
-    }
-
-    fn items(&self, model: &Model, recipe: &Recipe) -> Result<Vec<Item>> {
-        state_items(model, Layout::ValueKey, recipe.file_type)
-    }
-
-    fn files(&self, order: &Order<'_>, groups: &[&[Planned]]) -> Result<Files> {
-        let metadata = Metadata::new();
-        let mut all = Vec::new();
-        for (tensors, name) in groups.iter().zip(files::names(order.out, groups.len())?) {
-            all.push(PlannedFile { name, layout: pth::place(ROOT, &metadata, tensors)?.into() });
-        }
-        Ok(Files { metadata, files: all, small: Vec::new() })
-    }
+    Ok(Files { metadata, files: all, small: Vec::new() })
 }
 
 /// The tuned state of a model, if it has one, as tensors of a plain file type in this layout.

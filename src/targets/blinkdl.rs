@@ -3,42 +3,58 @@
 //! candle, the pip package rwkv and training programs read them. Every tensor, vectors too, has the type asked for,
 //! or by default its own.
 
-use formats::{Metadata, Planned, pth};
+use formats::Planned;
 use quant::Encoding;
 
 use super::adapters::state_items;
-use super::files::names;
-use super::{Files, Item, Objection, Order, PlannedFile, Target};
+use super::{Files, Item, Objection, Order, Target};
 use crate::adapter::Layout;
 use crate::error::{Error, Result};
 use crate::model::{Body, Held, Model, Scope, Version};
 use crate::recipe::{FileType, Recipe};
 
-/// The folder in a torch file's archive: torch's name for what is saved into memory. (It is not taken from the
-/// output's name, so that a file's bytes do not depend on its name.)
-pub(super) const ROOT: &str = "archive";
+/// A target of checkpoints as BlinkDL publishes them.
+pub struct BlinkDl {
+    id: &'static str,
+    name: &'static str,
+    runtimes: &'static str,
+    extensions: &'static [&'static str],
+    safetensors: bool,
+}
 
 /// The target safetensors.
-pub struct Safetensors;
+pub static SAFETENSORS: BlinkDl = BlinkDl {
+    id: "safetensors",
+    name: "safetensors",
+    runtimes: "candle, training programs",
+    extensions: &["safetensors"],
+    safetensors: true,
+};
 
 /// The target torch.
-pub struct Torch;
+pub static TORCH: BlinkDl = BlinkDl {
+    id: "pth",
+    name: "torch",
+    runtimes: "the pip package rwkv, RWKV-Runner, candle, training programs",
+    extensions: &["pth"],
+    safetensors: false,
+};
 
-impl Target for Safetensors {
+impl Target for BlinkDl {
     fn id(&self) -> &'static str {
-        "safetensors"
+        self.id
     }
 
     fn name(&self) -> &'static str {
-        "safetensors"
+        self.name
     }
 
     fn runtimes(&self) -> &'static str {
-        "candle, training programs"
+        self.runtimes
     }
 
     fn extensions(&self) -> &'static [&'static str] {
-        &["safetensors"]
+        self.extensions
     }
 
     fn takes(&self, version: &Version) -> bool {
@@ -54,7 +70,7 @@ impl Target for Safetensors {
     }
 
     fn splits(&self) -> bool {
-        true
+        self.safetensors
     }
 
     fn holds_state(&self) -> bool {
@@ -67,13 +83,18 @@ impl Target for Safetensors {
 
     fn items(&self, model: &Model, recipe: &Recipe) -> Result<Vec<Item>> {
         let mut items = items(model, recipe.file_type)?;
-        items.extend(placeholders(model, recipe.file_type)?);
-        sort(&mut items);
+        if self.safetensors {
+            items.extend(placeholders(model, recipe.file_type)?);
+            sort(&mut items);
+        }
         Ok(items)
     }
 
     fn files(&self, order: &Order<'_>, groups: &[&[Planned]]) -> Result<Files> {
-        Files::safetensors(order.out, groups)
+        match self.safetensors {
+            true => Files::safetensors(order.out, groups),
+            false => Files::torch(order.out, groups),
+        }
     }
 }
 
@@ -91,57 +112,6 @@ fn placeholders(model: &Model, file_type: &FileType) -> Result<Vec<Item>> {
 pub(super) fn sort(items: &mut [Item]) {
     let width = |item: &Item| std::cmp::Reverse(item.fixed.map_or(0, Encoding::block_bytes));
     items.sort_by(|a, b| (width(a), &a.name).cmp(&(width(b), &b.name)));
-}
-
-impl Target for Torch {
-    fn id(&self) -> &'static str {
-        "pth"
-    }
-
-    fn name(&self) -> &'static str {
-        "torch"
-    }
-
-    fn runtimes(&self) -> &'static str {
-        "the pip package rwkv, RWKV-Runner, candle, training programs"
-    }
-
-    fn extensions(&self) -> &'static [&'static str] {
-        &["pth"]
-    }
-
-    fn takes(&self, version: &Version) -> bool {
-        version.body == Body::Rwkv
-    }
-
-    fn holds(&self, file_type: &FileType) -> bool {
-        file_type.is_plain()
-    }
-
-    fn default_type(&self) -> Option<&'static str> {
-        Some("source")
-    }
-
-    fn holds_state(&self) -> bool {
-        true
-    }
-
-    fn check(&self, _: &Model) -> Result<Vec<Objection>> {
-        Ok(Vec::new())
-    }
-
-    fn items(&self, model: &Model, recipe: &Recipe) -> Result<Vec<Item>> {
-        items(model, recipe.file_type)
-    }
-
-    fn files(&self, order: &Order<'_>, groups: &[&[Planned]]) -> Result<Files> {
-        let metadata = Metadata::new(); // whoever loads it expects nothing but tensors
-        let mut files = Vec::new();
-        for (tensors, name) in groups.iter().zip(names(order.out, groups.len())?) {
-            files.push(PlannedFile { name, layout: pth::place(ROOT, &metadata, tensors)?.into() });
-        }
-        Ok(Files { metadata, files, small: Vec::new() })
-    }
 }
 
 /// Every tensor that the model has, as it is, and its tuned state.

@@ -3,13 +3,17 @@
 use std::ffi::OsString;
 use std::path::Path;
 
-use formats::{INDEX_SUFFIX, Layout, Metadata, Planned, Value, index, part_name, safetensors};
+use formats::{INDEX_SUFFIX, Layout, Metadata, Planned, Value, index, part_name, pth, safetensors};
 use serde::{Deserialize, Serialize};
 
 use crate::about::About;
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::recipe::Recipe;
+
+/// The folder in a torch file's archive: torch's name for what is saved into memory. (It is not taken from the
+/// output's name, so that a file's bytes do not depend on its name.)
+const ROOT: &str = "archive";
 
 /// What is to be written, and where.
 #[derive(Clone, Copy, Debug)]
@@ -77,6 +81,16 @@ impl Files {
             small.push(SmallFile { name, bytes: index(places).into_bytes() });
         }
         Ok(Files { metadata, files, small })
+    }
+
+    /// Files of torch that hold nothing but tensors: whoever loads them expects nothing else.
+    pub(super) fn torch(out: &Path, groups: &[&[Planned]]) -> Result<Files> {
+        let metadata = Metadata::new();
+        let mut files = Vec::new();
+        for (tensors, name) in groups.iter().zip(names(out, groups.len())?) {
+            files.push(PlannedFile { name, layout: pth::place(ROOT, &metadata, tensors)?.into() });
+        }
+        Ok(Files { metadata, files, small: Vec::new() })
     }
 }
 

@@ -87,6 +87,11 @@ pub trait Target: Send + Sync {
         &[]
     }
 
+    /// Whether an adapter in it says how it is scaled.
+    fn keeps_alpha(&self) -> bool {
+        false
+    }
+
     /// Whether a model in it can have a tuned initial state.
     fn holds_state(&self) -> bool {
         false
@@ -145,13 +150,13 @@ pub static TARGETS: &[&dyn Target] = &[
     &web_rwkv::St,
     &web_rwkv::Prefab,
     &rwkv_cpp::RwkvCpp,
-    &blinkdl::Safetensors,
-    &blinkdl::Torch,
+    &blinkdl::SAFETENSORS,
+    &blinkdl::TORCH,
     &hf::HuggingFace,
-    &adapters::GgufLora,
-    &adapters::StLora,
-    &adapters::StState,
-    &adapters::PthState,
+    &adapters::GGUF_LORA,
+    &adapters::ST_LORA,
+    &adapters::ST_STATE,
+    &adapters::PTH_STATE,
 ];
 
 /// The target of that [`id`](Target::id), else the one that a file's extension asks for.
@@ -165,6 +170,22 @@ pub fn choose(path: &Path, id: Option<&str>) -> Result<&'static dyn Target> {
         Some(id) => all.find(|t| t.id() == id),
         None => all.find(|t| t.content() == Content::Model && t.extensions().contains(&extension.as_str())),
     };
+    let others = || TARGETS.iter().any(|t| t.extensions().contains(&extension.as_str()));
+    if let Some(target) = found.filter(|t| !t.extensions().contains(&extension.as_str()) && others()) {
+        return Err(Error::Usage {
+            what: format!(
+                "{} would be a {}, and programs take .{extension} for something else",
+                path.display(),
+                target.name()
+            ),
+            help: match target.extensions() {
+                [] => "give it a name without that extension, or leave --to out".to_owned(),
+                extensions => {
+                    format!("give it the extension .{}, or leave --to out", extensions.join(" or ."))
+                }
+            },
+        });
+    }
     found.ok_or_else(|| {
         let models = TARGETS.iter().filter(|t| t.content() == Content::Model);
         let known: Vec<String> = models.map(|t| format!("{} ({})", asked_for_by(*t), t.runtimes())).collect();
@@ -241,6 +262,20 @@ pub fn refused(target: &dyn Target, model: &Model) -> Error {
         ),
         help: format!("these can hold it: {}", others.join("; ")),
     }
+}
+
+/// What to do about a weight that `narrow` is too narrow for: which targets of the same kind hold the model in a type
+/// with a larger range.
+pub fn wider(narrow: Encoding, target: &dyn Target, model: &Model) -> String {
+    let types = FILE_TYPES.iter().filter(|t| matches!(t.matrix, Encoding::F32 | Encoding::BF16));
+    let types: Vec<_> = types.filter(|t| t.gguf_number.is_some() && t.matrix != narrow).collect();
+    let others = TARGETS.iter().filter(|t| t.content() == target.content() && t.takes(model.version));
+    let others = others.filter_map(|target| {
+        let fit: Vec<_> = types.iter().filter(|t| target.holds(t)).map(|t| t.name).collect();
+        let asked = format!("{} --type {}", asked_for_by(*target), fit.join(" or "));
+        (!fit.is_empty()).then(|| format!("{asked} ({})", target.runtimes()))
+    });
+    format!("these can hold it: {}", others.collect::<Vec<_>>().join("; "))
 }
 
 /// The names of the versions that a target takes, newest first, each once.

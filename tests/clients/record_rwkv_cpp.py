@@ -2,7 +2,9 @@
 
     python record_rwkv_cpp.py CONVERTER CHECKPOINT.pth OUT.json
 
-CONVERTER is `python/convert_pytorch_to_ggml.py` of rwkv.cpp (the version that knows RWKV-7, February 2025). It runs as it is. The
+CONVERTER is `python/convert_pytorch_to_ggml.py` of rwkv.cpp (the version that knows RWKV-7, February 2025), or what takes the same
+arguments. The records of versions 4, 5 and 6 were made with a transcription of its rules in its place: they show that two readings
+of rwkv.cpp's source agree. Against files that rwkv.cpp itself wrote stand 5.2 and 7 (rwkv_cpps_own_files_come_out_again). The
 quantizer is C++; which tensors it takes is written down here (two dimensions, not the embedding, the head, or version 7's small
 matrices), and their bytes are made by the package gguf, whose legacy types are those of ggml bit for bit. Needs torch and gguf.
 """

@@ -108,6 +108,14 @@ fn a_lora_becomes_an_adapter_for_llama_cpp() {
         ("output.weight.lora_b", &b),
     ];
     assert_eq!(tensors, expected);
+    // It is read back, with the alpha that it holds, and is sound.
+    let adapted = |flags: &[&str]| files.nats(&[&[base.as_str(), "--lora"], flags].concat());
+    assert_eq!(adapted(&[&out]), adapted(&[&lora, "--lora-alpha", "16"]));
+    assert!(ok(["verify", &out]).stdout.contains("holds     a LoRA adapter, to be used beside its model"));
+    let stderr = run(["diff", &out, &base]).stderr;
+    assert!(stderr.contains("is a LoRA adapter, not a model"), "{stderr}");
+    let bare = ["convert", &base, &files.path("y.gguf"), "--to", "gguf-lora", "--lora", &lora];
+    assert!(run(bare).stderr.contains("is a LoRA, whose scale its file does not hold"));
     // What it cannot hold is refused.
     let whole = files.lora(true);
     let args = ["convert", &base, &out, "-f", "--to", "gguf-lora", "--lora", &whole, "--lora-alpha", "16"];
@@ -122,7 +130,10 @@ fn a_lora_becomes_an_adapter_for_llama_cpp() {
 fn a_lora_for_web_rwkv_says_the_same() {
     let files = Files::new();
     let (base, lora, out) = (model("rwkv7-bytes.pth"), files.lora(true), files.path("lora.st"));
-    ok(["convert", &base, &out, "--to", "st-lora", "--lora", &lora, "--lora-alpha", "16"]);
+    let alone = ["convert", &base, &out, "--to", "st-lora", "--lora", &lora];
+    ok(alone);
+    let stderr = run(alone.iter().chain(&["-f", "--lora-alpha", "16"])).stderr;
+    assert!(stderr.contains("--lora-alpha changes nothing in web-rwkv LoRA files"), "{stderr}");
     let found = json(["--format", "json", "inspect", &out]);
     let tensors = found["tensors"].as_array().unwrap();
     assert!(tensors.iter().all(|t| t["encoding"] == "f16"));
@@ -142,9 +153,10 @@ fn states_go_both_ways_and_into_the_model() {
         assert_ne!(tuned, files.nats(&[&base]));
         let (st, pth) = (files.path("state.st"), files.path("state.pth"));
         ok(["convert", &base, &st, "-f", "--to", "st-state", "--state", &state]);
+        assert_eq!(files.nats(&[&base, "--state", &st]), tuned);
         assert_eq!(files.nats(&[&base, "--state", &st, "--state-layout", "key-value"]), tuned);
-        let turned = ["--state", &st, "--state-layout", "key-value"];
-        ok(["convert", &base, &pth, "-f", "--to", "pth-state", "-t", "f32"].iter().chain(&turned));
+        assert!(ok(["verify", &st]).stdout.contains("holds     an initial state"));
+        ok(["convert", &base, &pth, "-f", "--to", "pth-state", "-t", "f32", "--state", &st]);
         assert_eq!(files.nats(&[&base, "--state", &pth]), tuned);
         for out in ["tuned.pth", "tuned.safetensors"] {
             let out = files.path(out);
@@ -194,4 +206,47 @@ fn modelfiles_tell_ollama_how_to_chat() {
     let ran = run(["convert", &model("rwkv7-bytes.pth"), &out, "-t", "q8_0", "--modelfile", "world"]);
     assert_eq!(ran.status, 2);
     assert!(ran.stderr.contains("and rwkv.cpp is another format"), "{}", ran.stderr);
+}
+
+#[test]
+fn an_adapter_is_blamed_for_its_own_weights() {
+    let files = Files::new();
+    let mut values = vec![0.0; 4 * 256];
+    values[5] = f32::NAN;
+    let bad = vec![
+        ("head.lora_A".to_owned(), vec![4, 256], values),
+        ("head.lora_B".to_owned(), vec![256, 4], vec![0.5; 4 * 256]),
+    ];
+    let (lora, out) = (files.write("bad.safetensors", &bad), files.path("out.gguf"));
+    let base = model("rwkv7-bytes.pth");
+    let ran = run(["convert", &base, &out, "-t", "q8_0", "--lora", &lora, "--lora-alpha", "4"]);
+    let said = "bad.safetensors: in the tensor \"head.lora_A\", the weight at index 5 is NaN";
+    assert_eq!(ran.status, 1);
+    assert!(ran.stderr.contains(said), "{}", ran.stderr);
+}
+
+#[test]
+fn results_say_which_model_was_run_with_what() {
+    let files = Files::new();
+    let (base, lora) = (model("rwkv7-bytes.pth"), files.lora(false));
+    let text = files.path("text.txt");
+    fs::write(&text, &fs::read(testdata("heldout.txt")).unwrap()[..1500]).unwrap();
+    let merged = files.path("merged.gguf");
+    ok(["convert", &base, &merged, "-t", "f32", "--lora", &lora, "--lora-alpha", "16"]);
+    let found = |model: &str, more: &[&str]| {
+        let args = ["--format", "json", "eval-ppl", model, &text, "--against", &base, "--lora", &lora];
+        let found = json(args.iter().chain(&["--lora-alpha", "16"]).chain(more));
+        let kl = found.pointer("/candidates/0/against/kl/value").and_then(Value::as_f64).unwrap();
+        let adapters = |row: &Value| row["adapters"].as_array().unwrap().len();
+        (kl, adapters(&found["model"]), adapters(&found["candidates"][0]))
+    };
+    assert_eq!(found(&base, &[]), (0.0, 1, 1));
+    assert_eq!(found(&merged, &["--adapt", "reference"]), (0.0, 1, 0));
+    let (kl, reference, compared) = found(&base, &["--adapt", "compared"]);
+    assert!(kl > 1e-3 && (reference, compared) == (0, 1), "{kl} {reference} {compared}");
+    let human = ok(["eval-ppl", &base, &text, "--lora", &lora, "--lora-alpha", "16"]).stdout;
+    assert!(
+        human.contains("rwkv7-bytes.pth with ") && human.contains("LoRA of rank 4 for 3 matrices"),
+        "{human}"
+    );
 }

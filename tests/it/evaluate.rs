@@ -138,6 +138,24 @@ fn what_cannot_be_evaluated_is_said() {
     assert!(stderr.contains("--ctx 100"), "{stderr}");
     let stderr = said(&["eval-ppl", &model, "/nowhere.txt"], 1);
     assert!(stderr.contains("cannot read the text /nowhere.txt"), "{stderr}");
+    assert!(stderr.contains("check the path and the spelling"), "{stderr}");
+    let gated = ["eval-ppl", &model, "/nowhere.txt", "--against", &model];
+    for (flags, said) in [
+        (["--min-top1", "100"], "100 is no limit of the top-1 agreement, which is a share between 0 and 1"),
+        (["--max-kl", "nan"], "NaN is no limit of the mean divergence"),
+        (["--max-ppl-ratio", "0"], "0 is no limit of the perplexity ratio"),
+        (["--threads", "0"], "0 is not in 1..=1024"),
+        (["--group-norm-epsilon", "nan"], "give a small number above 0"),
+    ] {
+        let stderr = said_of(&gated, &flags);
+        assert!(stderr.contains(said), "{flags:?}: {stderr}");
+    }
+    for command in [&["eval-ppl", &model, &short, "--ctx", "50"][..], &["generate", &model, "-p", "x"]] {
+        let ran = run(command.iter().chain(&["--max-memory", "10MB"]));
+        assert_eq!(ran.status, 5, "{}", ran.stderr);
+        let least = ran.stderr.split_once("the least is --max-memory ").unwrap().1.trim();
+        ok(command.iter().chain(&["--max-memory", least]));
+    }
     let stderr = said(&["eval-ppl", &model, &short, "--save", "x.pdf"], 2);
     assert!(stderr.contains("names no format of results"), "{stderr}");
     let stderr = said(&["eval-ppl", &model, &short, "--vocab", "world"], 2);
@@ -148,6 +166,13 @@ fn what_cannot_be_evaluated_is_said() {
     assert!(stderr.contains("the token 300 is unknown to "), "{stderr}");
     let stderr = said(&["eval-ppl", &model, &short, "--lora", &model], 1);
     assert!(stderr.contains("is no adapter: it holds no LoRA"), "{stderr}");
+}
+
+/// What a command line that makes no sense is told.
+fn said_of(args: &[&str], more: &[&str]) -> String {
+    let ran = run(args.iter().chain(more));
+    assert_eq!(ran.status, 2, "{}", ran.stderr);
+    ran.stderr
 }
 
 #[test]
@@ -172,6 +197,21 @@ fn a_quantized_model_still_talks() {
     let sampled = |seed: &str| {
         ok(["generate", &path("rwkv7-bytes.pth"), "-p", "fn ", "-n", "60", "--seed", seed]).stdout
     };
+    let found = json([
+        "generate",
+        &path("rwkv7-bytes.pth"),
+        "-p",
+        "fn ",
+        "-n",
+        "60",
+        "--seed",
+        "1",
+        "--format",
+        "json",
+    ]);
+    assert_eq!(format!("fn {}\n", found["text"].as_str().unwrap()), sampled("1"));
+    assert_eq!((found["tokens"].as_array().unwrap().len(), &found["seed"]), (60, &Value::from(1)));
+    assert!(number(&found, "/tokens_per_second") > 0.0);
     assert_eq!(sampled("1"), sampled("1"));
     assert_ne!(sampled("1"), sampled("2"));
 }
@@ -309,11 +349,19 @@ fn texts_of_any_bytes_are_scored_and_damaged_ones_named() {
     refused(&["eval-ppl", &model, &bad], 1, "line 3 is no string and has no string \"text\"");
     let bad = file("c.jsonl", b"{\"text\": \"fine\"}\n\"\xff\"\n");
     refused(&["eval-ppl", &model, &bad], 1, "line 2: ");
-    let npy = |kind: &str| {
-        let header = format!("{{'descr': '{kind}', 'fortran_order': False, 'shape': (1,), }}\n");
+    let array = |kind: &str, shape: &str, data: &[u8]| {
+        let header = format!("{{'descr': '{kind}', 'fortran_order': False, 'shape': {shape}, }}\n");
         let length = (header.len() as u16).to_le_bytes();
-        [b"\x93NUMPY\x01\x00", &length[..], header.as_bytes(), &[0; 8]].concat()
+        [b"\x93NUMPY\x01\x00", &length[..], header.as_bytes(), data].concat()
     };
+    let npy = |kind: &str| array(kind, "(1,)", &[0; 8]);
+    for (what, bytes, said) in [
+        ("negative.npy", array("<i4", "(2,)", &[1, 0, 0, 0, 255, 255, 255, 255]), "-1 is no token"),
+        ("table.npy", array("<u2", "(2, 2)", &[0; 8]), "it has 2 dimensions, and tokens have one"),
+        ("short.npy", array("<i8", "(2,)", &[0; 8]), "it has 8 bytes of data, not 2 times 8"),
+    ] {
+        refused(&["eval-ppl", &model, &file(what, &bytes)], 1, said);
+    }
     refused(
         &["eval-ppl", &model, &file("f.npy", &npy("<f8"))],
         1,

@@ -1,6 +1,7 @@
 //! Our files of rwkv.cpp are, byte for byte, those of its own converter and quantizer.
 //!
-//! The records are made by `tests/clients/record_rwkv_cpp.py`; the files in the shared data are rwkv.cpp's own.
+//! The records are made by `tests/clients/record_rwkv_cpp.py`, which tells with what; the files in the shared data are
+//! rwkv.cpp's own.
 
 use std::collections::BTreeMap;
 use std::path::Path;

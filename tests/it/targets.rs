@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use formats::{Container, Limits, Tensor, open};
 
+use crate::messages::{parts, safetensors};
 use crate::run::{json, ok, run, sha256, shared_data, testdata};
 
 const MODELS: [&str; 4] = ["rwkv4-bytes.pth", "rwkv5.2-bytes.pth", "rwkv6-bytes.pth", "rwkv7-bytes.pth"];
@@ -142,7 +143,7 @@ fn parts_are_those_of_llama_gguf_split() {
         assert_eq!(sha256(&bytes), hash.as_str().unwrap(), "{name}");
     }
     // One file suffices: it has the name asked for.
-    convert(&testdata("rwkv7-bytes.pth"), &out, &["-t", "q8_0", "--split-max-size", "1GB"]);
+    convert(&testdata("rwkv7-bytes.pth"), &out, &["-f", "-t", "q8_0", "--split-max-size", "1GB"]);
     assert!(out.is_file());
 }
 
@@ -231,4 +232,108 @@ fn the_list_of_targets_has_every_type_and_version() {
     }
     let text = ok(["targets"]).stdout;
     assert!(text.contains("gguf") && text.contains("a folder"), "{text}");
+}
+
+#[test]
+fn what_f16_cannot_hold_is_found_before_anything_is_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let mut model = parts("rwkv7-bytes.pth");
+    model.iter_mut().find(|p| p.0 == "blocks.1.ffn.key.weight").unwrap().2[777] = -70_000.0;
+    let big = path("big.safetensors");
+    std::fs::write(&big, safetensors(&model)).unwrap();
+    for (out, kind) in [("a.st", "f16"), ("a.prefab", "f16"), ("a.gguf", "f16"), ("a.pth", "f16")] {
+        for dry in [&["--dry-run"][..], &[]] {
+            let ran = run(["convert", &big, &path(out), "-t", kind].iter().chain(dry));
+            let said = "in the tensor \"blocks.1.ffn.key.weight\", the weight -70000 at index 777 does not fit in f16";
+            assert_eq!(ran.status, 1, "{}", ran.stdout);
+            assert!(ran.stderr.contains(said), "{}", ran.stderr);
+            assert!(ran.stderr.contains("(largest: 65504)"), "{}", ran.stderr);
+            assert!(ran.stderr.contains(".safetensors --type f32 or bf16"), "{}", ran.stderr);
+        }
+    }
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+    ok(["convert", &big, &path("a.safetensors"), "-t", "bf16"]);
+}
+
+#[test]
+fn an_output_that_was_split_otherwise_is_replaced_as_a_whole() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("m.safetensors").to_str().unwrap().to_owned();
+    let source = testdata("rwkv7-bytes.pth");
+    let base = ["convert", source.to_str().unwrap(), &out];
+    let files = || std::fs::read_dir(folder.path()).unwrap().count();
+    ok(base.iter().chain(&["--split-max-size", "1MB"]));
+    let many = files();
+    assert!(many > 3, "{many}");
+    let refused = run(base);
+    assert!(refused.stderr.contains("exists already"), "{}", refused.stderr);
+    assert_eq!(files(), many);
+    ok(base.iter().chain(&["-f"]));
+    assert_eq!(files(), 1);
+    ok(base.iter().chain(&["-f", "--split-max-size", "2MB"]));
+    assert!((3..many).contains(&files()), "{} and {many}", files());
+    ok(["verify", folder.path().to_str().unwrap()]);
+    // An input is never removed.
+    let (index, sets) = (format!("{out}.index.json"), files());
+    ok(["convert", &index, &out, "-f"]);
+    assert_eq!(files(), sets + 1);
+}
+
+#[test]
+fn flags_that_change_nothing_and_wrong_extensions_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let source = testdata("rwkv7-bytes.pth");
+    let source = source.to_str().unwrap();
+    for (out, flags, said) in [
+        (
+            "a.gguf",
+            &["-t", "f16", "--search", "best"][..],
+            "--search best changes nothing in GGUF files of the type f16",
+        ),
+        ("a.prefab", &["-t", "nf4", "--imatrix", "x"], "--imatrix changes nothing in web-rwkv .prefab files"),
+        ("a.prefab", &["-t", "f16", "--layers", "1"], "--layers changes nothing"),
+        ("a.prefab", &["-t", "nf4", "--layers", "99"], "no 99 blocks to quantize: the model has 2"),
+        ("a.st", &["--to", "gguf-lora", "--lora", "x"], "programs take .st for something else"),
+        ("a.gguf", &["--to", "gguf-lora", "--lora", "x", "--state", "y"], "--state changes nothing"),
+        ("a.st", &["--to", "st-state", "--lora", "x", "--state", "y"], "--lora changes nothing"),
+        (
+            "a.gguf",
+            &["--to", "st"],
+            "a.gguf would be a web-rwkv .st, and programs take .gguf for something else",
+        ),
+        ("a.gguf", &["--to", "hf"], "give it a name without that extension"),
+    ] {
+        let ran = run(["convert", source, &path(out)].iter().chain(flags));
+        assert_eq!(ran.status, 2, "{flags:?} {}", ran.stderr);
+        assert!(ran.stderr.contains(said), "{flags:?}: {}", ran.stderr);
+    }
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn what_is_never_read_makes_no_difference_and_stray_bytes_do() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let mut model = parts("rwkv7-bytes.pth");
+    let a = path("a.safetensors");
+    std::fs::write(&a, safetensors(&model)).unwrap();
+    for (_, _, values) in
+        model.iter_mut().filter(|p| ["v0", "v1", "v2"].iter().any(|v| p.0 == format!("blocks.0.att.{v}")))
+    {
+        values.iter_mut().for_each(|v| *v += 1.0);
+    }
+    let b = path("b.safetensors");
+    std::fs::write(&b, safetensors(&model)).unwrap();
+    assert!(ok(["diff", &a, &b]).stdout.contains("hold the same values"));
+
+    let gguf = path("m.gguf");
+    ok(["convert", &a, &gguf, "-t", "q8_0"]);
+    ok(["verify", &gguf]);
+    let bytes = [std::fs::read(&gguf).unwrap(), vec![0; 3]].concat();
+    std::fs::write(&gguf, bytes).unwrap();
+    let ran = run(["verify", &gguf]);
+    assert_eq!(ran.status, 1);
+    assert!(ran.stderr.contains("goes on for 3 bytes behind its last tensor"), "{}", ran.stderr);
 }

@@ -296,8 +296,14 @@ fn what_web_rwkv_would_compute_wrong_is_refused() {
     let (name, _, values) = large.iter_mut().find(|p| p.0.ends_with("ffn.key.weight")).unwrap();
     values[5] = 70_000.0;
     let name = name.clone();
-    refused(&large, "a.st", &[], &name, "larger range");
-    refused(&large, "a.st", &[], "the weight 70000 at index 5 does not fit in f16", "larger range");
+    refused(&large, "a.st", &[], &name, ".safetensors --type f32 or bf16");
+    refused(
+        &large,
+        "a.st",
+        &[],
+        "the weight 70000 at index 5 does not fit in f16",
+        ".safetensors --type f32 or bf16",
+    );
     refused(&seven, "a.st", &["-t", "bf16"], "there are no web-rwkv .st files of the type bf16", "f16");
     refused(
         &seven,

@@ -23,6 +23,7 @@ use crate::error::Result;
 use crate::format::{Format, Sniff};
 use crate::limits::Limits;
 use crate::mapped::Mapped;
+use crate::value::Value;
 
 const MAGIC: &[u8; 4] = b"GGUF";
 const VERSION: u32 = 3;
@@ -51,5 +52,15 @@ impl Format for Gguf {
 
     fn read(&self, file: Mapped, limits: &Limits) -> Result<Container> {
         read::read(file, limits)
+    }
+
+    fn stray_bytes(&self, container: &Container) -> Option<(usize, u64)> {
+        let alignment = container.value(ALIGNMENT_KEY).and_then(Value::as_u64).unwrap_or(ALIGNMENT);
+        container.files().iter().enumerate().find_map(|(number, file)| {
+            let tensors = container.tensors().iter().filter(|t| t.file == number);
+            let end = tensors.map(|t| t.offset + t.bytes).max()?.next_multiple_of(alignment);
+            let stray = (file.bytes().len() as u64).checked_sub(end).filter(|bytes| *bytes > 0)?;
+            Some((number, stray))
+        })
     }
 }
