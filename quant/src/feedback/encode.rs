@@ -250,11 +250,11 @@ impl Panel<'_> {
                 for (solution, code) in solutions.iter_mut().zip(codes) {
                     solution.codes[j - block] = code;
                 }
-                for k in j + 1..run + RUN {
-                    let factor = s.splat(self.near[k / STRIP][j][k % STRIP]);
+                let (near, e) = (self.near, &e[j]);
+                for (x, k) in x[j + 1..run + RUN].iter_mut().zip(j + 1..) {
+                    let factor = s.splat(near[k / STRIP][j][k % STRIP]);
                     for lane in (0..LANES).step_by(S::N) {
-                        let v = s.load(&x[k][lane..]) - factor * s.load(&e[j][lane..]);
-                        s.store(v, &mut x[k][lane..]);
+                        s.store(s.load(&x[lane..]) - factor * s.load(&e[lane..]), &mut x[lane..]);
                     }
                 }
             }

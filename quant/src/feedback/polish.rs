@@ -285,8 +285,8 @@ impl Panel<'_> {
             return;
         }
         let mut aim = [0.0; LANES];
-        for k in 0..LANES {
-            aim[k] = work.decoded[j][k] + work.gradient[j][k] / square;
+        for (k, aim) in aim.iter_mut().enumerate() {
+            *aim = work.decoded[j][k] + work.gradient[j][k] / square;
         }
         let (mut level, mut codes) = ([0.0; LANES], [0; LANES]);
         round(s, levels, scale, min, &aim, &mut level, &mut codes);

@@ -83,7 +83,7 @@ impl<B: Best<LEN, BYTES>, const LEN: usize, const BYTES: usize> Format for Corre
         }
         let (codes, (low, high)) =
             if which < 2 { (&mut moved.scales, grid.scales) } else { (&mut moved.mins, grid.mins) };
-        codes[group] += if which % 2 == 0 { 1 } else { -1 };
+        codes[group] += if which.is_multiple_of(2) { 1 } else { -1 };
         (low..=high).contains(&codes[group]).then_some(moved)
     }
 
