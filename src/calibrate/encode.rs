@@ -92,7 +92,7 @@ pub fn peak_bytes(plan: &Plan, model: &Model, text: &Text) -> u64 {
     let stage = |s: &Stage| -> u64 {
         let heard: u64 = s.targets.iter().map(|t| 2 * Moments::bytes(cols(t))).sum();
         let widest = s.targets.iter().map(cols).max().unwrap_or(0) as u64;
-        heard + 4 * 4 * widest * widest
+        heard + 5 * 4 * widest * widest
     };
     let block: usize = model.tensors.iter().filter(|h| h.layer == 0).map(|h| h.values.elements()).sum();
     let embeddings: usize = [Role::Embedding, Role::Head]

@@ -45,6 +45,8 @@ pub enum Choice {
     Feedback {
         /// The share of the diagonal.
         shrinkage: f32,
+        /// Whether codes and scales were moved one by one afterwards.
+        polished: bool,
     },
     /// By the default encoder, since feedback was worse on held-out tokens.
     Default,
@@ -77,17 +79,21 @@ impl Job<'_> {
         let diagonal = self.fit.mean_squares();
         let judge = ErrorMeter::new(self.held_out);
         let found = match self.fit.matrix().map(|m| Hessian::new(self.cols, m)) {
-            Some(Ok(hessian)) => self.best_feedback(&hessian, &judge, stop)?,
-            Some(Err(e)) => Err(Choice::Forced { why: e.to_string() }),
-            None => Err(Choice::Forced { why: "only the diagonal of its moments is known".to_owned() }),
+            Some(Ok(hessian)) => self.best_method(hessian, &judge, stop)?,
+            Some(Err(e)) => Err(e.to_string()),
+            None => Err("only the diagonal of its moments is known".to_owned()),
         };
-        let (feedback, mut choice) = match found {
-            Ok((feedback, shrinkage)) => (Some(feedback), Choice::Feedback { shrinkage }),
-            Err(choice) => (None, choice),
+        let (method, mut choice) = match found {
+            Ok(method) => {
+                let choice =
+                    Choice::Feedback { shrinkage: method.shrinkage, polished: method.polish.is_some() };
+                (Some(method), choice)
+            }
+            Err(why) => (None, Choice::Forced { why }),
         };
         let bytes_per_row = self.bytes_of(1);
         let mut default = vec![0; bytes_per_row * self.rows];
-        let mut fed = vec![0; if feedback.is_some() { default.len() } else { 0 }];
+        let mut fed = vec![0; if method.is_some() { default.len() } else { 0 }];
         let (mut default_error, mut fed_error, mut power) = (0.0, 0.0, 0.0);
         let step = (TOGETHER / self.cols).max(1);
         let mut values = Vec::new();
@@ -105,16 +111,16 @@ impl Job<'_> {
             }
             default_error += self.error(&judge, &values, &default[bytes.clone()]);
             power += judge.power(&values);
-            if let Some(feedback) = &feedback {
+            if let Some(method) = &method {
                 let out = &mut fed[bytes.clone()];
-                if let Err(e) = self.encode_rows(&values, out, feeding(feedback)) {
+                if let Err(e) = self.encode_rows(&values, out, method.encoder()) {
                     return Ok(Err(at(e, range.start * self.cols)));
                 }
                 fed_error += self.error(&judge, &values, out);
             }
         }
-        let better = feedback.is_some() && fed_error < default_error;
-        if feedback.is_some() && !better {
+        let better = method.is_some() && fed_error < default_error;
+        if method.is_some() && !better {
             choice = Choice::Default;
         }
         let relative = |error: f64| if power > 0.0 { error / power } else { 0.0 };
@@ -128,40 +134,47 @@ impl Job<'_> {
         Ok(Ok((if better { fed } else { default }, outcome)))
     }
 
-    /// The feedback of the shrinkage that is best on some rows and held-out tokens; the reason if there is none.
-    fn best_feedback(
+    /// What is best on some rows, judged by held-out tokens; the reason if there is nothing.
+    fn best_method(
         &self,
-        hessian: &Hessian,
+        hessian: Hessian,
         judge: &ErrorMeter,
         stop: &Stop,
-    ) -> Result<std::result::Result<(Feedback, f32), Choice>> {
+    ) -> Result<std::result::Result<Method, String>> {
         let tried = TRIED_ROWS.min(self.rows);
         let mut values = vec![0.0; tried * self.cols];
         for (i, row) in values.chunks_exact_mut(self.cols).enumerate() {
             let at = i * self.rows / tried;
             (self.read)(at..at + 1, row);
         }
-        let mut best: Option<(f64, Feedback, f32)> = None;
-        let mut why = String::new();
         let mut bytes = vec![0; self.bytes_of(tried)];
+        let mut error_of = |method: &Method| match self.encode_rows(&values, &mut bytes, method.encoder()) {
+            Ok(()) => self.error(judge, &values, &bytes),
+            Err(_) => f64::INFINITY, // the whole matrix tells which weight
+        };
+        let mut best: Option<(f64, Method)> = None;
+        let mut why = String::new();
         for shrinkage in SHRINKAGES {
             stop.check()?;
-            let feedback = match Feedback::new(hessian, shrinkage) {
+            let feedback = match Feedback::new(&hessian, shrinkage) {
                 Ok(feedback) => feedback,
                 Err(e) => {
                     why = e.to_string();
                     continue;
                 }
             };
-            if self.encode_rows(&values, &mut bytes, feeding(&feedback)).is_err() {
-                continue; // the whole matrix tells which weight
-            }
-            let error = self.error(judge, &values, &bytes);
+            let method = Method { feedback, shrinkage, polish: None };
+            let error = error_of(&method);
             if best.as_ref().is_none_or(|b| error < b.0) {
-                best = Some((error, feedback, shrinkage));
+                best = Some((error, method));
             }
         }
-        Ok(best.map(|(_, feedback, shrinkage)| (feedback, shrinkage)).ok_or(Choice::Forced { why }))
+        let Some((error, mut method)) = best else { return Ok(Err(why)) };
+        method.polish = hessian.shrunk(method.shrinkage).ok();
+        if error_of(&method) >= error {
+            method.polish = None;
+        }
+        Ok(Ok(method))
     }
 
     /// Encodes rows on all threads; each by itself, so the bytes do not depend on how they are dealt out.
@@ -196,11 +209,28 @@ impl Job<'_> {
     }
 }
 
-/// Encodes rows with errors fed back.
-fn feeding(
-    feedback: &Feedback,
-) -> impl Fn(&dyn Codec, Rows<'_>, &mut [u8]) -> std::result::Result<(), EncodeError> + Sync {
-    move |codec, rows, out| codec.encode_feedback(rows, feedback, out)
+/// A way to encode rows.
+struct Method {
+    feedback: Feedback,
+    /// How far its moments were shrunk.
+    shrinkage: f32,
+    /// The same moments, if codes and scales are moved one by one afterwards.
+    polish: Option<Hessian>,
+}
+
+impl Method {
+    /// Encodes rows.
+    fn encoder(
+        &self,
+    ) -> impl Fn(&dyn Codec, Rows<'_>, &mut [u8]) -> std::result::Result<(), EncodeError> + Sync + '_ {
+        move |codec, rows, out| {
+            codec.encode_feedback(rows, &self.feedback, out)?;
+            if let Some(hessian) = &self.polish {
+                codec.polish(rows, hessian, out);
+            }
+            Ok(())
+        }
+    }
 }
 
 /// The same complaint with its index counted from so much earlier.

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use super::runnable::RunArgs;
 use super::{STOP, show, stop_on_ctrl_c};
+use crate::calibrate::{Trace, shared};
 use crate::error::{Error, Result};
 use crate::eval::{Gates, Load, Protocol, Sequence, Setting, Task, measure, same_vocabulary};
 use crate::model::Model;
@@ -132,7 +133,30 @@ fn evaluate(args: &Args, style: Style) -> Result<EvaluationReport> {
     let setting = Setting { arithmetic: arithmetic.to_string(), arithmetic_kl, ..task.setting() };
     let models: Vec<&Model> = runners.iter().map(Runner::model).collect();
     let seconds = start.elapsed().as_secs_f64();
-    Ok(EvaluationReport::new(&models, args.against.is_some(), setting, evaluation?, seconds))
+    Ok(EvaluationReport::new(
+        &models,
+        args.against.is_some(),
+        setting,
+        evaluation?,
+        shared_text(&models, &task),
+        seconds,
+    ))
+}
+
+/// Which models were calibrated on something that the text shares.
+fn shared_text(models: &[&Model], task: &Task) -> Vec<String> {
+    let share = |model: &Model| {
+        let runs = Trace::runs_in(model.container.metadata())?;
+        Some(shared(&runs, &task.corpus.tokens)).filter(|share| *share > 0.0)
+    };
+    let warning = |model: &&Model| {
+        let percent = 100.0 * share(model)?;
+        let name = model.container.path().display();
+        Some(format!(
+            "{name} was calibrated on {percent:.1} % of this text, and is better there than elsewhere"
+        ))
+    };
+    models.iter().filter_map(warning).collect()
 }
 
 /// How far the predictions of `--fast` or of a device are from the `exact` ones: the worst model's mean divergence

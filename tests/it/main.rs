@@ -6,6 +6,7 @@ mod about;
 mod adapters;
 mod agreement;
 mod batch;
+mod calibrate;
 mod convert;
 mod evaluate;
 mod hub;
