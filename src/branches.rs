@@ -29,7 +29,7 @@ const BYTES_PER_VALUE: u64 = 6 * 4 + 2;
 /// Branches on the command line.
 #[derive(Clone, Debug, Default, PartialEq, Eq, clap::Args)]
 #[command(next_help_heading = "Branches of low rank")]
-pub struct Flags {
+pub struct BranchFlags {
     /// Keep so many dimensions of every matrix apart from what is quantized, in a LoRA adapter to load with the model,
     /// OUTPUT.lora.gguf; a matrix that it does not help gets none
     #[arg(long, value_name = "RANK", value_parser = clap::value_parser!(u16).range(1..=1024))]
@@ -40,7 +40,7 @@ pub struct Flags {
     pub low_rank_for: Vec<String>,
 }
 
-impl Flags {
+impl BranchFlags {
     /// What is asked for.
     pub fn wanted(&self) -> Option<Branches> {
         let rank = usize::from(self.low_rank?);

@@ -93,7 +93,7 @@ pub struct Request {
     pub goals: Goals,
     /// What is kept apart from its matrices
     #[command(flatten)]
-    pub branches: branches::Flags,
+    pub branches: branches::BranchFlags,
     /// What is said of the model in place of what its source states
     #[command(flatten)]
     pub about: Overrides,

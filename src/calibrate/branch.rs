@@ -85,7 +85,11 @@ pub(super) fn with_branch(
         float::F16.encode(Rows::new(values, values.len()), out)?;
     }
     let branch = Some(Gain { rank, rounds, error_without: outcome.error });
-    Ok(Encoded { bytes, factors: Some(factors), outcome: Outcome { error: relative(error), branch, ..outcome } })
+    Ok(Encoded {
+        bytes,
+        factors: Some(factors),
+        outcome: Outcome { error: relative(error), branch, ..outcome },
+    })
 }
 
 /// A branch as it was stored.

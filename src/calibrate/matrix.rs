@@ -129,9 +129,13 @@ impl Job<'_> {
             values.resize(range.len() * self.cols, 0.0);
             (self.read)(range.clone(), &mut values);
             let bytes = range.start * bytes_per_row..range.end * bytes_per_row;
-            let done = encode_rows(self.codec, self.cols, &values, &mut default[bytes.clone()], |codec, rows, out| {
-                codec.encode_best(Rows { importance: Some(&diagonal), ..rows }, out)
-            });
+            let done = encode_rows(
+                self.codec,
+                self.cols,
+                &values,
+                &mut default[bytes.clone()],
+                |codec, rows, out| codec.encode_best(Rows { importance: Some(&diagonal), ..rows }, out),
+            );
             if let Err(e) = done {
                 return Ok(Err(at(e, range.start * self.cols)));
             }

@@ -329,7 +329,11 @@ impl LowRankRow {
         let size = bytes(self.adapter_bytes);
         match self.matrices {
             None => writeln!(out, "low rank  {}  at most {size}, rank {}", self.adapter, self.rank),
-            Some(0) => writeln!(out, "low rank  no matrix is better with a branch of rank {}, so none has one", self.rank),
+            Some(0) => writeln!(
+                out,
+                "low rank  no matrix is better with a branch of rank {}, so none has one",
+                self.rank
+            ),
             Some(matrices) => writeln!(
                 out,
                 "low rank  {}  {size} ({} bytes), rank {} for {matrices} matrices; to be loaded with the model: --lora",

@@ -55,7 +55,12 @@ impl Chat {
     ///
     /// # Errors
     /// [`Error::Usage`] if the target is not GGUF, in one file.
-    pub fn modelfile(self, target: &dyn Target, files: &[PlannedFile], has_branches: bool) -> Result<SmallFile> {
+    pub fn modelfile(
+        self,
+        target: &dyn Target,
+        files: &[PlannedFile],
+        has_branches: bool,
+    ) -> Result<SmallFile> {
         let [file] = files else { return Err(refused("the model is spread over several files")) };
         if target.id() != gguf::Gguf.id() {
             return Err(refused(&format!("{} is another format", target.name())));

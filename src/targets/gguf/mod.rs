@@ -19,8 +19,8 @@ use quant::Encoding;
 
 use super::files::names;
 use super::{Files, Item, Objection, Order, PlannedFile, Target, Tokens};
-use crate::calibrate::Trace;
 use crate::branches::Branches;
+use crate::calibrate::Trace;
 use crate::error::{Error, Result};
 use crate::importance::Importance;
 use crate::model::{Body, Held, Lazy, Model, Rank, Role, Version};
