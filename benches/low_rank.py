@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
 """What branches of low rank (`convert --low-rank`) gain, and what the same bytes gain as finer types.
 
-    python benches/low_rank.py [--types q2_k,q3_k_m,q4_k_m] [--models NAME,...] [--rank 8] [--record FILE.json]
+    python benches/low_rank.py [--types q2_k,q3_k_m,q4_k_m] [--models NAME,...] [--rank 8] [--calibration 32]
+        [--windows 60] [--record FILE.json]
 
 Every model and type is converted as it is (rounded), with branches (fitted to the weights), calibrated, calibrated with branches
 (fitted to what meets the matrices), and calibrated with types chosen to fill the bytes that the latter takes with its adapter
 (--target-size). Bytes are those of the file and its adapter. The models are those of testdata, and of version 7 one more that
 computes the same with massive channels (made by the example massive_channel). Calibration is on the first 32 windows of 512
-tokens of testdata/heldout.txt, KL against the original on the last 60, by `rwkv-quant eval-ppl` (weights as stored, arithmetic
+tokens of testdata/heldout.txt (--calibration), KL against the original on the last 60 (--windows), by `rwkv-quant eval-ppl` (weights as stored, arithmetic
 in f32) with intervals of 95 %. `of_default` is the geometric mean over the matrices with branches of the output error on
 held-out calibration tokens with the branch, as a part of that without it.
 
@@ -26,7 +27,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PROGRAM = Path(os.environ.get("RWKV_QUANT", ROOT / "target/release/rwkv-quant"))
 EXAMPLES = Path(os.environ.get("EXAMPLES", ROOT / "target/release/examples"))
 HELDOUT = ROOT / "testdata/heldout.txt"
-WINDOW, CALIBRATION, TEXT = 512, 32, 60
+WINDOW = 512
 
 
 def run(*command):
@@ -58,7 +59,7 @@ def measure(args, name, checkpoint, kind, work, calibration, text):
         "calibrated, branches": calib + branch,
         "calibrated, finer types": calib,
     }
-    row = {"model": name, "type": kind, "rank": args.rank, "variants": {}}
+    row = {"model": name, "type": kind, "rank": args.rank, "calibration_windows": args.calibration, "variants": {}}
     for variant, flags in variants.items():
         out = work / f"{name}.{kind}.gguf"
         asked = ["--type", kind, *flags]
@@ -85,14 +86,16 @@ def main():
     ap.add_argument("--types", default="q2_k,q3_k_m,q4_k_m")
     ap.add_argument("--models", default="rwkv7-bytes,rwkv7-bytes+massive,rwkv6-bytes")
     ap.add_argument("--rank", type=int, default=8)
+    ap.add_argument("--calibration", type=int, default=32)
+    ap.add_argument("--windows", type=int, default=60)
     ap.add_argument("--record", type=Path)
     args = ap.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         data = HELDOUT.read_bytes()
         calibration, text = work / "calibration.txt", work / "text.txt"
-        calibration.write_bytes(data[: CALIBRATION * WINDOW])
-        text.write_bytes(data[-TEXT * WINDOW :])
+        calibration.write_bytes(data[: args.calibration * WINDOW])
+        text.write_bytes(data[-args.windows * WINDOW :])
         rows = []
         for name in args.models.split(","):
             checkpoint = ROOT / f"testdata/{name}.pth"

@@ -117,7 +117,7 @@ fn branches_that_cannot_be_are_refused() {
             &["--type", "q2_k", "--low-rank", "256"],
             "no quantized matrix can have a branch of rank 256",
         ),
-        ("a.st", &["--type", "int8", "--low-rank", "8"], "with branches of low rank"),
+        ("a.prefab", &["--type", "int8", "--low-rank", "8"], "with branches of low rank"),
         (
             "a.gguf",
             &["--type", "q2_k", "--low-rank", "8", "--low-rank-for", "att.key"],
