@@ -11,6 +11,7 @@ mod convert;
 mod evaluate;
 mod hub;
 mod interrupt;
+mod low_rank;
 mod memory;
 mod messages;
 mod parity;
