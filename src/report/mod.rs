@@ -24,7 +24,7 @@ pub use batch::{CellList, outcome_line};
 pub use conversion::Conversion;
 pub use diff::DiffReport;
 pub use evaluation::{EvaluationReport, Format};
-pub use generation::{Choice, Generation, Passage};
+pub use generation::{Choice, Generation, HeadUse, Passage};
 pub use inspection::Inspection;
 pub use measurement::Measurement;
 pub use progress::Progress;

@@ -110,6 +110,11 @@ impl FullRows<'_> {
         self.row_bytes
     }
 
+    /// Bytes of all rows in the file.
+    pub fn bytes(&self) -> u64 {
+        self.rows() as u64 * self.row_bytes
+    }
+
     /// Gives all rows, decoded, to `work`, some at a time.
     pub fn each_chunk<E>(&self, mut work: impl FnMut(&[f32]) -> Result<(), E>) -> Result<(), E> {
         let all = self.rows();
