@@ -8,6 +8,7 @@ mod agreement;
 mod batch;
 mod convert;
 mod evaluate;
+mod heads;
 mod hub;
 mod interrupt;
 mod memory;

@@ -96,6 +96,11 @@ impl Clustered {
         self.members.len()
     }
 
+    /// Number of rows of the largest cluster.
+    pub fn largest(&self) -> usize {
+        self.members.iter().map(Vec::len).max().unwrap_or(0)
+    }
+
     /// The logarithm of the mass of every cluster [inputs, clusters], by mean and variance alone and without offsets;
     /// minus infinity for clusters without rows.
     pub(super) fn masses(&self, x: &Matrix) -> Matrix {
@@ -141,7 +146,7 @@ impl Clustered {
     }
 
     /// Bytes that are read for every token before any row is.
-    fn always_bytes(&self) -> u64 {
+    pub fn always_bytes(&self) -> u64 {
         4 * (self.centers.values() + self.spread.values() + self.offsets.len()) as u64
     }
 }

@@ -30,6 +30,11 @@ pub struct Fit {
 }
 
 impl Fit {
+    /// The usual number of clusters of so many rows: their centers are few beside the rows, and the rows of one too.
+    pub fn usual(rows: usize) -> usize {
+        (rows as f64).sqrt().round() as usize
+    }
+
     /// Clusters of the rows of the head whose logits are alike: for inputs whose channels have these mean squares, or
     /// all the same.
     ///
@@ -42,7 +47,7 @@ impl Fit {
         if !(1..=rows).contains(&self.clusters) {
             return Err(Error::Usage {
                 what: format!("the {rows} rows of the head cannot be put into {} clusters", self.clusters),
-                help: format!("ask for 1 to {rows} clusters; {} are usual", usual(rows)),
+                help: format!("ask for 1 to {rows} clusters; {} are usual", Fit::usual(rows)),
             });
         }
         let mut values = Vec::with_capacity(rows * cols);
@@ -57,11 +62,6 @@ impl Fit {
         let found = k_means(&values, cols, None, self.clusters, MOVES, SEED);
         Ok(Clustered::new(&full, found.of_row, self.clusters, self.share))
     }
-}
-
-/// The usual number of clusters of so many rows: their centers are few beside the rows, and the rows of one too.
-pub(super) fn usual(rows: usize) -> usize {
-    (rows as f64).sqrt().round() as usize
 }
 
 /// The mean squares of the channels of what meets the head.
