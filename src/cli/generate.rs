@@ -33,7 +33,13 @@ pub(super) struct Args {
     top_k: Option<u32>,
     /// Read less of the output layer: full, certified[:K] (exact: for --greedy, or --top-k up to K), or approximately
     /// clustered:K,P or a file of cluster-head
-    #[arg(long, value_name = "HEAD", default_value = "full", hide_default_value = true, conflicts_with = "max_memory")]
+    #[arg(
+        long,
+        value_name = "HEAD",
+        default_value = "full",
+        hide_default_value = true,
+        conflicts_with = "max_memory"
+    )]
     head: HeadChoice,
     /// Always take the likeliest token
     #[arg(long, conflicts_with_all = ["temperature", "top_p", "top_k", "seed"])]

@@ -283,12 +283,13 @@ fn score(
             let sequence = &group[n];
             let position = place - sequence.tokens.start;
             let score = Score { place, window: sequence.window_of(place), position, nll: nll(first) };
-            let scans = heads.iter().zip(&readings).zip(&logits[models.len()..]).map(|((head, read), logits)| Scan {
-                rows: read[i].rows.count(),
-                bytes: read[i].bytes,
-                missed: !read[i].rows.contains(first.2 as u32),
-                kept: same_best(first.0, logits.row(i), head.exact()),
-            });
+            let scans =
+                heads.iter().zip(&readings).zip(&logits[models.len()..]).map(|((head, read), logits)| Scan {
+                    rows: read[i].rows.count(),
+                    bytes: read[i].bytes,
+                    missed: !read[i].rows.contains(first.2 as u32),
+                    kept: same_best(first.0, logits.row(i), head.exact()),
+                });
             Ok((score, comparisons, scans.collect()))
         };
         let rows: Vec<_> = (0..wanted.len()).into_par_iter().map(one).collect::<Result<_>>()?;

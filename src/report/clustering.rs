@@ -47,7 +47,8 @@ impl Clustering {
             clusters: clustered.clusters(),
             largest: clustered.largest(),
             share: clustered.share(),
-            texts: text.map_or_else(Vec::new, |t| t.sources.iter().map(|p| p.display().to_string()).collect()),
+            texts: text
+                .map_or_else(Vec::new, |t| t.sources.iter().map(|p| p.display().to_string()).collect()),
             tokens: text.map_or(0, Text::tokens),
             tokens_sha256: text.map(Text::sha256),
             output: output.display().to_string(),
@@ -62,7 +63,10 @@ impl Report for Clustering {
         self.source.human(out)?;
         self.model.human(out)?;
         match self.tokens {
-            0 => writeln!(out, "calib     none: the probabilities of clusters are guessed from their means and variances")?,
+            0 => writeln!(
+                out,
+                "calib     none: the probabilities of clusters are guessed from their means and variances"
+            )?,
             n => writeln!(out, "calib     {} tokens of {}", count(n as u64), self.texts.join(", "))?,
         }
         writeln!(

@@ -37,8 +37,8 @@ use std::sync::Arc;
 
 pub use device::Arithmetic;
 pub use head::{
-    Certified, Choice as HeadChoice, Clustered, FORMS as HEADS, Fit, Full, FullRows, Head, Reading, Rows, mean_squares,
-    parse_share,
+    Certified, Choice as HeadChoice, Clustered, FORMS as HEADS, Fit, Full, FullRows, Head, Reading, Rows,
+    mean_squares, parse_share,
 };
 pub use moments::{ErrorMeter, Moments};
 pub use sample::Sampler;

@@ -10,7 +10,10 @@ use crate::runner::Runner;
 /// Every form of [`Choice`], and what it means.
 pub static FORMS: &[(&str, &str)] = &[
     ("full", "every row"),
-    ("certified[:K]", "6 bits of every row, then the rows that matter: the K likeliest tokens (1) exact by proof"),
+    (
+        "certified[:K]",
+        "6 bits of every row, then the rows that matter: the K likeliest tokens (1) exact by proof",
+    ),
     ("clustered:K,P", "of K clusters the likeliest ones, up to the share P of the probability: approximate"),
     ("FILE.safetensors", "the clusters that cluster-head wrote"),
 ];
@@ -50,7 +53,9 @@ impl FromStr for Choice {
             Some(("clustered", figures)) => {
                 let (clusters, share) = figures.split_once(',').ok_or_else(forms)?;
                 Ok(Choice::Clustered(Fit {
-                    clusters: clusters.parse().map_err(|_| format!("{clusters:?} is no number of clusters"))?,
+                    clusters: clusters
+                        .parse()
+                        .map_err(|_| format!("{clusters:?} is no number of clusters"))?,
                     share: parse_share(share)?,
                 }))
             }

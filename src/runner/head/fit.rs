@@ -51,7 +51,8 @@ impl Fit {
             });
         }
         let mut values = Vec::with_capacity(rows * cols);
-        let scales: Vec<f32> = squares.map_or_else(|| vec![1.0; cols], |s| s.iter().map(|v| v.sqrt()).collect());
+        let scales: Vec<f32> =
+            squares.map_or_else(|| vec![1.0; cols], |s| s.iter().map(|v| v.sqrt()).collect());
         full.each_chunk(|chunk| {
             for row in chunk.chunks_exact(cols) {
                 values.extend(row.iter().zip(&scales).map(|(v, scale)| v * scale));
@@ -153,7 +154,8 @@ impl Clustered {
             odds.push((1.0 - inside).max(0.0) / inside);
             truth += 1.0 - scan.clusters.iter().map(|k| f64::from(shares[*k])).sum::<f64>();
         }
-        let expected = |offset: f64| -> f64 { odds.iter().map(|o| o * offset.exp()).map(|o| o / (1.0 + o)).sum() };
+        let expected =
+            |offset: f64| -> f64 { odds.iter().map(|o| o * offset.exp()).map(|o| o / (1.0 + o)).sum() };
         let (mut low, mut high) = (-MOST, MOST);
         for _ in 0..60 {
             let middle = (low + high) / 2.0;

@@ -149,7 +149,10 @@ impl FullRows<'_> {
 
 /// Computes the logits of each input by itself: `one` gets its number and its logits to be written, and tells what it
 /// read.
-fn each_input(mut logits: Matrix, one: impl Fn(usize, &mut [f32]) -> Reading + Sync) -> (Logits, Vec<Reading>) {
+fn each_input(
+    mut logits: Matrix,
+    one: impl Fn(usize, &mut [f32]) -> Reading + Sync,
+) -> (Logits, Vec<Reading>) {
     use rayon::prelude::*;
     let cols = logits.cols.max(1);
     let readings = logits.data.par_chunks_mut(cols).enumerate().map(|(i, row)| one(i, row)).collect();

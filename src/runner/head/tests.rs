@@ -19,7 +19,9 @@ fn heads_are_asked_for_by_name() {
     assert_eq!(good("certified:50"), Choice::Certified(50));
     assert_eq!(good("clustered:256,0.95"), Choice::Clustered(Fit { clusters: 256, share: 0.95 }));
     assert_eq!(good("a:b.safetensors"), Choice::Stored(PathBuf::from("a:b.safetensors")));
-    for bad in ["", "certified:0", "certified:x", "clustered", "clustered:5", "clustered:5,0", "clustered:5,1.1"] {
+    for bad in
+        ["", "certified:0", "certified:x", "clustered", "clustered:5", "clustered:5,0", "clustered:5,1.1"]
+    {
         assert!(bad.parse::<Choice>().is_err(), "{bad}");
     }
 }
@@ -30,7 +32,8 @@ fn clusters_are_read_as_they_were_written() {
     let file = folder.path().join("head.safetensors");
     let runner = runner("rwkv7-bytes.pth");
     let full = runner.full_rows();
-    let tokens: Vec<u32> = b"/// Returns the number of elements in the map, or ".iter().map(|b| (*b).into()).collect();
+    let tokens: Vec<u32> =
+        b"/// Returns the number of elements in the map, or ".iter().map(|b| (*b).into()).collect();
     let hidden = [runner.run(&[&tokens], &mut [runner.start()]).unwrap()];
     let fit = Fit { clusters: 16, share: 0.8 };
     let mut made = fit.cluster(&runner, Some(&mean_squares(&hidden))).unwrap();
