@@ -176,7 +176,7 @@ impl<'a> Workshop<'a> {
         let held = self.memory.take(Load::full_bytes(&models, scored), self.stop)?;
         let load = Load::within(&models, scored, Some(held.bytes))?;
         let pool = crate::pipeline::pool(threads)?;
-        let found = pool.install(|| task.run(&models, load, |_| self.stop.check()))?;
+        let found = pool.install(|| task.run(&models, &[], load, |_| self.stop.check()))?;
         let tensors = pool.install(|| TensorError::all(source.model(), artifact.model()));
         let mut setting = task.setting();
         setting.texts = evaluation.texts.iter().map(|t| t.display().to_string()).collect();

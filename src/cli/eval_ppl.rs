@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::eval::{Gates, Load, Protocol, Sequence, Setting, Task, measure, same_vocabulary};
 use crate::model::Model;
 use crate::report::{EvaluationReport, Steps, Style};
-use crate::runner::{Arithmetic, Options, Runner};
+use crate::runner::{Arithmetic, Head, HeadChoice, Options, Runner};
 
 /// Measures how well models predict a text, and how far they are from a reference.
 #[derive(Debug, clap::Args)]
@@ -26,6 +26,10 @@ pub(super) struct Args {
     /// Further models to compare with the reference
     #[arg(long, value_name = "MODEL", num_args = 1.., requires = "against")]
     candidate: Vec<PathBuf>,
+    /// Also measure how far other heads of the model are from its own, and what they read: full, certified[:K],
+    /// clustered:K,P, or a file of cluster-head
+    #[arg(long, value_name = "HEAD", num_args = 1.., conflicts_with_all = ["against", "max_memory"])]
+    head: Vec<HeadChoice>,
     /// Which models --lora and --state are for; the results say which model was run with what
     #[arg(long, value_enum, value_name = "MODELS", default_value = "all", requires = "against")]
     adapt: Adapt,
@@ -114,6 +118,8 @@ fn evaluate(args: &Args, style: Style) -> Result<EvaluationReport> {
     };
     let task = Task::new(&args.texts, coder, protocol, args.windows)?;
     let models: Vec<&Runner> = runners.iter().collect();
+    let heads = args.head.iter().map(|head| head.make(&runners[0])).collect::<Result<Vec<_>>>()?;
+    let heads: Vec<&dyn Head> = heads.iter().map(Box::as_ref).collect();
     let load = Load::within(&models, task.tokens_run(), args.run.max_memory)?;
     let arithmetic = &options.arithmetic;
     let arithmetic_kl = match arithmetic.is_exact() {
@@ -125,7 +131,7 @@ fn evaluate(args: &Args, style: Style) -> Result<EvaluationReport> {
         }
     };
     let steps = Steps::new(task.tokens_run() as u64, "tokens", style);
-    let evaluation = task.run(&models, load, |done| {
+    let evaluation = task.run(&models, &heads, load, |done| {
         steps.add(done as u64);
         STOP.check()
     });
@@ -133,14 +139,10 @@ fn evaluate(args: &Args, style: Style) -> Result<EvaluationReport> {
     let setting = Setting { arithmetic: arithmetic.to_string(), arithmetic_kl, ..task.setting() };
     let models: Vec<&Model> = runners.iter().map(Runner::model).collect();
     let seconds = start.elapsed().as_secs_f64();
-    Ok(EvaluationReport::new(
-        &models,
-        args.against.is_some(),
-        setting,
-        evaluation?,
-        shared_text(&models, &task),
-        seconds,
-    ))
+    let is_reference = args.against.is_some() || !heads.is_empty();
+    let heads = (heads.as_slice(), runners[0].full_rows().bytes());
+    let warnings = shared_text(&models, &task);
+    Ok(EvaluationReport::new(&models, heads, is_reference, setting, evaluation?, warnings, seconds))
 }
 
 /// Which models were calibrated on something that the text shares.
@@ -182,7 +184,7 @@ fn arithmetic_error(
         // All models stay open meanwhile.
         let all: Vec<&Runner> = runners.iter().chain([&exact]).collect();
         let load = Load::within(&all, COMPARED_TOKENS, args.run.max_memory)?;
-        let measured = measure(&[&exact, other], &task.corpus.tokens, &first, load, |_| STOP.check())?;
+        let measured = measure(&[&exact, other], &[], &task.corpus.tokens, &first, load, |_| STOP.check())?;
         let kls = measured.comparisons.iter().flatten().map(|c| c.kl);
         let mean = kls.clone().sum::<f64>() / kls.count().max(1) as f64;
         worst = if mean > worst || mean.is_nan() { mean } else { worst };

@@ -8,8 +8,8 @@ use super::runnable::RunArgs;
 use super::{STOP, show, stop_on_ctrl_c};
 use crate::error::{Error, Result};
 use crate::eval::Load;
-use crate::report::{Choice, Generation, Passage, Report, Style};
-use crate::runner::{Options, Runner, Sampler, State};
+use crate::report::{Choice, Generation, HeadUse, Passage, Report, Style};
+use crate::runner::{Head, HeadChoice, Options, Runner, Sampler, State};
 
 /// Continues a text.
 #[derive(Debug, clap::Args)]
@@ -28,8 +28,21 @@ pub(super) struct Args {
     /// Choose among the likeliest tokens that together have this probability
     #[arg(long, value_name = "P", default_value_t = 0.8)]
     top_p: f32,
+    /// Choose among the K likeliest tokens only
+    #[arg(long, value_name = "K", value_parser = clap::value_parser!(u32).range(1..))]
+    top_k: Option<u32>,
+    /// Read less of the output layer: full, certified[:K] (exact: for --greedy, or --top-k up to K), or approximately
+    /// clustered:K,P or a file of cluster-head
+    #[arg(
+        long,
+        value_name = "HEAD",
+        default_value = "full",
+        hide_default_value = true,
+        conflicts_with = "max_memory"
+    )]
+    head: HeadChoice,
     /// Always take the likeliest token
-    #[arg(long, conflicts_with_all = ["temperature", "top_p", "seed"])]
+    #[arg(long, conflicts_with_all = ["temperature", "top_p", "top_k", "seed"])]
     greedy: bool,
     /// Seed of the choices: the same seed gives the same text
     #[arg(long, value_name = "N", default_value_t = 0)]
@@ -56,8 +69,15 @@ fn generate(args: &Args, style: Style) -> Result<()> {
     let at_once = Load::within(&[&runner], 1, args.run.max_memory)?.tokens.min(PROMPT_TOKENS);
     let coder = args.run.coder(runner.model())?;
     let temperature = if args.greedy { 0.0 } else { args.temperature };
-    let choice = Choice { temperature, top_p: args.top_p, seed: args.seed };
-    let mut sampler = Sampler::new(choice.temperature, choice.top_p, choice.seed)?;
+    let choice = Choice { temperature, top_p: args.top_p, top_k: args.top_k, seed: args.seed };
+    let top_k = choice.top_k.map(|k| k as usize);
+    let mut sampler = Sampler::new(choice.temperature, choice.top_p, choice.seed)?.among(top_k);
+    if let HeadChoice::Certified(best) = args.head {
+        proven(best, sampler.depends_on())?;
+    }
+    let head = args.head.make(&runner)?;
+    let mut uses = HeadUse::new(head.name(), &runner);
+    let mut after = |run: &[u32], state: &mut State| after(&runner, head.as_ref(), run, state, &mut uses);
     let mut prompt = coder.encode(args.prompt.as_bytes()).map_err(|e| Error::Usage {
         what: format!("the prompt cannot be turned into tokens: {e}"),
         help: "give the vocabulary that the model was trained with: --vocab FILE".to_owned(),
@@ -79,7 +99,7 @@ fn generate(args: &Args, style: Style) -> Result<()> {
     let start = Instant::now();
     let mut logits = Vec::new();
     for run in prompt.chunks(at_once) {
-        logits = after(&runner, run, &mut state)?;
+        logits = after(run, &mut state)?;
     }
     let seconds = start.elapsed().as_secs_f64();
     let prompt = Passage { tokens: prompt, bytes: args.prompt.clone().into_bytes(), seconds };
@@ -95,21 +115,45 @@ fn generate(args: &Args, style: Style) -> Result<()> {
         text.tokens.push(token);
         text.bytes.extend_from_slice(coder.bytes(token));
         out.write(coder.bytes(token))?;
-        logits = after(&runner, &[token], &mut state)?;
+        logits = after(&[token], &mut state)?;
     }
     text.seconds = start.elapsed().as_secs_f64();
     out.write(b"\n")?;
-    let generation = Generation::new(runner.model(), prompt, text, ended, choice);
+    let generation = Generation::new(runner.model(), prompt, text, ended, choice, uses);
     match style {
         Style::Human => generation.human(&mut std::io::stderr()).or(Ok(())),
         Style::Json | Style::Quiet => show(&generation, style),
     }
 }
 
+/// Refuses choices that depend on more tokens than the `best` that a certified head proves.
+fn proven(best: usize, needed: Option<usize>) -> Result<()> {
+    match needed {
+        Some(needed) if needed <= best => Ok(()),
+        Some(needed) => Err(Error::Usage {
+            what: format!("a choice among {needed} tokens depends on more than the {best} that certified:{best} proves"),
+            help: format!("give --head certified:{needed}"),
+        }),
+        None => Err(Error::Usage {
+            what: "a choice among all tokens depends on all logits, and a certified head proves those of the best only"
+                .to_owned(),
+            help: "give --greedy, or --top-k K and --head certified:K".to_owned(),
+        }),
+    }
+}
+
 /// The logits after a run of tokens.
-fn after(runner: &Runner, run: &[u32], state: &mut State) -> Result<Vec<f32>> {
+fn after(
+    runner: &Runner,
+    head: &dyn Head,
+    run: &[u32],
+    state: &mut State,
+    uses: &mut HeadUse,
+) -> Result<Vec<f32>> {
     let hidden = runner.run(&[run], std::slice::from_mut(state))?;
-    Ok(runner.logits(&hidden, &[run.len() - 1])?.row(0).to_vec())
+    let (logits, readings) = runner.logits_by(head, &hidden, &[run.len() - 1])?;
+    readings.iter().for_each(|reading| uses.add(reading));
+    Ok(logits.row(0).to_vec())
 }
 
 /// Standard output, as the text comes; a reader that went away ends it quietly.

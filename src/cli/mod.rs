@@ -2,6 +2,7 @@
 
 mod batch;
 mod calibrate;
+mod cluster_head;
 mod convert;
 mod diff;
 mod eval_ppl;
@@ -57,6 +58,8 @@ enum Command {
     Convert(Box<convert::Args>),
     /// Measures on a text which weights matter: an importance matrix, as llama.cpp's tools read it too
     Calibrate(calibrate::Args),
+    /// Puts the rows of the output layer into clusters, so that a token reads few of them (generate --head)
+    ClusterHead(cluster_head::Args),
     /// Puts together a conversion that was spread over machines (convert --shard)
     Merge(merge::Args),
     /// Makes a release: many models in many types, measured, judged and described
@@ -92,6 +95,7 @@ pub fn main() -> ExitCode {
     let outcome = match cli.command {
         Command::Convert(args) => convert::run(&args, cli.format),
         Command::Calibrate(args) => calibrate::run(&args, cli.format),
+        Command::ClusterHead(args) => cluster_head::run(&args, cli.format),
         Command::Merge(args) => merge::run(&args, cli.format),
         Command::Batch(args) => batch::run(&args, cli.format),
         Command::Upload(args) => upload::run(&args, cli.format),

@@ -5,7 +5,7 @@ use rayon::prelude::*;
 use super::window::Sequence;
 use crate::error::{Error, Result};
 use crate::runner::math::{divergence, log_sum_exp};
-use crate::runner::{Hidden, Runner, State};
+use crate::runner::{Head, Hidden, Runner, State};
 
 /// What the first model says about one token, and where the token stands.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -31,13 +31,28 @@ pub struct Comparison {
     pub same_top: bool,
 }
 
-/// What all models say: one score a token, one comparison a token and further model.
+/// What another head of the first model read to predict the token.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Scan {
+    /// Rows of the full head.
+    pub rows: usize,
+    /// Bytes, of these rows and of whatever else.
+    pub bytes: u64,
+    /// Whether the row of the full head's first choice is not among them.
+    pub missed: bool,
+    /// Whether the tokens that the head says are exact are the full head's, in its order and with its logits.
+    pub kept: bool,
+}
+
+/// What all models and heads say: one score a token, one comparison a token and further model or head.
 #[derive(Clone, Debug, Default)]
 pub struct Measured {
     /// The first model's scores.
     pub scores: Vec<Score>,
-    /// For each further model its comparisons, in the order of the scores.
+    /// For each further model, then for each head, its comparisons, in the order of the scores.
     pub comparisons: Vec<Vec<Comparison>>,
+    /// For each head what it read.
+    pub scans: Vec<Vec<Scan>>,
 }
 
 /// How much is computed together.
@@ -137,7 +152,8 @@ impl Load {
     }
 }
 
-/// Runs all models over `sequences` of `tokens`; `progress` hears of the tokens done and may stop the work.
+/// Runs all models over `sequences` of `tokens`, and has the first one's predictions made by `heads` too; `progress` hears
+/// of the tokens done and may stop the work.
 ///
 /// The result depends on neither the load nor the threads.
 ///
@@ -145,13 +161,18 @@ impl Load {
 /// As [`Runner::run`]; [`Error::Model`] if a model's logits are not finite; whatever `progress` says.
 pub fn measure(
     models: &[&Runner],
+    heads: &[&dyn Head],
     tokens: &[u32],
     sequences: &[Sequence],
     load: Load,
     mut progress: impl FnMut(usize) -> Result<()>,
 ) -> Result<Measured> {
-    let mut measured =
-        Measured { scores: Vec::new(), comparisons: vec![Vec::new(); models.len().saturating_sub(1)] };
+    let compared = models.len().saturating_sub(1) + heads.len();
+    let mut measured = Measured {
+        scores: Vec::new(),
+        comparisons: vec![Vec::new(); compared],
+        scans: vec![Vec::new(); heads.len()],
+    };
     let mut at = 0;
     while at < sequences.len() {
         // As many sequences as a pass has room for; one that is longer takes several passes.
@@ -177,13 +198,16 @@ pub fn measure(
                 .zip(&mut states)
                 .map(|(model, states)| model.run(&runs, states))
                 .collect::<Result<_>>()?;
-            score(models, tokens, group, from, &runs, &hidden, load, &mut scored)?;
+            score(models, heads, tokens, group, from, &runs, &hidden, load, &mut scored)?;
             progress(runs.iter().map(|r| r.len()).sum())?;
         }
         // In the order of the text, however the sequences were cut into passes.
         for part in scored {
             measured.scores.extend(part.scores);
             for (all, part) in measured.comparisons.iter_mut().zip(part.comparisons) {
+                all.extend(part);
+            }
+            for (all, part) in measured.scans.iter_mut().zip(part.scans) {
                 all.extend(part);
             }
         }
@@ -196,12 +220,14 @@ pub fn measure(
 struct Part {
     scores: Vec<Score>,
     comparisons: Vec<Vec<Comparison>>,
+    scans: Vec<Vec<Scan>>,
 }
 
 /// Scores one pass.
 #[allow(clippy::too_many_arguments)] // one call, taken out of a long function
 fn score(
     models: &[&Runner],
+    heads: &[&dyn Head],
     tokens: &[u32],
     group: &[Sequence],
     from: usize,
@@ -224,12 +250,19 @@ fn score(
     }
     for wanted in wanted.chunks(load.logits.max(1)) {
         let rows: Vec<usize> = wanted.iter().map(|w| w.0).collect();
-        let logits: Vec<_> =
+        let mut logits: Vec<_> =
             models.iter().zip(hidden).map(|(m, h)| m.logits(h, &rows)).collect::<Result<_>>()?;
-        let one = |i: usize| -> Result<(Score, Vec<Comparison>)> {
+        let mut readings = Vec::new();
+        for head in heads {
+            let (found, read) = models[0].logits_by(*head, &hidden[0], &rows)?;
+            logits.push(found);
+            readings.push(read);
+        }
+        let by = models.iter().chain(heads.iter().map(|_| &models[0]));
+        let one = |i: usize| -> Result<(Score, Vec<Comparison>, Vec<Scan>)> {
             let (_, place, n) = wanted[i];
             let token = tokens[place] as usize;
-            let mut sums = models.iter().zip(&logits).map(|(model, logits)| {
+            let mut sums = by.clone().zip(&logits).map(|(model, logits)| {
                 let row = logits.row(i);
                 let (sum, top) = log_sum_exp(row);
                 // The sum alone does not show a logit of minus infinity.
@@ -250,12 +283,23 @@ fn score(
             let sequence = &group[n];
             let position = place - sequence.tokens.start;
             let score = Score { place, window: sequence.window_of(place), position, nll: nll(first) };
-            Ok((score, comparisons))
+            let scans =
+                heads.iter().zip(&readings).zip(&logits[models.len()..]).map(|((head, read), logits)| Scan {
+                    rows: read[i].rows.count(),
+                    bytes: read[i].bytes,
+                    missed: !read[i].rows.contains(first.2 as u32),
+                    kept: same_best(first.0, logits.row(i), head.exact()),
+                });
+            Ok((score, comparisons, scans.collect()))
         };
         let rows: Vec<_> = (0..wanted.len()).into_par_iter().map(one).collect::<Result<_>>()?;
-        for ((score, comparisons), (_, _, n)) in rows.into_iter().zip(wanted) {
+        for ((score, comparisons, scans), (_, _, n)) in rows.into_iter().zip(wanted) {
             let part = &mut parts[*n];
             part.scores.push(score);
+            part.scans.resize(scans.len(), Vec::new());
+            for (all, one) in part.scans.iter_mut().zip(scans) {
+                all.push(one);
+            }
             part.comparisons.resize(comparisons.len(), Vec::new());
             for (all, one) in part.comparisons.iter_mut().zip(comparisons) {
                 all.push(one);
@@ -263,6 +307,26 @@ fn score(
         }
     }
     Ok(())
+}
+
+/// Whether the `k` greatest of both are the same: their places, their order (of equal ones the first is the greater) and
+/// their values.
+fn same_best(a: &[f32], b: &[f32], k: usize) -> bool {
+    if k >= a.len() {
+        return a == b;
+    }
+    let best = |logits: &[f32]| {
+        let mut order: Vec<usize> = (0..logits.len()).collect();
+        let by = |x: &usize, y: &usize| logits[*y].total_cmp(&logits[*x]).then(x.cmp(y));
+        if k > 0 {
+            order.select_nth_unstable_by(k - 1, by);
+        }
+        order.truncate(k);
+        order.sort_by(by);
+        order
+    };
+    let (first, second) = (best(a), best(b));
+    first == second && first.iter().all(|i| a[*i] == b[*i])
 }
 
 fn not_finite(model: &Runner, place: usize) -> Error {

@@ -14,8 +14,8 @@ mod window;
 
 pub use corpus::{Corpus, sha256, vocabulary_sha256};
 pub use gates::Gates;
-pub use measure::{Comparison, Load, Measured, Score, measure};
+pub use measure::{Comparison, Load, Measured, Scan, Score, measure};
 pub use statistics::{Bootstrap, Estimate, Random};
-pub use summary::{Against, Bucket, Evaluation, ModelScore, Quantiles, Scored, summarise};
+pub use summary::{Against, Bucket, Evaluation, ModelScore, Quantiles, Read, Scored, summarise};
 pub use task::{Setting, Task, same_vocabulary};
 pub use window::{Protocol, Sequence, cut};

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::measure::{Comparison, Measured, Score};
+use super::measure::{Comparison, Measured, Scan, Score};
 use super::statistics::{Bootstrap, Estimate, quantile};
 
 /// What was scored.
@@ -83,6 +83,19 @@ pub struct Bucket {
     pub nats_per_token: f64,
 }
 
+/// What another head of the same model read.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Read {
+    /// Mean number of rows of the full head for a token.
+    pub rows: Estimate,
+    /// Mean bytes for a token: of these rows, and of whatever else.
+    pub bytes: Estimate,
+    /// Share of tokens for which the full head's first choice was not among the rows.
+    pub missed: Estimate,
+    /// Share of tokens for which the choices that are said to be exact are those of the full head.
+    pub kept: Estimate,
+}
+
 /// The first model's score, and every further model's, with its distance from the first.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Evaluation {
@@ -90,8 +103,10 @@ pub struct Evaluation {
     pub scored: Scored,
     /// The first model.
     pub first: ModelScore,
-    /// The further models.
+    /// The further models, then the other heads of the first.
     pub others: Vec<(ModelScore, Against)>,
+    /// What each of these heads read.
+    pub read: Vec<Read>,
 }
 
 /// Sums up. `bytes_of` tells how many bytes the token at a place of the text stands for.
@@ -112,7 +127,8 @@ pub fn summarise(
         (model(scores, &nlls, &bytes, windows, &bootstrap), against(scores, c, windows, &bootstrap))
     });
     let others = others.collect();
-    Evaluation { scored, first: model(scores, &first, &bytes, windows, &bootstrap), others }
+    let read = measured.scans.iter().map(|scans| read(scores, scans, windows, &bootstrap)).collect();
+    Evaluation { scored, first: model(scores, &first, &bytes, windows, &bootstrap), others, read }
 }
 
 /// Sums by window of what `row` says about every token.
@@ -170,6 +186,20 @@ fn against(scores: &[Score], comparisons: &[Comparison], windows: usize, bootstr
     }
 }
 
+fn read(scores: &[Score], scans: &[Scan], windows: usize, bootstrap: &Bootstrap) -> Read {
+    let share = |b: bool| f64::from(u8::from(b));
+    let parts = by_window(scores, windows, |i, _| {
+        let s = &scans[i];
+        [s.rows as f64, s.bytes as f64, share(s.missed), share(s.kept), 1.0]
+    });
+    Read {
+        rows: bootstrap.estimate(&parts, |p| p[0] / p[4]),
+        bytes: bootstrap.estimate(&parts, |p| p[1] / p[4]),
+        missed: bootstrap.estimate(&parts, |p| p[2] / p[4]),
+        kept: bootstrap.estimate(&parts, |p| p[3] / p[4]),
+    }
+}
+
 /// Tokens with 1, 2 to 3, 4 to 7, ... tokens before them; those without are in none (they are not scored).
 fn by_position(scores: &[Score], comparisons: &[Comparison]) -> Vec<Bucket> {
     let mut buckets: Vec<Bucket> = Vec::new();
@@ -208,7 +238,7 @@ mod tests {
             other(0.125, 0.2, false),
             other(0.25, 0.3, true),
         ];
-        let measured = Measured { scores, comparisons: vec![comparisons] };
+        let measured = Measured { scores, comparisons: vec![comparisons], scans: Vec::new() };
         let evaluation = summarise(&measured, 2, 6, |_| 3);
         assert_eq!(evaluation.scored, Scored { windows: 2, tokens_run: 6, tokens: 4, bytes: 12 });
         let near = |a: f64, b: f64| assert!((a - b).abs() < 1e-12, "{a} {b}");

@@ -10,7 +10,7 @@ use super::window::{Protocol, Sequence, cut};
 use super::{Corpus, vocabulary_sha256};
 use crate::error::{Error, Result};
 use crate::model::Model;
-use crate::runner::Runner;
+use crate::runner::{Head, Runner};
 use crate::targets::gguf;
 use crate::vocab::{Coder, Vocab};
 
@@ -63,18 +63,19 @@ impl Task {
         self.sequences.iter().map(|s| s.tokens.len()).sum()
     }
 
-    /// Runs all models, the first of which is the reference or the only one; `progress` hears of the tokens done and
-    /// may stop the work.
+    /// Runs all models, the first of which is the reference or the only one, and other `heads` of the first;
+    /// `progress` hears of the tokens done and may stop the work.
     ///
     /// # Errors
     /// As [`measure`](super::measure()).
     pub fn run(
         &self,
         models: &[&Runner],
+        heads: &[&dyn Head],
         load: Load,
         progress: impl FnMut(usize) -> Result<()>,
     ) -> Result<Evaluation> {
-        let measured = measure(models, &self.corpus.tokens, &self.sequences, load, progress)?;
+        let measured = measure(models, heads, &self.corpus.tokens, &self.sequences, load, progress)?;
         let windows = self.sequences.iter().map(Sequence::windows).sum();
         let bytes_of = |place: usize| self.coder.bytes(self.corpus.tokens[place]).len();
         Ok(summarise(&measured, windows, self.tokens_run(), bytes_of))

@@ -2,6 +2,9 @@
 
 use formats::Container;
 
+/// The key that marks a file of clusters of a head's rows.
+pub const CLUSTERED_HEAD: &str = "rwkv-quant.head";
+
 /// A kind of file that cannot be converted.
 struct Refused {
     /// What it is.
@@ -101,6 +104,12 @@ pub(super) fn find(container: &Container) -> Option<(String, String)> {
         return Some((
             "is one shard of a conversion, not a model".into(),
             "put all of them together: rwkv-quant merge OUTPUT".into(),
+        ));
+    }
+    if container.value(CLUSTERED_HEAD).is_some() {
+        return Some((
+            "is a clustered output layer, not a model, and no runtime that we write for can use it".into(),
+            "give the model that it was made for to generate or eval-ppl, and this file as --head".into(),
         ));
     }
     if container.tensors().is_empty() {

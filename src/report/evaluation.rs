@@ -9,8 +9,9 @@ use super::conversion::adapters;
 use super::text::Table;
 use super::{Report, bytes, count, nats};
 use crate::error::{Error, Result};
-use crate::eval::{Against, Estimate, Evaluation, ModelScore, Scored, Setting};
+use crate::eval::{Against, Estimate, Evaluation, ModelScore, Read, Scored, Setting};
 use crate::model::Model;
+use crate::runner::Head;
 
 /// An evaluation of one model, or of several against a reference.
 #[derive(Debug, Serialize)]
@@ -37,8 +38,21 @@ struct Row {
     file_bytes: u64,
     /// Adapters and the tuned state that it was run with.
     adapters: Vec<String>,
+    /// Which head of the reference it is, if it is no model of its own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    head: Option<OtherHead>,
     #[serde(flatten)]
     score: ModelScore,
+}
+
+impl Row {
+    /// The last part of the path, by which people tell models apart, and the head.
+    fn name(&self) -> String {
+        match &self.head {
+            None => name(&self.path),
+            Some(head) => format!("{}, head {}", name(&self.path), head.name),
+        }
+    }
 }
 
 #[derive(Debug, Serialize)]
@@ -48,28 +62,58 @@ struct Candidate {
     against: Against,
 }
 
+/// Another head of the reference.
+#[derive(Debug, Serialize)]
+struct OtherHead {
+    name: String,
+    /// How many choices are exact by proof; absent if all are.
+    exact: Option<usize>,
+    /// What it read for a token.
+    #[serde(flatten)]
+    read: Read,
+    /// Bytes of the full head, as the file stores it.
+    full_bytes: u64,
+    /// Bytes read for a token, by those of the full head in 16 bits.
+    of_16_bits: f64,
+}
+
 impl EvaluationReport {
-    /// The report on `models`, the first of which is a reference or the only one.
+    /// The report on `models`, the first of which is a reference or the only one, and on other `heads` of the first,
+    /// whose own takes so many bytes in the file.
     pub fn new(
         models: &[&Model],
+        (heads, full_bytes): (&[&dyn Head], u64),
         is_reference: bool,
         setting: Setting,
         evaluation: Evaluation,
         warnings: Vec<String>,
         seconds: f64,
     ) -> EvaluationReport {
-        let row = |model: &Model, score| Row {
+        let row = |model: &Model, head, score| Row {
             path: model.container.path().display().to_string(),
             version: model.version.name,
             file_bytes: model.container.file_bytes(),
             adapters: adapters(model),
+            head,
             score,
         };
-        let others = models[1..].iter().zip(evaluation.others);
-        let mut candidates: Vec<Candidate> =
-            others.map(|(m, (score, against))| Candidate { row: row(m, score), against }).collect();
+        let dims = models[0].dims;
+        let head = |(head, read): (&&dyn Head, Read)| OtherHead {
+            name: head.name(),
+            exact: (head.exact() < dims.vocab).then_some(head.exact()),
+            full_bytes,
+            of_16_bits: read.bytes.value / (2 * dims.vocab * dims.embd) as f64,
+            read,
+        };
+        let own = models[1..].iter().map(|_| None);
+        let heads = own.chain(heads.iter().zip(evaluation.read).map(|h| Some(head(h))));
+        let models_of_heads = std::iter::repeat(&models[0]);
+        let others = models[1..].iter().chain(models_of_heads).zip(evaluation.others).zip(heads);
+        let mut candidates: Vec<Candidate> = others
+            .map(|((m, (score, against)), head)| Candidate { row: row(m, head, score), against })
+            .collect();
         candidates.sort_by(|a, b| a.against.kl.value.total_cmp(&b.against.kl.value));
-        let model = row(models[0], evaluation.first);
+        let model = row(models[0], None, evaluation.first);
         EvaluationReport {
             setting,
             scored: evaluation.scored,
@@ -121,6 +165,28 @@ impl EvaluationReport {
         first.chain(self.candidates.iter().map(|c| (&c.row, Some(&c.against))))
     }
 
+    /// What the other heads read, a sentence each.
+    fn heads(&self) -> impl Iterator<Item = String> {
+        self.candidates.iter().filter_map(|c| {
+            let head = c.row.head.as_ref()?;
+            let exact = match head.exact {
+                Some(0) => "approximate".to_owned(),
+                Some(k) => format!("first {k} exact for {}", percent(&head.read.kept)),
+                None => "exact".to_owned(),
+            };
+            Some(format!(
+                "head {}: {exact}; first choice not read for {}; a token reads {} rows and {} ({:.3} of 16 bits, {:.3} of \
+                 the file's)",
+                head.name,
+                percent(&head.read.missed),
+                both(&head.read.rows, 1),
+                bytes(head.read.bytes.value.round() as u64),
+                head.of_16_bits,
+                head.read.bytes.value / head.full_bytes as f64,
+            ))
+        })
+    }
+
     fn markdown(&self, out: &mut dyn Write) -> io::Result<()> {
         writeln!(
             out,
@@ -142,7 +208,7 @@ impl EvaluationReport {
             writeln!(
                 out,
                 "| {} | {} | {} | {bits} | {kl} | {high} | {top1} | {ratio} | {rms} |",
-                name(&row.path).replace('|', "\\|"),
+                row.name().replace('|', "\\|"),
                 bytes(row.file_bytes),
                 both(&row.score.perplexity, 4),
             )?;
@@ -153,12 +219,15 @@ impl EvaluationReport {
         for warning in &self.warnings {
             writeln!(out, "\nWarning: {warning}")?;
         }
+        for head in self.heads() {
+            writeln!(out, "\n{head}")?;
+        }
         writeln!(out, "\n{}", self.how())
     }
 
     /// The models that were run with adapters or a tuned state, and each of these.
     fn adapted(&self) -> impl Iterator<Item = (String, &String)> {
-        self.rows().flat_map(|(row, _)| row.adapters.iter().map(|a| (name(&row.path), a)))
+        self.rows().flat_map(|(row, _)| row.adapters.iter().map(|a| (row.name(), a)))
     }
 
     fn csv(&self, out: &mut dyn Write) -> io::Result<()> {
@@ -171,7 +240,10 @@ impl EvaluationReport {
         for (row, against) in self.rows() {
             let score = &row.score;
             let mut cells = vec![
-                quoted(&row.path),
+                quoted(&match &row.head {
+                    None => row.path.clone(),
+                    Some(head) => format!("{}, head {}", row.path, head.name),
+                }),
                 row.version.to_owned(),
                 row.file_bytes.to_string(),
                 self.scored.tokens.to_string(),
@@ -258,6 +330,9 @@ impl Report for EvaluationReport {
             }
         } else {
             self.table(out)?;
+            for head in self.heads() {
+                writeln!(out, "{head}")?;
+            }
             self.positions(out)?;
         }
         let speed = self.scored.tokens_run as f64 * self.rows().count() as f64 / self.seconds;
@@ -289,7 +364,7 @@ impl EvaluationReport {
             ">RMS \u{394}p",
         ]);
         for (row, against) in self.rows() {
-            let mut cells = vec![name(&row.path), bytes(row.file_bytes), both(&row.score.perplexity, 4)];
+            let mut cells = vec![row.name(), bytes(row.file_bytes), both(&row.score.perplexity, 4)];
             match against {
                 None => cells.extend(
                     ["reference".to_owned()].into_iter().chain(std::iter::repeat_n(String::new(), 8)),
@@ -314,7 +389,7 @@ impl EvaluationReport {
         let mut table = Table::new(&titles.iter().map(String::as_str).collect::<Vec<_>>());
         for c in &self.candidates {
             let cells = c.against.by_position.iter().map(|b| nats(b.kl));
-            table.row(std::iter::once(name(&c.row.path)).chain(cells));
+            table.row(std::iter::once(c.row.name()).chain(cells));
         }
         table.write(out)
     }

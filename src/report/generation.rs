@@ -4,9 +4,10 @@ use std::io::{self, Write};
 
 use serde::Serialize;
 
-use super::Report;
 use super::conversion::adapters;
+use super::{Report, bytes};
 use crate::model::Model;
+use crate::runner::{Reading, Runner};
 
 /// A prompt, its continuation, and how they were made.
 #[derive(Debug, Serialize)]
@@ -23,6 +24,7 @@ pub struct Generation {
     ended: bool,
     #[serde(flatten)]
     choice: Choice,
+    head: HeadUse,
     prompt_seconds: f64,
     seconds: f64,
     prompt_tokens_per_second: f64,
@@ -35,6 +37,7 @@ pub struct Generation {
 pub struct Choice {
     pub temperature: f32,
     pub top_p: f32,
+    pub top_k: Option<u32>,
     pub seed: u64,
 }
 
@@ -47,9 +50,61 @@ pub struct Passage {
     pub seconds: f64,
 }
 
+/// What an output layer read.
+#[derive(Clone, Debug, Serialize)]
+pub struct HeadUse {
+    name: String,
+    /// Times that logits were computed.
+    times: u64,
+    /// Rows of the full matrix read, all times together.
+    rows: u64,
+    /// Bytes read.
+    bytes: u64,
+    /// Rows of the full matrix.
+    full_rows: u64,
+    /// Bytes of the full matrix in 16 bits.
+    full_16_bits: u64,
+}
+
+impl HeadUse {
+    /// Nothing yet, by the head of this name of the model.
+    pub fn new(name: String, runner: &Runner) -> HeadUse {
+        let full = runner.full_rows();
+        let full_16_bits = 2 * (full.rows() * full.cols()) as u64;
+        HeadUse { name, times: 0, rows: 0, bytes: 0, full_rows: full.rows() as u64, full_16_bits }
+    }
+
+    /// And once more this.
+    pub fn add(&mut self, reading: &Reading) {
+        self.times += 1;
+        self.rows += reading.rows.count() as u64;
+        self.bytes += reading.bytes;
+    }
+
+    fn human(&self, out: &mut dyn Write) -> io::Result<()> {
+        let times = self.times.max(1) as f64;
+        writeln!(
+            out,
+            "head {}: {:.1} of {} rows and {} read a token ({:.3} of 16 bits)",
+            self.name,
+            self.rows as f64 / times,
+            self.full_rows,
+            bytes((self.bytes as f64 / times) as u64),
+            self.bytes as f64 / times / self.full_16_bits as f64
+        )
+    }
+}
+
 impl Generation {
     /// What `model` wrote after `prompt`, and whether it came to an end.
-    pub fn new(model: &Model, prompt: Passage, text: Passage, ended: bool, choice: Choice) -> Generation {
+    pub fn new(
+        model: &Model,
+        prompt: Passage,
+        text: Passage,
+        ended: bool,
+        choice: Choice,
+        head: HeadUse,
+    ) -> Generation {
         let speed = |p: &Passage| if p.tokens.is_empty() { 0.0 } else { p.tokens.len() as f64 / p.seconds };
         Generation {
             model: model.container.path().display().to_string(),
@@ -62,6 +117,7 @@ impl Generation {
             tokens: text.tokens,
             ended,
             choice,
+            head,
             prompt_seconds: prompt.seconds,
             seconds: text.seconds,
         }
@@ -78,6 +134,7 @@ impl Report for Generation {
             self.prompt_tokens_per_second,
             self.tokens.len(),
             self.tokens_per_second
-        )
+        )?;
+        self.head.human(out)
     }
 }

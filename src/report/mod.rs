@@ -1,6 +1,7 @@
 //! What people and programs get to see: every result is one type that renders as text and as JSON.
 
 mod batch;
+mod clustering;
 mod conversion;
 mod diff;
 mod evaluation;
@@ -21,10 +22,11 @@ use std::io::{self, Write};
 use serde::Serialize;
 
 pub use batch::{CellList, outcome_line};
+pub use clustering::Clustering;
 pub use conversion::Conversion;
 pub use diff::DiffReport;
 pub use evaluation::{EvaluationReport, Format};
-pub use generation::{Choice, Generation, Passage};
+pub use generation::{Choice, Generation, HeadUse, Passage};
 pub use inspection::Inspection;
 pub use measurement::Measurement;
 pub use progress::Progress;

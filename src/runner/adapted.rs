@@ -150,7 +150,7 @@ fn complaint(model: &str, tensor: &str, at: usize, weight: f32) -> String {
     let all = 0..tokens.len();
     let sequence = Sequence { scored: 1..all.end, tokens: all, window: 0, window_tokens: 99 };
     let load = Load { tokens: 64, logits: 64, sequences: 4 };
-    let error = measure(&[&runner], &tokens, &[sequence], load, |_| Ok(())).unwrap_err().to_string();
+    let error = measure(&[&runner], &[], &tokens, &[sequence], load, |_| Ok(())).unwrap_err().to_string();
     assert!(error.contains("damaged.safetensors "), "{error}");
     error
 }

@@ -12,6 +12,7 @@ mod arch;
 #[cfg(test)]
 mod containers;
 mod device;
+mod head;
 mod layer;
 pub(crate) mod math;
 mod matrix;
@@ -35,6 +36,10 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 pub use device::Arithmetic;
+pub use head::{
+    Certified, Choice as HeadChoice, Clustered, FORMS as HEADS, Fit, Full, FullRows, Head, Reading, Rows,
+    mean_squares, parse_share,
+};
 pub use moments::{ErrorMeter, Moments};
 pub use sample::Sampler;
 pub use state::State;
@@ -99,6 +104,15 @@ impl Hidden {
     /// Number of tokens.
     pub fn rows(&self) -> usize {
         self.0.rows
+    }
+
+    /// Some rows.
+    fn take(&self, rows: &[usize]) -> Matrix {
+        let mut part = self.0.pool().matrix(rows.len(), self.0.cols);
+        for (i, row) in rows.iter().enumerate() {
+            part.row_mut(i).copy_from_slice(self.0.row(*row));
+        }
+        part
     }
 }
 
@@ -206,15 +220,46 @@ impl Runner {
     /// # Errors
     /// [`Error::Resources`] if they are computed on a device that fails.
     pub fn logits(&self, hidden: &Hidden, rows: &[usize]) -> Result<Logits> {
-        let mut part = self.pool.matrix(rows.len(), hidden.0.cols);
-        for (i, row) in rows.iter().enumerate() {
-            part.row_mut(i).copy_from_slice(hidden.0.row(*row));
-        }
-        let head = self.held("head.weight");
-        let logits = self.weight(head).multiply(&part);
-        self.forget(head);
+        Ok(self.logits_by(&Full, hidden, rows)?.0)
+    }
+
+    /// The logits of some rows of a run by a head of this model, and what it read for each.
+    ///
+    /// # Errors
+    /// As [`logits`](Runner::logits).
+    pub fn logits_by(
+        &self,
+        head: &dyn Head,
+        hidden: &Hidden,
+        rows: &[usize],
+    ) -> Result<(Logits, Vec<Reading>)> {
+        let found = head.logits(&self.full_rows(), &Inputs(&hidden.take(rows)));
+        self.forget(self.held("head.weight"));
         self.products.as_ref().map_or(Ok(()), Products::check)?;
-        Ok(Logits(logits))
+        Ok(found)
+    }
+
+    /// The matrix of the head.
+    pub fn full_rows(&self) -> FullRows<'_> {
+        let head = self.held("head.weight");
+        let row_bytes = head.values.encoding().and_then(|e| e.row_bytes(head.values.cols() as u64));
+        // Rows that are not stored as they are, but computed, are of f32.
+        let row_bytes = row_bytes.unwrap_or(4 * head.values.cols() as u64);
+        FullRows { weight: self.weight(head), row_bytes }
+    }
+
+    /// Whether products are those of f32.
+    pub fn is_exact(&self) -> bool {
+        self.options.arithmetic.is_exact()
+    }
+
+    /// The error for a head that cannot have another form.
+    fn unfit_head(&self, what: String) -> Error {
+        Error::Model {
+            path: self.model.container.path().to_owned(),
+            what: format!("has a head that cannot be read in that way: {what}"),
+            help: "leave out --head".to_owned(),
+        }
     }
 
     /// A tensor that stands once in the model. (Detection gave every slot of the version its tensor.)

@@ -8,6 +8,8 @@ use crate::eval::Random;
 pub struct Sampler {
     temperature: f32,
     top_p: f32,
+    /// How many of the likeliest tokens there are to choose among; all if there is no number.
+    top_k: Option<usize>,
     random: Random,
 }
 
@@ -24,7 +26,18 @@ impl Sampler {
                 help: "temperatures are 0 or more, top-p is between 0 and 1".to_owned(),
             });
         }
-        Ok(Sampler { temperature, top_p, random: Random::new(seed) })
+        Ok(Sampler { temperature, top_p, top_k: None, random: Random::new(seed) })
+    }
+
+    /// Chooses among the `k` likeliest tokens, as if there were no others.
+    pub fn among(mut self, k: Option<usize>) -> Sampler {
+        self.top_k = k;
+        self
+    }
+
+    /// How many of the likeliest tokens a choice depends on; `None` if on all.
+    pub fn depends_on(&self) -> Option<usize> {
+        if self.temperature == 0.0 { Some(1) } else { self.top_k }
     }
 
     /// A token, from the logits of all.
@@ -35,7 +48,15 @@ impl Sampler {
         }
         let mut likely: Vec<(f64, u32)> =
             logits.iter().enumerate().map(|(i, v)| ((f64::from(*v) - sum).exp(), i as u32)).collect();
-        likely.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+        // Logits that differ can have probabilities that do not: the logits decide which tokens are the likeliest.
+        let logit = |id: u32| logits[id as usize];
+        likely.sort_by(|a, b| logit(b.1).total_cmp(&logit(a.1)).then(a.1.cmp(&b.1)));
+        if let Some(k) = self.top_k {
+            likely.truncate(k);
+            let best: Vec<f32> = likely.iter().map(|l| logit(l.1)).collect();
+            let (sum, _) = super::math::log_sum_exp(&best);
+            likely.iter_mut().for_each(|(p, id)| *p = (f64::from(logit(*id)) - sum).exp());
+        }
         let mut share = 0.0;
         let enough = likely.iter().position(|(p, _)| {
             share += p;

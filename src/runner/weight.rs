@@ -5,6 +5,7 @@ use std::cell::RefCell;
 use std::sync::{Mutex, PoisonError};
 
 use formats::Container;
+use quant::Codec;
 #[cfg(target_arch = "x86_64")]
 use quant::Encoding;
 use rayon::prelude::*;
@@ -100,6 +101,26 @@ pub(super) enum Values<'a> {
     Dense(&'a Dense),
     /// The first rows of a decoded matrix, so many.
     First(&'a Dense, usize),
+    /// Encoded here; decoded on the way.
+    Encoded(&'a Encoded),
+}
+
+/// A matrix [out, in] of encoded rows.
+pub(super) struct Encoded {
+    /// How they are encoded.
+    pub codec: &'static dyn Codec,
+    /// The rows, one after the other.
+    pub bytes: Vec<u8>,
+    /// How many.
+    pub rows: usize,
+    /// Length of a row, a whole number of blocks.
+    pub cols: usize,
+}
+
+impl std::fmt::Debug for Encoded {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "[{}, {}] {}", self.rows, self.cols, self.codec.encoding())
+    }
 }
 
 /// A decoded matrix [out, in], row-major.
@@ -198,6 +219,7 @@ impl Weight<'_> {
             Values::Stored { values, .. } => values.rows(),
             Values::Dense(dense) => dense.rows,
             Values::First(_, rows) => rows,
+            Values::Encoded(encoded) => encoded.rows,
         }
     }
 
@@ -206,6 +228,7 @@ impl Weight<'_> {
         match self.values {
             Values::Stored { values, .. } => values.cols(),
             Values::Dense(dense) | Values::First(dense, _) => dense.cols,
+            Values::Encoded(encoded) => encoded.cols,
         }
     }
 
@@ -314,6 +337,12 @@ impl Weight<'_> {
                 if stream {
                     values.release(container, rows);
                 }
+                work(out)
+            }),
+            Values::Encoded(encoded) => ROWS.with_borrow_mut(|out| {
+                out.resize(rows.len() * cols, 0.0);
+                let row_bytes = encoded.bytes.len() / encoded.rows.max(1);
+                encoded.codec.decode(&encoded.bytes[rows.start * row_bytes..rows.end * row_bytes], out);
                 work(out)
             }),
         }

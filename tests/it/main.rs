@@ -9,6 +9,7 @@ mod batch;
 mod calibrate;
 mod convert;
 mod evaluate;
+mod heads;
 mod hub;
 mod interrupt;
 mod low_rank;

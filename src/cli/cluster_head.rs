@@ -1,0 +1,112 @@
+//! `rwkv-quant cluster-head`.
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use super::{STOP, show, stop_on_ctrl_c};
+use crate::about;
+use crate::calibrate::{Settings, Text};
+use crate::error::{Error, Result};
+use crate::model::Model;
+use crate::pipeline;
+use crate::report::{Clustering, Steps, Style};
+use crate::runner::{Clustered, Fit, Hidden, Options, Runner, mean_squares, parse_share};
+
+/// Puts the rows of the output layer into clusters, for `generate` and `eval-ppl --head FILE`.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// The model: any file, sharded set or folder that can be converted
+    model: PathBuf,
+    /// The file to write: .safetensors
+    #[arg(long, short = 'o', value_name = "FILE")]
+    output: PathBuf,
+    /// Number of clusters [default: the square root of the number of rows]
+    #[arg(long, value_name = "K")]
+    clusters: Option<usize>,
+    /// Share of the probability up to which clusters are read, likeliest first
+    #[arg(long, value_name = "P", default_value = "0.95", value_parser = parse_share)]
+    share: f32,
+    /// Fit the clusters and their probabilities to these texts: text, .jsonl, .npy or .ids, or `self` for samples of the
+    /// model itself
+    #[arg(long, value_name = "TEXT", num_args = 1..)]
+    calib: Vec<PathBuf>,
+    /// Tokens to fit to, taken from all over the texts
+    #[arg(long, value_name = "N", default_value_t = 16_384, requires = "calib")]
+    calib_tokens: usize,
+    /// Tokens of a sequence, each from an empty state
+    #[arg(long, value_name = "N", default_value_t = 512, requires = "calib")]
+    calib_ctx: usize,
+    /// Seed of the model's own samples
+    #[arg(long, value_name = "N", default_value_t = 0, requires = "calib")]
+    calib_seed: u64,
+    /// Vocabulary: a file, or `world` or `bytes` [default: the model's own, else by the number of tokens]
+    #[arg(long, value_name = "FILE")]
+    vocab: Option<PathBuf>,
+    /// Threads [default: as many as the machine runs at once]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    threads: Option<u16>,
+    /// Leave out the tensors of this name (* stands for anything); may be given several times
+    #[arg(long, value_name = "PATTERN")]
+    drop: Vec<String>,
+    /// Replace the output if it exists
+    #[arg(long, short = 'f')]
+    force: bool,
+}
+
+pub(super) fn run(args: &Args, style: Style) -> Result<()> {
+    if args.output.extension().is_none_or(|e| e != "safetensors") {
+        return Err(Error::Usage {
+            what: format!("clusters cannot be written as {}", args.output.display()),
+            help: "give a name that ends in .safetensors".to_owned(),
+        });
+    }
+    if args.output.exists() && !args.force {
+        return Err(Error::Exists { path: args.output.clone() });
+    }
+    stop_on_ctrl_c();
+    let threads = args.threads.map_or(0, usize::from);
+    show(&pipeline::pool(threads)?.install(|| cluster(args, style))?, style)
+}
+
+fn cluster(args: &Args, style: Style) -> Result<Clustering> {
+    let start = Instant::now();
+    let runner = || Runner::new(Model::open(&args.model, &args.drop)?, Options::default());
+    let model = runner()?;
+    let rows = model.full_rows().rows();
+    let fit = Fit { clusters: args.clusters.unwrap_or_else(|| Fit::usual(rows)), share: args.share };
+    let (clustered, text) = match args.calib.is_empty() {
+        true => (fit.cluster(&model, None)?, None),
+        false => {
+            let settings = Settings {
+                calib: args.calib.clone(),
+                calib_tokens: Some(args.calib_tokens),
+                calib_ctx: Some(args.calib_ctx),
+                calib_seed: Some(args.calib_seed),
+                calib_independent: false,
+            };
+            let coder = about::coder(model.model(), args.vocab.as_deref())?;
+            let text = Text::new(&settings, &coder, runner, &STOP)?;
+            (fitted(fit, &model, &text, style)?, Some(text))
+        }
+    };
+    clustered.save(&args.output)?;
+    Ok(Clustering::new(&model, &clustered, text.as_ref(), &args.output, start.elapsed().as_secs_f64()))
+}
+
+/// Clusters fitted to all of a text.
+fn fitted(fit: Fit, runner: &Runner, text: &Text, style: Style) -> Result<Clustered> {
+    let steps = Steps::new(text.tokens() as u64, "tokens", style);
+    let one = |tokens: &Vec<u32>| -> Result<Hidden> {
+        STOP.check()?;
+        let hidden = runner.run(&[tokens], &mut [runner.start()])?;
+        steps.add(tokens.len() as u64);
+        Ok(hidden)
+    };
+    let hidden = text.fit.iter().chain(&text.held_out).map(one).collect::<Result<Vec<_>>>();
+    steps.clear();
+    let hidden = hidden?;
+    let mut clustered = fit.cluster(runner, Some(&mean_squares(&hidden)))?;
+    STOP.check()?;
+    clustered.fit(runner, &hidden, text.sha256());
+    Ok(clustered)
+}

@@ -1,0 +1,96 @@
+//! How a head is asked for.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use super::{Certified, Clustered, Fit, Full, Head};
+use crate::error::{Error, Result};
+use crate::runner::Runner;
+
+/// Every form of [`Choice`], and what it means.
+pub static FORMS: &[(&str, &str)] = &[
+    ("full", "every row"),
+    (
+        "certified[:K]",
+        "6 bits of every row, then the rows that matter: the K likeliest tokens (1) exact by proof",
+    ),
+    ("clustered:K,P", "of K clusters the likeliest ones, up to the share P of the probability: approximate"),
+    ("FILE.safetensors", "the clusters that cluster-head wrote"),
+];
+
+/// A head that is asked for.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Choice {
+    /// All rows.
+    Full,
+    /// The best so many exact by proof.
+    Certified(usize),
+    /// Clusters made on the spot, fitted to no text.
+    Clustered(Fit),
+    /// Clusters in a file.
+    Stored(PathBuf),
+}
+
+impl FromStr for Choice {
+    type Err = String;
+
+    /// One of [`FORMS`].
+    fn from_str(text: &str) -> std::result::Result<Choice, String> {
+        let forms = || {
+            let forms: Vec<&str> = FORMS.iter().map(|f| f.0).collect();
+            format!("heads are {}", forms.join(", "))
+        };
+        if text.ends_with(".safetensors") {
+            return Ok(Choice::Stored(text.into()));
+        }
+        match text.split_once(':') {
+            None if text == "full" => Ok(Choice::Full),
+            None if text == "certified" => Ok(Choice::Certified(1)),
+            Some(("certified", best)) => match best.parse() {
+                Ok(best) if best > 0 => Ok(Choice::Certified(best)),
+                _ => Err(format!("{best:?} is no number of tokens, 1 or more")),
+            },
+            Some(("clustered", figures)) => {
+                let (clusters, share) = figures.split_once(',').ok_or_else(forms)?;
+                Ok(Choice::Clustered(Fit {
+                    clusters: clusters
+                        .parse()
+                        .map_err(|_| format!("{clusters:?} is no number of clusters"))?,
+                    share: parse_share(share)?,
+                }))
+            }
+            _ => Err(forms()),
+        }
+    }
+}
+
+/// A share of the probability: above 0, at most 1.
+pub fn parse_share(text: &str) -> std::result::Result<f32, String> {
+    let share = text.parse().ok().filter(|p: &f32| *p > 0.0 && *p <= 1.0);
+    share.ok_or_else(|| format!("{text:?} is no share of the probability, above 0 and at most 1"))
+}
+
+impl Choice {
+    /// The head for a model.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] if products are not exact (what is proven holds for f32), or as [`Fit::cluster`];
+    /// [`Error::Model`] if the model's head has no such form, or the file holds no clusters of it.
+    pub fn make(&self, runner: &Runner) -> Result<Box<dyn Head>> {
+        if *self != Choice::Full && !runner.is_exact() {
+            return Err(Error::Usage {
+                what: "the rows that a head reads are multiplied in exact f32 only".to_owned(),
+                help: "leave out --fast and --device, or --head".to_owned(),
+            });
+        }
+        Ok(match self {
+            Choice::Full => Box::new(Full),
+            Choice::Certified(best) => {
+                let made = Certified::new(&runner.full_rows(), *best);
+                Box::new(made.map_err(|what| runner.unfit_head(what))?)
+            }
+            Choice::Clustered(fit) => Box::new(fit.cluster(runner, None)?),
+            Choice::Stored(path) => Box::new(Clustered::open(path, &runner.full_rows())?),
+        })
+    }
+}
