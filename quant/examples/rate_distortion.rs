@@ -12,6 +12,7 @@ use std::error::Error;
 use std::time::Instant;
 
 use quant::cancellation::{Design, Reader, TILE_ROWS, sample};
+use quant::entropy::EntropyError;
 use quant::{CODECS, Codec, EncodeError, Rows, ggml, lossless};
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -53,15 +54,15 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("\n| Gaussian, bits | encode, MB/s | decode, M weights/s |\n| --- | --- | --- |");
     let (_, cols, values) = &sets[0];
     for bits in [3.0, 4.5, 6.0, 8.5] {
-        let mut coded = Coded::new(values, *cols, bits)?;
-        let encode = fastest(|| Ok(coded = Coded::new(values, *cols, bits)?))?;
-        let decode = fastest(|| Ok(drop(coded.decode()?)))?;
+        let coded = Coded::new(values, *cols, bits)?;
+        let encode = fastest(|| Coded::new(values, *cols, bits))?;
+        let decode = fastest(|| coded.decode())?;
         let n = values.len() as f64 / 1e6;
         println!("| {bits} | {:.0} | {:.0} |", 2.0 * n / encode, n / decode);
     }
     let (_, encode, decode) = time_lossless(values)?;
     println!("| bf16 without loss | {encode:.0} | {decode:.0} |");
-    let q4_k = fastest(|| Ok(drop(through(&ggml::Q4K, values, *cols)?)))?;
+    let q4_k = fastest(|| through(&ggml::Q4K, values, *cols))?;
     println!("\nQ4_K both ways with the longer search: {:.0} MB/s", 2.0 * values.len() as f64 / 1e6 / q4_k);
     Ok(())
 }
@@ -131,17 +132,14 @@ fn time_lossless(values: &[f32]) -> Result<(f64, f64, f64), Box<dyn Error>> {
         };
         bf16.chunks(2 * lossless::CHUNK).map(chunk).collect()
     };
-    let mut chunks = encode();
-    let encoding = fastest(|| {
-        chunks = encode();
-        Ok(())
-    })?;
+    let chunks = encode();
+    let encoding = fastest(|| Ok::<_, EntropyError>(encode()))?;
     let mut back = vec![0; bf16.len()];
     let decoding = fastest(|| {
         for (chunk, back) in chunks.iter().zip(back.chunks_mut(2 * lossless::CHUNK)) {
             lossless::decode_chunk(chunk, back)?;
         }
-        Ok(())
+        Ok::<_, EntropyError>(())
     })?;
     if back != bf16 {
         return Err("not without loss".into());
@@ -151,7 +149,7 @@ fn time_lossless(values: &[f32]) -> Result<(f64, f64, f64), Box<dyn Error>> {
 }
 
 /// Seconds of the fastest of five runs.
-fn fastest(mut run: impl FnMut() -> Result<(), Box<dyn Error>>) -> Result<f64, Box<dyn Error>> {
+fn fastest<T, E>(mut run: impl FnMut() -> Result<T, E>) -> Result<f64, E> {
     let mut least = f64::INFINITY;
     for _ in 0..5 {
         let start = Instant::now();

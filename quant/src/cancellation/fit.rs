@@ -90,7 +90,7 @@ impl Fit<'_> {
         // The entropy of a normal density of variance 1 is 2.05 bits.
         let mut at = 0.5 * log2(power.max(1e-60)) + 2.05 - bits - size;
         let mut best = self.trial(flags, at);
-        let (mut above, mut below): (Option<(f64, f64)>, Option<(f64, f64)>) = (None, None);
+        let (mut above, mut below) = (None, None);
         let mut last = best.bits;
         for _ in 1..TRIALS {
             let off = last - bits;

@@ -185,8 +185,12 @@ impl Reader {
         let mut fields = Fields(bytes);
         let scales = if self.scales { 2 * (out.len() / cols.max(1)) } else { 0 };
         let (scales, _) = fields.bytes(scales, "the scales of rows")?.as_chunks::<2>();
+        let scales: Vec<f32> = scales.iter().map(|s| f16::from_le_bytes(*s).to_f32()).collect();
+        if let Some(row) = scales.iter().position(|s| !s.is_finite()) {
+            return Err(EntropyError::Field { what: "a row whose scale is not finite", value: row as u64 });
+        }
         self.tiles.decode(fields.0, out)?;
-        let scales = scales.iter().map(|s| f16::from_le_bytes(*s).to_f32()).chain(std::iter::repeat(1.0));
+        let scales = scales.into_iter().chain(std::iter::repeat(1.0));
         for (row, scale) in out.chunks_exact_mut(cols.max(1)).zip(scales) {
             for (v, step) in row.iter_mut().zip(&self.steps) {
                 *v *= scale * step;
@@ -290,7 +294,7 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(32))]
 
         #[test]
-        fn damage_is_an_error_or_finite(at in any::<proptest::sample::Index>(), flip in 1..=255u8, seed in any::<u64>()) {
+        fn damage_is_an_error_or_other_weights(at in any::<proptest::sample::Index>(), flip in 1..=255u8, seed in any::<u64>()) {
             let (cols, values) = (40, normal(40 * 30, seed));
             let design = Design::fit(Rows::new(&values, cols), 30, None, 3.0).unwrap();
             let mut tile = Vec::new();

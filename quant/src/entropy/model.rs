@@ -223,7 +223,7 @@ impl Model {
     pub fn write(&self, out: &mut Vec<u8>) {
         let by_column = self.columns.iter().any(|c| *c > 0);
         let rows = if self.rows.is_some() { ROWS } else { 0 };
-        out.push(rows | u8::from(by_column) * COLUMNS);
+        out.push(rows | if by_column { COLUMNS } else { 0 });
         out.push(self.tables.len() as u8);
         for (at, table) in (0u8..).zip(&self.tables) {
             out.push(self.levels.iter().filter(|l| **l == at).count() as u8);
