@@ -217,10 +217,12 @@ impl Job<'_> {
             (self.read)(at..at + 1, row);
         }
         let mut bytes = vec![0; self.bytes_of(tried)];
-        let mut error_of = |method: &Method| match encode_rows(self.codec, self.cols, &values, &mut bytes, method.encoder()) {
-            Ok(()) => self.error(judge, &values, &bytes),
-            Err(_) => f64::INFINITY, // the whole matrix tells which weight
-        };
+        let mut error_of =
+            |method: &Method| match encode_rows(self.codec, self.cols, &values, &mut bytes, method.encoder())
+            {
+                Ok(()) => self.error(judge, &values, &bytes),
+                Err(_) => f64::INFINITY, // the whole matrix tells which weight
+            };
         let mut best: Option<(f64, Method)> = None;
         let mut why = String::new();
         for shrinkage in SHRINKAGES {
