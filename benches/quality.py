@@ -2,10 +2,12 @@
 """How near quantized files are to their source: step by step, and against llama.cpp's at the same size.
 
     python benches/quality.py ladder [--models v4,v5.2,v6,v7] [--record FILE.json]
+    python benches/quality.py presets [--record FILE.json]
     python benches/quality.py llama --llama-bin DIR [--types ...] [--record FILE.json]
 
 `ladder`: rounding, longer search, importance, feedback of errors, rescaled channels, chosen types; each step has all those before
 it, but for the importance, which calibration measures itself. Versions 6 and 7 as GGUF q4_k_m, 4 and 5.2 as rwkv.cpp's Q4_0.
+`presets`: what `convert --preset` gives.
 `llama`: llama-quantize --imatrix against `convert --calib TEXT --target-size ITS_BYTES`, both from the same text.
 
 The text to calibrate on is the first 128 windows of 512 tokens of testdata/heldout.txt; KL against the source is measured on the
@@ -83,6 +85,29 @@ def ladder(args, work, calibration, judge):
     return rows
 
 
+def presets(args, work, calibration, judge):
+    rows = []
+    for name in ["faithful", "balanced", "small", "smallest"]:
+        for version in args.models.split(","):
+            source = ROOT / f"testdata/rwkv{version.removeprefix('v')}-bytes.pth"
+            out = work / f"{version}.{name}.gguf"
+            flags = ["--preset", name, "--calib", calibration]
+            said = json.loads(run(PROGRAM, "--format", "json", "convert", source, out, "--vocab", "bytes", *flags))
+            found = run(PROGRAM, "--format", "json", "eval-ppl", out, judge, "--against", source, "--vocab", "bytes")
+            against = json.loads(found)["candidates"][0]["against"]
+            row = {
+                "preset": name,
+                "model": source.stem,
+                "bytes": out.stat().st_size,
+                "bits_per_weight": said["bits_per_weight"],
+                "kl": interval(against["kl_by_window"]),
+                "top1": against["top1"]["value"],
+            }
+            rows.append(row)
+            print(json.dumps(row), flush=True)
+    return rows
+
+
 def llama(args, work, calibration, judge):
     rows = []
     for version in args.models.split(","):
@@ -113,7 +138,7 @@ def llama(args, work, calibration, judge):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True)
-    for name, work, models in [("ladder", ladder, "v4,v5.2,v6,v7"), ("llama", llama, "v6,v7")]:
+    for name, work, models in [("ladder", ladder, "v4,v5.2,v6,v7"), ("presets", presets, "v6,v7"), ("llama", llama, "v6,v7")]:
         command = commands.add_parser(name)
         command.set_defaults(work=work)
         command.add_argument("--models", default=models)

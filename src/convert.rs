@@ -17,7 +17,7 @@ use crate::importance::Importance;
 use crate::model::{Held, Model, Role};
 use crate::pipeline::{self, Budget, Observer, Stop};
 use crate::plan::{Plan, Wishes};
-use crate::recipe::{Fallback, FileType, Mix, Recipe, Search, Types};
+use crate::recipe::{Fallback, FileType, Mix, Preset, Recipe, Search, Types};
 use crate::report::Conversion;
 use crate::rescale::{Pair, Rescaling};
 use crate::runner::{Options, Runner};
@@ -146,6 +146,7 @@ impl Request {
     pub fn prepare(&self, observer: &dyn Observer, stop: &Stop) -> Result<Prepared> {
         let target = targets::choose(&self.output, self.to.as_deref())?;
         let asked = match (&self.goals.recipe, self.file_type) {
+            _ if self.goals.preset.is_some() => self.goals.preset.map(Preset::file_type).transpose()?,
             (None, None) if self.goals.is_wanted() => Some(FileType::named(BESIDE_GOALS)?),
             (None, asked) => asked,
             (Some(path), asked) => {

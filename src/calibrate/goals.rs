@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::pipeline::{Observer, Stop};
 use crate::plan::Plan;
-use crate::recipe::Types;
+use crate::recipe::{Preset, Types};
 use crate::size;
 use crate::targets::Item;
 
@@ -15,6 +15,14 @@ use crate::targets::Item;
 #[derive(Clone, Debug, Default, PartialEq, clap::Args)]
 #[command(next_help_heading = "Choice of types")]
 pub struct Goals {
+    /// Choose the types of all tensors so that the file is as good as can be at the size of a type throughout
+    #[arg(
+        long,
+        value_enum,
+        requires = "calib",
+        conflicts_with_all = ["file_type", "target_size", "target_bpw", "target_kl", "recipe"]
+    )]
+    pub preset: Option<Preset>,
     /// Choose the types of all tensors so that the file is no larger, and as good as can be
     #[arg(long, value_name = "SIZE", value_parser = size::parse, requires = "calib", conflicts_with_all = ["target_bpw", "target_kl"])]
     pub target_size: Option<u64>,
@@ -47,7 +55,9 @@ pub struct Chosen {
 impl Goals {
     /// Whether types are to be chosen by measurement.
     pub fn is_wanted(&self) -> bool {
-        self.target_size.is_some() || self.target_bpw.is_some() || self.target_kl.is_some()
+        self.preset.is_some()
+            || self.target_size.is_some()
+            || self.target_bpw.is_some() || self.target_kl.is_some()
     }
 
     /// Chooses the types of the tensors of `plan`; `models` is its source, opened twice.
@@ -81,6 +91,7 @@ impl Goals {
     /// The goal in bytes of the tensors that are free, or as a divergence.
     fn goal(&self, plan: &Plan, items: &[Item], probed: &Probed) -> Result<Goal> {
         let most = match (self.target_size, self.target_bpw, self.target_kl) {
+            _ if self.preset.is_some() => plan.total_bytes(),
             (Some(bytes), ..) => bytes,
             (_, Some(bits), _) if bits.is_finite() && bits > 0.0 => {
                 (bits * plan.weights() as f64 / 8.0) as u64

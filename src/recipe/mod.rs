@@ -1,8 +1,10 @@
 //! What is wanted: which encodings the tensors of a file get.
 
+mod presets;
 mod types;
 
 use quant::Encoding;
+pub use presets::Preset;
 pub use types::Types;
 
 use crate::branches::Branches;
