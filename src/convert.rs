@@ -1,6 +1,7 @@
 //! One conversion from start to end: what the command `convert` does, and a cell of a batch.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::path::PathBuf;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
@@ -8,7 +9,8 @@ use quant::Encoding;
 
 use crate::about::{self, About, Overrides};
 use crate::adapter::Flags;
-use crate::calibrate::{self, Chosen, Goals, Outcome, Settings, Store, Text, Trace};
+use crate::branches::{self, Branches};
+use crate::calibrate::{self, Chosen, Done, Goals, Settings, Store, Text, Trace};
 use crate::error::{Error, Result};
 use crate::files::replace;
 use crate::importance::Importance;
@@ -89,6 +91,9 @@ pub struct Request {
     /// How large or good it is to be
     #[command(flatten)]
     pub goals: Goals,
+    /// What is kept apart from its matrices
+    #[command(flatten)]
+    pub branches: branches::BranchFlags,
     /// What is said of the model in place of what its source states
     #[command(flatten)]
     pub about: Overrides,
@@ -121,8 +126,12 @@ pub struct Prepared {
     pub(crate) text: Option<(Text, Model)>,
     /// Whether every matrix is fitted to what meets it in the source.
     pub(crate) independent: bool,
-    /// What became of the calibrated matrices, once that is done.
-    pub(crate) outcomes: Vec<Outcome>,
+    /// What became of the matrices that are encoded before the file is written.
+    pub(crate) done: Done,
+    /// Size of the adapter with the branches of low rank: at most, then really.
+    pub(crate) adapter_bytes: u64,
+    /// The chat that a Modelfile describes.
+    pub(crate) modelfile: Option<Chat>,
     /// The types that were chosen by measurement.
     pub(crate) chosen: Option<Chosen>,
     /// Where to write the types of the tensors.
@@ -226,6 +235,7 @@ impl Request {
             importance: self.imatrix.as_deref().map(Importance::load).transpose()?,
             calibration: text.as_ref().map(Trace::of),
             equalized: Vec::new(),
+            branches: self.branches.wanted(),
             layers: self.layers,
             rescale: self.rescale,
         };
@@ -251,6 +261,9 @@ impl Request {
         };
         let make = |recipe: &Recipe| Plan::new(&model, target, recipe.clone(), &about, &self.output, wishes);
         let mut plan = make(&recipe)?;
+        if let Some(branches) = &recipe.branches {
+            self.admit_branches(branches, &plan)?;
+        }
         let mut chosen = None;
         if let (true, Some(text)) = (self.goals.is_wanted(), &text) {
             let found = self.goals.choose(&plan, [again()?, again()?], text, observer, stop)?;
@@ -267,6 +280,11 @@ impl Request {
                 Some((text, again()?))
             }
         };
+        if let (Some(branches), None) = (&recipe.branches, &text) {
+            budget.calibrating(branches.peak_bytes(&plan), self.max_memory)?;
+        }
+        let most_bytes = recipe.branches.as_ref().map(|b| b.most_bytes(&plan, &model)).transpose()?;
+        let adapter_bytes = most_bytes.unwrap_or_default();
         Ok(Prepared {
             model,
             plan,
@@ -276,10 +294,25 @@ impl Request {
             output: self.output.clone(),
             text,
             independent: self.calibration.calib_independent,
-            outcomes: Vec::new(),
+            done: Done::default(),
+            adapter_bytes,
+            modelfile: self.modelfile,
             chosen,
             save_recipe: self.goals.save_recipe.clone(),
         })
+    }
+
+    /// Refuses branches of low rank that cannot be, or whose bytes nobody counts.
+    fn admit_branches(&self, branches: &Branches, plan: &Plan) -> Result<()> {
+        if self.goals.is_wanted() {
+            return Err(Error::Usage {
+                what: "the types are chosen for a size or an error, and branches of low rank change both"
+                    .to_owned(),
+                help: "leave --low-rank out; or choose the types first, with --save-recipe, and then give --recipe"
+                    .to_owned(),
+            });
+        }
+        branches.admit(plan)
     }
 
     /// The text to calibrate on, if that is asked for.
@@ -389,7 +422,8 @@ impl Prepared {
     pub fn report(&self) -> Conversion {
         let vocabulary = self.about.tokenizer.as_ref().map(ToString::to_string);
         Conversion::planned(&self.model, &self.plan, &self.budget, &self.output, vocabulary)
-            .calibrated(&self.outcomes)
+            .calibrated(&self.done.outcomes)
+            .branched(self.adapter(), self.adapter_bytes)
             .chosen(self.chosen.as_ref())
     }
 
@@ -404,10 +438,16 @@ impl Prepared {
     /// The files to be written.
     pub fn paths(&self) -> impl Iterator<Item = PathBuf> {
         let names = self.plan.files.iter().map(|f| &f.name).chain(self.plan.small.iter().map(|f| &f.name));
-        names.map(|name| match self.plan.output {
+        let files = names.map(|name| match self.plan.output {
             Output::Folder => self.output.join(name),
             Output::File | Output::Set => self.output.with_file_name(name),
-        })
+        });
+        files.chain(self.adapter().map(|(path, _)| path))
+    }
+
+    /// Where the adapter with branches of low rank is to be, and which branches they are.
+    fn adapter(&self) -> Option<(PathBuf, &Branches)> {
+        self.plan.recipe.branches.as_ref().map(|branches| (branches::path(&self.output), branches))
     }
 
     /// Looks through the weights for those that the target cannot hold; nothing is written.
@@ -418,13 +458,17 @@ impl Prepared {
         pipeline::check(&self.plan, &self.model, &self.budget, stop)
     }
 
-    /// Calibrates it if that is asked for, and writes it; what is there is replaced if `force`.
+    /// Calibrates it and keeps branches of low rank apart if that is asked for, and writes it; what is there is replaced
+    /// if `force`.
     ///
     /// # Errors
-    /// As [`calibrate::encode`] and [`pipeline::write`].
+    /// As [`calibrate::encode`], [`calibrate::divide`] and [`pipeline::write`].
     pub fn write(&mut self, force: bool, observer: &dyn Observer, stop: &Stop) -> Result<()> {
-        let store = self.calibrate(force, observer, stop)?;
-        pipeline::write(&self.plan, &self.model, &self.output, force, &self.budget, observer, stop)?;
+        let store = self.encode(force, observer, stop)?;
+        // The adapter first: without the model it does no harm, and the model without it would be a worse one.
+        let adapter = self.write_adapter()?;
+        pipeline::write(&self.plan, &self.model, &self.output, force, &self.budget, observer, stop)
+            .inspect_err(|_| adapter.iter().for_each(|path| drop(fs::remove_file(path))))?;
         // The folder cannot be removed everywhere while its files are mapped.
         self.plan.tensors.iter_mut().for_each(|t| t.encoded = None);
         if let Some(path) = &self.save_recipe {
@@ -446,17 +490,43 @@ impl Prepared {
         recipe.types.text(recipe.file_type, &remarks)
     }
 
-    fn calibrate(&mut self, force: bool, observer: &dyn Observer, stop: &Stop) -> Result<Option<Store>> {
-        let Some((text, model)) = self.text.take() else { return Ok(None) };
+    /// Writes the branches of low rank, if there are any, and tells where; what an earlier run left there is no part of
+    /// this model.
+    fn write_adapter(&mut self) -> Result<Option<PathBuf>> {
+        let parts = std::mem::take(&mut self.done.branches);
+        let Some((path, branches)) = self.adapter() else { return Ok(None) };
+        if !parts.is_empty() {
+            let bytes = branches.adapter(&self.plan, &self.model, &parts)?;
+            replace(&path, &bytes)?;
+            self.adapter_bytes = bytes.len() as u64;
+            return Ok(Some(path));
+        }
+        self.adapter_bytes = 0;
+        if path.exists() {
+            fs::remove_file(&path).map_err(Error::io("remove", &path))?;
+        }
+        if let Some(chat) = self.modelfile {
+            self.plan.small = vec![chat.modelfile(self.plan.target, &self.plan.files, false)?];
+        }
+        Ok(None)
+    }
+
+    /// Encodes the matrices that are encoded as wholes: those that a text tells something about, and those with branches.
+    fn encode(&mut self, force: bool, observer: &dyn Observer, stop: &Stop) -> Result<Option<Store>> {
+        let text = self.text.take();
+        if text.is_none() && self.plan.recipe.branches.is_none() {
+            return Ok(None);
+        }
         if let Some(path) = self.paths().find(|path| !force && path.exists()) {
             return Err(Error::Exists { path });
         }
-        let identity = calibrate::identity(&self.plan, &model);
-        let store = Store::open(&self.output, &identity)?;
-        let plan = &mut self.plan;
-        let independent = self.independent;
-        let work = || calibrate::encode(plan, model, &text, independent, &store, observer, stop);
-        self.outcomes = pipeline::pool(self.budget.threads)?.install(work)?;
+        let store = Store::open(&self.output, &calibrate::identity(&self.plan, &self.model))?;
+        let (plan, source, independent) = (&mut self.plan, &self.model, self.independent);
+        let work = || match text {
+            Some((text, model)) => calibrate::encode(plan, model, &text, independent, &store, observer, stop),
+            None => calibrate::divide(plan, source, &store, observer, stop),
+        };
+        self.done = pipeline::pool(self.budget.threads)?.install(work)?;
         Ok(Some(store))
     }
 }

@@ -6,6 +6,7 @@
 pub mod about;
 pub mod adapter;
 pub mod batch;
+pub mod branches;
 pub mod calibrate;
 pub mod cli;
 pub mod convert;

@@ -172,7 +172,7 @@ impl Plan {
         let order = Order { model, about, recipe: &recipe, weights, out };
         let Files { metadata, files, mut small } = target.files(&order, &groups)?;
         if let Some(chat) = wishes.modelfile {
-            small.push(chat.modelfile(target, &files)?);
+            small.push(chat.modelfile(target, &files, recipe.branches.is_some())?);
         }
 
         let places = files.iter().enumerate();

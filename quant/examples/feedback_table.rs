@@ -3,17 +3,19 @@
 //!
 //! ```text
 //! feedback_table [TYPE...]
+//! feedback_table --any-rate      weights at any rate alone
 //! feedback_table --factor        seconds that the factor takes for 1024, 2048 and 4096 inputs
 //! ```
 //!
 //! Columns: `tr(E H E^T) / tr(W H W^T)` for the default encoder, the longer search with the mean squares of the inputs
 //! as importance, with feedback, and that polished; the last over the search; millions of weights a second (the fastest of three,
-//! polish once). `H` is known
+//! polish once). Then weights at any rate, with cancellation and without. `H` is known
 //! exactly: with moments from real text expect less.
 
 use std::error::Error;
 use std::time::Instant;
 
+use quant::cancellation::{Design, Reader, TILE_ROWS, sample};
 use quant::feedback::Feedback;
 use quant::hessian::Hessian;
 use quant::{CODECS, Codec, Rows};
@@ -73,8 +75,47 @@ fn main() -> Result<(), Box<dyn Error>> {
                 polished / best,
             );
         }
+        if chosen.is_empty() || chosen == ["--any-rate"] {
+            println!(
+                "\n| bits | its bits | any rate, plain | its bits | any rate, cancelled | encode, M/s |"
+            );
+            println!("| --- | --- | --- | --- | --- | --- |");
+            for bits in [2.5, 3.0, 3.5, 4.0, 4.5, 5.5, 6.5625] {
+                let (plain, plain_bits) = any_rate(values, None, bits)?;
+                let start = Instant::now();
+                let (near, near_bits) = any_rate(values, Some(&feedback), bits)?;
+                let speed = values.len() as f64 / start.elapsed().as_secs_f64() / 1e6;
+                println!(
+                    "| {bits} | {plain_bits:.4} | {:.3e} | {near_bits:.4} | {:.3e} | {speed:.1} |",
+                    hessian.output_error(values, &plain) / whole,
+                    hessian.output_error(values, &near) / whole,
+                );
+            }
+        }
     }
     Ok(())
+}
+
+/// What weights at a rate decode to, and the bits of all their bytes.
+fn any_rate(
+    values: &[f32],
+    feedback: Option<&Feedback>,
+    bits: f64,
+) -> Result<(Vec<f32>, f64), Box<dyn Error>> {
+    let rows = values.len() / COLS;
+    let row = |r: usize| &values[r * COLS..(r + 1) * COLS];
+    let picked: Vec<f32> = sample(rows, COLS).flat_map(row).copied().collect();
+    let design = Design::fit(Rows::new(&picked, COLS), rows, feedback, bits)?;
+    let reader = Reader::new(design.head(), COLS)?;
+    let mut bytes = design.head().len();
+    let mut decoded = vec![0.0; values.len()];
+    for (values, out) in values.chunks(TILE_ROWS * COLS).zip(decoded.chunks_mut(TILE_ROWS * COLS)) {
+        let mut tile = Vec::new();
+        design.encode(values, feedback, &mut tile)?;
+        reader.decode(&tile, out)?;
+        bytes += tile.len();
+    }
+    Ok((decoded, 8.0 * bytes as f64 / values.len() as f64))
 }
 
 fn time_factor() -> Result<(), Box<dyn Error>> {

@@ -10,9 +10,12 @@
 //! - [`hessian`]: which errors of weights count; [`feedback`]: rounding that makes errors good in later columns;
 //! - [`low_rank`]: what few dimensions of a matrix hold; [`clusters`]: rows that are alike; [`certified`]: output
 //!   layers scanned by proof;
+//! - [`entropy`]: symbols in as few bits as they are probable; [`lossless`]: bf16 so; [`cancellation`]: weights at any
+//!   number of bits;
 //! - [`arch`]: run-time choice of the instruction set.
 
 pub mod arch;
+pub mod cancellation;
 pub mod certified;
 pub mod clusters;
 pub mod codebook;
@@ -20,12 +23,14 @@ mod codec;
 #[cfg(test)]
 mod conformance;
 mod encoding;
+pub mod entropy;
 pub mod feedback;
 pub mod float;
 pub mod fp8;
 pub mod ggml;
 pub mod hessian;
 pub mod int8;
+pub mod lossless;
 pub mod low_rank;
 mod matrix;
 pub mod nf4;

@@ -84,6 +84,15 @@ pub struct LowRank {
 }
 
 impl LowRank {
+    /// Adds the product to `values`, `[rows, cols]`.
+    ///
+    /// # Panics
+    /// If `values` does not have the shape of the product.
+    pub fn add_to(&self, values: &mut [f32]) {
+        let up = self.up.iter().map(|v| -v).collect();
+        LowRank { rank: self.rank, up, down: self.down.clone() }.subtract_from(values);
+    }
+
     /// Subtracts the product from `values`, `[rows, cols]`.
     ///
     /// # Panics

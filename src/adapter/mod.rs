@@ -33,6 +33,7 @@ pub use flags::Flags;
 pub use lora::LowRank;
 pub use state::{Layout, TunedState};
 
+use crate::branches;
 use crate::error::{Error, Result};
 use crate::model::{Held, Lazy, Model, NAMINGS, Role, Scope};
 use crate::verify;
@@ -101,7 +102,19 @@ impl Adapter {
                     .to_owned(),
             });
         }
-        if !model.equalized().is_empty() {
+        let mut reader = Reader::open(path, model, options)?;
+        let part_of_model = reader.file.value(branches::KEY);
+        if part_of_model.is_some() && part_of_model != model.container.value(branches::KEY) {
+            return Err(Error::Model {
+                path: path.to_owned(),
+                what: format!(
+                    "holds branches of low rank, which {} was not made with",
+                    model.container.path().display()
+                ),
+                help: "give it to the quantized model that was written beside it".to_owned(),
+            });
+        }
+        if part_of_model.is_none() && !model.equalized().is_empty() {
             return Err(Error::Model {
                 path: model.container.path().to_owned(),
                 what: "was written with rescaled channels, so adapters trained on the original do not fit"
@@ -109,7 +122,6 @@ impl Adapter {
                 help: "give the checkpoint that the adapter was trained on".to_owned(),
             });
         }
-        let mut reader = Reader::open(path, model, options)?;
         let mut parts = Vec::new();
         for (i, tensor) in reader.file.tensors().iter().enumerate() {
             parts.extend(reader.part(&tensor.name, i)?);

@@ -5,10 +5,13 @@ use std::sync::Arc;
 use quant::web_rwkv::Fp4;
 use quant::{Codec, codec};
 
-use super::matrix::{Job, Outcome};
+use super::branch::{divide_weights, stored};
+use super::matrix::{Encoded, Job, Outcome};
 use super::measure::{Ear, Heard};
 use super::stage::{Stage, Target, stages};
+use super::store::Kept;
 use super::{Store, Text};
+use crate::branches::Branch;
 use crate::error::Result;
 use crate::model::{Model, Role};
 use crate::pipeline::{self, Observer, Stop};
@@ -18,6 +21,24 @@ use crate::verify::sha256;
 
 /// Tokens that are computed together.
 pub(super) const TOGETHER: usize = 2048;
+
+/// What became of the matrices of a plan.
+#[derive(Debug, Default)]
+pub struct Done {
+    /// Of each that was encoded.
+    pub outcomes: Vec<Outcome>,
+    /// The branches of low rank beside them.
+    pub branches: Vec<Branch>,
+}
+
+impl Done {
+    /// Puts a finished matrix into the plan.
+    fn take(&mut self, plan: &mut Plan, write: usize, kept: Kept) {
+        plan.tensors[write].encoded = Some(Arc::new(kept.bytes));
+        self.branches.extend(kept.factors.map(|factors| Branch { tensor: write, factors }));
+        self.outcomes.push(kept.outcome);
+    }
+}
 
 /// Encodes every matrix of `plan` that a text can tell something about, puts the bytes into the plan, and tells what
 /// became of each; `model` is the plan's source, opened once more. If `independent`, matrices are fitted to what meets
@@ -36,14 +57,14 @@ pub fn encode(
     store: &Store,
     observer: &dyn Observer,
     stop: &Stop,
-) -> Result<Vec<Outcome>> {
+) -> Result<Done> {
     let stages = stages(plan, &model);
     let codebooks = pipeline::codebooks(plan, &model, stop)?;
     let runner = Runner::new(model, Options { stream: true, ..Options::default() })?;
     let mut walk = Walk::new(runner, &[&slices(&text.fit), &slices(&text.held_out)], TOGETHER)?;
     let targets = stages.iter().flat_map(|s| &s.targets);
     let weights: u64 = targets.map(|t| plan.tensors[t.write].values.elements() as u64).sum();
-    let mut outcomes = Vec::new();
+    let mut done = Done::default();
     for stage in &stages {
         while walk.next().is_some() && walk.next() != stage.place {
             walk.step(None, || stop.check())?;
@@ -56,21 +77,61 @@ pub fn encode(
             let codec = fp4.as_ref().map(|fp4| fp4 as &dyn Codec).or_else(|| codec(write.encoding));
             let Some(codec) = codec else { continue };
             if let (Some([fit, held_out]), true) = (moments.get(&target.key), open.contains(target)) {
-                let (bytes, outcome) = solve(&walk, plan, *target, codec, fit, held_out, stop)?;
-                store.keep(target.write, &bytes, &outcome)?;
+                store.keep(target.write, &solve(&walk, plan, *target, codec, fit, held_out, stop)?)?;
             }
-            let Some((bytes, outcome)) = store.get(target.write)? else { continue };
+            let Some(kept) = store.get(target.write)? else { continue };
             if stage.place.is_some() && !independent {
                 let mut values = vec![0.0; write.values.elements()];
-                codec.decode(bytes.bytes(), &mut values);
+                codec.decode(kept.bytes.bytes(), &mut values);
+                if let (Some(factors), Some(gain)) = (&kept.factors, &kept.outcome.branch) {
+                    stored(factors.bytes(), gain.rank, write.values.rows()).add_to(&mut values);
+                }
                 walk.replace(target.key, values, write.values.cols());
             }
             observer.calibrated(write.values.elements() as u64, weights);
-            outcomes.push(outcome);
-            plan.tensors[target.write].encoded = Some(Arc::new(bytes));
+            done.take(plan, target.write, kept);
         }
     }
-    Ok(outcomes)
+    Ok(done)
+}
+
+/// Divides every matrix of `plan`, made of `model`, that is to get a branch of low rank, for its weights alone, and
+/// puts the bytes of the rests into the plan.
+///
+/// The result depends on neither threads nor on how often the work was broken off.
+///
+/// # Errors
+/// If a weight cannot be encoded, the disk is full, or the work is stopped.
+pub fn divide(
+    plan: &mut Plan,
+    model: &Model,
+    store: &Store,
+    observer: &dyn Observer,
+    stop: &Stop,
+) -> Result<Done> {
+    let Some(branches) = plan.recipe.branches.clone() else { return Ok(Done::default()) };
+    let taken: Vec<usize> = (0..plan.tensors.len()).filter(|n| branches.takes(&plan.tensors[*n])).collect();
+    let weights: u64 = taken.iter().map(|n| plan.tensors[*n].values.elements() as u64).sum();
+    let mut done = Done::default();
+    for number in taken {
+        stop.check()?;
+        let write = &plan.tensors[number];
+        let Some(codec) = codec(write.encoding) else { continue };
+        if store.get(number)?.is_none() {
+            let mut values = vec![0.0; write.values.elements()];
+            write.values.read(&model.container, 0..write.values.rows(), &mut values);
+            write.values.release(&model.container, 0..write.values.rows());
+            let encoded = divide_weights(codec, write, &values, branches.rank, plan.recipe.search);
+            let encoded = encoded
+                .map_err(|e| pipeline::unencodable(&write.values, &write.name, plan.target, model, e))?;
+            store.keep(number, &encoded)?;
+        }
+        observer.calibrated(write.values.elements() as u64, weights);
+        if let Some(kept) = store.get(number)? {
+            done.take(plan, number, kept);
+        }
+    }
+    Ok(done)
 }
 
 /// What finished matrices are for: the program's version, the source, the files to be written, the text.
@@ -78,7 +139,8 @@ pub fn identity(plan: &Plan, model: &Model) -> String {
     let sources = model.files().map(sha256).collect::<Vec<_>>().join(" ");
     let trace = plan.recipe.calibration.as_ref();
     let tokens = trace.map_or("", |t| t.sha256.as_str());
-    format!("{} {} | {} | {tokens}\n", env!("CARGO_PKG_VERSION"), sources, plan.frame_sha256())
+    let branches = plan.recipe.branches.as_ref().map_or(String::new(), |b| format!(" | {b:?}"));
+    format!("{} {} | {} | {tokens}{branches}\n", env!("CARGO_PKG_VERSION"), sources, plan.frame_sha256())
 }
 
 /// About the memory that [`encode`] takes.
@@ -92,7 +154,7 @@ pub fn peak_bytes(plan: &Plan, model: &Model, text: &Text) -> u64 {
     let stage = |s: &Stage| -> u64 {
         let heard: u64 = s.targets.iter().map(|t| 2 * Moments::bytes(cols(t))).sum();
         let widest = s.targets.iter().map(cols).max().unwrap_or(0) as u64;
-        heard + 4 * 4 * widest * widest
+        heard + 5 * 4 * widest * widest
     };
     let block: usize = model.tensors.iter().filter(|h| h.layer == 0).map(|h| h.values.elements()).sum();
     let embeddings: usize = [Role::Embedding, Role::Head]
@@ -101,7 +163,8 @@ pub fn peak_bytes(plan: &Plan, model: &Model, text: &Text) -> u64 {
         .map(|h| h.values.elements())
         .sum();
     let decoded = 4 * block.saturating_sub(embeddings) as u64;
-    activations + pass + stages.iter().map(stage).max().unwrap_or(0) + decoded
+    let divided = plan.recipe.branches.as_ref().map_or(0, |b| b.peak_bytes(plan));
+    activations + pass + stages.iter().map(stage).max().unwrap_or(0) + decoded + divided
 }
 
 /// The matrices that are still to be encoded.
@@ -128,7 +191,7 @@ fn solve(
     fit: &Moments,
     held_out: &Moments,
     stop: &Stop,
-) -> Result<(Vec<u8>, Outcome)> {
+) -> Result<Encoded> {
     let write = &plan.tensors[target.write];
     let container = &walk.runner().model().container;
     let job = Job {
@@ -141,9 +204,13 @@ fn solve(
         },
         fit,
         held_out,
+        rank: plan.recipe.branches.as_ref().filter(|b| b.takes(write)).map(|b| b.rank),
     };
     match job.encode(stop)? {
-        Ok((bytes, outcome)) => Ok((bytes, Outcome { name: write.name.clone(), ..outcome })),
+        Ok(encoded) => {
+            let outcome = Outcome { name: write.name.clone(), ..encoded.outcome };
+            Ok(Encoded { outcome, ..encoded })
+        }
         Err(source) => {
             Err(pipeline::unencodable(&write.values, &write.name, plan.target, walk.runner().model(), source))
         }

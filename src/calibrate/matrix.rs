@@ -7,10 +7,12 @@
 
 use quant::feedback::Feedback;
 use quant::hessian::Hessian;
+use quant::low_rank::{Metric, Parts};
 use quant::{Codec, EncodeError, Rows};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
+use super::branch::{divide, with_branch};
 use crate::error::Result;
 use crate::pipeline::Stop;
 use crate::runner::{ErrorMeter, Moments};
@@ -31,10 +33,25 @@ pub struct Outcome {
     pub encoding: String,
     /// What was chosen.
     pub choice: Choice,
-    /// Error of the outputs on held-out tokens relative to their mean square, of the default encoder.
+    /// Error of the outputs on held-out tokens relative to their mean square, of the default encoder; without a text,
+    /// that of the weights.
     pub default_error: f64,
     /// The same of what was chosen.
     pub error: f64,
+    /// The branch of low rank, if it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub branch: Option<Gain>,
+}
+
+/// What a branch of low rank brought.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Gain {
+    /// Its dimensions.
+    pub rank: usize,
+    /// How many times it and the rest were fitted to each other.
+    pub rounds: usize,
+    /// The error without it, as [`Outcome::error`] with it.
+    pub error_without: f64,
 }
 
 /// How a matrix was encoded.
@@ -45,14 +62,28 @@ pub enum Choice {
     Feedback {
         /// The share of the diagonal.
         shrinkage: f32,
+        /// Whether codes and scales were moved one by one afterwards.
+        polished: bool,
     },
     /// By the default encoder, since feedback was worse on held-out tokens.
     Default,
+    /// By the default encoder for the weights themselves, since no text was given.
+    Weights,
     /// By the default encoder, since there was no other way.
     Forced {
         /// Why.
         why: String,
     },
+}
+
+/// An encoded matrix.
+pub(super) struct Encoded {
+    /// Blocks of all rows; of the rest, if there is a branch.
+    pub bytes: Vec<u8>,
+    /// The factors of the branch, `up` and `down`, in F16.
+    pub factors: Option<Vec<u8>>,
+    /// What is to be said about it.
+    pub outcome: Outcome,
 }
 
 /// A matrix to be encoded.
@@ -66,28 +97,35 @@ pub(super) struct Job<'a> {
     /// Moments of the tokens that it is fitted to, and of those that judge.
     pub fit: &'a Moments,
     pub held_out: &'a Moments,
+    /// The dimensions of its branch, if it may get one.
+    pub rank: Option<usize>,
 }
 
 impl Job<'_> {
-    /// The bytes of all rows, and what was chosen.
+    /// The bytes of all rows, perhaps a branch, and what was chosen.
     ///
     /// # Errors
     /// [`EncodeError`] in the outer result's place for a weight that cannot be encoded; if the work was stopped.
-    pub fn encode(&self, stop: &Stop) -> Result<std::result::Result<(Vec<u8>, Outcome), EncodeError>> {
+    pub fn encode(&self, stop: &Stop) -> Result<std::result::Result<Encoded, EncodeError>> {
         let diagonal = self.fit.mean_squares();
         let judge = ErrorMeter::new(self.held_out);
-        let found = match self.fit.matrix().map(|m| Hessian::new(self.cols, m)) {
-            Some(Ok(hessian)) => self.best_feedback(&hessian, &judge, stop)?,
-            Some(Err(e)) => Err(Choice::Forced { why: e.to_string() }),
-            None => Err(Choice::Forced { why: "only the diagonal of its moments is known".to_owned() }),
+        let moments = self.fit.matrix().map(|m| Hessian::new(self.cols, m));
+        let found = match &moments {
+            Some(Ok(hessian)) => self.best_method(hessian, &judge, stop)?,
+            Some(Err(e)) => Err(e.to_string()),
+            None => Err("only the diagonal of its moments is known".to_owned()),
         };
-        let (feedback, mut choice) = match found {
-            Ok((feedback, shrinkage)) => (Some(feedback), Choice::Feedback { shrinkage }),
-            Err(choice) => (None, choice),
+        let (method, mut choice) = match found {
+            Ok(method) => {
+                let choice =
+                    Choice::Feedback { shrinkage: method.shrinkage, polished: method.polish.is_some() };
+                (Some(method), choice)
+            }
+            Err(why) => (None, Choice::Forced { why }),
         };
         let bytes_per_row = self.bytes_of(1);
         let mut default = vec![0; bytes_per_row * self.rows];
-        let mut fed = vec![0; if feedback.is_some() { default.len() } else { 0 }];
+        let mut fed = vec![0; if method.is_some() { default.len() } else { 0 }];
         let (mut default_error, mut fed_error, mut power) = (0.0, 0.0, 0.0);
         let step = (TOGETHER / self.cols).max(1);
         let mut values = Vec::new();
@@ -97,24 +135,28 @@ impl Job<'_> {
             values.resize(range.len() * self.cols, 0.0);
             (self.read)(range.clone(), &mut values);
             let bytes = range.start * bytes_per_row..range.end * bytes_per_row;
-            let done = self.encode_rows(&values, &mut default[bytes.clone()], |codec, rows, out| {
-                codec.encode_best(Rows { importance: Some(&diagonal), ..rows }, out)
-            });
+            let done = encode_rows(
+                self.codec,
+                self.cols,
+                &values,
+                &mut default[bytes.clone()],
+                |codec, rows, out| codec.encode_best(Rows { importance: Some(&diagonal), ..rows }, out),
+            );
             if let Err(e) = done {
                 return Ok(Err(at(e, range.start * self.cols)));
             }
             default_error += self.error(&judge, &values, &default[bytes.clone()]);
             power += judge.power(&values);
-            if let Some(feedback) = &feedback {
+            if let Some(method) = &method {
                 let out = &mut fed[bytes.clone()];
-                if let Err(e) = self.encode_rows(&values, out, feeding(feedback)) {
+                if let Err(e) = encode_rows(self.codec, self.cols, &values, out, method.encoder()) {
                     return Ok(Err(at(e, range.start * self.cols)));
                 }
                 fed_error += self.error(&judge, &values, out);
             }
         }
-        let better = feedback.is_some() && fed_error < default_error;
-        if feedback.is_some() && !better {
+        let better = method.is_some() && fed_error < default_error;
+        if method.is_some() && !better {
             choice = Choice::Default;
         }
         let relative = |error: f64| if power > 0.0 { error / power } else { 0.0 };
@@ -124,26 +166,65 @@ impl Job<'_> {
             choice,
             default_error: relative(default_error),
             error: relative(if better { fed_error } else { default_error }),
+            branch: None,
         };
-        Ok(Ok((if better { fed } else { default }, outcome)))
+        if let (Some(rank), Some(Ok(hessian))) = (self.rank, moments) {
+            stop.check()?;
+            let method = method.as_ref().filter(|_| better);
+            let error = outcome.error * power;
+            match self.branched(rank, hessian, method, &judge, error) {
+                Ok(Some(parts)) => return Ok(with_branch(outcome, parts, relative)),
+                Ok(None) => {}
+                Err(e) => return Ok(Err(e)),
+            }
+        }
+        Ok(Ok(Encoded { bytes: if better { fed } else { default }, factors: None, outcome }))
     }
 
-    /// The feedback of the shrinkage that is best on some rows and held-out tokens; the reason if there is none.
-    fn best_feedback(
+    /// The matrix in two parts, with their error on held-out tokens; `None` if it is no less than `error`.
+    fn branched(
+        &self,
+        rank: usize,
+        hessian: Hessian,
+        method: Option<&Method>,
+        judge: &ErrorMeter,
+        error: f64,
+    ) -> std::result::Result<Option<Parts>, EncodeError> {
+        let mut values = vec![0.0; self.rows * self.cols];
+        (self.read)(0..self.rows, &mut values);
+        let diagonal = hessian.diagonal();
+        let encode = |codec: &dyn Codec, rows: Rows<'_>, out: &mut [u8]| match method {
+            Some(method) => method.encoder()(codec, rows, out),
+            None => codec.encode_best(Rows { importance: Some(&diagonal), ..rows }, out),
+        };
+        let mut parts = divide(self.codec, &values, self.cols, rank, Metric::Full(&hessian), encode)?;
+        parts.low_rank.subtract_from(&mut values);
+        parts.error = self.error(judge, &values, &parts.bytes);
+        Ok((parts.error < error).then_some(parts))
+    }
+
+    /// What is best on some rows, judged by held-out tokens; the reason if there is nothing.
+    fn best_method(
         &self,
         hessian: &Hessian,
         judge: &ErrorMeter,
         stop: &Stop,
-    ) -> Result<std::result::Result<(Feedback, f32), Choice>> {
+    ) -> Result<std::result::Result<Method, String>> {
         let tried = TRIED_ROWS.min(self.rows);
         let mut values = vec![0.0; tried * self.cols];
         for (i, row) in values.chunks_exact_mut(self.cols).enumerate() {
             let at = i * self.rows / tried;
             (self.read)(at..at + 1, row);
         }
-        let mut best: Option<(f64, Feedback, f32)> = None;
-        let mut why = String::new();
         let mut bytes = vec![0; self.bytes_of(tried)];
+        let mut error_of =
+            |method: &Method| match encode_rows(self.codec, self.cols, &values, &mut bytes, method.encoder())
+            {
+                Ok(()) => self.error(judge, &values, &bytes),
+                Err(_) => f64::INFINITY, // the whole matrix tells which weight
+            };
+        let mut best: Option<(f64, Method)> = None;
+        let mut why = String::new();
         for shrinkage in SHRINKAGES {
             stop.check()?;
             let feedback = match Feedback::new(hessian, shrinkage) {
@@ -153,35 +234,22 @@ impl Job<'_> {
                     continue;
                 }
             };
-            if self.encode_rows(&values, &mut bytes, feeding(&feedback)).is_err() {
-                continue; // the whole matrix tells which weight
-            }
-            let error = self.error(judge, &values, &bytes);
+            let method = Method { feedback, shrinkage, polish: None };
+            let error = error_of(&method);
             if best.as_ref().is_none_or(|b| error < b.0) {
-                best = Some((error, feedback, shrinkage));
+                best = Some((error, method));
             }
         }
-        Ok(best.map(|(_, feedback, shrinkage)| (feedback, shrinkage)).ok_or(Choice::Forced { why }))
-    }
-
-    /// Encodes rows on all threads; each by itself, so the bytes do not depend on how they are dealt out.
-    fn encode_rows(
-        &self,
-        values: &[f32],
-        out: &mut [u8],
-        encode: impl Fn(&dyn Codec, Rows<'_>, &mut [u8]) -> std::result::Result<(), EncodeError> + Sync,
-    ) -> std::result::Result<(), EncodeError> {
-        let rows = values.len() / self.cols;
-        let few = rows.div_ceil(4 * rayon::current_num_threads()).max(16);
-        let parts = values.par_chunks(few * self.cols).zip(out.par_chunks_mut(self.bytes_of(few)));
-        parts.enumerate().try_for_each(|(n, (values, out))| {
-            let rows = Rows::new(values, self.cols);
-            encode(self.codec, rows, out).map_err(|e| at(e, n * few * self.cols))
-        })
+        let Some((error, mut method)) = best else { return Ok(Err(why)) };
+        method.polish = hessian.clone().shrunk(method.shrinkage).ok();
+        if error_of(&method) >= error {
+            method.polish = None;
+        }
+        Ok(Ok(method))
     }
 
     fn bytes_of(&self, rows: usize) -> usize {
-        self.codec.encoding().row_bytes(self.cols as u64).unwrap_or(0) as usize * rows
+        bytes_of(self.codec, self.cols, rows)
     }
 
     fn error(&self, judge: &ErrorMeter, values: &[f32], bytes: &[u8]) -> f64 {
@@ -196,11 +264,48 @@ impl Job<'_> {
     }
 }
 
-/// Encodes rows with errors fed back.
-fn feeding(
-    feedback: &Feedback,
-) -> impl Fn(&dyn Codec, Rows<'_>, &mut [u8]) -> std::result::Result<(), EncodeError> + Sync {
-    move |codec, rows, out| codec.encode_feedback(rows, feedback, out)
+/// A way to encode rows.
+struct Method {
+    feedback: Feedback,
+    /// How far its moments were shrunk.
+    shrinkage: f32,
+    /// The same moments, if codes and scales are moved one by one afterwards.
+    polish: Option<Hessian>,
+}
+
+impl Method {
+    /// Encodes rows.
+    fn encoder(
+        &self,
+    ) -> impl Fn(&dyn Codec, Rows<'_>, &mut [u8]) -> std::result::Result<(), EncodeError> + Sync + '_ {
+        move |codec, rows, out| {
+            codec.encode_feedback(rows, &self.feedback, out)?;
+            if let Some(hessian) = &self.polish {
+                codec.polish(rows, hessian, out);
+            }
+            Ok(())
+        }
+    }
+}
+
+/// Encodes rows of `cols` on all threads; each by itself, so the bytes do not depend on how they are dealt out.
+pub(super) fn encode_rows(
+    codec: &dyn Codec,
+    cols: usize,
+    values: &[f32],
+    out: &mut [u8],
+    encode: impl Fn(&dyn Codec, Rows<'_>, &mut [u8]) -> std::result::Result<(), EncodeError> + Sync,
+) -> std::result::Result<(), EncodeError> {
+    let rows = values.len() / cols;
+    let few = rows.div_ceil(4 * rayon::current_num_threads()).max(16);
+    let parts = values.par_chunks(few * cols).zip(out.par_chunks_mut(bytes_of(codec, cols, few)));
+    parts.enumerate().try_for_each(|(n, (values, out))| {
+        encode(codec, Rows::new(values, cols), out).map_err(|e| at(e, n * few * cols))
+    })
+}
+
+fn bytes_of(codec: &dyn Codec, cols: usize, rows: usize) -> usize {
+    codec.encoding().row_bytes(cols as u64).unwrap_or(0) as usize * rows
 }
 
 /// The same complaint with its index counted from so much earlier.

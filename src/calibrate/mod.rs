@@ -6,6 +6,7 @@
 //! encode.rs    the way through the model: listen, encode, go on with what was encoded
 //! measure.rs   what meets the matrices, without encoding anything
 //! matrix.rs    one matrix: its second moments, candidates, and the choice among them
+//! branch.rs    one matrix in two parts: a branch of low rank, and the quantized rest
 //! probe.rs     what rounding each tensor costs
 //! goals.rs     how large or good the file is to be
 //! allocate.rs  which tensor gets how many bits
@@ -15,6 +16,7 @@
 //! Source: GPTQ (arXiv 2210.17323) for the feedback of errors; the rest is said where it is done.
 
 mod allocate;
+mod branch;
 mod encode;
 mod goals;
 mod matrix;
@@ -28,9 +30,9 @@ mod trace;
 use std::path::PathBuf;
 
 pub use allocate::{Allocation, Goal, Rung, Unit, allocate};
-pub use encode::{encode, identity, peak_bytes};
+pub use encode::{Done, divide, encode, identity, peak_bytes};
 pub use goals::{Chosen, Goals};
-pub use matrix::{Choice, Outcome};
+pub use matrix::{Choice, Gain, Outcome};
 pub use measure::{importance, mean_squares};
 pub use probe::{Probed, probe};
 pub use store::Store;

@@ -1,16 +1,26 @@
 //! Finished matrices on disk: what a run that was killed had done already.
 //!
 //! A folder beside the output holds `identity`, which says for what exactly its matrices were made, and for each one its
-//! bytes and what is to be said about it. Every file is complete: it gets its name when it is.
+//! bytes, the factors of its branch, and what is to be said about it. Every file is complete: it gets its name when it is.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use formats::Mapped;
 
-use super::matrix::Outcome;
+use super::matrix::{Encoded, Outcome};
 use crate::error::{Error, Result};
 use crate::files::replace;
+
+/// A finished matrix.
+pub(super) struct Kept {
+    /// Its blocks.
+    pub bytes: Mapped,
+    /// The factors of its branch, if it has one.
+    pub factors: Option<Mapped>,
+    /// What is to be said about it.
+    pub outcome: Outcome,
+}
 
 /// The folder, locked for this run.
 #[derive(Debug)]
@@ -57,25 +67,31 @@ impl Store {
         Ok(())
     }
 
-    /// The bytes of tensor `write` of the plan, if they are there.
+    /// What tensor `write` of the plan became, if it is there.
     ///
     /// # Errors
-    /// If they cannot be read.
-    pub fn get(&self, write: usize) -> Result<Option<(Mapped, Outcome)>> {
-        let path = self.outcome_of(write);
+    /// If it cannot be read.
+    pub(super) fn get(&self, write: usize) -> Result<Option<Kept>> {
+        let path = self.file(write, "json");
         let Ok(text) = fs::read_to_string(&path) else { return Ok(None) };
-        let Ok(outcome) = serde_json::from_str(&text) else { return Ok(None) };
-        Ok(Some((Mapped::open(&self.bytes_of(write))?, outcome)))
+        let Ok(outcome) = serde_json::from_str::<Outcome>(&text) else { return Ok(None) };
+        let bytes = Mapped::open(&self.file(write, "bytes"))?;
+        let factors = outcome.branch.as_ref().map(|_| Mapped::open(&self.file(write, "factors")));
+        Ok(Some(Kept { bytes, factors: factors.transpose()?, outcome }))
     }
 
-    /// Keeps the bytes of tensor `write` of the plan.
+    /// Keeps what tensor `write` of the plan became.
     ///
     /// # Errors
     /// [`Error::Io`].
-    pub fn keep(&self, write: usize, bytes: &[u8], outcome: &Outcome) -> Result<()> {
-        replace(&self.bytes_of(write), bytes)?;
-        // Who finds the outcome finds the bytes.
-        replace(&self.outcome_of(write), serde_json::to_string(outcome).unwrap_or_default().as_bytes())
+    pub(super) fn keep(&self, write: usize, encoded: &Encoded) -> Result<()> {
+        replace(&self.file(write, "bytes"), &encoded.bytes)?;
+        if let Some(factors) = &encoded.factors {
+            replace(&self.file(write, "factors"), factors)?;
+        }
+        // Who finds the outcome finds the rest.
+        let outcome = serde_json::to_string(&encoded.outcome).unwrap_or_default();
+        replace(&self.file(write, "json"), outcome.as_bytes())
     }
 
     /// Removes the folder: the output is finished.
@@ -86,11 +102,7 @@ impl Store {
         fs::remove_dir_all(&self.folder).map_err(Error::io("remove", &self.folder))
     }
 
-    fn bytes_of(&self, write: usize) -> PathBuf {
-        self.folder.join(format!("{write:05}.bytes"))
-    }
-
-    fn outcome_of(&self, write: usize) -> PathBuf {
-        self.folder.join(format!("{write:05}.json"))
+    fn file(&self, write: usize, kind: &str) -> PathBuf {
+        self.folder.join(format!("{write:05}.{kind}"))
     }
 }

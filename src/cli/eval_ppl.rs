@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use super::runnable::RunArgs;
 use super::{STOP, show, stop_on_ctrl_c};
+use crate::calibrate::{Trace, shared};
 use crate::error::{Error, Result};
 use crate::eval::{Gates, Load, Protocol, Sequence, Setting, Task, measure, same_vocabulary};
 use crate::model::Model;
@@ -140,7 +141,24 @@ fn evaluate(args: &Args, style: Style) -> Result<EvaluationReport> {
     let seconds = start.elapsed().as_secs_f64();
     let is_reference = args.against.is_some() || !heads.is_empty();
     let heads = (heads.as_slice(), runners[0].full_rows().bytes());
-    Ok(EvaluationReport::new(&models, heads, is_reference, setting, evaluation?, seconds))
+    let warnings = shared_text(&models, &task);
+    Ok(EvaluationReport::new(&models, heads, is_reference, setting, evaluation?, warnings, seconds))
+}
+
+/// Which models were calibrated on something that the text shares.
+fn shared_text(models: &[&Model], task: &Task) -> Vec<String> {
+    let share = |model: &Model| {
+        let runs = Trace::runs_in(model.container.metadata())?;
+        Some(shared(&runs, &task.corpus.tokens)).filter(|share| *share > 0.0)
+    };
+    let warning = |model: &&Model| {
+        let percent = 100.0 * share(model)?;
+        let name = model.container.path().display();
+        Some(format!(
+            "{name} was calibrated on {percent:.1} % of this text, and is better there than elsewhere"
+        ))
+    };
+    models.iter().filter_map(warning).collect()
 }
 
 /// How far the predictions of `--fast` or of a device are from the `exact` ones: the worst model's mean divergence

@@ -63,6 +63,8 @@ pub struct Against {
     pub mean_delta_p: Estimate,
     /// The divergence by the number of tokens read before.
     pub by_position: Vec<Bucket>,
+    /// Mean divergence of every window, for comparisons of models window by window.
+    pub kl_by_window: Vec<f64>,
 }
 
 /// Tokens with about as many tokens before them.
@@ -180,6 +182,7 @@ fn against(scores: &[Score], comparisons: &[Comparison], windows: usize, bootstr
         rms_delta_p: bootstrap.estimate(&parts, |p| (p[4] / p[5]).sqrt()),
         mean_delta_p: bootstrap.estimate(&parts, |p| p[3] / p[5]),
         by_position: by_position(scores, comparisons),
+        kl_by_window: parts.iter().map(|p| p[0] / p[5]).collect(),
     }
 }
 
@@ -249,6 +252,8 @@ mod tests {
         near(against.rms_delta_p.value, (0.0625f64 * 2.0 / 4.0).sqrt());
         near(against.mean_delta_p.value, 0.0);
         near(against.kl_quantiles.max, 0.3);
+        near(against.kl_by_window[0], 0.05);
+        near(against.kl_by_window[1], 0.25);
         assert_eq!(
             against.by_position.iter().map(|b| (b.from, b.to, b.tokens)).collect::<Vec<_>>(),
             [(1, 2, 2), (2, 4, 2)]

@@ -5,6 +5,7 @@ mod types;
 use quant::Encoding;
 pub use types::Types;
 
+use crate::branches::Branches;
 use crate::calibrate::Trace;
 use crate::error::{Error, Result};
 use crate::importance::Importance;
@@ -29,6 +30,8 @@ pub struct Recipe {
     pub types: Types,
     /// Names of the pairs of tensors whose channels were rescaled ([`Pair`](crate::rescale::Pair)).
     pub equalized: Vec<&'static str>,
+    /// Which matrices get branches of low rank, if any.
+    pub branches: Option<Branches>,
     /// How many blocks are quantized, from the first on, if not all.
     pub layers: Option<usize>,
     /// Every how many blocks the runtime is to halve its activations, if not as usual (0: never).
@@ -47,6 +50,7 @@ impl Recipe {
             calibration: None,
             types: Types::default(),
             equalized: Vec::new(),
+            branches: None,
             layers: None,
             rescale: None,
         }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use quant::Encoding;
 use serde::Serialize;
@@ -11,6 +11,7 @@ use serde::Serialize;
 use super::inspection::{ModelSummary, SourceSummary};
 use super::text::Table;
 use super::{Report, bytes, count};
+use crate::branches::Branches;
 use crate::calibrate::{Choice, Chosen, Outcome};
 use crate::model::{Model, Role};
 use crate::pipeline::Budget;
@@ -45,12 +46,25 @@ pub struct Conversion {
     calibration: Option<CalibrationRow>,
     /// What became of each calibrated matrix.
     calibrated: Vec<Outcome>,
+    /// The branches of low rank beside the matrices.
+    low_rank: Option<LowRankRow>,
     /// What the types were chosen by.
     choice: Option<ChoiceRow>,
     /// Whether the file was written; false for a dry run.
     written: bool,
     /// Wall time of the conversion.
     seconds: Option<f64>,
+}
+
+/// Branches of low rank, in an adapter to load with the model.
+#[derive(Debug, Serialize)]
+struct LowRankRow {
+    adapter: String,
+    rank: usize,
+    /// Size of the adapter; before it is made, the most that it can have.
+    adapter_bytes: u64,
+    /// Matrices that have a branch, once that is known.
+    matrices: Option<usize>,
 }
 
 /// Types chosen by measurement.
@@ -181,6 +195,7 @@ impl Conversion {
                 sha256: trace.sha256.clone(),
             }),
             calibrated: Vec::new(),
+            low_rank: None,
             choice: None,
             warnings: warnings(plan),
             written: false,
@@ -207,6 +222,20 @@ impl Conversion {
     #[must_use]
     pub fn calibrated(self, outcomes: &[Outcome]) -> Conversion {
         Conversion { calibrated: outcomes.to_vec(), ..self }
+    }
+
+    /// The same with branches of low rank in an adapter of so many bytes.
+    #[must_use]
+    pub fn branched(self, adapter: Option<(PathBuf, &Branches)>, adapter_bytes: u64) -> Conversion {
+        let done = !self.calibrated.is_empty();
+        let matrices = done.then(|| self.calibrated.iter().filter(|o| o.branch.is_some()).count());
+        let low_rank = adapter.map(|(path, branches)| LowRankRow {
+            adapter: path.display().to_string(),
+            rank: branches.rank,
+            adapter_bytes,
+            matrices,
+        });
+        Conversion { low_rank, ..self }
     }
 
     /// The same, found whole where it was to be written.
@@ -277,6 +306,9 @@ impl Report for Conversion {
             )?;
         }
         self.calibration(out)?;
+        if let Some(low_rank) = &self.low_rank {
+            low_rank.human(out)?;
+        }
         writeln!(out, "memory    at most {} with {} threads", bytes(self.peak_memory_bytes), self.threads)?;
         if self.written {
             self.roles(out)?;
@@ -288,6 +320,25 @@ impl Report for Conversion {
             (_, Some(seconds)) => writeln!(out, "written and verified in {seconds:.2} s"),
             (true, None) => writeln!(out, "it is there already, and whole"),
             (false, None) => writeln!(out, "dry run: nothing was written"),
+        }
+    }
+}
+
+impl LowRankRow {
+    fn human(&self, out: &mut dyn Write) -> io::Result<()> {
+        let size = bytes(self.adapter_bytes);
+        match self.matrices {
+            None => writeln!(out, "low rank  {}  at most {size}, rank {}", self.adapter, self.rank),
+            Some(0) => writeln!(
+                out,
+                "low rank  no matrix is better with a branch of rank {}, so none has one",
+                self.rank
+            ),
+            Some(matrices) => writeln!(
+                out,
+                "low rank  {}  {size} ({} bytes), rank {} for {matrices} matrices; to be loaded with the model: --lora",
+                self.adapter, self.adapter_bytes, self.rank
+            ),
         }
     }
 }

@@ -24,6 +24,8 @@ pub struct EvaluationReport {
     is_reference: bool,
     /// The models compared with it, nearest first.
     candidates: Vec<Candidate>,
+    /// What to keep in mind when reading the figures.
+    warnings: Vec<String>,
     /// Time taken, for people; left out of the files so that they are the same on every machine.
     #[serde(skip)]
     seconds: f64,
@@ -84,6 +86,7 @@ impl EvaluationReport {
         is_reference: bool,
         setting: Setting,
         evaluation: Evaluation,
+        warnings: Vec<String>,
         seconds: f64,
     ) -> EvaluationReport {
         let row = |model: &Model, head, score| Row {
@@ -111,7 +114,15 @@ impl EvaluationReport {
             .collect();
         candidates.sort_by(|a, b| a.against.kl.value.total_cmp(&b.against.kl.value));
         let model = row(models[0], None, evaluation.first);
-        EvaluationReport { setting, scored: evaluation.scored, model, is_reference, candidates, seconds }
+        EvaluationReport {
+            setting,
+            scored: evaluation.scored,
+            model,
+            is_reference,
+            candidates,
+            warnings,
+            seconds,
+        }
     }
 
     /// The candidates' names and distances.
@@ -204,6 +215,9 @@ impl EvaluationReport {
         }
         for (model, adapter) in self.adapted() {
             writeln!(out, "\n{model} with {adapter}")?;
+        }
+        for warning in &self.warnings {
+            writeln!(out, "\nWarning: {warning}")?;
         }
         for head in self.heads() {
             writeln!(out, "\n{head}")?;
@@ -301,6 +315,9 @@ impl Report for EvaluationReport {
         }
         for (model, adapter) in self.adapted() {
             writeln!(out, "{model} with {adapter}")?;
+        }
+        for warning in &self.warnings {
+            writeln!(out, "warning: {warning}")?;
         }
         if self.candidates.is_empty() {
             writeln!(out, "model           {}", self.model.path)?;

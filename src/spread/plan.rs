@@ -30,6 +30,14 @@ impl Request {
                 help: "give --calib-independent to all shards".to_owned(),
             });
         }
+        if self.branches.wanted().is_some() {
+            return Err(Error::Usage {
+                what:
+                    "the branches of low rank of all matrices go into one adapter, which no shard can write"
+                        .to_owned(),
+                help: "leave --shard out, or --low-rank".to_owned(),
+            });
+        }
         let mut prepared = self.prepare(observer, stop)?;
         let plan = prepared.plan;
         check(&plan)?;

@@ -147,8 +147,8 @@ impl Beside {
         for (part, held) in parts(model) {
             let low_rank = low_rank(model, part, held, self)?;
             let name = held.slot.gguf.unwrap_or_default().replacen("{}", &held.layer.to_string(), 1);
-            for (factor, values) in [("lora_a", &low_rank.a), ("lora_b", &low_rank.b)] {
-                items.push(item(format!("{name}.{factor}"), values.clone(), file_type.matrix));
+            for (name, values) in lora_names(&name).into_iter().zip([&low_rank.a, &low_rank.b]) {
+                items.push(item(name, values.clone(), file_type.matrix));
             }
         }
         Ok(items)
@@ -175,16 +175,29 @@ impl Beside {
     }
 }
 
-fn gguf_files(order: &Order<'_>, groups: &[&[Planned]]) -> Result<Files> {
-    let alpha = order.model.adapters.iter().find_map(|a| a.alpha).unwrap_or_default();
-    let metadata: Metadata = [
-        ("general.architecture", Value::from(gguf::architecture_name(order.model)?)),
+/// What a GGUF file with a LoRA for `model` says of it.
+///
+/// # Errors
+/// If llama.cpp does not know such models.
+pub(crate) fn lora_metadata(model: &Model, alpha: f32) -> Result<Metadata> {
+    Ok([
+        ("general.architecture", Value::from(gguf::architecture_name(model)?)),
         ("general.type", Value::from("adapter")),
         ("adapter.type", Value::from("lora")),
         (ALPHA_KEY, Value::F32(alpha)),
     ]
     .map(|(key, value)| (key.to_owned(), value))
-    .into();
+    .into())
+}
+
+/// The names in a GGUF file of the factors [r, in] and [out, r] that change the tensor `name`.
+pub(crate) fn lora_names(name: &str) -> [String; 2] {
+    ["lora_a", "lora_b"].map(|factor| format!("{name}.{factor}"))
+}
+
+fn gguf_files(order: &Order<'_>, groups: &[&[Planned]]) -> Result<Files> {
+    let alpha = order.model.adapters.iter().find_map(|a| a.alpha).unwrap_or_default();
+    let metadata = lora_metadata(order.model, alpha)?;
     let mut all = Vec::new();
     for (tensors, name) in groups.iter().zip(files::names(order.out, groups.len())?) {
         all.push(PlannedFile { name, layout: formats::gguf::place(&metadata, tensors)?.into() });

@@ -18,6 +18,7 @@ use std::path::Path;
 use formats::Planned;
 use quant::Encoding;
 
+pub(crate) use adapters::{lora_metadata, lora_names};
 pub use files::{Files, Order, Output, PlannedFile, SmallFile, groups};
 pub use modelfile::Chat;
 

@@ -51,11 +51,16 @@ impl Chat {
         }
     }
 
-    /// The Modelfile for a GGUF file: `NAME.Modelfile` beside `NAME.gguf`.
+    /// The Modelfile for a GGUF file: `NAME.Modelfile` beside `NAME.gguf`; and `NAME.lora.gguf` if there are branches.
     ///
     /// # Errors
     /// [`Error::Usage`] if the target is not GGUF, in one file.
-    pub fn modelfile(self, target: &dyn Target, files: &[PlannedFile]) -> Result<SmallFile> {
+    pub fn modelfile(
+        self,
+        target: &dyn Target,
+        files: &[PlannedFile],
+        has_branches: bool,
+    ) -> Result<SmallFile> {
         let [file] = files else { return Err(refused("the model is spread over several files")) };
         if target.id() != gguf::Gguf.id() {
             return Err(refused(&format!("{} is another format", target.name())));
@@ -64,11 +69,12 @@ impl Chat {
             return Err(refused("the output's name is no text of one line"));
         };
         let (template, stops) = self.prompt();
-        let mut text = format!("FROM ./{name}\n\nTEMPLATE \"\"\"{template}\"\"\"\n\n");
+        let stem = name.strip_suffix(".gguf").unwrap_or(name);
+        let adapter = if has_branches { format!("ADAPTER ./{stem}.lora.gguf\n") } else { String::new() };
+        let mut text = format!("FROM ./{name}\n{adapter}\nTEMPLATE \"\"\"{template}\"\"\"\n\n");
         for stop in stops {
             text += &format!("PARAMETER stop \"\"\"{stop}\"\"\"\n");
         }
-        let stem = name.strip_suffix(".gguf").unwrap_or(name);
         Ok(SmallFile { name: OsString::from(format!("{stem}.Modelfile")), bytes: text.into_bytes() })
     }
 }

@@ -99,6 +99,11 @@ impl Feedback {
         self.n
     }
 
+    /// `U`, `[n, n]`.
+    pub(crate) fn upper(&self) -> &[f32] {
+        &self.upper
+    }
+
     /// The mean square of each input: the importance of encoders that know no feedback.
     pub fn diagonal(&self) -> &[f32] {
         &self.diagonal

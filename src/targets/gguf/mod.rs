@@ -19,6 +19,7 @@ use quant::Encoding;
 
 use super::files::names;
 use super::{Files, Item, Objection, Order, PlannedFile, Target, Tokens};
+use crate::branches::Branches;
 use crate::calibrate::Trace;
 use crate::error::{Error, Result};
 use crate::importance::Importance;
@@ -191,6 +192,7 @@ impl Target for Gguf {
         metadata.extend(order.recipe.importance.iter().flat_map(Importance::keys));
         metadata.extend(order.recipe.calibration.iter().flat_map(Trace::keys));
         metadata.extend(rescale::key(model, &order.recipe.equalized));
+        metadata.extend(order.recipe.branches.iter().map(Branches::key));
         let tensors: usize = groups.iter().map(|g| g.len()).sum();
         let mut files = Vec::new();
         for (i, (group, name)) in groups.iter().zip(names(order.out, groups.len())?).enumerate() {

@@ -1,0 +1,137 @@
+#!/usr/bin/env python3
+"""How near quantized files are to their source: step by step, and against llama.cpp's at the same size.
+
+    python benches/quality.py ladder [--models v4,v5.2,v6,v7] [--record FILE.json]
+    python benches/quality.py llama --llama-bin DIR [--types ...] [--record FILE.json]
+
+`ladder`: rounding, longer search, importance, feedback of errors, rescaled channels, chosen types; each step has all those before
+it, but for the importance, which calibration measures itself. Versions 6 and 7 as GGUF q4_k_m, 4 and 5.2 as rwkv.cpp's Q4_0.
+`llama`: llama-quantize --imatrix against `convert --calib TEXT --target-size ITS_BYTES`, both from the same text.
+
+The text to calibrate on is the first 128 windows of 512 tokens of testdata/heldout.txt; KL against the source is measured on the
+last 64 windows by `rwkv-quant eval-ppl` with the weights as stored and f32 arithmetic. Intervals of 95 % are bootstrapped over
+windows (10000 times), paired where two files are compared. Build first: cargo build --release.
+"""
+
+import argparse
+import json
+import os
+import random
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+PROGRAM = Path(os.environ.get("RWKV_QUANT", ROOT / "target/release/rwkv-quant"))
+WINDOW, CALIBRATION, JUDGE, RESAMPLES = 512, 128, 64, 10_000
+LLAMA_TYPES = "Q8_0,Q6_K,Q5_K_M,Q4_K_M,IQ4_XS,Q3_K_M,Q2_K"
+
+
+def run(*command):
+    done = subprocess.run([str(c) for c in command], capture_output=True, text=True, errors="replace")
+    if done.returncode:
+        raise SystemExit(f"{' '.join(map(str, command))} failed:\n{done.stdout}{done.stderr}")
+    return done.stdout
+
+
+def convert(source, out, *flags):
+    start = time.monotonic()
+    run(PROGRAM, "--format", "json", "convert", source, out, "--force", "--vocab", "bytes", *flags)
+    return time.monotonic() - start
+
+
+def divergences(source, files, text):
+    """Of every file the mean divergence of each window."""
+    first, *others = files
+    more = ["--candidate", *others] if others else []
+    found = run(PROGRAM, "--format", "json", "eval-ppl", first, text, "--against", source, "--vocab", "bytes", *more)
+    by_path = {c["path"]: c["against"] for c in json.loads(found)["candidates"]}
+    return [by_path[str(f)]["kl_by_window"] for f in files]
+
+
+def interval(values):
+    """The mean of all windows, and between what the means of resampled windows lie."""
+    rng = random.Random(0)
+    n = len(values)
+    means = sorted(sum(rng.choices(values, k=n)) / n for _ in range(RESAMPLES))
+    return {"mean": sum(values) / n, "low": means[RESAMPLES // 40], "high": means[-RESAMPLES // 40 - 1]}
+
+
+def ladder(args, work, calibration, judge):
+    rows = []
+    for version in args.models.split(","):
+        source = ROOT / f"testdata/rwkv{version.removeprefix('v')}-bytes.pth"
+        gguf = version in ("v6", "v7")
+        kind, extension = ("q4_k_m", "gguf") if gguf else ("q4_0", "bin")
+        imatrix = work / f"{version}.imatrix.gguf"
+        run(PROGRAM, "calibrate", source, calibration, "-o", imatrix, "--vocab", "bytes", "--force")
+        calib, plain = ["--calib", calibration], ["--type", kind]
+        steps = {"rounded": plain, "search": [*plain, "--search", "best"]}
+        if gguf:
+            steps["importance"] = [*plain, "--search", "best", "--imatrix", imatrix]
+        steps["feedback"] = [*plain, *calib]
+        steps["equalized"] = [*plain, *calib, "--equalize"]
+        files = {name: work / f"{version}.{name}.{extension}" for name in [*steps, "allocated"]}
+        seconds = {name: convert(source, files[name], *flags) for name, flags in steps.items()}
+        size = files["feedback"].stat().st_size
+        seconds["allocated"] = convert(source, files["allocated"], *calib, *plain, "--equalize", "--target-size", size)
+        for (name, path), kls in zip(files.items(), divergences(source, list(files.values()), judge)):
+            row = {"model": source.name, "step": name, "type": kind, "bytes": path.stat().st_size}
+            rows.append({**row, "kl": interval(kls), "seconds": round(seconds[name], 1)})
+            print(json.dumps(rows[-1]), flush=True)
+    return rows
+
+
+def llama(args, work, calibration, judge):
+    rows = []
+    for version in args.models.split(","):
+        source = ROOT / f"testdata/rwkv{version.removeprefix('v')}-bytes.pth"
+        full, imatrix = work / f"{version}.f32.gguf", work / f"{version}.imatrix.gguf"
+        convert(source, full, "--type", "f32")
+        run(args.llama_bin / "llama-imatrix", "-m", full, "-f", calibration, "-o", imatrix, "-c", WINDOW, "-t", 2, "-ngl", 0)
+        for kind in args.types.split(","):
+            theirs, ours = work / f"{version}.{kind}.llama.gguf", work / f"{version}.{kind}.gguf"
+            run(args.llama_bin / "llama-quantize", "--imatrix", imatrix, full, theirs, kind)
+            size = theirs.stat().st_size
+            seconds = convert(source, ours, "--calib", calibration, "--target-size", size)
+            their_kl, our_kl = divergences(source, [theirs, ours], judge)
+            row = {
+                "model": source.name,
+                "type": kind,
+                "bytes": {"llama.cpp": size, "rwkv-quant": ours.stat().st_size},
+                "kl": {"llama.cpp": interval(their_kl), "rwkv-quant": interval(our_kl)},
+                "difference": interval([b - a for a, b in zip(their_kl, our_kl)]),
+                "ratio": sum(our_kl) / sum(their_kl),
+                "seconds": round(seconds, 1),
+            }
+            rows.append(row)
+            print(json.dumps(row), flush=True)
+    return rows
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(required=True)
+    for name, work, models in [("ladder", ladder, "v4,v5.2,v6,v7"), ("llama", llama, "v6,v7")]:
+        command = commands.add_parser(name)
+        command.set_defaults(work=work)
+        command.add_argument("--models", default=models)
+        command.add_argument("--record", type=Path)
+        if name == "llama":
+            command.add_argument("--llama-bin", type=Path, required=True)
+            command.add_argument("--types", default=LLAMA_TYPES)
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        work = Path(folder)
+        data = (ROOT / "testdata/heldout.txt").read_bytes()
+        calibration, judge = work / "calibration.txt", work / "judge.txt"
+        calibration.write_bytes(data[: CALIBRATION * WINDOW])
+        judge.write_bytes(data[-JUDGE * WINDOW :])
+        rows = args.work(args, work, calibration, judge)
+    if args.record:
+        args.record.write_text(json.dumps(rows, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,254 @@
+//! Asymmetric numeral systems in sixteen lanes.
+//!
+//! A state holds 16 to 32 bits. Decoding takes the symbol from the lowest 12 bits, shrinks the state by what the symbol
+//! was worth, and if less than 16 bits are left reads 16 more. Encoding is the same backwards, from the last symbol
+//! to the first. Symbol `i` of a group belongs to lane `i`, so that a processor works on many at a time; the lanes
+//! take their words from one stream in the order in which they need them.
+//!
+//! ```text
+//! 64      states after encoding, 16 x u32
+//! 2 n     words, u16 each
+//! ```
+
+use super::frequencies::{BITS, Frequencies, TOTAL};
+use super::{EntropyError, Fields};
+
+/// States that symbols go to in turn.
+pub const LANES: usize = 16;
+
+/// The least value of a state, and the one that encoding starts and decoding ends with.
+const LOW: u32 = 1 << 16;
+
+/// A table to encode with.
+#[derive(Clone, Debug)]
+pub struct Encode([Symbol; 256]);
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Symbol {
+    frequency: u32,
+    start: u32,
+}
+
+impl Encode {
+    /// The table of `frequencies`.
+    pub fn new(frequencies: &Frequencies) -> Encode {
+        let mut start = 0;
+        Encode(frequencies.parts().map(|f| {
+            let symbol = Symbol { frequency: f.into(), start };
+            start += symbol.frequency;
+            symbol
+        }))
+    }
+
+    /// Whether `symbol` has a frequency.
+    pub fn knows(&self, symbol: u8) -> bool {
+        self.0[usize::from(symbol)].frequency > 0
+    }
+}
+
+/// A table to decode with: for each value of the lowest bits of a state symbol (8 bits), frequency less one (12) and
+/// distance from the symbol's start (12).
+#[derive(Clone, Debug)]
+pub struct Decode(Box<[u32; TOTAL as usize]>);
+
+impl Decode {
+    /// The table of `frequencies`.
+    pub fn new(frequencies: &Frequencies) -> Decode {
+        let mut out = Box::new([0; TOTAL as usize]);
+        let mut slots = out.iter_mut();
+        for (symbol, f) in (0u32..).zip(frequencies.parts()) {
+            let f = u32::from(*f);
+            for (distance, slot) in (0..f).zip(&mut slots) {
+                *slot = symbol << 24 | (f - 1) << BITS | distance;
+            }
+        }
+        Decode(out)
+    }
+}
+
+/// Takes symbols from the last to the first.
+#[derive(Clone, Debug)]
+pub struct Encoder {
+    states: [u32; LANES],
+    /// Last first.
+    words: Vec<u16>,
+}
+
+impl Default for Encoder {
+    fn default() -> Self {
+        Encoder { states: [LOW; LANES], words: Vec::new() }
+    }
+}
+
+impl Encoder {
+    /// Puts `symbol` before all that were given already.
+    ///
+    /// # Panics
+    /// If there is no such lane. The table must [know](Encode::knows) the symbol.
+    #[inline(always)]
+    pub fn push(&mut self, lane: usize, table: &Encode, symbol: u8) {
+        let Symbol { frequency, start } = table.0[usize::from(symbol)];
+        debug_assert!(frequency > 0);
+        let frequency = frequency.max(1);
+        let mut x = self.states[lane];
+        if u64::from(x) >= u64::from(frequency) << (32 - BITS) {
+            self.words.push(x as u16);
+            x >>= 16;
+        }
+        self.states[lane] = ((x / frequency) << BITS) + x % frequency + start;
+    }
+
+    /// Appends the stream.
+    pub fn finish(&self, out: &mut Vec<u8>) {
+        for state in self.states {
+            out.extend(state.to_le_bytes());
+        }
+        out.extend(self.words.iter().rev().flat_map(|w| w.to_le_bytes()));
+    }
+}
+
+/// Gives symbols back from the first to the last.
+#[derive(Clone, Debug)]
+pub struct Decoder<'a> {
+    states: [u32; LANES],
+    words: &'a [u8],
+    /// Bytes read, perhaps beyond the end.
+    read: usize,
+}
+
+impl<'a> Decoder<'a> {
+    /// Starts at the front of a stream.
+    ///
+    /// # Errors
+    /// If there are no states, or one is less than it can be.
+    pub fn new(stream: &'a [u8]) -> Result<Decoder<'a>, EntropyError> {
+        let mut fields = Fields(stream);
+        let mut states = [0; LANES];
+        for state in &mut states {
+            *state = u32::from_le_bytes(fields.array("the states of the coder")?);
+            if *state < LOW {
+                return Err(EntropyError::Field { what: "a state of the coder", value: (*state).into() });
+            }
+        }
+        Ok(Decoder { states, words: fields.0, read: 0 })
+    }
+
+    /// Decodes `out.len()` symbols, each with the table that `which` has for it.
+    ///
+    /// # Panics
+    /// If the lengths differ or there is no such table.
+    #[inline(always)]
+    pub fn symbols(&mut self, tables: &[Decode], which: &[u8], out: &mut [u8]) {
+        assert_eq!(which.len(), out.len());
+        let (which, which_rest) = which.as_chunks::<LANES>();
+        let (groups, rest) = out.as_chunks_mut::<LANES>();
+        for (which, out) in which.iter().zip(groups) {
+            self.group(tables, which, out);
+        }
+        self.group(tables, which_rest, rest);
+    }
+
+    /// Decodes with one table.
+    #[inline(always)]
+    pub fn bytes(&mut self, table: &Decode, out: &mut [u8]) {
+        for out in out.chunks_mut(LANES) {
+            self.group(std::slice::from_ref(table), &[0; LANES][..out.len()], out);
+        }
+    }
+
+    /// One symbol of each of the first lanes.
+    #[inline(always)]
+    fn group(&mut self, tables: &[Decode], which: &[u8], out: &mut [u8]) {
+        let rest = self.words.get(self.read..).unwrap_or_default();
+        let mut padded = [0; 2 * LANES];
+        let window = match rest.first_chunk::<{ 2 * LANES }>() {
+            Some(window) => window,
+            None => {
+                padded[..rest.len()].copy_from_slice(rest);
+                &padded
+            }
+        };
+        let mut at = 0;
+        for ((state, which), out) in self.states.iter_mut().zip(which).zip(out) {
+            let x = *state;
+            let entry = tables[usize::from(*which)].0[(x & (TOTAL - 1)) as usize];
+            *out = (entry >> 24) as u8;
+            let frequency = (entry >> BITS & (TOTAL - 1)) + 1;
+            let x = frequency * (x >> BITS) + (entry & (TOTAL - 1));
+            let i = at & (2 * LANES - 2);
+            let word = u32::from(u16::from_le_bytes([window[i], window[i + 1]]));
+            let refill = x < LOW;
+            *state = if refill { x << 16 | word } else { x };
+            at += 2 * usize::from(refill);
+        }
+        self.read += at;
+    }
+
+    /// Whether all was read and each lane is back where encoding started.
+    ///
+    /// # Errors
+    /// If not: the stream was damaged.
+    pub fn finish(self) -> Result<(), EntropyError> {
+        const WHAT: &str = "the coded symbols";
+        match self.words.get(self.read..) {
+            None => Err(EntropyError::Truncated(WHAT)),
+            Some(rest) => Fields(rest).end(WHAT),
+        }?;
+        if self.states == [LOW; LANES] { Ok(()) } else { Err(EntropyError::State) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn encode(symbols: &[u8], table: &Encode) -> Vec<u8> {
+        let mut encoder = Encoder::default();
+        for (i, symbol) in symbols.iter().enumerate().rev() {
+            encoder.push(i % LANES, table, *symbol);
+        }
+        let mut out = Vec::new();
+        encoder.finish(&mut out);
+        out
+    }
+
+    fn decode(stream: &[u8], table: &Decode, n: usize) -> Result<Vec<u8>, EntropyError> {
+        let mut decoder = Decoder::new(stream)?;
+        let mut out = vec![0; n];
+        decoder.bytes(table, &mut out);
+        decoder.finish()?;
+        Ok(out)
+    }
+
+    proptest! {
+        #[test]
+        fn symbols_come_back_in_the_bits_of_their_entropy(
+            symbols in proptest::collection::vec(prop_oneof![Just(7u8), 0..4u8, any::<u8>()], 0..3000),
+        ) {
+            let mut counts = [0; 256];
+            for s in &symbols {
+                counts[usize::from(*s)] += 1;
+            }
+            let frequencies = Frequencies::new(&counts);
+            let stream = encode(&symbols, &Encode::new(&frequencies));
+            let bits = frequencies.bits(&counts) + 64.0 * 8.0;
+            prop_assert!(8.0 * stream.len() as f64 <= bits * 1.001 + 16.0);
+            let table = Decode::new(&frequencies);
+            prop_assert_eq!(decode(&stream, &table, symbols.len()), Ok(symbols.clone()));
+            if !symbols.is_empty() && stream.len() > 64 {
+                let short = decode(&stream[..stream.len() - 2], &table, symbols.len());
+                prop_assert!(short.is_err());
+            }
+        }
+
+        #[test]
+        fn any_bytes_are_symbols_or_an_error(
+            stream in proptest::collection::vec(any::<u8>(), 0..400), n in 0usize..500,
+        ) {
+            let table = Decode::new(&Frequencies::new(&std::array::from_fn(|i| i as u32)));
+            let _ = decode(&stream, &table, n);
+        }
+    }
+}

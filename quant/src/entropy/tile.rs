@@ -1,0 +1,333 @@
+//! Whole rows of codes as bytes that decode on their own, given their [`Model`].
+//!
+//! ```text
+//! [4 ...] if rows have classes: bytes that follow, plane of a byte a row
+//! 4 ...   bytes that follow, stream of `rans`: the symbols row by row, the symbol of column j in lane j mod 16
+//! 4 ...   bytes that follow, the lowest bits of codes whose table has a shift, in the order of the codes, lowest first
+//! ...     codes without a symbol: zigzag in LEB128, in their order
+//! ```
+
+use super::model::{ESCAPE, symbol};
+use super::rans::{Decode, Decoder, Encode, LANES};
+use super::{Codes, EntropyError, Fields, Model, planes, push_counted, push_varint, rans};
+use crate::arch::{self, Kernel, Lanes};
+
+/// Bytes of a tile beside what its codes take: states of the lanes, whose higher half comes to no use, and lengths.
+pub(crate) const FIXED_BYTES: usize = 2 * LANES + 12;
+
+/// Encodes tiles.
+#[derive(Clone, Debug)]
+pub struct Writer {
+    model: Model,
+    tables: Vec<Encode>,
+}
+
+impl Writer {
+    /// For a model that was [fitted](Model::fit).
+    pub fn new(model: Model) -> Writer {
+        let tables = model.tables.iter().map(|t| Encode::new(&t.frequencies)).collect();
+        Writer { model, tables }
+    }
+
+    /// The model.
+    pub fn model(&self) -> &Model {
+        &self.model
+    }
+
+    /// Appends a tile.
+    ///
+    /// # Panics
+    /// If the codes are not of the model's columns.
+    pub fn encode(&self, codes: Codes<'_>, out: &mut Vec<u8>) {
+        let Codes { values, cols } = codes;
+        assert!(cols == self.model.cols() && values.len().is_multiple_of(cols.max(1)));
+        let mut low = LowBits::default();
+        let mut listed = Vec::new();
+        let mut classes = Vec::with_capacity(values.len() / cols.max(1));
+        let mut symbols = vec![ESCAPE; values.len()];
+        let mut which = vec![0; cols];
+        let mut of = None;
+        for (row, symbols) in values.chunks_exact(cols.max(1)).zip(symbols.chunks_exact_mut(cols.max(1))) {
+            let class = self.model.row_class(row);
+            classes.push(class);
+            self.tables_of(class, &mut of, &mut which);
+            for ((code, out), table) in row.iter().zip(symbols).zip(&which) {
+                let table = usize::from(*table);
+                let shift = self.model.tables[table].shift;
+                *out = symbol(*code, shift);
+                if !self.tables[table].knows(*out) {
+                    *out = ESCAPE;
+                }
+                if *out == ESCAPE {
+                    push_varint((code << 1 ^ code >> 31) as u32, &mut listed);
+                } else if shift > 0 {
+                    low.push(*code as u32 & ((1 << shift) - 1), shift);
+                }
+            }
+        }
+        let mut encoder = rans::Encoder::default();
+        for (row, class) in symbols.chunks_exact(cols.max(1)).zip(&classes).rev() {
+            self.tables_of(*class, &mut of, &mut which);
+            for (j, (symbol, table)) in row.iter().zip(&which).enumerate().rev() {
+                encoder.push(j % LANES, &self.tables[usize::from(*table)], *symbol);
+            }
+        }
+        let mut part = Vec::new();
+        if self.model.rows.is_some() {
+            planes::encode(&classes, &mut part);
+            push_counted(&part, out);
+            part.clear();
+        }
+        encoder.finish(&mut part);
+        push_counted(&part, out);
+        push_counted(&low.finish(), out);
+        out.extend(listed);
+    }
+
+    /// The table of each column for rows of a class, unless they are there already.
+    fn tables_of(&self, class: u8, of: &mut Option<u8>, which: &mut [u8]) {
+        if of.replace(class) != Some(class) {
+            for (which, column) in which.iter_mut().zip(&self.model.columns) {
+                *which = self.model.table(class, *column);
+            }
+        }
+    }
+}
+
+/// Decodes tiles.
+#[derive(Clone, Debug)]
+pub struct Reader {
+    model: Model,
+    tables: Vec<Decode>,
+    shifted: bool,
+}
+
+impl Reader {
+    /// For the tiles of a model.
+    pub fn new(model: Model) -> Reader {
+        let tables = model.tables.iter().map(|t| Decode::new(&t.frequencies)).collect();
+        let shifted = model.tables.iter().any(|t| t.shift > 0);
+        Reader { model, tables, shifted }
+    }
+
+    /// Fills `out` with the codes of a tile.
+    ///
+    /// # Errors
+    /// [`EntropyError`] unless `bytes` are a tile of as many rows; `out` is then unspecified.
+    ///
+    /// # Panics
+    /// If `out` is no whole number of rows.
+    pub fn decode(&self, bytes: &[u8], out: &mut [f32]) -> Result<(), EntropyError> {
+        let cols = self.model.cols();
+        assert!(out.len().is_multiple_of(cols.max(1)));
+        let mut fields = Fields(bytes);
+        let mut classes = vec![0; out.len() / cols.max(1)];
+        if let Some(greatest) = self.model.rows {
+            planes::decode(fields.counted("the classes of rows")?, &mut classes)?;
+            if let Some(class) = classes.iter().find(|c| **c > greatest) {
+                return Err(EntropyError::Field { what: "the class of a row", value: (*class).into() });
+            }
+        }
+        let decoder = Decoder::new(fields.counted("the coded symbols")?)?;
+        let low = ReadBits { bytes: fields.counted("the lowest bits")?, ..ReadBits::default() };
+        arch::dispatch(DecodeTile { reader: self, classes: &classes, decoder, low, listed: fields, out })
+    }
+}
+
+struct DecodeTile<'a> {
+    reader: &'a Reader,
+    classes: &'a [u8],
+    decoder: Decoder<'a>,
+    low: ReadBits<'a>,
+    listed: Fields<'a>,
+    out: &'a mut [f32],
+}
+
+impl Kernel for DecodeTile<'_> {
+    type Output = Result<(), EntropyError>;
+
+    #[inline(always)]
+    fn run<S: Lanes>(mut self, _: S) -> Self::Output {
+        let Reader { model, tables, shifted } = self.reader;
+        let cols = model.cols();
+        let mut which = vec![0; cols];
+        let mut symbols = vec![0; cols];
+        let mut of = None;
+        for (out, class) in self.out.chunks_exact_mut(cols.max(1)).zip(self.classes) {
+            if of.replace(*class) != Some(*class) {
+                for (which, column) in which.iter_mut().zip(&model.columns) {
+                    *which = model.table(*class, *column);
+                }
+            }
+            self.decoder.symbols(tables, &which, &mut symbols);
+            let mut escapes = false;
+            for (out, symbol) in out.iter_mut().zip(&symbols) {
+                *out = f32::from(i16::from(*symbol) - 128);
+                escapes |= *symbol == ESCAPE;
+            }
+            if escapes || *shifted {
+                for ((out, symbol), which) in out.iter_mut().zip(&symbols).zip(&which) {
+                    let shift = model.tables[usize::from(*which)].shift;
+                    let code = if *symbol == ESCAPE {
+                        let v = self.listed.varint("a code by itself")?;
+                        (v >> 1) as i32 ^ -((v & 1) as i32)
+                    } else {
+                        ((i32::from(*symbol) - 128) << shift) + self.low.next(shift)? as i32
+                    };
+                    *out = code as f32;
+                }
+            }
+        }
+        self.decoder.finish()?;
+        self.low.finish()?;
+        self.listed.end("a tile")
+    }
+}
+
+/// Collects bits, lowest first.
+#[derive(Debug, Default)]
+struct LowBits {
+    bytes: Vec<u8>,
+    bits: u64,
+    n: u32,
+}
+
+impl LowBits {
+    fn push(&mut self, value: u32, n: u8) {
+        self.bits |= u64::from(value) << self.n;
+        self.n += u32::from(n);
+        while self.n >= 8 {
+            self.bytes.push(self.bits as u8);
+            self.bits >>= 8;
+            self.n -= 8;
+        }
+    }
+
+    fn finish(mut self) -> Vec<u8> {
+        if self.n > 0 {
+            self.bytes.push(self.bits as u8);
+        }
+        self.bytes
+    }
+}
+
+/// Gives them back.
+#[derive(Debug, Default)]
+struct ReadBits<'a> {
+    bytes: &'a [u8],
+    bits: u64,
+    n: u32,
+}
+
+impl ReadBits<'_> {
+    #[inline(always)]
+    fn next(&mut self, n: u8) -> Result<u32, EntropyError> {
+        while self.n < u32::from(n) {
+            let (byte, rest) = self.bytes.split_first().ok_or(EntropyError::Truncated("the lowest bits"))?;
+            self.bytes = rest;
+            self.bits |= u64::from(*byte) << self.n;
+            self.n += 8;
+        }
+        let value = self.bits & ((1 << n) - 1);
+        self.bits >>= n;
+        self.n -= u32::from(n);
+        Ok(value as u32)
+    }
+
+    fn finish(self) -> Result<(), EntropyError> {
+        Fields(self.bytes).end("the lowest bits")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::random::Random;
+
+    /// Codes whose size depends on row and column.
+    fn codes(rows: usize, cols: usize, size: f64, seed: u64) -> Vec<i32> {
+        let mut random = Random::new(seed);
+        let mut factors = |n: usize| (0..n).map(|_| random.normal().abs() + 0.02).collect::<Vec<f64>>();
+        let (of_rows, of_columns) = (factors(rows), factors(cols));
+        (0..rows * cols)
+            .map(|i| (random.normal() * size * of_rows[i / cols] * of_columns[i % cols]) as i32)
+            .collect()
+    }
+
+    /// Bytes of model and tile.
+    fn round_trip(sample: &[i32], all: &[i32], cols: usize) -> usize {
+        let (model, _) = Model::fit(Codes { values: sample, cols }, all.len() / cols);
+        let mut head = Vec::new();
+        model.write(&mut head);
+        let mut bytes = Vec::new();
+        Writer::new(model).encode(Codes { values: all, cols }, &mut bytes);
+        let reader = Reader::new(Model::read(&head, cols).unwrap());
+        let mut out = vec![0.0; all.len()];
+        reader.decode(&bytes, &mut out).unwrap();
+        assert!(out.iter().zip(all).all(|(out, code)| *out == *code as f32));
+        for end in (0..bytes.len()).step_by(97) {
+            assert!(reader.decode(&bytes[..end], &mut out).is_err(), "{end} of {}", bytes.len());
+        }
+        head.len() + bytes.len()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(48))]
+
+        #[test]
+        fn codes_come_back(rows in 0usize..20, cols in 1usize..90, octaves in 0..20i32, seed in any::<u64>()) {
+            let all = codes(rows, cols, f64::from(octaves).exp2(), seed);
+            round_trip(&all, &all, cols);
+            round_trip(&all[..rows / 2 * cols], &all, cols);
+        }
+
+        #[test]
+        fn damage_is_an_error_or_other_codes(
+            at in any::<proptest::sample::Index>(), flip in 1..=255u8, size in 0.5..200.0, seed in any::<u64>(),
+        ) {
+            let cols = 50;
+            let all = codes(40, cols, size, seed);
+            let (model, _) = Model::fit(Codes { values: &all, cols }, 40);
+            let mut head = Vec::new();
+            model.write(&mut head);
+            let mut bytes = Vec::new();
+            Writer::new(model).encode(Codes { values: &all, cols }, &mut bytes);
+            let reader = Reader::new(Model::read(&head, cols).unwrap());
+            let mut out = vec![0.0; all.len()];
+            let mut damaged = bytes.clone();
+            damaged[at.index(bytes.len())] ^= flip;
+            let _ = reader.decode(&damaged, &mut out);
+            let i = at.index(head.len());
+            head[i] ^= flip;
+            if let Ok(model) = Model::read(&head, cols) {
+                let _ = Reader::new(model).decode(&bytes, &mut out);
+            }
+            prop_assert!(Model::read(&head[..i], cols).is_err());
+        }
+
+        #[test]
+        fn any_bytes_are_a_model_or_an_error(bytes in proptest::collection::vec(0..5u8, 0..200)) {
+            if let Ok(model) = Model::read(&bytes, 7) {
+                let _ = Reader::new(model).decode(&bytes, &mut [0.0; 21]);
+            }
+        }
+    }
+
+    #[test]
+    fn classes_save_bits() {
+        let (rows, cols) = (256, 256);
+        let all = codes(rows, cols, 5.0, 3);
+        let mut counts = std::collections::BTreeMap::new();
+        for v in &all {
+            *counts.entry(*v).or_insert(0.0) += 1.0;
+        }
+        let n = all.len() as f64;
+        let one_table: f64 = counts.values().map(|c: &f64| c * (n / c).log2()).sum::<f64>() / n;
+        let bits = 8.0 * round_trip(&all, &all, cols) as f64 / n;
+        assert!(bits < one_table - 0.2, "{bits} {one_table}");
+        let (_, expected) = Model::fit(Codes { values: &all, cols }, rows);
+        assert!((bits - expected).abs() < 0.03, "{bits} {expected}");
+    }
+}

@@ -1,0 +1,171 @@
+//! Branches of low rank beside quantized matrices: `W ~ Q(W - up down) + up down` (SVDQuant, arXiv 2411.05007, without
+//! its activations).
+//!
+//! The file holds the quantized rests; the branches stand beside it, as a LoRA adapter that llama.cpp and ollama load
+//! with it: `OUT.lora.gguf` beside `OUT.gguf`, factors F16, alpha the rank, so that their scale is 1. Only both together
+//! are the model: each says so in [`KEY`].
+
+use std::path::{Path, PathBuf};
+
+use formats::{Layout, Mapped, Metadata, Planned, Value, gguf};
+use quant::Encoding;
+
+use crate::error::{Error, Result};
+use crate::model::{Model, Role, wildcard};
+use crate::plan::{Plan, Write};
+use crate::targets::gguf::Gguf;
+use crate::targets::{Target, lora_metadata, lora_names};
+
+/// The key, in a file and its adapter, of the rank of the branches.
+pub const KEY: &str = "rwkv-quant.low_rank.rank";
+
+/// What the factors are stored in.
+pub const FACTORS: Encoding = Encoding::F16;
+
+/// Memory that dividing a matrix takes, for each of its values: the matrix, its rest, decoded blocks, errors, f32 each,
+/// and two rounds' blocks.
+const BYTES_PER_VALUE: u64 = 6 * 4 + 2;
+
+/// Branches on the command line.
+#[derive(Clone, Debug, Default, PartialEq, Eq, clap::Args)]
+#[command(next_help_heading = "Branches of low rank")]
+pub struct BranchFlags {
+    /// Keep so many dimensions of every matrix apart from what is quantized, in a LoRA adapter to load with the model,
+    /// OUTPUT.lora.gguf; a matrix that it does not help gets none
+    #[arg(long, value_name = "RANK", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub low_rank: Option<u16>,
+    /// Only of the matrices of this name in the file (* stands for anything), the head too; may be given several times
+    /// [default: all but the head, which has more bits]
+    #[arg(long, value_name = "PATTERN", requires = "low_rank")]
+    pub low_rank_for: Vec<String>,
+}
+
+impl BranchFlags {
+    /// What is asked for.
+    pub fn wanted(&self) -> Option<Branches> {
+        let rank = usize::from(self.low_rank?);
+        Some(Branches { rank, patterns: self.low_rank_for.clone() })
+    }
+}
+
+/// Which matrices are to get branches of which rank.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Branches {
+    /// Dimensions of each.
+    pub rank: usize,
+    /// Names of the matrices; all but the head if there are none.
+    pub patterns: Vec<String>,
+}
+
+impl Branches {
+    /// The key of a file whose matrices lack their branches, and of the adapter.
+    pub fn key(&self) -> (String, Value) {
+        (KEY.to_owned(), Value::U32(self.rank.try_into().unwrap_or(u32::MAX)))
+    }
+
+    /// Whether a tensor may get one: a quantized matrix that llama.cpp applies adapters to, with more dimensions than
+    /// the branch.
+    pub fn takes(&self, write: &Write) -> bool {
+        let named = |pattern: &String| wildcard(pattern, &write.name);
+        let wanted = match write.role {
+            Role::Matrix => self.patterns.is_empty() || self.patterns.iter().any(named),
+            Role::Head => self.patterns.iter().any(named),
+            _ => false,
+        };
+        let (rows, cols) = (write.values.rows(), write.values.cols());
+        wanted && !write.encoding.is_plain() && rows.min(cols) > self.rank
+    }
+
+    /// Refuses plans whose file cannot have branches, or that no matrix of gets one.
+    ///
+    /// # Errors
+    /// [`Error::Usage`].
+    pub fn admit(&self, plan: &Plan) -> Result<()> {
+        let refuse = |what: String, help: &str| Err(Error::Usage { what, help: help.to_owned() });
+        if plan.target.id() != Gguf.id() {
+            return refuse(
+                format!("nothing loads {} files with branches of low rank", plan.target.name()),
+                "write .gguf, or leave --low-rank out",
+            );
+        }
+        if let Some(pattern) =
+            self.patterns.iter().find(|p| !plan.tensors.iter().any(|t| wildcard(p, &t.name)))
+        {
+            return refuse(
+                format!("--low-rank-for {pattern:?} is the name of no tensor of the file"),
+                "take names from --dry-run: 'blk.*.time_mix_key.weight'",
+            );
+        }
+        if !plan.tensors.iter().any(|t| self.takes(t)) {
+            return refuse(
+                format!("no quantized matrix can have a branch of rank {}", self.rank),
+                "choose a quantized --type, a lower rank, or leave --low-rank out",
+            );
+        }
+        Ok(())
+    }
+
+    /// About the memory that dividing the largest matrix takes.
+    pub fn peak_bytes(&self, plan: &Plan) -> u64 {
+        let taken = plan.tensors.iter().filter(|t| self.takes(t));
+        taken.map(|t| t.values.elements() as u64 * BYTES_PER_VALUE).max().unwrap_or(0)
+    }
+
+    /// The size of the adapter if every matrix gets its branch.
+    ///
+    /// # Errors
+    /// If GGUF cannot hold it.
+    pub fn most_bytes(&self, plan: &Plan, model: &Model) -> Result<u64> {
+        let all = plan.tensors.iter().filter(|t| self.takes(t)).flat_map(|t| self.planned(t));
+        let layout: Layout = gguf::place(&self.metadata(model)?, &all.collect::<Vec<_>>())?.into();
+        Ok(layout.total_bytes())
+    }
+
+    /// The adapter with these branches, as a file.
+    ///
+    /// # Errors
+    /// If GGUF cannot hold it.
+    pub fn adapter(&self, plan: &Plan, model: &Model, branches: &[Branch]) -> Result<Vec<u8>> {
+        let tensors = branches.iter().flat_map(|b| self.planned(&plan.tensors[b.tensor]));
+        let layout: Layout = gguf::place(&self.metadata(model)?, &tensors.collect::<Vec<_>>())?.into();
+        let mut file = vec![0; usize::try_from(layout.total_bytes()).unwrap_or(usize::MAX)];
+        let factors = branches.iter().flat_map(|b| {
+            let up = plan.tensors[b.tensor].values.rows() * self.rank * FACTORS.block_bytes();
+            let (up, down) = b.factors.bytes().split_at(up);
+            [down, up]
+        });
+        let factors = layout.offsets().iter().copied().zip(factors.map(<[u8]>::to_vec));
+        for (offset, bytes) in layout.finish(&vec![0; layout.offsets().len()]).into_iter().chain(factors) {
+            file[offset as usize..][..bytes.len()].copy_from_slice(&bytes);
+        }
+        Ok(file)
+    }
+
+    fn metadata(&self, model: &Model) -> Result<Metadata> {
+        let mut metadata = lora_metadata(model, self.rank as f32)?;
+        metadata.push(self.key());
+        Ok(metadata)
+    }
+
+    /// The two factors of a branch: `down` and `up`.
+    fn planned(&self, write: &Write) -> [Planned; 2] {
+        let [a, b] = lora_names(&write.name);
+        let factor = |name, shape: [usize; 2]| Planned { name, encoding: FACTORS, shape: shape.to_vec() };
+        let (rows, cols) = (write.values.rows(), write.values.cols());
+        [factor(a, [self.rank, cols]), factor(b, [rows, self.rank])]
+    }
+}
+
+/// The branch of a matrix.
+#[derive(Debug)]
+pub struct Branch {
+    /// Number of its tensor in the plan.
+    pub tensor: usize,
+    /// `up` (`[rows, rank]`), then `down` (`[rank, cols]`), in [`FACTORS`].
+    pub factors: Mapped,
+}
+
+/// Where the adapter of the file `out` is: `NAME.lora.gguf` beside `NAME.gguf`.
+pub fn path(out: &Path) -> PathBuf {
+    out.with_extension("lora.gguf")
+}
