@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """What other output layers (`--head`) read and lose: certified ones (exact by proof) and clustered ones (approximate).
 
-    python benches/head.py [--record OUT.json] [--large MODEL] [--windows 4]
+    python benches/head.py [--record OUT.json] [--bytes 200001] [--large MODEL] [--windows 4]
 
-On the trained models of testdata, all of testdata/heldout.txt in windows of 512, 256 and 128 tokens, each from an empty state: for
+On the trained models of testdata, testdata/heldout.txt (or its first so many bytes) in windows of 512, 256 and 128 tokens, each from an empty state: for
 certified heads the share of positions whose likeliest 1, or 10, tokens are those of the full head, in their order and with its
 logits to the last bit, and the bytes read. Clustered heads are fitted to the last 64 KB of that text and measured on the first
 64 KB. `--large` is a model with a vocabulary of 65536, of which so many windows of 512 tokens are run, for example the one that
@@ -77,24 +77,29 @@ def table(records):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--record", type=Path)
+    parser.add_argument("--bytes", type=int, default=HELD_OUT.stat().st_size)
     parser.add_argument("--large", type=Path)
     parser.add_argument("--windows", type=int, default=4)
     args = parser.parse_args()
     records = []
-    for name in TRAINED:
+    with tempfile.TemporaryDirectory() as folder:
+        folder = Path(folder)
+        text = folder / "part.txt"
+        text.write_bytes(HELD_OUT.read_bytes()[: args.bytes])
         for ctx in (512, 256, 128):
-            records += heads(ROOT / f"testdata/{name}.pth", HELD_OUT, ["certified", "certified:10"], "--ctx", ctx)
+            for name in TRAINED:
+                records += heads(ROOT / f"testdata/{name}.pth", text, ["certified", "certified:10"], "--ctx", ctx)
+                print(records[-2:], flush=True)
+        for name in TRAINED:
+            records += clustered(ROOT / f"testdata/{name}.pth", folder)
+    if args.large:
+        names = ["certified", "certified:50", "clustered:256,0.95"]
+        records += heads(args.large, HELD_OUT, names, "--windows", args.windows)
     exact = [r for r in records if r["head"] == "certified:1"]
     summary = {
         "positions": sum(r["positions"] for r in exact),
         "positions_with_the_full_heads_first_choice": sum(round(r["positions"] * r["best_kept"]) for r in exact),
     }
-    with tempfile.TemporaryDirectory() as folder:
-        for name in TRAINED:
-            records += clustered(ROOT / f"testdata/{name}.pth", Path(folder))
-    if args.large:
-        names = ["certified", "certified:50", "clustered:256,0.95"]
-        records += heads(args.large, HELD_OUT, names, "--windows", args.windows)
     table(records)
     print(summary)
     if args.record:
