@@ -241,7 +241,7 @@ fn channels_are_rescaled_on_request() {
     }
     let third = dir.path().join("third.gguf");
     let ran =
-        run(["convert", one.to_str().unwrap(), third.to_str().unwrap(), "-t", "f16", "--lora", "any.pth"]);
+        run(["convert", one.to_str().unwrap(), third.to_str().unwrap(), "-t", "f16", "--lora", &source()]);
     assert_eq!(ran.status, 1);
     assert!(ran.stderr.contains("rescaled channels"), "{}", ran.stderr);
 }
