@@ -13,6 +13,12 @@ const NEAR: f64 = 1e-3;
 /// How often steps are tried.
 const TRIALS: usize = 12;
 
+/// Weights of a sample of which a part is tried first.
+const LARGE: usize = 1 << 17;
+
+/// Every which row that is.
+const PART: usize = 4;
+
 /// Bits of a step or a scale.
 const F16_BITS: f64 = 16.0;
 
@@ -37,10 +43,15 @@ pub(super) fn row_scale(values: &[f32], codes: &[i32], steps: &[f32]) -> f16 {
 pub(super) fn fit(sample: Rows<'_>, rows: usize, feedback: Option<&Feedback>, bits: f64) -> Design {
     let cols = sample.cols;
     let fit = Fit { sample, rows, feedback, sizes: sizes(sample, feedback) };
+    // A part of the sample tells nearly which steps it will be.
+    let part: Vec<f32> = sample.values.chunks_exact(cols.max(1)).step_by(PART).flatten().copied().collect();
+    let part = Fit { sample: Rows::new(&part, cols), rows, feedback, sizes: fit.sizes.clone() };
+    let near =
+        |flags| if sample.values.len() < LARGE { None } else { Some(part.at_rate(flags, bits, None).at) };
     if feedback.is_some() {
-        return fit.at_rate(STEPS, bits).design(STEPS);
+        return fit.at_rate(STEPS, bits, near(STEPS)).design(STEPS);
     }
-    let plain = fit.at_rate(0, bits);
+    let plain = fit.at_rate(0, bits, near(0));
     // What steps or scales gain in error, as bits, against what they take.
     let gain = |flags| {
         let with = fit.error(&plain, flags);
@@ -49,7 +60,7 @@ pub(super) fn fit(sample: Rows<'_>, rows: usize, feedback: Option<&Feedback>, bi
     let steps = gain(STEPS) - F16_BITS / rows.max(1) as f64;
     let scales = gain(SCALES) - F16_BITS / cols.max(1) as f64;
     let flags = if steps > 0.0 { STEPS } else { 0 } | if scales > 0.0 { SCALES } else { 0 };
-    if flags == 0 { plain.design(0) } else { fit.at_rate(flags, bits).design(flags) }
+    if flags == 0 { plain.design(0) } else { fit.at_rate(flags, bits, Some(plain.at)).design(flags) }
 }
 
 /// The step of each column for `c = 1`.
@@ -72,6 +83,8 @@ struct Fit<'a> {
 
 /// Steps, and the codes that they give.
 struct Trial {
+    /// The logarithm of the step.
+    at: f64,
     scale: f32,
     inverse: Vec<f32>,
     steps: Vec<f32>,
@@ -82,13 +95,13 @@ struct Trial {
 
 impl Fit<'_> {
     /// Finds the steps for the rate, by regula falsi on the logarithm of the step.
-    fn at_rate(&self, flags: u8, bits: f64) -> Trial {
+    fn at_rate(&self, flags: u8, bits: f64, start: Option<f64>) -> Trial {
         let n = self.sample.values.len().max(1) as f64;
         let power = self.sample.values.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>() / n;
         let size =
             self.sizes.iter().map(|s| log2(s.max(1e-30))).sum::<f64>() / self.sizes.len().max(1) as f64;
         // The entropy of a normal density of variance 1 is 2.05 bits.
-        let mut at = 0.5 * log2(power.max(1e-60)) + 2.05 - bits - size;
+        let mut at = start.unwrap_or(0.5 * log2(power.max(1e-60)) + 2.05 - bits - size);
         let mut best = self.trial(flags, at);
         let (mut above, mut below) = (None, None);
         let mut last = best.bits;
@@ -145,7 +158,7 @@ impl Fit<'_> {
         let beside = |flag, n: usize| if flags & flag != 0 { F16_BITS / n.max(1) as f64 } else { 0.0 };
         let states = (super::tile_bytes(self.rows) * 8) as f64 / (self.rows * cols).max(1) as f64;
         let bits = coded + beside(STEPS, self.rows) + beside(SCALES, cols) + states;
-        Trial { scale, inverse, steps, codes, model, bits }
+        Trial { at, scale, inverse, steps, codes, model, bits }
     }
 
     /// The one step that fits all codes best, near the one they were rounded with.
