@@ -25,7 +25,20 @@ use crate::size;
 use crate::targets::{self, Chat, Content, Output, TARGETS, Target};
 
 /// The file type beside goals, which choose the types themselves: what the file calls itself.
-const BESIDE_GOALS: &str = "q4_k_m";
+///
+/// # Errors
+/// [`Error::Usage`] if the target's types cannot be chosen one by one.
+fn beside_goals(target: &dyn Target) -> Result<&'static FileType> {
+    const USUAL: [&str; 2] = ["q4_k_m", "q5_1"];
+    let usual = USUAL.into_iter().map(FileType::named).find(|t| t.as_ref().is_ok_and(|t| target.holds(t)));
+    match usual {
+        Some(file_type) if !target.rungs().is_empty() => file_type,
+        _ => Err(Error::Usage {
+            what: format!("the types of {} files cannot be mixed freely", target.name()),
+            help: "give --type, or write .gguf".to_owned(),
+        }),
+    }
+}
 
 /// What is asked for: from what to what, and how.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -147,7 +160,7 @@ impl Request {
         let target = targets::choose(&self.output, self.to.as_deref())?;
         let asked = match (&self.goals.recipe, self.file_type) {
             _ if self.goals.preset.is_some() => self.goals.preset.map(Preset::file_type).transpose()?,
-            (None, None) if self.goals.is_wanted() => Some(FileType::named(BESIDE_GOALS)?),
+            (None, None) if self.goals.is_wanted() => Some(beside_goals(target)?),
             (None, asked) => asked,
             (Some(path), asked) => {
                 let (stated, _) = Types::load(path)?;

@@ -57,7 +57,8 @@ impl Goals {
     pub fn is_wanted(&self) -> bool {
         self.preset.is_some()
             || self.target_size.is_some()
-            || self.target_bpw.is_some() || self.target_kl.is_some()
+            || self.target_bpw.is_some()
+            || self.target_kl.is_some()
     }
 
     /// Chooses the types of the tensors of `plan`; `models` is its source, opened twice.

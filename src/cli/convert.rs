@@ -14,16 +14,16 @@ pub(super) struct Args {
     #[command(flatten)]
     request: Request,
     /// Do one part of the tensors only, the second of four, into the file OUTPUT.shard-2of4; see `rwkv-quant merge`
-    #[arg(long, value_name = "I/N")]
+    #[arg(long, value_name = "I/N", help_heading = "Options")]
     shard: Option<Shard>,
     /// The same, where Slurm or Kubernetes says which of so many parts this one is
-    #[arg(long, value_name = "N", conflicts_with = "shard", value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, value_name = "N", help_heading = "Options", conflicts_with = "shard", value_parser = clap::value_parser!(u16).range(1..))]
     shards: Option<u16>,
     /// Show what would be written, and write nothing
-    #[arg(long)]
+    #[arg(long, help_heading = "Options")]
     dry_run: bool,
     /// Replace the output if it exists
-    #[arg(long, short = 'f')]
+    #[arg(long, short = 'f', help_heading = "Options")]
     force: bool,
 }
 

@@ -3,8 +3,8 @@
 mod presets;
 mod types;
 
-use quant::Encoding;
 pub use presets::Preset;
+use quant::Encoding;
 pub use types::Types;
 
 use crate::branches::Branches;

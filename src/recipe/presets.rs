@@ -94,7 +94,8 @@ impl Preset {
 
     /// What all presets gave, as a table in Markdown.
     pub fn table() -> String {
-        let mut table = "| Preset | Model | Bytes | Bits a weight | KL (95 %) | Same top token |\n".to_owned();
+        let mut table =
+            "| Preset | Model | Bytes | Bits a weight | KL (95 %) | Same top token |\n".to_owned();
         table += "| --- | --- | ---: | ---: | ---: | ---: |\n";
         for m in measured() {
             table += &format!(
