@@ -8,7 +8,8 @@
 `ladder`: rounding, longer search, importance, feedback of errors, rescaled channels, chosen types; each step has all those before
 it, but for the importance, which calibration measures itself. Versions 6 and 7 as GGUF q4_k_m, 4 and 5.2 as rwkv.cpp's Q4_0.
 `presets`: what `convert --preset` gives.
-`llama`: llama-quantize --imatrix against `convert --calib TEXT --target-size ITS_BYTES`, both from the same text.
+`llama`: llama-quantize --imatrix, from a GGUF in bf16 as the checkpoint is (what it keeps of it is as small as can be), against
+`convert --calib TEXT --target-size ITS_BYTES`, both from the same text.
 
 The text to calibrate on is the first 128 windows of 512 tokens of testdata/heldout.txt; KL against the source is measured on the
 last 64 windows by `rwkv-quant eval-ppl` with the weights as stored and f32 arithmetic. Intervals of 95 % are bootstrapped over
@@ -112,8 +113,8 @@ def llama(args, work, calibration, judge):
     rows = []
     for version in args.models.split(","):
         source = ROOT / f"testdata/rwkv{version.removeprefix('v')}-bytes.pth"
-        full, imatrix = work / f"{version}.f32.gguf", work / f"{version}.imatrix.gguf"
-        convert(source, full, "--type", "f32")
+        full, imatrix = work / f"{version}.bf16.gguf", work / f"{version}.imatrix.gguf"
+        convert(source, full, "--type", "bf16")
         run(args.llama_bin / "llama-imatrix", "-m", full, "-f", calibration, "-o", imatrix, "-c", WINDOW, "-t", 2, "-ngl", 0)
         for kind in args.types.split(","):
             theirs, ours = work / f"{version}.{kind}.llama.gguf", work / f"{version}.{kind}.gguf"
