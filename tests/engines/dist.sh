@@ -22,19 +22,19 @@ check "it is for no dynamic linker" bash -c "! readelf --program-headers '$progr
 check "it needs no library" bash -c "! readelf --dynamic '$program' | grep -q NEEDED"
 
 # Nothing but the program and a model.
-mkdir "$out/root"
-cp "$program" testdata/rwkv7-bytes.pth "$out/root"
+mkdir "$out/empty"
+cp "$program" testdata/rwkv7-bytes.pth "$out/empty"
 alone() {
     if [ "$(id -u)" = 0 ]; then
-        chroot "$out/root" "$@"
+        chroot "$out/empty" "$@"
     else
-        unshare --user --map-root-user --root="$out/root" --wd=/ "$@"
+        unshare --user --map-root-user --root="$out/empty" --wd=/ "$@"
     fi
 }
 check "it converts, alone" alone /rwkv-quant --format quiet convert /rwkv7-bytes.pth /out.gguf --type q4_k_m
 check "it verifies, alone" alone /rwkv-quant --format quiet verify /out.gguf
 "$program" --format quiet convert testdata/rwkv7-bytes.pth "$out/here.gguf" --type q4_k_m
-check "the bytes are the same" cmp "$out/root/out.gguf" "$out/here.gguf"
+check "the bytes are the same" cmp "$out/empty/out.gguf" "$out/here.gguf"
 
 cargo install --path . --root "$out/installed" --locked --quiet --target-dir target
 check "cargo install brings it" test "$("$out/installed/bin/rwkv-quant" --version)" = "rwkv-quant $version"
@@ -49,6 +49,6 @@ python3 -m venv "$out/fresh"
 check "the wheel brings it" test "$("$out/fresh/bin/rwkv-quant" --version)" = "rwkv-quant $version"
 rm -f "$out/here.gguf"
 "$out/fresh/bin/rwkv-quant" --format quiet convert testdata/rwkv7-bytes.pth "$out/here.gguf" --type q4_k_m
-check "and works" cmp "$out/root/out.gguf" "$out/here.gguf"
+check "and works" cmp "$out/empty/out.gguf" "$out/here.gguf"
 echo "$passed passed, $failed failed"
 [ "$failed" = 0 ]
