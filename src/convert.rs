@@ -101,6 +101,10 @@ pub struct Request {
     /// What it is calibrated on
     #[command(flatten)]
     pub calibration: Settings,
+    /// Fit every matrix to what meets it in the source, not to what the matrices rounded before it make of that: a
+    /// little worse, but each can be done on another machine (--shard)
+    #[arg(long, requires = "calib", help_heading = "Calibration")]
+    pub calib_independent: bool,
     /// How large or good it is to be
     #[command(flatten)]
     pub goals: Goals,
@@ -139,6 +143,8 @@ pub struct Prepared {
     pub(crate) text: Option<(Text, Model)>,
     /// Whether every matrix is fitted to what meets it in the source.
     pub(crate) independent: bool,
+    /// What else the calibrated bytes depend on, besides source, plan and text.
+    how: String,
     /// What became of the matrices that are encoded before the file is written.
     pub(crate) done: Done,
     /// Size of the adapter with the branches of low rank: at most, then really.
@@ -307,7 +313,8 @@ impl Request {
             imatrix: self.imatrix.clone(),
             output: self.output.clone(),
             text,
-            independent: self.calibration.calib_independent,
+            independent: self.calib_independent,
+            how: format!("{:?} {:?} {:?}", self.calib_independent, self.equalize, self.adapters),
             done: Done::default(),
             adapter_bytes,
             modelfile: self.modelfile,
@@ -534,7 +541,7 @@ impl Prepared {
         if let Some(path) = self.paths().find(|path| !force && path.exists()) {
             return Err(Error::Exists { path });
         }
-        let store = Store::open(&self.output, &calibrate::identity(&self.plan, &self.model))?;
+        let store = Store::open(&self.output, &calibrate::identity(&self.plan, &self.model, &self.how))?;
         let (plan, source, independent) = (&mut self.plan, &self.model, self.independent);
         let work = || match text {
             Some((text, model)) => calibrate::encode(plan, model, &text, independent, &store, observer, stop),

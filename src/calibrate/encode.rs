@@ -13,8 +13,9 @@ use super::store::Kept;
 use super::{Store, Text};
 use crate::branches::Branch;
 use crate::error::Result;
+use crate::eval;
 use crate::model::{Model, Role};
-use crate::pipeline::{self, Observer, Stop};
+use crate::pipeline::{self, GENERATION, Observer, Stop};
 use crate::plan::Plan;
 use crate::runner::{Moments, Options, Runner, Walk};
 use crate::verify::sha256;
@@ -134,13 +135,19 @@ pub fn divide(
     Ok(done)
 }
 
-/// What finished matrices are for: the program's version, the source, the files to be written, the text.
-pub fn identity(plan: &Plan, model: &Model) -> String {
+/// What finished matrices are for: the program, the source, the files to be written, the importance of columns, the text,
+/// and `how` else they are made.
+pub fn identity(plan: &Plan, model: &Model, how: &str) -> String {
     let sources = model.files().map(sha256).collect::<Vec<_>>().join(" ");
     let trace = plan.recipe.calibration.as_ref();
     let tokens = trace.map_or("", |t| t.sha256.as_str());
     let branches = plan.recipe.branches.as_ref().map_or(String::new(), |b| format!(" | {b:?}"));
-    format!("{} {} | {} | {tokens}{branches}\n", env!("CARGO_PKG_VERSION"), sources, plan.frame_sha256())
+    let program = env!("CARGO_PKG_VERSION");
+    let importance = plan.tensors.iter().flat_map(|t| t.importance.iter().flat_map(|columns| columns.iter()));
+    let importance: Vec<u8> = importance.flat_map(|v| v.to_le_bytes()).collect();
+    let importance = eval::sha256([importance.as_slice()]);
+    let frame = plan.frame_sha256();
+    format!("{program} {GENERATION} {sources} | {frame} | {importance} | {tokens} {how}{branches}\n")
 }
 
 /// About the memory that [`encode`] takes.

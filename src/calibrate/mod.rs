@@ -62,10 +62,6 @@ pub struct Settings {
     /// Tokens of a sequence, each from an empty state [default: 512]
     #[arg(long, value_name = "N", requires = "calib")]
     pub calib_ctx: Option<usize>,
-    /// Fit every matrix to what meets it in the source, not to what the matrices rounded before it make of that: a
-    /// little worse, but each can be done on another machine (--shard)
-    #[arg(long, requires = "calib")]
-    pub calib_independent: bool,
     /// Seed of the model's own samples [default: 0]
     #[arg(long, value_name = "N", requires = "calib")]
     pub calib_seed: Option<u64>,

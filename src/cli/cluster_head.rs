@@ -3,23 +3,18 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
-use super::{STOP, show, stop_on_ctrl_c};
-use crate::about;
+use super::derived::DerivedArgs;
+use super::{STOP, show};
 use crate::calibrate::{Settings, Text};
-use crate::error::{Error, Result};
-use crate::model::Model;
-use crate::pipeline;
+use crate::error::Result;
 use crate::report::{Clustering, Steps, Style};
 use crate::runner::{Clustered, Fit, Hidden, Options, Runner, mean_squares, parse_share};
 
-/// Puts the rows of the output layer into clusters, for `generate` and `eval-ppl --head FILE`.
+/// Puts the rows of the output layer into clusters, a .safetensors file for `generate` and `eval-ppl --head FILE`.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// The model: any file, sharded set or folder that can be converted
-    model: PathBuf,
-    /// The file to write: .safetensors
-    #[arg(long, short = 'o', value_name = "FILE")]
-    output: PathBuf,
+    #[command(flatten)]
+    common: DerivedArgs,
     /// Number of clusters [default: the square root of the number of rows]
     #[arg(long, value_name = "K")]
     clusters: Option<usize>,
@@ -39,38 +34,16 @@ pub(super) struct Args {
     /// Seed of the model's own samples
     #[arg(long, value_name = "N", default_value_t = 0, requires = "calib")]
     calib_seed: u64,
-    /// Vocabulary: a file, or `world` or `bytes` [default: the model's own, else by the number of tokens]
-    #[arg(long, value_name = "FILE")]
-    vocab: Option<PathBuf>,
-    /// Threads [default: as many as the machine runs at once]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
-    threads: Option<u16>,
-    /// Leave out the tensors of this name (* stands for anything); may be given several times
-    #[arg(long, value_name = "PATTERN")]
-    drop: Vec<String>,
-    /// Replace the output if it exists
-    #[arg(long, short = 'f')]
-    force: bool,
 }
 
 pub(super) fn run(args: &Args, style: Style) -> Result<()> {
-    if args.output.extension().is_none_or(|e| e != "safetensors") {
-        return Err(Error::Usage {
-            what: format!("clusters cannot be written as {}", args.output.display()),
-            help: "give a name that ends in .safetensors".to_owned(),
-        });
-    }
-    if args.output.exists() && !args.force {
-        return Err(Error::Exists { path: args.output.clone() });
-    }
-    stop_on_ctrl_c();
-    let threads = args.threads.map_or(0, usize::from);
-    show(&pipeline::pool(threads)?.install(|| cluster(args, style))?, style)
+    show(&args.common.run("clusters", &["safetensors"], || cluster(args, style))?, style)
 }
 
 fn cluster(args: &Args, style: Style) -> Result<Clustering> {
     let start = Instant::now();
-    let runner = || Runner::new(Model::open(&args.model, &args.drop)?, Options::default());
+    let common = &args.common;
+    let runner = || Runner::new(common.open()?, Options::default());
     let model = runner()?;
     let rows = model.full_rows().rows();
     let fit = Fit { clusters: args.clusters.unwrap_or_else(|| Fit::usual(rows)), share: args.share };
@@ -82,15 +55,14 @@ fn cluster(args: &Args, style: Style) -> Result<Clustering> {
                 calib_tokens: Some(args.calib_tokens),
                 calib_ctx: Some(args.calib_ctx),
                 calib_seed: Some(args.calib_seed),
-                calib_independent: false,
             };
-            let coder = about::coder(model.model(), args.vocab.as_deref())?;
+            let coder = common.coder(model.model())?;
             let text = Text::new(&settings, &coder, runner, &STOP)?;
             (fitted(fit, &model, &text, style)?, Some(text))
         }
     };
-    clustered.save(&args.output)?;
-    Ok(Clustering::new(&model, &clustered, text.as_ref(), &args.output, start.elapsed().as_secs_f64()))
+    clustered.save(&common.output)?;
+    Ok(Clustering::new(&model, &clustered, text.as_ref(), &common.output, start.elapsed().as_secs_f64()))
 }
 
 /// Clusters fitted to all of a text.

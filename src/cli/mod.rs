@@ -4,6 +4,7 @@ mod batch;
 mod calibrate;
 mod cluster_head;
 mod convert;
+mod derived;
 mod diff;
 mod eval_ppl;
 mod generate;

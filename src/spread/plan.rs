@@ -24,7 +24,7 @@ impl Request {
     /// # Errors
     /// As [`Request::prepare`], and [`Error::Usage`] if the target's files cannot be put together.
     pub fn prepare_shard(&self, shard: Shard, observer: &dyn Observer, stop: &Stop) -> Result<Prepared> {
-        if self.calibration.is_wanted() && !self.calibration.calib_independent {
+        if self.calibration.is_wanted() && !self.calib_independent {
             return Err(Error::Usage {
                 what: "a shard cannot know what the matrices of the others are rounded to".to_owned(),
                 help: "give --calib-independent to all shards".to_owned(),

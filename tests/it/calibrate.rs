@@ -127,6 +127,41 @@ fn a_killed_run_goes_on_where_it_was() {
 }
 
 #[test]
+fn what_another_run_left_is_not_taken_for_this_ones() {
+    let dir = tempfile::tempdir().unwrap();
+    let (calib, _) = texts(dir.path(), 8192);
+    let model = model("rwkv7-bytes.pth");
+    let file = out(dir.path(), "a.gguf");
+    let convert = |file: &str, more: &[&str]| -> Vec<String> {
+        let args = ["convert", &model, file, "-t", "q3_k_m", "--calib", &calib];
+        args.iter().chain(more).map(|a| (*a).to_owned()).collect()
+    };
+    let store = PathBuf::from(format!("{file}.calibration"));
+    let mut child =
+        program().args(convert(&file, &[])).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let start = Instant::now();
+    let begun = || {
+        let is_outcome = |e: std::io::Result<fs::DirEntry>| {
+            e.is_ok_and(|e| e.path().extension().is_some_and(|e| e == "json"))
+        };
+        fs::read_dir(&store).is_ok_and(|mut entries| entries.any(is_outcome))
+    };
+    while !begun() && !Path::new(&file).exists() {
+        assert!(start.elapsed() < Duration::from_secs(120));
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    ok(convert(&file, &["--calib-independent", "-f"]));
+    let fresh = out(dir.path(), "b.gguf");
+    ok(convert(&fresh, &["--calib-independent"]));
+    assert!(fs::read(&file).unwrap() == fs::read(&fresh).unwrap());
+    let sequential = out(dir.path(), "c.gguf");
+    ok(convert(&sequential, &[]));
+    assert!(fs::read(&sequential).unwrap() != fs::read(&fresh).unwrap());
+}
+
+#[test]
 fn a_size_is_kept_and_a_recipe_reproduces_it() {
     let dir = tempfile::tempdir().unwrap();
     let (calib, judge) = texts(dir.path(), 8192);

@@ -1,0 +1,66 @@
+//! What the commands that write a small file about a model have in common.
+
+use std::path::PathBuf;
+
+use super::stop_on_ctrl_c;
+use crate::about;
+use crate::error::{Error, Result};
+use crate::model::Model;
+use crate::pipeline;
+use crate::vocab::Coder;
+
+/// The model, the file to write, and how.
+#[derive(Debug, clap::Args)]
+pub(super) struct DerivedArgs {
+    /// The model: any file, sharded set or folder that can be converted
+    pub model: PathBuf,
+    /// The file to write
+    #[arg(long, short = 'o', value_name = "FILE")]
+    pub output: PathBuf,
+    /// Vocabulary: a file, or `world` or `bytes` [default: the model's own, else by the number of tokens]
+    #[arg(long, value_name = "FILE")]
+    vocab: Option<PathBuf>,
+    /// Threads [default: as many as the machine runs at once]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    threads: Option<u16>,
+    /// Leave out the tensors of this name (* stands for anything); may be given several times
+    #[arg(long, value_name = "PATTERN")]
+    drop: Vec<String>,
+    /// Replace the output if it exists
+    #[arg(long, short = 'f')]
+    force: bool,
+}
+
+impl DerivedArgs {
+    /// Opens the model.
+    pub fn open(&self) -> Result<Model> {
+        Model::open(&self.model, &self.drop)
+    }
+
+    /// The tokenizer asked for, else the model's own, else the usual one of its size.
+    pub fn coder(&self, model: &Model) -> Result<Coder> {
+        about::coder(model, self.vocab.as_deref())
+    }
+
+    /// Runs `work` with as many threads as asked for, if the output may be written: its extension is one of
+    /// `extensions`, and nothing stands there. `what` is to be written: `an importance matrix`.
+    pub fn run<R: Send>(
+        &self,
+        what: &str,
+        extensions: &[&str],
+        work: impl FnOnce() -> Result<R> + Send,
+    ) -> Result<R> {
+        let extension = self.output.extension().and_then(|e| e.to_str()).unwrap_or_default();
+        if !extensions.contains(&extension) {
+            return Err(Error::Usage {
+                what: format!("{what} cannot be written as {}", self.output.display()),
+                help: format!("give a name that ends in .{}", extensions.join(" or .")),
+            });
+        }
+        if self.output.exists() && !self.force {
+            return Err(Error::Exists { path: self.output.clone() });
+        }
+        stop_on_ctrl_c();
+        pipeline::pool(self.threads.map_or(0, usize::from))?.install(work)
+    }
+}
