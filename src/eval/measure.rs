@@ -292,8 +292,10 @@ fn score(
                 });
             Ok((score, comparisons, scans.collect()))
         };
-        let rows: Vec<_> = (0..wanted.len()).into_par_iter().map(one).collect::<Result<_>>()?;
-        for ((score, comparisons, scans), (_, _, n)) in rows.into_iter().zip(wanted) {
+        // Each with its own outcome, so that of several errors the first of the text is told, whichever thread was faster.
+        let rows: Vec<Result<_>> = (0..wanted.len()).into_par_iter().map(one).collect();
+        for (row, (_, _, n)) in rows.into_iter().zip(wanted) {
+            let (score, comparisons, scans) = row?;
             let part = &mut parts[*n];
             part.scores.push(score);
             part.scans.resize(scans.len(), Vec::new());
