@@ -11,18 +11,20 @@ use crate::about::{self, About, Overrides};
 use crate::adapter::Flags;
 use crate::branches::{self, Branches};
 use crate::calibrate::{self, Chosen, Done, Goals, Settings, Store, Text, Trace};
+use crate::compact::{self, Rates};
 use crate::error::{Error, Result};
 use crate::files::replace;
 use crate::importance::Importance;
 use crate::model::{Held, Model, Role};
 use crate::pipeline::{self, Budget, Observer, Stop};
 use crate::plan::{Plan, Wishes};
-use crate::recipe::{Fallback, FileType, Mix, Preset, Recipe, Search, Types};
+use crate::recipe::{CODED, Fallback, FileType, Mix, Preset, Recipe, Search, Types};
 use crate::report::Conversion;
 use crate::rescale::{Pair, Rescaling};
 use crate::runner::{Options, Runner};
 use crate::size;
 use crate::targets::{self, Chat, Content, Output, TARGETS, Target};
+use crate::verify::sha256;
 
 /// The file type beside goals, which choose the types themselves: what the file calls itself.
 ///
@@ -30,6 +32,9 @@ use crate::targets::{self, Chat, Content, Output, TARGETS, Target};
 /// [`Error::Usage`] if the target's types cannot be chosen one by one.
 fn beside_goals(target: &dyn Target) -> Result<&'static FileType> {
     const USUAL: [&str; 2] = ["q4_k_m", "q5_1"];
+    if target.codes() {
+        return FileType::named(CODED);
+    }
     let usual = USUAL.into_iter().map(FileType::named).find(|t| t.as_ref().is_ok_and(|t| target.holds(t)));
     match usual {
         Some(file_type) if !target.rungs().is_empty() => file_type,
@@ -185,6 +190,7 @@ impl Request {
         };
         let file_type = targets::type_or_default(target, asked)?;
         self.refuse_idle(target, file_type)?;
+        self.admit_goals(target, file_type)?;
         self.plan(self.open(target)?, target, file_type, observer, stop)
     }
 
@@ -210,6 +216,30 @@ impl Request {
                     help: "leave it out".to_owned(),
                 });
             }
+        }
+        Ok(())
+    }
+
+    /// Refuses goals that nothing tells how to reach, and rates without a goal.
+    fn admit_goals(&self, target: &dyn Target, file_type: &FileType) -> Result<()> {
+        let wanted = self.goals.is_wanted();
+        if wanted && !target.codes() && !self.calibration.is_wanted() {
+            return Err(Error::Usage {
+                what: "types are chosen by what they cost on a text, and none is given".to_owned(),
+                help: "give one: --calib TEXT; only .rwkvz files are made for a size without".to_owned(),
+            });
+        }
+        if file_type.coded && !wanted {
+            return Err(Error::Usage {
+                what: format!("files of the type {} have any size, and none is asked for", file_type.name),
+                help: "give --bpw BITS or --target-size SIZE".to_owned(),
+            });
+        }
+        if wanted && target.codes() && self.goals.preset.is_none() && !file_type.coded {
+            return Err(Error::Usage {
+                what: format!("the type {} has a size of its own", file_type.name),
+                help: "leave --type out, or the size".to_owned(),
+            });
         }
         Ok(())
     }
@@ -254,6 +284,7 @@ impl Request {
             search: if text.is_some() { Search::Best } else { self.search },
             importance: self.imatrix.as_deref().map(Importance::load).transpose()?,
             calibration: text.as_ref().map(Trace::of),
+            rates: Rates::new(),
             equalized: Vec::new(),
             branches: self.branches.wanted(),
             layers: self.layers,
@@ -285,7 +316,15 @@ impl Request {
             self.admit_branches(branches, &plan)?;
         }
         let mut chosen = None;
-        if let (true, Some(text)) = (self.goals.is_wanted(), &text) {
+        if self.goals.is_wanted() && target.codes() {
+            let measured = match &text {
+                Some(text) => Some((text, [again()?, again()?])),
+                None => None,
+            };
+            recipe.rates = self.goals.rates(&plan, measured, observer, stop)?;
+            recipe.file_type = FileType::named(CODED)?;
+            plan = make(&recipe)?;
+        } else if let (true, Some(text)) = (self.goals.is_wanted(), &text) {
             let found = self.goals.choose(&plan, [again()?, again()?], text, observer, stop)?;
             recipe.types = found.types.clone();
             plan = make(&recipe)?;
@@ -302,6 +341,9 @@ impl Request {
         };
         if let (Some(branches), None) = (&recipe.branches, &text) {
             budget.calibrating(branches.peak_bytes(&plan), self.max_memory)?;
+        }
+        if plan.tensors.iter().any(|t| t.coded.is_some()) {
+            budget.calibrating(compact::peak_bytes(&plan, budget.threads), self.max_memory)?;
         }
         let most_bytes = recipe.branches.as_ref().map(|b| b.most_bytes(&plan, &model)).transpose()?;
         let adapter_bytes = most_bytes.unwrap_or_default();
@@ -535,7 +577,8 @@ impl Prepared {
     /// Encodes the matrices that are encoded as wholes: those that a text tells something about, and those with branches.
     fn encode(&mut self, force: bool, observer: &dyn Observer, stop: &Stop) -> Result<Option<Store>> {
         let text = self.text.take();
-        if text.is_none() && self.plan.recipe.branches.is_none() {
+        let coded = self.plan.tensors.iter().any(|t| t.coded.is_some());
+        if text.is_none() && self.plan.recipe.branches.is_none() && !coded {
             return Ok(None);
         }
         if let Some(path) = self.paths().find(|path| !force && path.exists()) {
@@ -543,11 +586,21 @@ impl Prepared {
         }
         let store = Store::open(&self.output, &calibrate::identity(&self.plan, &self.model, &self.how))?;
         let (plan, source, independent) = (&mut self.plan, &self.model, self.independent);
-        let work = || match text {
-            Some((text, model)) => calibrate::encode(plan, model, &text, independent, &store, observer, stop),
-            None => calibrate::divide(plan, source, &store, observer, stop),
+        let work = || {
+            let done = match text {
+                Some((text, model)) => {
+                    calibrate::encode(plan, model, &text, independent, &store, observer, stop)
+                }
+                None => calibrate::divide(plan, source, &store, observer, stop),
+            }?;
+            compact::encode(plan, source, &store, observer, stop)?;
+            Ok::<_, Error>(done)
         };
         self.done = pipeline::pool(self.budget.threads)?.install(work)?;
+        if coded {
+            let sources: Vec<String> = self.model.files().map(sha256).collect();
+            self.plan.settle(&self.model, &self.about, &self.output, &sources)?;
+        }
         Ok(Some(store))
     }
 }

@@ -9,6 +9,7 @@ pub mod batch;
 pub mod branches;
 pub mod calibrate;
 pub mod cli;
+pub mod compact;
 pub mod convert;
 pub mod diff;
 pub mod error;

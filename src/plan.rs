@@ -5,11 +5,13 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
-use formats::{Mapped, Metadata, Planned, Split};
+use formats::compact::Storage;
+use formats::{Mapped, Metadata, Planned, Split, Sum};
 use quant::{Encoding, codec};
 use sha2::{Digest, Sha256};
 
 use crate::about::About;
+use crate::compact::Coded;
 use crate::error::{Error, Result};
 use crate::model::{Dropped, Lazy, Model, Role};
 use crate::recipe::{Fallback, Recipe, fitting};
@@ -66,7 +68,9 @@ pub struct Write {
     pub wanted: Encoding,
     /// How much each of its columns matters.
     pub importance: Option<Arc<[f32]>>,
-    /// The blocks of all its rows, if they were made already: by calibration.
+    /// How they are coded, if they are not stored as they are: the size is known once that is done.
+    pub coded: Option<Coded>,
+    /// The blocks of all its rows, if they were made already: by calibration; or what they were coded as.
     pub encoded: Option<Arc<Mapped>>,
     /// Where its bytes go. Rows are encoded to the bytes of the first part for all of them, then those of the second,
     /// and so on.
@@ -100,9 +104,18 @@ impl Write {
         (1..=len).find(|rows| (rows * cols).is_multiple_of(len)).unwrap_or(len)
     }
 
-    /// How many bytes it takes.
+    /// How many bytes it takes; about as many, if it is to be coded and was not yet.
     pub fn bytes(&self) -> u64 {
-        (self.row_bytes() * self.values.rows()) as u64
+        match (self.coded, &self.encoded) {
+            (Some(_), Some(section)) => section.bytes().len() as u64,
+            (Some(coded), None) => coded.about(self.encoding, self.values.elements() as u64),
+            (None, _) => (self.row_bytes() * self.values.rows()) as u64,
+        }
+    }
+
+    /// How its values are stored in a compact file.
+    fn storage(&self) -> Storage {
+        self.coded.map_or(Storage::Plain, |coded| coded.storage(self.values.cols(), self.bytes()))
     }
 }
 
@@ -165,23 +178,21 @@ impl Plan {
         check_types(&items, &recipe, target)?;
         let weights = items.iter().map(|i| i.values.elements() as u64).sum();
         let mut tensors =
-            items.into_iter().map(|item| choose(item, model, &recipe)).collect::<Result<Vec<_>>>()?;
+            items.into_iter()
+            .map(|item| choose(item, target, model, &recipe))
+            .collect::<Result<Vec<_>>>()?;
         let planned: Vec<Planned> =
             tensors.iter().flat_map(|t| &t.parts).map(|p| p.planned.clone()).collect();
         let groups = targets::groups(&planned, wishes.split_max_bytes);
-        let order = Order { model, about, recipe: &recipe, weights, out };
+        let storages: Vec<Storage> = tensors.iter().map(Write::storage).collect();
+        let order =
+            Order { model, about, recipe: &recipe, weights, out, storages: &storages, sources: &[] };
         let Files { metadata, files, mut small } = target.files(&order, &groups)?;
         if let Some(chat) = wishes.modelfile {
             small.push(chat.modelfile(target, &files, recipe.branches.is_some())?);
         }
 
-        let places = files.iter().enumerate();
-        let places = places.flat_map(|(file, f)| {
-            f.layout.offsets().iter().enumerate().map(move |(i, o)| (file, *o, f.layout.split(i)))
-        });
-        for (part, place) in tensors.iter_mut().flat_map(|t| &mut t.parts).zip(places) {
-            (part.file, part.offset, part.split) = place;
-        }
+        put(&mut tensors, &files);
         let output = match (target.is_folder(), files.len() + small.len()) {
             (true, _) => Output::Folder,
             (false, 1) => Output::File,
@@ -190,6 +201,22 @@ impl Plan {
         let whole = target.content() == Content::Model;
         let dropped = if whole { dropped(model, &tensors) } else { Vec::new() };
         Ok(Plan { target, recipe, output, metadata, files, small, tensors, dropped, objections })
+    }
+
+    /// Lays the files out once more, now that all is coded whose size could only be guessed; `sources` are the SHA-256s
+    /// of what the model was read from.
+    ///
+    /// # Errors
+    /// As [`Plan::new`].
+    pub fn settle(&mut self, model: &Model, about: &About, out: &Path, sources: &[String]) -> Result<()> {
+        let planned: Vec<Planned> = self.parts().map(|p| p.planned.clone()).collect();
+        let storages: Vec<Storage> = self.tensors.iter().map(Write::storage).collect();
+        let (recipe, weights) = (&self.recipe, self.weights());
+        let order = Order { model, about, recipe, weights, out, storages: &storages, sources };
+        let Files { metadata, files, .. } = self.target.files(&order, &[&planned])?;
+        put(&mut self.tensors, &files);
+        (self.metadata, self.files) = (metadata, files);
+        Ok(())
     }
 
     /// Size of all files.
@@ -209,7 +236,7 @@ impl Plan {
         let mut hash = Sha256::new();
         for file in &self.files {
             // Only checksums of the data are still unknown.
-            for (offset, bytes) in file.layout.finish(&vec![0; file.layout.offsets().len()]) {
+            for (offset, bytes) in file.layout.finish(&vec![Sum::default(); file.layout.offsets().len()]) {
                 hash.update(offset.to_le_bytes());
                 hash.update((bytes.len() as u64).to_le_bytes());
                 hash.update(bytes);
@@ -245,8 +272,18 @@ impl Plan {
     }
 }
 
+/// Tells every part its place.
+fn put(tensors: &mut [Write], files: &[PlannedFile]) {
+    let places = files.iter().enumerate().flat_map(|(file, f)| {
+        f.layout.offsets().iter().enumerate().map(move |(i, o)| (file, *o, f.layout.split(i)))
+    });
+    for (part, place) in tensors.iter_mut().flat_map(|t| &mut t.parts).zip(places) {
+        (part.file, part.offset, part.split) = place;
+    }
+}
+
 /// Chooses how a tensor is encoded; its place is still to be told.
-fn choose(item: Item, model: &Model, recipe: &Recipe) -> Result<Write> {
+fn choose(item: Item, target: &dyn Target, model: &Model, recipe: &Recipe) -> Result<Write> {
     let own = item.fixed.or_else(|| recipe.types.0.get(&item.name).copied());
     let wanted = own.unwrap_or_else(|| recipe.wanted(item.role, item.values.encoding()));
     let (rows, cols) = (item.values.rows(), item.values.cols());
@@ -270,10 +307,14 @@ fn choose(item: Item, model: &Model, recipe: &Recipe) -> Result<Write> {
         _ => None,
     };
     let planned = Planned { name: item.name.clone(), encoding, shape: item.values.shape().to_vec() };
-    let row_bytes = (planned.bytes().unwrap_or(0) as usize).checked_div(rows).unwrap_or(0);
+    let coded = target.coded(&item, encoding, recipe);
+    let row_bytes = match coded {
+        None => (planned.bytes().unwrap_or(0) as usize).checked_div(rows).unwrap_or(0),
+        Some(_) => 1, // of what it is coded as
+    };
     let parts = vec![Part { planned, file: 0, offset: 0, split: None, row_bytes }];
     let Item { name, role, values, .. } = item;
-    Ok(Write { name, role, values, encoding, wanted, importance, encoded: None, parts })
+    Ok(Write { name, role, values, encoding, wanted, importance, coded, encoded: None, parts })
 }
 
 /// Refuses types of single tensors that are not in the file, or that the target cannot hold.

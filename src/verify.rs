@@ -1,11 +1,14 @@
 //! Whether a file is sound: every byte read, every weight finite, every checksum right.
 
+use formats::compact::Tiled;
 use formats::{Checksums, Container, Limits, Tensor};
+use quant::coding::Decoder;
 use quant::web_rwkv::Fp4;
 use quant::{Codec, check_finite, codec};
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
+use crate::compact;
 use crate::error::{Error, Result};
 
 /// Values decoded at a time by a thread.
@@ -60,37 +63,56 @@ pub fn verify(container: &Container) -> Result<Verified> {
 pub fn finite(container: &Container) -> Result<Vec<&Tensor>> {
     let mut decoded = Vec::new();
     for t in container.tensors().iter().filter(|t| t.encoding.is_real()) {
+        if let Some(tiled) = container.tiled(t) {
+            finite_tiles(container, t, &tiled)?;
+            decoded.push(t);
+            continue;
+        }
         let Some(codec) = codec(t.encoding) else { continue };
         let (len, size) = (t.encoding.block_len(), t.encoding.block_bytes());
         let codebook = container.codebook(t).map(|codebook| Fp4 { codebook });
         let codec = codebook.as_ref().map_or(codec, |fp4| fp4 as &dyn Codec);
-        let (step, blocks) = (STEP / len, blocks(t));
+        let (step, blocks) = (STEP / len, container.bytes(t).len() / t.encoding.code_bytes());
         (0..blocks.div_ceil(step)).into_par_iter().try_for_each(|n| {
             // A strided tensor spans elements that are not its own; they are weights of the same storage.
             let range = n * step..blocks.min((n + 1) * step);
             let mut values = vec![0.0; range.len() * len];
             codec.decode(&container.blocks(t, range.clone()), &mut values);
             container.release(t, (range.start * size) as u64..(range.end * size) as u64);
-            check_finite(&values).map_err(|mut source| {
-                if let quant::EncodeError::NonFinite { index, .. } = &mut source {
-                    *index += range.start * len;
-                }
-                Error::Weight {
-                    path: container.files()[t.file].path().to_owned(),
-                    tensor: t.name.clone(),
-                    source,
-                    help: DAMAGED.to_owned(),
-                }
-            })
+            finite_values(container, t, range.start * len, &values)
         })?;
         decoded.push(t);
     }
     Ok(decoded)
 }
 
-/// Number of blocks that a tensor spans.
-fn blocks(t: &Tensor) -> usize {
-    (t.bytes / t.encoding.code_bytes() as u64) as usize
+/// Decodes all tiles of a tensor and looks for values that are not finite.
+fn finite_tiles(container: &Container, t: &Tensor, tiled: &Tiled<'_>) -> Result<()> {
+    let damaged = |e| compact::tile_error(container, t, e);
+    let cols = t.shape.last().copied().unwrap_or(1);
+    let decoder = Decoder::new(tiled.tiles.coding, tiled.head, cols).map_err(damaged)?;
+    let rows = tiled.tiles.rows;
+    let tiles: Vec<&[u8]> = tiled.from(0).collect();
+    tiles.into_par_iter().enumerate().try_for_each(|(n, tile)| {
+        let mut values = vec![0.0; rows.min(t.rows() - n * rows) * cols];
+        decoder.decode(tile, &mut values).map_err(damaged)?;
+        finite_values(container, t, n * rows * cols, &values)
+    })
+}
+
+/// Looks for values that are not finite in those from `first` on.
+fn finite_values(container: &Container, t: &Tensor, first: usize, values: &[f32]) -> Result<()> {
+    check_finite(values).map_err(|mut source| {
+        if let quant::EncodeError::NonFinite { index, .. } = &mut source {
+            *index += first;
+        }
+        Error::Weight {
+            path: container.files()[t.file].path().to_owned(),
+            tensor: t.name.clone(),
+            source,
+            help: DAMAGED.to_owned(),
+        }
+    })
 }
 
 /// SHA-256 of a file in lower-case hex, letting go of its pages on the way.

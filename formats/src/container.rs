@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use quant::Encoding;
 
+use crate::compact::{Tiled, Tiles};
 use crate::error::{Blame, Result};
 use crate::format::Format;
 use crate::limits::Limits;
@@ -27,12 +28,23 @@ pub struct Tensor {
     pub strides: Option<Vec<usize>>,
     /// Where the scales are, if the blocks are kept in parts; at [`offset`](Tensor::offset) are then the codes.
     pub split: Option<Split>,
+    /// How the values became the bytes in the file, if they are not simply there.
+    pub coded: Option<Coded>,
     /// Which of the container's files it is in.
     pub file: usize,
     /// Where its first element starts in that file, in bytes.
     pub offset: u64,
     /// How many bytes it spans there.
     pub bytes: u64,
+}
+
+/// How the values of a tensor became the bytes in a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Coded {
+    /// As a frame of zstd; they were unpacked when the file was opened.
+    Zstd,
+    /// In tiles, to be decoded with [`quant::coding`].
+    Tiles(Tiles),
 }
 
 /// Where the parts of blocks are that are kept apart: the codes of all blocks stand together
@@ -65,8 +77,13 @@ impl Tensor {
         Some(Tensor::span_bytes(self.encoding, &self.shape, None)?.saturating_sub(self.bytes))
     }
 
-    /// Number of elements.
-    pub fn elements(&self) -> u64 {
+    /// Number of rows: all dimensions but the last.
+    pub fn rows(&self) -> usize {
+        let cols = self.shape.last().copied().unwrap_or(1);
+        self.shape.iter().product::<usize>().checked_div(cols).unwrap_or(0)
+    }
+
+    /// Number of elements.(&self) -> u64 {
         self.shape.iter().map(|d| *d as u64).product()
     }
 
@@ -106,6 +123,8 @@ pub struct Container {
     index: BTreeMap<String, usize>,
     metadata: Metadata,
     config: Option<serde_json::Map<String, serde_json::Value>>,
+    /// Values of coded tensors that were decoded already, by the tensor's name.
+    held: BTreeMap<String, Vec<u8>>,
 }
 
 impl Container {
@@ -132,7 +151,7 @@ impl Container {
                 let (codes, block) = (t.encoding.code_bytes() as u64, t.encoding.block_bytes() as u64);
                 span = span.map(|bytes| bytes / block * codes);
             }
-            if span != Some(t.bytes) {
+            if t.coded.is_none() && span != Some(t.bytes) {
                 let what = match span {
                     Some(span) => {
                         format!("{:?} {} needs {span} bytes but has {}", t.shape, t.encoding, t.bytes)
@@ -163,7 +182,8 @@ impl Container {
             // The description may be spread over the file (a zip archive has a header in front of each storage).
             file.release(0..file.bytes().len() as u64);
         }
-        Ok(Container { format, path: path.to_owned(), files, tensors, index, metadata, config: None })
+        let (path, config, held) = (path.to_owned(), None, BTreeMap::new());
+        Ok(Container { format, path, files, tensors, index, metadata, config, held })
     }
 
     /// Joins the parts of a sharded set into one container that was opened as `path`.
@@ -173,9 +193,11 @@ impl Container {
             let blame = Blame { path, format: "sharded" };
             return Err(blame.malformed("the set names no files"));
         };
+        let mut held = std::mem::take(&mut first.held);
         let mut keys: BTreeSet<String> = first.metadata.iter().map(|(key, _)| key.clone()).collect();
         for part in parts {
             let before = first.files.len();
+            held.extend(part.held);
             first.files.extend(part.files);
             first.tensors.extend(part.tensors.into_iter().map(|t| Tensor { file: t.file + before, ..t }));
             for (key, value) in part.metadata {
@@ -184,7 +206,8 @@ impl Container {
                 }
             }
         }
-        Container::new(first.format, path, first.files, first.tensors, first.metadata, limits)
+        let all = Container::new(first.format, path, first.files, first.tensors, first.metadata, limits)?;
+        Ok(Container { held, ..all })
     }
 
     /// The same container with other metadata.
@@ -226,8 +249,34 @@ impl Container {
         self.index.get(name).map(|i| &self.tensors[*i])
     }
 
-    /// The bytes that a tensor spans; of a split one, the codes.
+    /// Keeps the decoded values of a coded tensor, in its encoding, in memory from now on; the file is not read for
+    /// it any more.
+    ///
+    /// # Panics
+    /// If it is not coded, or they are not as many bytes as its values take.
+    pub fn hold(&mut self, name: &str, values: Vec<u8>) {
+        let tensor = self.tensor(name).filter(|t| t.coded.is_some());
+        let bytes = tensor.and_then(|t| Tensor::span_bytes(t.encoding, &t.shape, None));
+        assert_eq!(bytes, Some(values.len() as u64), "the values of {name:?}");
+        self.held.insert(name.to_owned(), values);
+    }
+
+    /// The tiles that a tensor's values are to be decoded from; `None` if they are there as they are.
+    pub fn tiled(&self, tensor: &Tensor) -> Option<Tiled<'_>> {
+        let Some(Coded::Tiles(tiles)) = tensor.coded else { return None };
+        if self.held.contains_key(&tensor.name) {
+            return None;
+        }
+        Tiled::new(self.files[tensor.file].slice(tensor.offset, tensor.bytes)?, tiles, tensor.rows())
+    }
+
+    /// The bytes that a tensor spans; of a split one, the codes; of one in tiles, those of the file.
     pub fn bytes(&self, tensor: &Tensor) -> &[u8] {
+        if tensor.coded.is_some()
+            && let Some(values) = self.held.get(&tensor.name)
+        {
+            return values;
+        }
         self.files[tensor.file].slice(tensor.offset, tensor.bytes).unwrap_or_default()
     }
 
@@ -261,6 +310,12 @@ impl Container {
             offset + range.start / size * bytes..offset + range.end.div_ceil(size) * bytes
         };
         let file = &self.files[tensor.file];
+        if tensor.coded.is_some() {
+            // About where the tiles of those values are; the rest stays a little longer.
+            let all = Tensor::span_bytes(tensor.encoding, &tensor.shape, None).unwrap_or(0).max(1) as f64;
+            let at = |values: u64| (tensor.bytes as f64 * (values as f64 / all).min(1.0)) as u64;
+            return file.release(tensor.offset + at(range.start)..tensor.offset + at(range.end));
+        }
         match tensor.split {
             None => file.release(tensor.offset + range.start..tensor.offset + range.end),
             Some(split) => {

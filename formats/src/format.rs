@@ -71,6 +71,7 @@ impl fmt::Debug for dyn Format {
 /// Every format, in the order they are tried.
 pub static FORMATS: &[&dyn Format] = &[
     &crate::gguf::Gguf,
+    &crate::compact::Compact,
     &crate::rwkv_cpp::RwkvCpp,
     &crate::pth::Pth,
     &crate::safetensors::Safetensors,

@@ -12,6 +12,7 @@
 //! Writing starts with a *placement*: a format turns the list of tensors to come and the metadata into the
 //! finished head of the file and the offset of every tensor ([`Placement`]), before any work is done.
 
+pub mod compact;
 mod container;
 mod cursor;
 mod error;
@@ -32,7 +33,7 @@ mod shards;
 mod unknown;
 mod value;
 
-pub use container::{CODEBOOK_BYTES, Codebook, Container, Split, Tensor};
+pub use container::{CODEBOOK_BYTES, Codebook, Coded, Container, Split, Tensor};
 pub use error::{Error, Result};
 pub use format::{Checksums, FORMATS, Format, Sniff};
 pub use hf::{INDEX_SUFFIX, index};
@@ -40,6 +41,6 @@ pub use imatrix::Imatrix;
 pub use limits::Limits;
 pub use mapped::Mapped;
 pub use open::open;
-pub use placement::{Layout, Placement, Planned};
+pub use placement::{Layout, Placement, Planned, Sum};
 pub use shards::{is_of_set, part_name, split_keys};
 pub use value::{Metadata, Value, ValueKind};

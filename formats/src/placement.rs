@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use quant::Encoding;
 
+use crate::compact::CompactPlacement;
 use crate::container::Split;
 use crate::pth::PthPlacement;
 use crate::safetensors::Bundle;
@@ -52,6 +53,17 @@ pub enum Layout {
     Torch(PthPlacement),
     /// A file of pieces of others, with checksums of them.
     Bundle(Bundle),
+    /// A compact file, with checksums of its sections.
+    Compact(CompactPlacement),
+}
+
+/// The checksums of a tensor's data.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sum {
+    /// CRC-32 (of zip and zlib).
+    pub crc32: u32,
+    /// SHA-256; zeros unless the file wants it ([`Layout::wants_sha256`]).
+    pub sha256: [u8; 32],
 }
 
 impl Layout {
@@ -61,6 +73,7 @@ impl Layout {
             Layout::Known(placement) => &placement.offsets,
             Layout::Torch(placement) => &placement.offsets,
             Layout::Bundle(bundle) => &bundle.placement.offsets,
+            Layout::Compact(placement) => &placement.offsets,
         }
     }
 
@@ -68,7 +81,7 @@ impl Layout {
     pub fn split(&self, i: usize) -> Option<Split> {
         match self {
             Layout::Known(placement) => placement.splits.get(&i).copied(),
-            Layout::Torch(_) | Layout::Bundle(_) => None,
+            Layout::Torch(_) | Layout::Bundle(_) | Layout::Compact(_) => None,
         }
     }
 
@@ -78,13 +91,14 @@ impl Layout {
             Layout::Known(placement) => placement.total_bytes,
             Layout::Torch(placement) => placement.total_bytes,
             Layout::Bundle(bundle) => bundle.placement.total_bytes,
+            Layout::Compact(placement) => placement.total_bytes,
         }
     }
 
     /// Number of tensors in the file besides those given: their data is part of what [`finish`](Layout::finish) tells.
     pub fn known_tensors(&self) -> usize {
         match self {
-            Layout::Known(_) | Layout::Torch(_) => 0,
+            Layout::Known(_) | Layout::Torch(_) | Layout::Compact(_) => 0,
             Layout::Bundle(bundle) => bundle.known(),
         }
     }
@@ -94,19 +108,26 @@ impl Layout {
         matches!(self, Layout::Known(_))
     }
 
+    /// Whether the file holds the SHA-256 of every tensor's data.
+    pub fn wants_sha256(&self) -> bool {
+        matches!(self, Layout::Compact(_))
+    }
+
     /// All bytes that are no tensor's data, as pieces with their offsets; what lies between them and the data is
-    /// zero. `crcs` are the CRC-32s (of zip and zlib) of the tensors' data, in the order given.
+    /// zero. `sums` are the checksums of the tensors' data, in the order given.
     ///
     /// # Panics
-    /// If there are not as many CRCs as tensors.
-    pub fn finish(&self, crcs: &[u32]) -> Vec<(u64, Vec<u8>)> {
-        assert_eq!(crcs.len(), self.offsets().len(), "one CRC-32 for each tensor");
+    /// If there are not as many as tensors.
+    pub fn finish(&self, sums: &[Sum]) -> Vec<(u64, Vec<u8>)> {
+        assert_eq!(sums.len(), self.offsets().len(), "checksums of each tensor");
+        let crcs = || sums.iter().map(|sum| sum.crc32).collect::<Vec<u32>>();
         match self {
             Layout::Known(Placement { head, between, .. }) => {
                 std::iter::once((0, head.clone())).chain(between.iter().cloned()).collect()
             }
-            Layout::Torch(placement) => placement.finish(crcs),
-            Layout::Bundle(bundle) => bundle.finish(crcs),
+            Layout::Torch(placement) => placement.finish(&crcs()),
+            Layout::Bundle(bundle) => bundle.finish(&crcs()),
+            Layout::Compact(placement) => placement.finish(sums.iter().map(|sum| sum.sha256)),
         }
     }
 }
@@ -120,6 +141,12 @@ impl From<Placement> for Layout {
 impl From<PthPlacement> for Layout {
     fn from(placement: PthPlacement) -> Layout {
         Layout::Torch(placement)
+    }
+}
+
+impl From<CompactPlacement> for Layout {
+    fn from(placement: CompactPlacement) -> Layout {
+        Layout::Compact(placement)
     }
 }
 

@@ -15,7 +15,8 @@
 use std::error::Error;
 use std::time::Instant;
 
-use quant::cancellation::{Design, Reader, TILE_ROWS, sample};
+use quant::cancellation::{Design, Reader, sample};
+use quant::coding::tile_rows;
 use quant::feedback::Feedback;
 use quant::hessian::Hessian;
 use quant::{CODECS, Codec, Rows};
@@ -109,7 +110,7 @@ fn any_rate(
     let reader = Reader::new(design.head(), COLS)?;
     let mut bytes = design.head().len();
     let mut decoded = vec![0.0; values.len()];
-    for (values, out) in values.chunks(TILE_ROWS * COLS).zip(decoded.chunks_mut(TILE_ROWS * COLS)) {
+    for (values, out) in values.chunks(tile_rows(COLS) * COLS).zip(decoded.chunks_mut(tile_rows(COLS) * COLS)) {
         let mut tile = Vec::new();
         design.encode(values, feedback, &mut tile)?;
         reader.decode(&tile, out)?;

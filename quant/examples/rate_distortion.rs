@@ -11,9 +11,13 @@
 use std::error::Error;
 use std::time::Instant;
 
-use quant::cancellation::{Design, Reader, TILE_ROWS, sample};
+use quant::cancellation::{Design, Reader, sample};
+use quant::coding::tile_rows;
 use quant::entropy::EntropyError;
 use quant::{CODECS, Codec, EncodeError, Rows, ggml, lossless};
+
+/// Bytes of bf16 that are coded together.
+const LOSSLESS_BYTES: usize = 1 << 18;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let mut random = Random(0x2545_f491_4f6c_dd1d);
@@ -86,14 +90,14 @@ impl Coded {
             design.encode(values, None, &mut out)?;
             Ok(out)
         };
-        let tiles = values.chunks(TILE_ROWS * cols).map(tile).collect::<Result<_, EncodeError>>()?;
+        let tiles = values.chunks(tile_rows(cols) * cols).map(tile).collect::<Result<_, EncodeError>>()?;
         Ok(Coded { cols, rows, head: design.head().to_vec(), tiles })
     }
 
     fn decode(&self) -> Result<Vec<f32>, Box<dyn Error>> {
         let reader = Reader::new(&self.head, self.cols)?;
         let mut out = vec![0.0; self.rows * self.cols];
-        for (tile, out) in self.tiles.iter().zip(out.chunks_mut(TILE_ROWS * self.cols)) {
+        for (tile, out) in self.tiles.iter().zip(out.chunks_mut(tile_rows(self.cols) * self.cols)) {
             reader.decode(tile, out)?;
         }
         Ok(out)
@@ -127,17 +131,17 @@ fn time_lossless(values: &[f32]) -> Result<(f64, f64, f64), Box<dyn Error>> {
     let encode = || -> Vec<Vec<u8>> {
         let chunk = |values: &[u8]| {
             let mut out = Vec::new();
-            lossless::encode_chunk(values, &mut out);
+            lossless::encode(values, &mut out);
             out
         };
-        bf16.chunks(2 * lossless::CHUNK).map(chunk).collect()
+        bf16.chunks(LOSSLESS_BYTES).map(chunk).collect()
     };
     let chunks = encode();
     let encoding = fastest(|| Ok::<_, EntropyError>(encode()))?;
     let mut back = vec![0; bf16.len()];
     let decoding = fastest(|| {
-        for (chunk, back) in chunks.iter().zip(back.chunks_mut(2 * lossless::CHUNK)) {
-            lossless::decode_chunk(chunk, back)?;
+        for (chunk, back) in chunks.iter().zip(back.chunks_mut(LOSSLESS_BYTES)) {
+            lossless::decode(chunk, back)?;
         }
         Ok::<_, EntropyError>(())
     })?;

@@ -11,7 +11,7 @@
 //! - [`low_rank`]: what few dimensions of a matrix hold; [`clusters`]: rows that are alike; [`certified`]: output
 //!   layers scanned by proof;
 //! - [`entropy`]: symbols in as few bits as they are probable; [`lossless`]: bf16 so; [`cancellation`]: weights at any
-//!   number of bits;
+//!   number of bits; [`coding`]: matrices so coded, tile by tile;
 //! - [`arch`]: run-time choice of the instruction set.
 
 pub mod arch;
@@ -20,6 +20,7 @@ pub mod certified;
 pub mod clusters;
 pub mod codebook;
 mod codec;
+pub mod coding;
 #[cfg(test)]
 mod conformance;
 mod encoding;

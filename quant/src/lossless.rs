@@ -1,8 +1,7 @@
 //! bf16 without loss in about two thirds of its bytes.
 //!
 //! Weights are near each other in size: of 16 bits the 8 of the exponent carry fewer than 3, while sign and mantissa
-//! are noise. Values are cut into chunks that decode on their own; each is two planes of bytes
-//! ([`planes`]), the exponents and the rest:
+//! are noise. Values become two planes of bytes ([`planes`]), the exponents and the rest:
 //!
 //! ```text
 //! 4       bytes of the first plane, u32
@@ -14,14 +13,11 @@
 
 use crate::entropy::{EntropyError, Fields, planes, push_counted};
 
-/// Values in a chunk; the last has fewer.
-pub const CHUNK: usize = 1 << 16;
-
-/// Appends a chunk of bf16, given as little-endian bytes.
+/// Appends bf16, given as little-endian bytes; fewer than 2^31 values.
 ///
 /// # Panics
 /// If `values` are no whole values.
-pub fn encode_chunk(values: &[u8], out: &mut Vec<u8>) {
+pub fn encode(values: &[u8], out: &mut Vec<u8>) {
     let (values, rest) = values.as_chunks::<2>();
     assert!(rest.is_empty());
     let bits = || values.iter().map(|v| u16::from_le_bytes(*v));
@@ -33,14 +29,14 @@ pub fn encode_chunk(values: &[u8], out: &mut Vec<u8>) {
     planes::encode(&others, out);
 }
 
-/// Fills `out` with little-endian bf16 from a chunk.
+/// Fills `out` with little-endian bf16.
 ///
 /// # Errors
-/// [`EntropyError`] unless `bytes` are what [`encode_chunk`] makes of as many values.
+/// [`EntropyError`] unless `bytes` are what [`encode`] makes of as many values.
 ///
 /// # Panics
 /// If `out` has no room for whole values.
-pub fn decode_chunk(bytes: &[u8], out: &mut [u8]) -> Result<(), EntropyError> {
+pub fn decode(bytes: &[u8], out: &mut [u8]) -> Result<(), EntropyError> {
     let (out, rest) = out.as_chunks_mut::<2>();
     assert!(rest.is_empty());
     let mut fields = Fields(bytes);
@@ -66,9 +62,9 @@ mod tests {
     fn every_value_comes_back() {
         let all: Vec<u8> = (0..=u16::MAX).flat_map(u16::to_le_bytes).collect();
         let mut coded = Vec::new();
-        encode_chunk(&all, &mut coded);
+        encode(&all, &mut coded);
         let mut back = vec![0; all.len()];
-        assert_eq!(decode_chunk(&coded, &mut back), Ok(()));
+        assert_eq!(decode(&coded, &mut back), Ok(()));
         assert!(all == back);
     }
 
@@ -76,28 +72,28 @@ mod tests {
     fn normal_weights_take_two_thirds() {
         let mut random = Random::new(1);
         let values: Vec<u8> =
-            (0..CHUNK).flat_map(|_| half::bf16::from_f64(0.02 * random.normal()).to_le_bytes()).collect();
+            (0..1 << 16).flat_map(|_| half::bf16::from_f64(0.02 * random.normal()).to_le_bytes()).collect();
         let mut coded = Vec::new();
-        encode_chunk(&values, &mut coded);
+        encode(&values, &mut coded);
         assert!((coded.len() as f64) < 0.68 * values.len() as f64, "{}", coded.len());
     }
 
     proptest! {
         #[test]
-        fn chunks_come_back_and_damage_is_no_panic(
+        fn values_come_back_and_damage_is_no_panic(
             values in proptest::collection::vec(prop_oneof![Just(0u16), 0x3c00..0x3d00u16, any::<u16>()], 0..2000),
             at in any::<proptest::sample::Index>(), flip in 1..=255u8,
         ) {
             let values: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
             let mut coded = Vec::new();
-            encode_chunk(&values, &mut coded);
+            encode(&values, &mut coded);
             let mut back = vec![0; values.len()];
-            prop_assert_eq!(decode_chunk(&coded, &mut back), Ok(()));
+            prop_assert_eq!(decode(&coded, &mut back), Ok(()));
             prop_assert_eq!(&back, &values);
-            prop_assert!(decode_chunk(&coded[..at.index(coded.len())], &mut back).is_err());
+            prop_assert!(decode(&coded[..at.index(coded.len())], &mut back).is_err());
             let at = at.index(coded.len());
             coded[at] ^= flip;
-            let _ = decode_chunk(&coded, &mut back);
+            let _ = decode(&coded, &mut back);
         }
     }
 }

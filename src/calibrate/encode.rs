@@ -10,8 +10,9 @@ use super::matrix::{Encoded, Job, Outcome};
 use super::measure::{Ear, Heard};
 use super::stage::{Stage, Target, stages};
 use super::store::Kept;
-use super::{Store, Text};
+use super::{Store, Text, coded};
 use crate::branches::Branch;
+use crate::compact::{Coded, Matrix, Unencodable};
 use crate::error::Result;
 use crate::eval;
 use crate::model::{Model, Role};
@@ -74,6 +75,22 @@ pub fn encode(
         let moments = listen(&mut walk, &open, stop)?;
         for target in &stage.targets {
             let write = &plan.tensors[target.write];
+            if let Some(Coded::Codes(bits)) = write.coded {
+                if let (Some([fit, held_out]), true) = (moments.get(&target.key), open.contains(target)) {
+                    store.keep(target.write, &solve_coded(&walk, plan, *target, bits, fit, held_out, stop)?)?;
+                }
+                let Some(kept) = store.get(target.write)? else { continue };
+                let (rows, cols) = (write.values.rows(), write.values.cols());
+                if stage.place.is_some()
+                    && !independent
+                    && let Some(values) = coded::decoded(kept.bytes.bytes(), rows, cols)
+                {
+                    walk.replace(target.key, values, cols);
+                }
+                observer.calibrated(write.values.elements() as u64, weights);
+                done.take(plan, target.write, kept);
+                continue;
+            }
             let fp4 = codebooks[target.write].map(|codebook| Fp4 { codebook });
             let codec = fp4.as_ref().map(|fp4| fp4 as &dyn Codec).or_else(|| codec(write.encoding));
             let Some(codec) = codec else { continue };
@@ -220,6 +237,38 @@ fn solve(
         }
         Err(source) => {
             Err(pipeline::unencodable(&write.values, &write.name, plan.target, walk.runner().model(), source))
+        }
+    }
+}
+
+/// Codes one matrix.
+fn solve_coded(
+    walk: &Walk,
+    plan: &Plan,
+    target: Target,
+    bits: f64,
+    fit: &Moments,
+    held_out: &Moments,
+    stop: &Stop,
+) -> Result<Encoded> {
+    let write = &plan.tensors[target.write];
+    let model = walk.runner().model();
+    let matrix = Matrix {
+        rows: write.values.rows(),
+        cols: write.values.cols(),
+        read: &|rows, out| {
+            write.values.read(&model.container, rows.clone(), out);
+            write.values.release(&model.container, rows);
+        },
+    };
+    match coded::encode(&matrix, bits, fit, held_out, stop) {
+        Ok(encoded) => {
+            let outcome = Outcome { name: write.name.clone(), ..encoded.outcome };
+            Ok(Encoded { outcome, ..encoded })
+        }
+        Err(Unencodable::Other(e)) => Err(e),
+        Err(Unencodable::Weight(e)) => {
+            Err(pipeline::unencodable(&write.values, &write.name, plan.target, model, e))
         }
     }
 }

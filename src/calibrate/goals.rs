@@ -3,10 +3,11 @@
 use std::path::PathBuf;
 
 use super::{Allocation, Goal, Probed, Text, allocate, probe};
+use crate::compact::{self, Rates};
 use crate::error::{Error, Result};
-use crate::model::Model;
+use crate::model::{Model, Role};
 use crate::pipeline::{Observer, Stop};
-use crate::plan::Plan;
+use crate::plan::{Plan, Write};
 use crate::recipe::{Preset, Types};
 use crate::size;
 use crate::targets::Item;
@@ -19,15 +20,14 @@ pub struct Goals {
     #[arg(
         long,
         value_enum,
-        requires = "calib",
         conflicts_with_all = ["file_type", "target_size", "target_bpw", "target_kl", "recipe"]
     )]
     pub preset: Option<Preset>,
     /// Choose the types of all tensors so that the file is no larger, and as good as can be
-    #[arg(long, value_name = "SIZE", value_parser = size::parse, requires = "calib", conflicts_with_all = ["target_bpw", "target_kl"])]
+    #[arg(long, value_name = "SIZE", value_parser = size::parse, conflicts_with_all = ["target_bpw", "target_kl"])]
     pub target_size: Option<u64>,
     /// The same, with the size given in bits a weight, metadata included
-    #[arg(long, value_name = "BITS", requires = "calib", conflicts_with = "target_kl")]
+    #[arg(long, visible_alias = "bpw", value_name = "BITS", conflicts_with = "target_kl")]
     pub target_bpw: Option<f64>,
     /// Choose the types so that the divergence predicted of the default encoders is no larger (nats a token), and the
     /// file as small as can be
@@ -89,21 +89,58 @@ impl Goals {
         Ok(Chosen::of(&items, &probed, allocation))
     }
 
+    /// Chooses the rates of the tensors of `plan`, whose type is the one that a preset goes by, or coded; by measurement
+    /// if there is a text, and `models` is its source, opened twice.
+    ///
+    /// # Errors
+    /// As [`choose`](Goals::choose).
+    pub fn rates(
+        &self,
+        plan: &Plan,
+        measured: Option<(&Text, [Model; 2])>,
+        observer: &dyn Observer,
+        stop: &Stop,
+    ) -> Result<Rates> {
+        if self.target_kl.is_some() {
+            return Err(Error::Usage {
+                what: format!("{} files are made for a size, not for a divergence", plan.target.name()),
+                help: "give --bpw or --target-size".to_owned(),
+            });
+        }
+        let mut tensors = compact::weighed(plan);
+        if let Some((text, [model, again])) = measured {
+            let items = plan.target.items(&again, &plan.recipe)?.into_iter().map(turned).collect::<Vec<_>>();
+            let probed = probe(model, again, &items, plan.target, text, stop, &|done, of| {
+                observer.probed(done, of);
+            })?;
+            compact::weigh(&mut tensors, &items, &probed);
+        }
+        let theirs: u64 = plan.tensors.iter().filter(|t| tensors.iter().any(|w| w.name == t.name)).map(Write::bytes).sum();
+        let others = plan.total_bytes() - theirs;
+        let most = self.most_bytes(plan)?;
+        compact::rates(&tensors, most.saturating_sub(others))
+    }
+
+    /// The size asked for, in bytes.
+    fn most_bytes(&self, plan: &Plan) -> Result<u64> {
+        match (self.target_size, self.target_bpw) {
+            _ if self.preset.is_some() => Ok(plan.total_bytes()),
+            (Some(bytes), _) => Ok(bytes),
+            (_, Some(bits)) if bits.is_finite() && bits > 0.0 => {
+                Ok((bits * plan.weights() as f64 / 8.0) as u64)
+            }
+            _ => Err(Error::Usage {
+                what: "the bits a weight or the divergence asked for are no positive number".to_owned(),
+                help: "give something like --target-bpw 4.5 or --target-kl 0.01".to_owned(),
+            }),
+        }
+    }
+
     /// The goal in bytes of the tensors that are free, or as a divergence.
     fn goal(&self, plan: &Plan, items: &[Item], probed: &Probed) -> Result<Goal> {
-        let most = match (self.target_size, self.target_bpw, self.target_kl) {
-            _ if self.preset.is_some() => plan.total_bytes(),
-            (Some(bytes), ..) => bytes,
-            (_, Some(bits), _) if bits.is_finite() && bits > 0.0 => {
-                (bits * plan.weights() as f64 / 8.0) as u64
-            }
-            (.., Some(kl)) if kl.is_finite() && kl > 0.0 => return Ok(Goal::Divergence(kl)),
-            _ => {
-                return Err(Error::Usage {
-                    what: "the bits a weight or the divergence asked for are no positive number".to_owned(),
-                    help: "give something like --target-bpw 4.5 or --target-kl 0.01".to_owned(),
-                });
-            }
+        let most = match self.target_kl {
+            Some(kl) if kl.is_finite() && kl > 0.0 => return Ok(Goal::Divergence(kl)),
+            _ => self.most_bytes(plan)?,
         };
         let free = probed.members.iter().flatten().map(|i| items[*i].name.as_str());
         let free: std::collections::BTreeSet<&str> = free.collect();
@@ -125,6 +162,14 @@ impl Goals {
                 ),
             }),
         }
+    }
+}
+
+/// Low-rank matrices as they are multiplied: [out, in].
+fn turned(item: Item) -> Item {
+    match item.values.transposed() {
+        Some(values) if item.role == Role::LowRank => Item { values, ..item },
+        _ => item,
     }
 }
 

@@ -18,7 +18,7 @@ use crate::pipeline::Stop;
 use crate::runner::{ErrorMeter, Moments};
 
 /// How far the moments may be shrunk towards their diagonal (specification, 8.3).
-const SHRINKAGES: [f32; 5] = [0.003, 0.01, 0.03, 0.1, 0.3];
+pub(super) const SHRINKAGES: [f32; 5] = [0.003, 0.01, 0.03, 0.1, 0.3];
 /// Rows on which that is tried.
 const TRIED_ROWS: usize = 128;
 /// Values of rows that are encoded together.

@@ -6,6 +6,7 @@
 //! encode.rs    the way through the model: listen, encode, go on with what was encoded
 //! measure.rs   what meets the matrices, without encoding anything
 //! matrix.rs    one matrix: its second moments, candidates, and the choice among them
+//! coded.rs     one matrix of a compact file, at any rate
 //! branch.rs    one matrix in two parts: a branch of low rank, and the quantized rest
 //! probe.rs     what rounding each tensor costs
 //! goals.rs     how large or good the file is to be
@@ -17,6 +18,7 @@
 
 mod allocate;
 mod branch;
+mod coded;
 mod encode;
 mod goals;
 mod matrix;

@@ -1,5 +1,6 @@
 //! The order in which matrices are encoded: those whose inputs hang on others come after them.
 
+use crate::compact::Coded;
 use crate::model::{Held, Model, Role};
 use crate::plan::{Plan, Write};
 use crate::runner::{Half, Key};
@@ -58,7 +59,7 @@ fn targets(plan: &Plan, model: &Model, wanted: impl Fn(&Held) -> bool) -> Vec<Ta
             Role::Embedding | Role::Vector => None,
         };
         let Some(values) = values.filter(|v| v.shape().len() == 2) else { continue };
-        let same = |w: &Write| w.values.is_same_view(&values) && has_blocks(w);
+        let same = |w: &Write| w.values.is_same_view(&values) && is_rounded(w);
         let found = plan.tensors.iter().enumerate().filter(|(_, w)| same(w));
         targets.extend(found.map(|(write, _)| Target { write, key: (held.slot.name, held.layer) }));
     }
@@ -66,7 +67,10 @@ fn targets(plan: &Plan, model: &Model, wanted: impl Fn(&Held) -> bool) -> Vec<Ta
     targets
 }
 
-/// Whether its rows are whole blocks of several values.
-fn has_blocks(write: &Write) -> bool {
+/// Whether it is rounded: its rows are whole blocks of several values, or coded at some rate.
+fn is_rounded(write: &Write) -> bool {
+    if let Some(coded) = write.coded {
+        return matches!(coded, Coded::Codes(_));
+    }
     !write.encoding.is_plain() && write.encoding.row_bytes(write.values.cols() as u64).is_some()
 }

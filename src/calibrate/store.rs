@@ -94,6 +94,23 @@ impl Store {
         replace(&self.file(write, "json"), outcome.as_bytes())
     }
 
+    /// What tensor `write` of the plan was coded as, if it is there.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn section(&self, write: usize) -> Result<Option<Mapped>> {
+        let path = self.file(write, "section");
+        Ok(if path.exists() { Some(Mapped::open(&path)?) } else { None })
+    }
+
+    /// Keeps what tensor `write` of the plan was coded as.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn keep_section(&self, write: usize, section: &[u8]) -> Result<()> {
+        replace(&self.file(write, "section"), section)
+    }
+
     /// Removes the folder: the output is finished.
     ///
     /// # Errors

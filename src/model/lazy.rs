@@ -14,6 +14,7 @@ use quant::{Codec, Encoding, codec};
 use super::change::{Alteration, Change, Map};
 use super::channels::Channels;
 use super::source::Source;
+use crate::compact;
 
 /// Where the elements along one dimension of a view lie, in elements.
 #[derive(Clone, Debug, PartialEq)]
@@ -93,7 +94,7 @@ impl View {
         let (container, tensor) = self.source.resolve(container);
         if self.is_contiguous() {
             decode_run(container, tensor, self.start + range.start, out);
-        } else if self.encoding.is_plain() {
+        } else if self.encoding.is_plain() && container.tiled(tensor).is_none() {
             let bytes = container.bytes(tensor);
             let size = self.encoding.block_bytes();
             let release = |from: usize, to: usize| {
@@ -155,6 +156,9 @@ impl View {
 
 /// Decodes `out.len()` values from element `first` on, which need not be the start of a block.
 fn decode_run(container: &Container, tensor: &Tensor, first: usize, out: &mut [f32]) {
+    if let Some(tiled) = container.tiled(tensor) {
+        return compact::read(tensor, &tiled, first, out);
+    }
     let len = tensor.encoding.block_len();
     let (block, skip) = (first / len, first % len);
     let blocks = (skip + out.len()).div_ceil(len);
@@ -490,7 +494,8 @@ impl Lazy {
     pub fn stored<'a>(&'a self, container: &'a Container, rows: Range<usize>) -> Option<&'a [u8]> {
         let view = self.view()?;
         let (container, tensor) = view.source.resolve(container);
-        if !self.alterations.is_empty() || !view.is_contiguous() || tensor.split.is_some() {
+        let there = tensor.split.is_none() && container.tiled(tensor).is_none();
+        if !self.alterations.is_empty() || !view.is_contiguous() || !there {
             return None;
         }
         let (len, size) = (view.encoding.block_len(), view.encoding.block_bytes());

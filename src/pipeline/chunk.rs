@@ -48,8 +48,11 @@ impl Buffers {
 pub(super) fn grid(plan: &Plan, budget: &Budget) -> Vec<Chunk> {
     let mut chunks = Vec::new();
     for (tensor, write) in plan.tensors.iter().enumerate() {
-        let (rows, cols) = (write.values.rows(), write.values.cols());
-        let whole = write.rows_of_whole_blocks();
+        // Of what is coded already, bytes.
+        let (rows, cols, whole) = match write.coded {
+            Some(_) => (write.bytes() as usize, 1, 1),
+            None => (write.values.rows(), write.values.cols(), write.rows_of_whole_blocks()),
+        };
         let step = (budget.chunk_values / cols.max(1) / whole * whole).max(whole);
         let starts = (0..rows).step_by(step);
         chunks.extend(starts.map(|start| Chunk { tensor, rows: start..rows.min(start + step) }));
@@ -134,7 +137,8 @@ impl Chunk {
     /// Whether its values may be too large for their encoding: they become f16 and are something else.
     pub fn narrows(&self, plan: &Plan) -> bool {
         let write = &plan.tensors[self.tensor];
-        write.encoding == Encoding::F16 && write.values.encoding() != Some(Encoding::F16)
+        let narrower = write.encoding == Encoding::F16 && write.values.encoding() != Some(Encoding::F16);
+        narrower && write.coded.is_none()
     }
 
     /// The codec's complaint, with the index counted from the start of the tensor.

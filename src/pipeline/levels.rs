@@ -17,7 +17,9 @@ const STEP: usize = 1 << 18;
 /// The levels of every tensor whose codes need some. With a longer search they are fitted to the weights (and the
 /// importance) of the matrix, which are read once more for that.
 pub(crate) fn codebooks(plan: &Plan, model: &Model, stop: &Stop) -> Result<Vec<Option<Codebook>>> {
+    let has_own = |write: &Write| write.parts.iter().any(|p| p.split.is_some_and(|s| s.codebook.is_some()));
     let codebook = |write: &Write| match (write.encoding, plan.recipe.search, plan.recipe.file_type.levels) {
+        _ if !has_own(write) => Ok(None),
         (Encoding::Fp4, Search::Best, _) => fitted(write, model, stop).map(Some),
         (Encoding::Fp4, Search::Standard, Levels::Nf4) => Ok(Some(NF4)),
         (Encoding::Fp4, Search::Standard, Levels::Sf4) => Ok(Some(SF4)),

@@ -13,8 +13,9 @@ mod verify;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use formats::{Limits, Mapped};
+use formats::{Limits, Mapped, Sum};
 use rayon::prelude::*;
+use sha2::{Digest, Sha256};
 
 pub use budget::{Budget, pool};
 pub(crate) use chunk::unencodable;
@@ -136,8 +137,12 @@ pub fn write(
     let sums = sums?;
     let mut crcs = tensor_crcs(plan, &chunks, &sums).into_iter();
     for (number, file) in plan.files.iter().enumerate() {
-        let crcs: Vec<u32> = crcs.by_ref().take(file.layout.offsets().len()).collect();
-        for (offset, bytes) in file.layout.finish(&crcs) {
+        let of_file = crcs.by_ref().take(file.layout.offsets().len());
+        let mut sums: Vec<Sum> = of_file.map(|crc32| Sum { crc32, ..Sum::default() }).collect();
+        if file.layout.wants_sha256() {
+            pool.install(|| sha256s(plan, number, &partial, &mut sums))?;
+        }
+        for (offset, bytes) in file.layout.finish(&sums) {
             partial.write_at(number, &bytes, offset)?;
         }
     }
@@ -145,6 +150,29 @@ pub fn write(
     pool.install(|| verify::written(plan, &chunks, &sums, &codebooks, &partial, observer, stop))?;
     partial.finish()
 }
+
+/// The SHA-256 of every tensor of a file, as it was written.
+fn sha256s(plan: &Plan, number: usize, partial: &Partial, sums: &mut [Sum]) -> Result<()> {
+    let Some(path) = partial.paths().nth(number) else { return Ok(()) };
+    let file = Mapped::open(path)?;
+    let tensors = plan.tensors.iter().flat_map(|t| t.parts.iter().map(move |p| (p, t.bytes())));
+    let places: Vec<(u64, u64)> =
+        tensors.filter(|(p, _)| p.file == number).map(|(p, bytes)| (p.offset, bytes)).collect();
+    sums.par_iter_mut().zip(places).for_each(|(sum, (offset, bytes))| {
+        let mut hash = Sha256::new();
+        let end = offset + bytes;
+        for at in (offset..end).step_by(HASHED_BYTES as usize) {
+            let len = HASHED_BYTES.min(end - at);
+            hash.update(file.slice(at, len).unwrap_or_default());
+            file.release(at..at + len);
+        }
+        sum.sha256 = hash.finalize().into();
+    });
+    Ok(())
+}
+
+/// Bytes that are hashed before their pages are given back.
+const HASHED_BYTES: u64 = 4 << 20;
 
 /// The CRC-32 of each part of a chunk.
 type Sums = Vec<u32>;

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use formats::compact::Storage;
 use formats::{Container, Limits, Mapped, open};
 use quant::codebook::Codebook;
 use rayon::prelude::*;
@@ -11,7 +12,7 @@ use super::partial::Partial;
 use super::{Observer, Stop, Sums};
 use crate::error::{Error, Result};
 use crate::files;
-use crate::plan::Plan;
+use crate::plan::{Plan, Write};
 use crate::targets::Output;
 
 /// Opens the files with the ordinary reader, compares tensors, their levels and metadata with the plan, and every
@@ -87,18 +88,29 @@ fn same_description(plan: &Plan, read: &Container, files: &[usize]) -> std::resu
     if read.metadata() != &plan.metadata {
         return Err("its metadata differ".to_owned());
     }
-    for part in plan.parts() {
+    let parts = plan.tensors.iter().flat_map(|t| t.parts.iter().map(move |part| (part, stored(t))));
+    for (part, coded) in parts {
         let planned = &part.planned;
         let same = read.tensor(&planned.name).is_some_and(|found| {
             found.encoding == planned.encoding
                 && found.shape == planned.shape
                 && (found.file, found.offset, found.split) == (files[part.file], part.offset, part.split)
+                && found.coded == coded
         });
         if !same {
             return Err(format!("the tensor {:?} is described wrongly", planned.name));
         }
     }
     Ok(())
+}
+
+/// How a tensor is coded, as a reader tells.
+fn stored(write: &Write) -> Option<formats::Coded> {
+    let coded = write.coded?;
+    Some(match coded.storage(write.values.cols(), write.bytes()) {
+        Storage::Tiled(tiles, _) => formats::Coded::Tiles(tiles),
+        Storage::Zstd(_) | Storage::Plain => formats::Coded::Zstd,
+    })
 }
 
 fn damaged(path: &Path, what: String) -> Error {

@@ -9,6 +9,7 @@ pub use types::Types;
 
 use crate::branches::Branches;
 use crate::calibrate::Trace;
+use crate::compact::Rates;
 use crate::error::{Error, Result};
 use crate::importance::Importance;
 use crate::model::Role;
@@ -30,6 +31,8 @@ pub struct Recipe {
     pub calibration: Option<Trace>,
     /// Types of single tensors, before all else.
     pub types: Types,
+    /// Bits a weight of single tensors, of files that are coded.
+    pub rates: Rates,
     /// Names of the pairs of tensors whose channels were rescaled ([`Pair`](crate::rescale::Pair)).
     pub equalized: Vec<&'static str>,
     /// Which matrices get branches of low rank, if any.
@@ -51,6 +54,7 @@ impl Recipe {
             importance: None,
             calibration: None,
             types: Types::default(),
+            rates: Rates::new(),
             equalized: Vec::new(),
             branches: None,
             layers: None,
@@ -134,6 +138,8 @@ pub struct FileType {
     pub low_rank: Encoding,
     /// The levels of codes that stand for any.
     pub levels: Levels,
+    /// Whether all matrices are coded at any number of bits a weight.
+    pub coded: bool,
 }
 
 /// The 16 levels that the codes of [`Encoding::Fp4`] stand for.
@@ -153,7 +159,16 @@ const fn plain(name: &'static str, gguf_number: u32, e: Encoding) -> FileType {
 
 /// A file type of one encoding that llama.cpp does not know.
 const fn of_one(name: &'static str, e: Encoding) -> FileType {
-    FileType { name, gguf_number: None, matrix: e, embedding: e, head: e, low_rank: e, levels: Levels::Nf4 }
+    FileType {
+        name,
+        gguf_number: None,
+        matrix: e,
+        embedding: e,
+        head: e,
+        low_rank: e,
+        levels: Levels::Nf4,
+        coded: false,
+    }
 }
 
 /// A file of web-rwkv of fewer than 8 bits. Its embedding is always f16; the low-rank matrices, small and used in every
@@ -170,6 +185,8 @@ const fn blocks(name: &'static str, gguf_number: u32, e: Encoding) -> FileType {
 
 /// The file type under which every tensor keeps the type that it has.
 const SOURCE: &str = "source";
+/// The file type of any number of bits a weight.
+pub const CODED: &str = "coded";
 
 /// Every file type: `source`, web-rwkv's, and llama-quantize's, as far as their encodings can be made here. Its mixtures
 /// of types know the tensor names of other architectures only, so for RWKV-6 and 7 q4_k_s, q4_k_m and the like are one and the same
@@ -200,6 +217,7 @@ pub static FILE_TYPES: &[FileType] = &[
     FileType { head: Encoding::Int8, ..levels("nf4_l", Levels::Nf4) },
     levels("nf4",       Levels::Nf4),
     levels("sf4",       Levels::Sf4),
+    FileType { coded: true, ..of_one(CODED, Encoding::F32) },
 ];
 
 impl FileType {
@@ -221,7 +239,7 @@ impl FileType {
 
     /// Whether every weight has a number of its own: no quantization.
     pub fn is_plain(&self) -> bool {
-        self.matrix.is_plain()
+        self.matrix.is_plain() && !self.coded
     }
 
     /// The one encoding of all tensors of a file of a plain type; `stored` is how the source holds one. `None` if the

@@ -45,6 +45,7 @@ pub use sample::Sampler;
 pub use state::State;
 pub use walk::{Half, Walk};
 
+use crate::compact;
 use crate::error::{Error, Result};
 use crate::model::{Body, Held, Model, Role};
 use device::Products;
@@ -132,7 +133,7 @@ impl Runner {
     ///
     /// # Errors
     /// [`Error::Model`] if the model is a hybrid with another architecture, or states an epsilon that is none.
-    pub fn new(model: Model, options: Options) -> Result<Runner> {
+    pub fn new(mut model: Model, options: Options) -> Result<Runner> {
         if model.version.body != Body::Rwkv {
             return Err(Error::Model {
                 path: model.container.path().to_owned(),
@@ -140,6 +141,8 @@ impl Runner {
                 help: "evaluate it with llama.cpp's llama-perplexity".to_owned(),
             });
         }
+        // Tiles take longer to decode than to multiply, so they are decoded once.
+        compact::hold(&mut model.container)?;
         let norm_epsilon = crate::targets::gguf::norm_epsilon(&model)?;
         let mut vectors = Vectors::new();
         for held in model.tensors.iter().filter(|h| layer::is_vector(h)) {

@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::path::Path;
 
+use formats::compact::Storage;
 use formats::{INDEX_SUFFIX, Layout, Metadata, Planned, Value, index, part_name, pth, safetensors};
 use serde::{Deserialize, Serialize};
 
@@ -28,6 +29,10 @@ pub struct Order<'a> {
     pub weights: u64,
     /// The file or folder asked for.
     pub out: &'a Path,
+    /// How the values of each item are stored, if the file is a compact one.
+    pub storages: &'a [Storage],
+    /// SHA-256 of every file that the model was read from, once they are known.
+    pub sources: &'a [String],
 }
 
 /// The names of `count` files with tensors: that of `out`, or `NAME-00001-of-00003.EXT` and so on.

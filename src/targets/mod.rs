@@ -5,6 +5,7 @@
 
 mod adapters;
 mod blinkdl;
+mod compact;
 mod files;
 pub mod gguf;
 mod hf;
@@ -22,6 +23,7 @@ pub(crate) use adapters::{lora_metadata, lora_names};
 pub use files::{Files, Order, Output, PlannedFile, SmallFile, groups};
 pub use modelfile::Chat;
 
+use crate::compact::Coded;
 use crate::error::{Error, Result};
 use crate::model::{Lazy, Model, Role, VERSIONS, Version};
 use crate::recipe::{FILE_TYPES, FileType, Mix, Recipe};
@@ -98,6 +100,17 @@ pub trait Target: Send + Sync {
         false
     }
 
+    /// How the values of an item of this encoding are coded, if they are not stored as they are.
+    fn coded(&self, item: &Item, encoding: Encoding, recipe: &Recipe) -> Option<Coded> {
+        let _ = (item, encoding, recipe);
+        None
+    }
+
+    /// Whether its tensors can have any number of bits: the file type `coded`.
+    fn codes(&self) -> bool {
+        false
+    }
+
     /// Says what else, besides version and type, stands against this model as such a file.
     ///
     /// # Errors
@@ -153,6 +166,7 @@ pub static TARGETS: &[&dyn Target] = &[
     &rwkv_cpp::RwkvCpp,
     &blinkdl::SAFETENSORS,
     &blinkdl::TORCH,
+    &compact::Compact,
     &hf::HuggingFace,
     &adapters::GGUF_LORA,
     &adapters::ST_LORA,

@@ -90,7 +90,7 @@ fn tensor(cursor: &mut Cursor<'_>, limits: &Limits) -> Result<Tensor> {
     let bytes = Tensor::span_bytes(encoding, &shape, None).ok_or_else(|| {
         in_tensor(blame.malformed(format!("the shape {shape:?} cannot be stored as {encoding}")))
     })?;
-    Ok(Tensor { name, encoding, shape, strides: None, split: None, file: 0, offset, bytes })
+    Ok(Tensor { name, encoding, shape, strides: None, split: None, coded: None, file: 0, offset, bytes })
 }
 
 /// Makes the offsets absolute and checks that no two tensors overlap.

@@ -127,7 +127,7 @@ pub(super) fn tensor(
     };
     match place() {
         Some((shape, strides, offset, bytes)) => {
-            Ok(Tensor { name, encoding: view.encoding, shape, strides, split: None, file: 0, offset, bytes })
+            Ok(Tensor { name, encoding: view.encoding, shape, strides, split: None, coded: None, file: 0, offset, bytes })
         }
         None => {
             let what = format!(

@@ -64,5 +64,5 @@ fn tensor(cursor: &mut Cursor<'_>, version: u32, limits: &Limits) -> Result<Tens
     })?;
     let offset = cursor.pos();
     cursor.take(bytes, "the data").map_err(|e| e.in_tensor(&name))?;
-    Ok(Tensor { name, encoding, shape, strides: None, split: None, file: 0, offset, bytes })
+    Ok(Tensor { name, encoding, shape, strides: None, split: None, coded: None, file: 0, offset, bytes })
 }

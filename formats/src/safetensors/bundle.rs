@@ -85,9 +85,10 @@ mod tests {
         let layout = Layout::from(Bundle::new(&Vec::new(), &pieces, &known).unwrap());
         let mut file = vec![0u8; layout.total_bytes() as usize];
         let (data, crcs) = (["bbb", "aaaaa"], [7, 0xffff_fffe]);
+        let sums = crcs.map(|crc32| crate::Sum { crc32, ..crate::Sum::default() });
         let mut put = |at: u64, bytes: &[u8]| file[at as usize..][..bytes.len()].copy_from_slice(bytes);
         layout.offsets().iter().zip(data).for_each(|(at, data)| put(*at, data.as_bytes()));
-        layout.finish(&crcs).iter().for_each(|(at, bytes)| put(*at, bytes));
+        layout.finish(&sums).iter().for_each(|(at, bytes)| put(*at, bytes));
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("bundle");
         std::fs::write(&path, file).unwrap();

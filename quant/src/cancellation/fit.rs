@@ -156,7 +156,7 @@ impl Fit<'_> {
         }
         let (model, coded) = Model::fit(Codes { values: &codes, cols }, self.rows);
         let beside = |flag, n: usize| if flags & flag != 0 { F16_BITS / n.max(1) as f64 } else { 0.0 };
-        let states = (super::tile_bytes(self.rows) * 8) as f64 / (self.rows * cols).max(1) as f64;
+        let states = (super::tile_bytes(self.rows, cols) * 8) as f64 / (self.rows * cols).max(1) as f64;
         let bits = coded + beside(STEPS, self.rows) + beside(SCALES, cols) + states;
         Trial { at, scale, inverse, steps, codes, model, bits }
     }

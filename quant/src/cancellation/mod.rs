@@ -31,11 +31,9 @@ mod sweep;
 use half::f16;
 
 use crate::codec::{EncodeError, Rows, check_finite};
+use crate::coding::tile_rows;
 use crate::entropy::{Codes, EntropyError, Fields, Model, tile};
 use crate::feedback::Feedback;
-
-/// Rows of a tile, but for the last of a matrix.
-pub const TILE_ROWS: usize = 256;
 
 /// Weights of a sample, if the matrix has as many.
 const SAMPLE: usize = 1 << 18;
@@ -53,8 +51,8 @@ pub fn sample(rows: usize, cols: usize) -> impl Iterator<Item = usize> {
 }
 
 /// What the tiles of a matrix of `rows` rows take beside their codes.
-fn tile_bytes(rows: usize) -> usize {
-    rows.div_ceil(TILE_ROWS) * tile::FIXED_BYTES
+fn tile_bytes(rows: usize, cols: usize) -> usize {
+    rows.div_ceil(tile_rows(cols)) * tile::FIXED_BYTES
 }
 
 /// How the rows of a matrix become codes, and codes bytes.
@@ -222,7 +220,7 @@ mod tests {
         let reader = Reader::new(design.head(), cols).unwrap();
         let mut out = vec![f32::NAN; values.len()];
         let mut bytes = design.head().len();
-        for (values, out) in values.chunks(TILE_ROWS * cols).zip(out.chunks_mut(TILE_ROWS * cols)) {
+        for (values, out) in values.chunks(tile_rows(cols) * cols).zip(out.chunks_mut(tile_rows(cols) * cols)) {
             let mut tile = Vec::new();
             design.encode(values, feedback, &mut tile).unwrap();
             reader.decode(&tile, out).unwrap();

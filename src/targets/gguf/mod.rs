@@ -10,7 +10,7 @@ mod keys;
 mod tokenizer;
 
 pub(crate) use architecture::norm_epsilon;
-pub use tokenizer::{WORLD_CHAT_TEMPLATE, carried, vocab_of};
+pub use tokenizer::{WORLD_CHAT_TEMPLATE, carried, keys as tokenizer_keys, vocab_of};
 
 use std::collections::BTreeMap;
 

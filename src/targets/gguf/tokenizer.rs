@@ -26,7 +26,10 @@ const CONTROL: i32 = 3;
 const UNUSED: i32 = 5;
 
 /// All tokenizer keys; the chat template comes last.
-pub(super) fn keys(model: &Model, about: &About) -> Result<Metadata> {
+///
+/// # Errors
+/// If llama.cpp could not load the vocabulary, or the model has no rows for all of it.
+pub fn keys(model: &Model, about: &About) -> Result<Metadata> {
     let mut keys = match &about.tokenizer {
         None => return Ok(Metadata::new()),
         Some(Tokenizer::Rwkv(vocab)) => rwkv(model, vocab, about.chat_template.is_some())?,

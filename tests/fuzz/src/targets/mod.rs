@@ -1,5 +1,6 @@
 //! The targets, one file a format.
 
+pub mod compact;
 pub mod gguf;
 pub mod prefab;
 pub mod pth;

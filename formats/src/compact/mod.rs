@@ -1,0 +1,66 @@
+#![doc = include_str!("README.md")]
+
+mod index;
+mod place;
+mod read;
+#[cfg(test)]
+mod tests;
+mod tiles;
+mod verify;
+
+pub use place::{CompactPlacement, Section, Storage, place};
+pub use tiles::{Tiled, Tiles, section};
+
+use crate::container::Container;
+use crate::error::Result;
+use crate::format::{Checksums, Format, Sniff};
+use crate::limits::Limits;
+use crate::mapped::Mapped;
+
+/// The name of the format.
+const NAME: &str = "compact";
+/// What a file starts with.
+const MAGIC: &[u8; 8] = b"RWKVZ\0\r\n";
+/// What it ends with.
+const END: &[u8; 8] = b"RWKVZEND";
+/// The version that is written and read.
+const VERSION: u32 = 1;
+/// Bytes in front of the first section.
+const HEAD_BYTES: u64 = 16;
+/// What the offsets of sections are multiples of.
+const ALIGNMENT: u64 = 64;
+/// Bytes of a checksum.
+const SUM_BYTES: u64 = 32;
+/// Bytes of the footer.
+const FOOTER_BYTES: u64 = 80;
+/// Most bytes of values in a zstd section.
+const ZSTD_BYTES: u64 = 16 << 20;
+
+/// The project's own format, for the smallest download.
+pub struct Compact;
+
+impl Format for Compact {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn about(&self) -> &'static str {
+        "rwkv-quant, which runs it and expands it to all other formats"
+    }
+
+    fn extensions(&self) -> &'static [&'static str] {
+        &["rwkvz"]
+    }
+
+    fn sniff(&self, file: Sniff<'_>) -> bool {
+        file.bytes.starts_with(MAGIC)
+    }
+
+    fn read(&self, file: Mapped, limits: &Limits) -> Result<Container> {
+        read::read(file, limits)
+    }
+
+    fn verify_checksums(&self, container: &Container, limits: &Limits) -> Result<Checksums> {
+        verify::sums(container, limits)
+    }
+}

@@ -1,0 +1,116 @@
+//! One matrix of a compact file: codes of any rate, errors fed back.
+//!
+//! By how much the moments are shrunk towards their diagonal is tried on the rows that steps are fitted to anyway, each
+//! time at the rate asked for, judged by moments of tokens that were held out. The codes without feedback are
+//! always a candidate.
+
+use formats::compact::{Tiled, Tiles};
+use quant::cancellation::{Design, Reader};
+use quant::coding::{Coding, Decoder, tile_rows};
+use quant::feedback::Feedback;
+use quant::hessian::Hessian;
+use rayon::prelude::*;
+
+use super::matrix::{Choice, Encoded, Outcome, SHRINKAGES};
+use crate::compact::{Matrix, Unencodable};
+use crate::pipeline::Stop;
+use crate::runner::{ErrorMeter, Moments};
+
+/// The section of `matrix` at so many bits a weight, fitted to some tokens and judged by others.
+///
+/// # Errors
+/// As [`Matrix::section`].
+pub(super) fn encode(
+    matrix: &Matrix<'_>,
+    bits: f64,
+    fit: &Moments,
+    held_out: &Moments,
+    stop: &Stop,
+) -> std::result::Result<Encoded, Unencodable> {
+    let sample = matrix.sample();
+    let judge = ErrorMeter::new(held_out);
+    let error = |design: &Design, feedback: Option<&Feedback>| -> std::result::Result<f64, Unencodable> {
+        let mut tile = Vec::new();
+        design.encode(&sample, feedback, &mut tile)?;
+        let mut decoded = vec![0.0; sample.len()];
+        // What was just encoded is decoded.
+        let done = Reader::new(design.head(), matrix.cols).and_then(|r| r.decode(&tile, &mut decoded));
+        decoded.iter_mut().zip(&sample).for_each(|(d, v)| *d -= v);
+        Ok(if done.is_ok() { judge.power(&decoded) } else { f64::INFINITY })
+    };
+    let plain = matrix.design(&sample, bits, None)?;
+    let default_error = error(&plain, None)?;
+    let hessian = fit.matrix().map(|moments| Hessian::new(matrix.cols, moments));
+    let tried: Vec<std::result::Result<(f64, f32, Design, Feedback), Tried>> = match &hessian {
+        Some(Ok(hessian)) => SHRINKAGES
+            .par_iter()
+            .map(|shrinkage| {
+                stop.check().map_err(Unencodable::from)?;
+                let feedback = Feedback::new(hessian, *shrinkage).map_err(|e| Tried::Not(e.to_string()))?;
+                let design = matrix.design(&sample, bits, Some(&feedback))?;
+                Ok((error(&design, Some(&feedback))?, *shrinkage, design, feedback))
+            })
+            .collect(),
+        Some(Err(e)) => vec![Err(Tried::Not(e.to_string()))],
+        None => vec![Err(Tried::Not("there are no moments".to_owned()))],
+    };
+    let mut best: Option<(f64, f32, Design, Feedback)> = None;
+    let mut choice = Choice::Default;
+    for found in tried {
+        match found {
+            Ok(found) if best.as_ref().is_none_or(|b| found.0 < b.0) => best = Some(found),
+            Ok(_) => {}
+            Err(Tried::Not(why)) => choice = Choice::Forced { why },
+            Err(Tried::Failed(e)) => return Err(e),
+        }
+    }
+    let power = judge.power(&sample);
+    let relative = |error: f64| if power > 0.0 { error / power } else { 0.0 };
+    let (bytes, error) = match best.filter(|b| b.0 < default_error) {
+        Some((error, shrinkage, design, feedback)) => {
+            choice = Choice::Feedback { shrinkage, polished: false };
+            (matrix.codes(&design, Some(&feedback), stop)?, error)
+        }
+        None => {
+            if !matches!(choice, Choice::Forced { .. }) {
+                choice = Choice::Default;
+            }
+            (matrix.codes(&plain, None, stop)?, default_error)
+        }
+    };
+    let outcome = Outcome {
+        name: String::new(),
+        encoding: format!("{bits:.2} bits"),
+        choice,
+        default_error: relative(default_error),
+        error: relative(error),
+        branch: None,
+    };
+    Ok(Encoded { bytes, factors: None, outcome })
+}
+
+/// Why a shrinkage is no candidate.
+enum Tried {
+    /// It cannot be.
+    Not(String),
+    /// Nothing can.
+    Failed(Unencodable),
+}
+
+impl From<Unencodable> for Tried {
+    fn from(e: Unencodable) -> Self {
+        Tried::Failed(e)
+    }
+}
+
+/// The values of a section of codes; `None` if it is none.
+pub(super) fn decoded(section: &[u8], rows: usize, cols: usize) -> Option<Vec<f32>> {
+    let tiles = Tiles { coding: Coding::Codes, rows: tile_rows(cols) };
+    let tiled = Tiled::new(section, tiles, rows)?;
+    let decoder = Decoder::new(Coding::Codes, tiled.head, cols).ok()?;
+    let mut values = vec![0.0; rows * cols];
+    let all: Vec<&[u8]> = tiled.from(0).collect();
+    let parts = values.par_chunks_mut((tiles.rows * cols).max(1)).zip(all);
+    parts.map(|(out, tile)| decoder.decode(tile, out).ok()).collect::<Option<()>>()?;
+    Some(values)
+}

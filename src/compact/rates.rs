@@ -1,0 +1,138 @@
+//! How many bits which tensor gets: all at the same slope.
+//!
+//! Rounding a tensor to `R` bits a weight costs `a 2^(-2R)` of divergence, where `a` is the tensor's own: its error goes down
+//! by 6 dB for each bit, and the divergence with the error. Of `n` weights a bit more on each costs `n` bits and saves
+//! `2 ln 2 a 2^(-2R)`. The whole is best where that is worth the same everywhere: `R = log2(a / (n s)) / 2`, with one
+//! `s` for all tensors that makes the size right.
+//!
+//! What `a` is: measured ([`probe`](crate::calibrate::probe)) where there is a text to calibrate on. Else the
+//! divergence goes with the error relative to the weights, by the [`share`] of the tensor's role.
+
+use std::collections::BTreeMap;
+
+use crate::calibrate::{Probed, Rung};
+use crate::error::{Error, Result};
+use crate::model::Role;
+use crate::plan::Plan;
+use crate::targets::Item;
+
+/// Fewest and most bits a weight of a tensor: below, next to nothing is left; above, bf16 without loss is no larger.
+const BITS: std::ops::RangeInclusive<f64> = 1.0..=10.0;
+
+/// Bits a weight of the type that tensors are rounded to when their divergence is measured.
+const TRIED_BITS: f64 = 4.5;
+
+/// Bits a weight by the tensor's name in the file.
+pub type Rates = BTreeMap<String, f64>;
+
+/// A tensor that is to get a rate.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Weighed {
+    /// Its name in the file.
+    pub name: String,
+    /// Its weights.
+    pub weights: u64,
+    /// Its divergence at no bits, in any unit: `a` above.
+    pub cost: f64,
+}
+
+/// What an error relative to the weights costs, where nothing was measured: how the divergences of the models in
+/// `testdata`, each with one tensor at a time rounded, compare in the mean.
+fn share(role: Role) -> f64 {
+    match role {
+        Role::Embedding => 0.5,
+        Role::Head => 1.0,
+        Role::Matrix => 1.0,
+        Role::LowRank => 0.5,
+        Role::Vector => 1.0,
+    }
+}
+
+/// The tensors of a plan that get rates: all but the vectors, with what they cost where nothing was measured.
+pub fn weighed(plan: &Plan) -> Vec<Weighed> {
+    let free = plan.tensors.iter().filter(|t| t.role != Role::Vector);
+    free.map(|t| Weighed {
+        name: t.name.clone(),
+        weights: t.values.elements() as u64,
+        cost: share(t.role),
+    })
+    .collect()
+}
+
+/// Tells what tensors cost that were measured. (Divergences of units are those of all their members.)
+pub fn weigh(tensors: &mut [Weighed], items: &[Item], probed: &Probed) {
+    for (unit, members) in probed.units.iter().zip(&probed.members) {
+        let weights: u64 = members.iter().map(|i| items[*i].values.elements() as u64).sum();
+        let bits = |rung: &Rung| 8.0 * rung.bytes as f64 / weights.max(1) as f64;
+        // The type that was tried, or the nearest to it.
+        let off = |rung: &&Rung| (bits(rung) - TRIED_BITS).abs();
+        let Some(rung) = unit.rungs.iter().min_by(|a, b| off(a).total_cmp(&off(b))) else { continue };
+        let whole = rung.divergence * (2.0 * bits(rung)).exp2();
+        for item in members.iter().map(|i| &items[*i]) {
+            // As if each weight of the unit cost the same.
+            let part = item.values.elements() as f64 / weights.max(1) as f64;
+            let tensor = tensors.iter_mut().find(|t| t.name == item.name);
+            tensor.into_iter().for_each(|t| t.cost = whole * part);
+        }
+    }
+}
+
+/// The rates at which the tensors take no more than so many bytes.
+///
+/// # Errors
+/// [`Error::Usage`] if that is less than a bit a weight; it says how much is needed.
+pub fn rates(tensors: &[Weighed], bytes: u64) -> Result<Rates> {
+    let at = |slope: f64| -> Vec<f64> {
+        let rate = |t: &Weighed| 0.5 * (t.cost / t.weights.max(1) as f64).max(1e-30).log2() - slope;
+        tensors.iter().map(|t| rate(t).clamp(*BITS.start(), *BITS.end())).collect()
+    };
+    let taken = |rates: &[f64]| -> f64 {
+        tensors.iter().zip(rates).map(|(t, r)| (r * t.weights as f64 / 8.0).ceil()).sum()
+    };
+    // The slope as the logarithm of a root: every rate falls by as much as it rises.
+    let (mut low, mut high) = (-200.0, 200.0);
+    let least = taken(&at(high));
+    if least > bytes as f64 {
+        return Err(Error::Usage {
+            what: format!("{bytes} bytes are left for the matrices, and they take {least} at least"),
+            help: format!("ask for {} bytes more", least - bytes as f64),
+        });
+    }
+    for _ in 0..100 {
+        let middle = 0.5 * (low + high);
+        match taken(&at(middle)) <= bytes as f64 {
+            true => high = middle,
+            false => low = middle,
+        }
+    }
+    Ok(tensors.iter().map(|t| t.name.clone()).zip(at(high)).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tensor(name: &str, weights: u64, cost: f64) -> Weighed {
+        Weighed { name: name.to_owned(), weights, cost }
+    }
+
+    #[test]
+    fn every_tensor_is_on_the_same_slope() {
+        let tensors = [tensor("a", 1000, 1.0), tensor("b", 4000, 1.0), tensor("c", 4000, 16.0)];
+        let found = rates(&tensors, 9000 * 4 / 8).unwrap();
+        // A quarter of the weights: a bit more; 16 times the cost: two.
+        assert!((found["a"] - found["b"] - 1.0).abs() < 1e-6, "{found:?}");
+        assert!((found["c"] - found["b"] - 2.0).abs() < 1e-6, "{found:?}");
+        let bits = 1000.0 * found["a"] + 4000.0 * (found["b"] + found["c"]);
+        assert!((bits / 9000.0 - 4.0).abs() < 0.01, "{bits}");
+    }
+
+    #[test]
+    fn rates_have_bounds_and_too_little_is_an_error() {
+        let tensors = [tensor("a", 1000, 0.0), tensor("b", 1000, 1.0)];
+        let found = rates(&tensors, 1 << 20).unwrap();
+        assert!(found.values().all(|r| BITS.contains(r)));
+        let error = rates(&tensors, 100).unwrap_err();
+        assert_eq!(error.to_string(), "100 bytes are left for the matrices, and they take 250 at least");
+    }
+}

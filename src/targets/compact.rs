@@ -1,0 +1,142 @@
+//! Compact files, in BlinkDL's names and shapes: what this program runs itself and expands to all other files.
+
+use formats::compact::{Section, place};
+use formats::{Metadata, Planned, Value};
+use quant::Encoding;
+
+use super::files::names;
+use super::{Files, Item, Objection, Order, PlannedFile, Target, Tokens, blinkdl, gguf};
+use crate::branches::Branches;
+use crate::calibrate::Trace;
+use crate::compact::Coded;
+use crate::error::Result;
+use crate::importance::Importance;
+use crate::model::{Body, Held, Model, Role, Version};
+use crate::recipe::{FileType, Levels, Recipe};
+use crate::rescale;
+use crate::vocab::{Tokenizer, Vocab, WORLD};
+
+/// Which version the model is of.
+const VERSION: &str = "rwkv-quant.model";
+/// The file type.
+const TYPE: &str = "rwkv-quant.type";
+/// The program.
+const PROGRAM: &str = "rwkv-quant.program";
+/// SHA-256 of every file of the source.
+const SOURCES: &str = "rwkv-quant.source.sha256";
+
+/// The target of compact files.
+pub struct Compact;
+
+impl Target for Compact {
+    fn id(&self) -> &'static str {
+        "compact"
+    }
+
+    fn name(&self) -> &'static str {
+        "compact"
+    }
+
+    fn runtimes(&self) -> &'static str {
+        "rwkv-quant, which expands it to the others"
+    }
+
+    fn extensions(&self) -> &'static [&'static str] {
+        &["rwkvz"]
+    }
+
+    fn takes(&self, version: &Version) -> bool {
+        version.body == Body::Rwkv
+    }
+
+    fn holds(&self, file_type: &FileType) -> bool {
+        file_type.levels == Levels::Nf4
+    }
+
+    fn default_type(&self) -> Option<&'static str> {
+        Some("source")
+    }
+
+    fn tokens(&self) -> Tokens {
+        Tokens::IfKnown
+    }
+
+    fn codes(&self) -> bool {
+        true
+    }
+
+    fn rungs(&self) -> &'static [Encoding] {
+        &[Encoding::Q8_0, Encoding::Q6K, Encoding::Q5K, Encoding::Q4K, Encoding::Q3K, Encoding::Q2K]
+    }
+
+    fn coded(&self, item: &Item, encoding: Encoding, recipe: &Recipe) -> Option<Coded> {
+        match recipe.rates.get(&item.name) {
+            Some(bits) => Some(Coded::Codes(*bits)),
+            None => Coded::exactly(encoding, item.values.elements()),
+        }
+    }
+
+    fn check(&self, _: &Model) -> Result<Vec<Objection>> {
+        Ok(Vec::new())
+    }
+
+    fn items(&self, model: &Model, recipe: &Recipe) -> Result<Vec<Item>> {
+        let held = model.tensors.iter().filter(|held| !held.is_unread());
+        held.map(|held| item(held, model, recipe.file_type)).collect()
+    }
+
+    fn files(&self, order: &Order<'_>, groups: &[&[Planned]]) -> Result<Files> {
+        let metadata = metadata(order)?;
+        let tensors = groups.iter().flat_map(|group| group.iter());
+        let sections: Vec<Section> = tensors
+            .zip(order.storages)
+            .map(|(planned, storage)| Section { planned: planned.clone(), storage: *storage })
+            .collect();
+        let layout = place(&metadata, &sections)?.into();
+        let files = names(order.out, 1)?.into_iter().map(|name| PlannedFile { name, layout }).collect();
+        Ok(Files { metadata, files, small: Vec::new() })
+    }
+}
+
+/// Vectors are kept as they are, and where all weights are, those too.
+fn item(held: &Held, model: &Model, file_type: &FileType) -> Result<Item> {
+    let fixed = match held.slot.role {
+        _ if file_type.is_plain() => Some(blinkdl::plain(model, held, file_type)?),
+        Role::Vector => Some(match held.values.encoding() {
+            Some(e @ (Encoding::BF16 | Encoding::F16)) => e,
+            _ => Encoding::F32,
+        }),
+        _ => None,
+    };
+    let (name, values) = (held.name(), held.values.clone());
+    Ok(Item { name, role: held.slot.role, values, fixed, unread: false })
+}
+
+fn metadata(order: &Order<'_>) -> Result<Metadata> {
+    let Order { model, about, recipe, sources, .. } = *order;
+    let mut keys = about.general_with("general.type", Value::from("model"));
+    let mut put = |key: &str, value: Value| keys.push((key.to_owned(), value));
+    put(VERSION, Value::from(model.version.name));
+    put(TYPE, Value::from(recipe.file_type.name));
+    put(PROGRAM, Value::from(env!("CARGO_PKG_VERSION")));
+    put(SOURCES, Value::strings(sources.iter().cloned()));
+    keys.extend(recipe.importance.iter().flat_map(Importance::keys));
+    keys.extend(recipe.calibration.iter().flat_map(Trace::keys));
+    keys.extend(rescale::key(model, &recipe.equalized));
+    keys.extend(recipe.branches.iter().map(Branches::key));
+    // The usual vocabulary of this size goes without saying, and so does its chat template.
+    let usual = Vocab::usual(model.dims.vocab);
+    let is_usual = match &about.tokenizer {
+        Some(Tokenizer::Rwkv(vocab)) => usual.is_some_and(|usual| usual.tokens == vocab.tokens),
+        _ => true,
+    };
+    let template = about.chat_template.as_deref();
+    let said = match &about.tokenizer {
+        Some(Tokenizer::Rwkv(vocab)) if vocab.name == WORLD => Some(gguf::WORLD_CHAT_TEMPLATE),
+        _ => None,
+    };
+    if !is_usual || template != said {
+        keys.extend(gguf::tokenizer_keys(model, about)?);
+    }
+    Ok(keys)
+}
