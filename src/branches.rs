@@ -135,7 +135,9 @@ impl Branches {
             [down, up]
         });
         let factors = layout.offsets().iter().copied().zip(factors.map(<[u8]>::to_vec));
-        for (offset, bytes) in layout.finish(&vec![Sum::default(); layout.offsets().len()]).into_iter().chain(factors) {
+        for (offset, bytes) in
+            layout.finish(&vec![Sum::default(); layout.offsets().len()]).into_iter().chain(factors)
+        {
             file[offset as usize..][..bytes.len()].copy_from_slice(&bytes);
         }
         Ok(file)

@@ -321,8 +321,11 @@ impl Request {
                 Some(text) => Some((text, [again()?, again()?])),
                 None => None,
             };
-            recipe.rates = self.goals.rates(&plan, measured, observer, stop)?;
+            let most = self.goals.most_bytes(&plan)?;
             recipe.file_type = FileType::named(CODED)?;
+            recipe.rates = compact::nominal(&plan);
+            plan = make(&recipe)?;
+            recipe.rates = self.goals.rates(&plan, most, measured, observer, stop)?;
             plan = make(&recipe)?;
         } else if let (true, Some(text)) = (self.goals.is_wanted(), &text) {
             let found = self.goals.choose(&plan, [again()?, again()?], text, observer, stop)?;

@@ -113,6 +113,11 @@ impl Write {
         }
     }
 
+    /// What its values are stored as, in a word.
+    pub fn stored_as(&self) -> &'static str {
+        self.coded.and_then(Coded::coding).map_or(self.encoding.name(), quant::coding::Coding::name)
+    }
+
     /// How its values are stored in a compact file.
     fn storage(&self) -> Storage {
         self.coded.map_or(Storage::Plain, |coded| coded.storage(self.values.cols(), self.bytes()))
@@ -178,15 +183,12 @@ impl Plan {
         check_types(&items, &recipe, target)?;
         let weights = items.iter().map(|i| i.values.elements() as u64).sum();
         let mut tensors =
-            items.into_iter()
-            .map(|item| choose(item, target, model, &recipe))
-            .collect::<Result<Vec<_>>>()?;
+            items.into_iter().map(|item| choose(item, target, model, &recipe)).collect::<Result<Vec<_>>>()?;
         let planned: Vec<Planned> =
             tensors.iter().flat_map(|t| &t.parts).map(|p| p.planned.clone()).collect();
         let groups = targets::groups(&planned, wishes.split_max_bytes);
         let storages: Vec<Storage> = tensors.iter().map(Write::storage).collect();
-        let order =
-            Order { model, about, recipe: &recipe, weights, out, storages: &storages, sources: &[] };
+        let order = Order { model, about, recipe: &recipe, weights, out, storages: &storages, sources: &[] };
         let Files { metadata, files, mut small } = target.files(&order, &groups)?;
         if let Some(chat) = wishes.modelfile {
             small.push(chat.modelfile(target, &files, recipe.branches.is_some())?);

@@ -77,13 +77,22 @@ impl Tensor {
         Some(Tensor::span_bytes(self.encoding, &self.shape, None)?.saturating_sub(self.bytes))
     }
 
+    /// What its values are stored as, in a word: the coding if they are coded to be smaller, else the encoding.
+    pub fn stored_as(&self) -> &'static str {
+        match self.coded {
+            Some(Coded::Tiles(tiles)) => tiles.coding.name(),
+            Some(Coded::Zstd) | None => self.encoding.name(),
+        }
+    }
+
     /// Number of rows: all dimensions but the last.
     pub fn rows(&self) -> usize {
         let cols = self.shape.last().copied().unwrap_or(1);
         self.shape.iter().product::<usize>().checked_div(cols).unwrap_or(0)
     }
 
-    /// Number of elements.(&self) -> u64 {
+    /// Number of elements.
+    pub fn elements(&self) -> u64 {
         self.shape.iter().map(|d| *d as u64).product()
     }
 

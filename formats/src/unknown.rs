@@ -33,8 +33,7 @@ const FETCH: &str = "run `git lfs pull` in its repository to fetch the file itse
 const UNPACK: &str = "unpack it first";
 const LINK: &str = "the download saved something else: use the link of the file itself";
 const OTHER: &str = "start from the checkpoint that it was made from";
-const READ: &str =
-    "these are read: torch .pth, safetensors, Hugging Face folders, GGUF, rwkv.cpp .bin, web-rwkv .prefab, .rwkvz";
+const READ: &str = "these are read: torch .pth, safetensors, Hugging Face folders, GGUF, rwkv.cpp .bin, web-rwkv .prefab, .rwkvz";
 const AGAIN: &str = "the download did not finish: download it again";
 
 /// The error for a file of no known format: it says what the content looks like.

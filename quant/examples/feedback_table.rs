@@ -110,7 +110,8 @@ fn any_rate(
     let reader = Reader::new(design.head(), COLS)?;
     let mut bytes = design.head().len();
     let mut decoded = vec![0.0; values.len()];
-    for (values, out) in values.chunks(tile_rows(COLS) * COLS).zip(decoded.chunks_mut(tile_rows(COLS) * COLS)) {
+    for (values, out) in values.chunks(tile_rows(COLS) * COLS).zip(decoded.chunks_mut(tile_rows(COLS) * COLS))
+    {
         let mut tile = Vec::new();
         design.encode(values, feedback, &mut tile)?;
         reader.decode(&tile, out)?;

@@ -149,7 +149,8 @@ mod tests {
     #[test]
     fn both_ways_of_decoding_give_the_same_values() {
         let (cols, mut random) = (64, Random::new(1));
-        let values: Vec<f32> = (0..64 * cols).map(|_| half::bf16::from_f64(random.normal()).to_f32()).collect();
+        let values: Vec<f32> =
+            (0..64 * cols).map(|_| half::bf16::from_f64(random.normal()).to_f32()).collect();
         let bf16: Vec<u8> = values.iter().flat_map(|v| half::bf16::from_f32(*v).to_le_bytes()).collect();
         for coding in Coding::ALL {
             let (head, mut tile) = match coding {

@@ -77,7 +77,8 @@ pub fn encode(
             let write = &plan.tensors[target.write];
             if let Some(Coded::Codes(bits)) = write.coded {
                 if let (Some([fit, held_out]), true) = (moments.get(&target.key), open.contains(target)) {
-                    store.keep(target.write, &solve_coded(&walk, plan, *target, bits, fit, held_out, stop)?)?;
+                    store
+                        .keep(target.write, &solve_coded(&walk, plan, *target, bits, fit, held_out, stop)?)?;
                 }
                 let Some(kept) = store.get(target.write)? else { continue };
                 let (rows, cols) = (write.values.rows(), write.values.cols());

@@ -89,14 +89,15 @@ impl Goals {
         Ok(Chosen::of(&items, &probed, allocation))
     }
 
-    /// Chooses the rates of the tensors of `plan`, whose type is the one that a preset goes by, or coded; by measurement
-    /// if there is a text, and `models` is its source, opened twice.
+    /// Chooses the rates of the tensors of `plan`, a file of `most` bytes; by what rounding them costs if there is a text
+    /// to measure that on, beside which stands the source, opened twice.
     ///
     /// # Errors
     /// As [`choose`](Goals::choose).
     pub fn rates(
         &self,
         plan: &Plan,
+        most: u64,
         measured: Option<(&Text, [Model; 2])>,
         observer: &dyn Observer,
         stop: &Stop,
@@ -115,14 +116,17 @@ impl Goals {
             })?;
             compact::weigh(&mut tensors, &items, &probed);
         }
-        let theirs: u64 = plan.tensors.iter().filter(|t| tensors.iter().any(|w| w.name == t.name)).map(Write::bytes).sum();
+        let theirs: u64 =
+            plan.tensors.iter().filter(|t| tensors.iter().any(|w| w.name == t.name)).map(Write::bytes).sum();
         let others = plan.total_bytes() - theirs;
-        let most = self.most_bytes(plan)?;
         compact::rates(&tensors, most.saturating_sub(others))
     }
 
-    /// The size asked for, in bytes.
-    fn most_bytes(&self, plan: &Plan) -> Result<u64> {
+    /// The size asked for, in bytes; of a preset, that of `plan`.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] if the bits a weight make no sense.
+    pub fn most_bytes(&self, plan: &Plan) -> Result<u64> {
         match (self.target_size, self.target_bpw) {
             _ if self.preset.is_some() => Ok(plan.total_bytes()),
             (Some(bytes), _) => Ok(bytes),

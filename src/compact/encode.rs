@@ -10,7 +10,7 @@ use quant::{EncodeError, Encoding, Rows, check_finite, codec, lossless};
 use rayon::prelude::*;
 
 use super::Coded;
-use crate::error::{Error, Result};
+use crate::error::Error;
 use crate::pipeline::Stop;
 
 /// How hard small tensors are packed.

@@ -5,8 +5,8 @@
 //! `2 ln 2 a 2^(-2R)`. The whole is best where that is worth the same everywhere: `R = log2(a / (n s)) / 2`, with one
 //! `s` for all tensors that makes the size right.
 //!
-//! What `a` is: measured ([`probe`](crate::calibrate::probe)) where there is a text to calibrate on. Else the
-//! divergence goes with the error relative to the weights, by the [`share`] of the tensor's role.
+//! What `a` is: measured ([`probe`](crate::calibrate::probe())) where there is a text to calibrate on. Else it is what it
+//! was of small models, by the tensor's name.
 
 use std::collections::BTreeMap;
 
@@ -36,27 +36,39 @@ pub struct Weighed {
     pub cost: f64,
 }
 
-/// What an error relative to the weights costs, where nothing was measured: how the divergences of the models in
-/// `testdata`, each with one tensor at a time rounded, compare in the mean.
-fn share(role: Role) -> f64 {
-    match role {
-        Role::Embedding => 0.5,
-        Role::Head => 1.0,
-        Role::Matrix => 1.0,
-        Role::LowRank => 0.5,
-        Role::Vector => 1.0,
-    }
+/// What tensors cost where nothing was measured, by the ends of their names: the means over `rwkv6-bytes` and
+/// `rwkv7-bytes` of testdata, of the divergence with one tensor alone rounded (`units` of `rwkv-quant --format json convert MODEL
+/// OUT.gguf --calib TEXT --target-bpw 8 --dry-run`) times 4 to the power of the bits of its type.
+const COSTS: [(&str, f64); 10] = [
+    ("emb.weight", 0.8),
+    ("head.weight", 0.5),
+    ("att.receptance.weight", 0.01),
+    ("att.key.weight", 0.015),
+    ("att.value.weight", 0.08),
+    ("att.gate.weight", 0.06),
+    ("att.output.weight", 0.1),
+    ("ffn.key.weight", 0.25),
+    ("ffn.receptance.weight", 0.015),
+    ("ffn.value.weight", 0.08),
+];
+
+/// What a tensor costs that is none of these: a low-rank matrix.
+const OTHERS: f64 = 0.002;
+
+fn cost(name: &str) -> f64 {
+    COSTS.iter().find(|(end, _)| name.ends_with(end)).map_or(OTHERS, |(_, cost)| *cost)
 }
 
 /// The tensors of a plan that get rates: all but the vectors, with what they cost where nothing was measured.
 pub fn weighed(plan: &Plan) -> Vec<Weighed> {
     let free = plan.tensors.iter().filter(|t| t.role != Role::Vector);
-    free.map(|t| Weighed {
-        name: t.name.clone(),
-        weights: t.values.elements() as u64,
-        cost: share(t.role),
-    })
-    .collect()
+    free.map(|t| Weighed { name: t.name.clone(), weights: t.values.elements() as u64, cost: cost(&t.name) })
+        .collect()
+}
+
+/// A rate for every tensor of a plan that gets one: what the file takes beside them can then be told.
+pub fn nominal(plan: &Plan) -> Rates {
+    weighed(plan).into_iter().map(|t| (t.name, *BITS.start())).collect()
 }
 
 /// Tells what tensors cost that were measured. (Divergences of units are those of all their members.)
@@ -105,7 +117,9 @@ pub fn rates(tensors: &[Weighed], bytes: u64) -> Result<Rates> {
             false => low = middle,
         }
     }
-    Ok(tensors.iter().map(|t| t.name.clone()).zip(at(high)).collect())
+    // Rounded, so that the last bit of a logarithm changes nothing.
+    let rounded = at(high).into_iter().map(|rate| (rate * 1024.0).floor() / 1024.0);
+    Ok(tensors.iter().map(|t| t.name.clone()).zip(rounded).collect())
 }
 
 #[cfg(test)]
@@ -121,8 +135,8 @@ mod tests {
         let tensors = [tensor("a", 1000, 1.0), tensor("b", 4000, 1.0), tensor("c", 4000, 16.0)];
         let found = rates(&tensors, 9000 * 4 / 8).unwrap();
         // A quarter of the weights: a bit more; 16 times the cost: two.
-        assert!((found["a"] - found["b"] - 1.0).abs() < 1e-6, "{found:?}");
-        assert!((found["c"] - found["b"] - 2.0).abs() < 1e-6, "{found:?}");
+        assert!((found["a"] - found["b"] - 1.0).abs() < 2e-3, "{found:?}");
+        assert!((found["c"] - found["b"] - 2.0).abs() < 2e-3, "{found:?}");
         let bits = 1000.0 * found["a"] + 4000.0 * (found["b"] + found["c"]);
         assert!((bits / 9000.0 - 4.0).abs() < 0.01, "{bits}");
     }

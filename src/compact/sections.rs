@@ -24,8 +24,7 @@ pub fn encode(
     observer: &dyn Observer,
     stop: &Stop,
 ) -> Result<()> {
-    let left: Vec<usize> =
-        (0..plan.tensors.len()).filter(|n| is_left(&plan.tensors[*n])).collect();
+    let left: Vec<usize> = (0..plan.tensors.len()).filter(|n| is_left(&plan.tensors[*n])).collect();
     let elements = |n: &usize| plan.tensors[*n].values.elements() as u64;
     let weights: u64 = left.iter().map(elements).sum();
     // So many at a time as there are threads: what is finished is in memory till then.
@@ -72,8 +71,6 @@ fn section(write: &Write, plan: &Plan, model: &Model, stop: &Stop) -> Result<Vec
     };
     matrix.section(coded, write.encoding, stop).map_err(|e| match e {
         Unencodable::Other(e) => e,
-        Unencodable::Weight(e) => {
-            pipeline::unencodable(&write.values, &write.name, plan.target, model, e)
-        }
+        Unencodable::Weight(e) => pipeline::unencodable(&write.values, &write.name, plan.target, model, e),
     })
 }

@@ -109,7 +109,7 @@ struct TensorRow {
     offset: u64,
     bytes: u64,
     #[serde(skip)]
-    kind: (Role, Encoding),
+    kind: (Role, Encoding, &'static str),
 }
 
 #[derive(Debug, Serialize)]
@@ -167,11 +167,11 @@ impl Conversion {
                     name: t.name.clone(),
                     role: t.role.name(),
                     shape: t.values.shape().to_vec(),
-                    encoding: t.encoding.name(),
+                    encoding: t.stored_as(),
                     file: t.parts.first().map_or(0, |p| p.file),
                     offset: t.parts.first().map_or(0, |p| p.offset),
                     bytes: t.bytes(),
-                    kind: (t.role, t.encoding),
+                    kind: (t.role, t.encoding, t.stored_as()),
                 })
                 .collect(),
             fallbacks: plan
@@ -371,7 +371,7 @@ impl Conversion {
 
     /// One line for all tensors of a role and encoding.
     fn roles(&self, out: &mut dyn Write) -> io::Result<()> {
-        let mut kinds: BTreeMap<(Role, Encoding), (usize, u64, u64)> = BTreeMap::new();
+        let mut kinds: BTreeMap<(Role, Encoding, &str), (usize, u64, u64)> = BTreeMap::new();
         for t in &self.tensors {
             let sum = kinds.entry(t.kind).or_default();
             sum.0 += 1;
@@ -379,7 +379,7 @@ impl Conversion {
             sum.2 += t.bytes;
         }
         let mut table = Table::new(&["role", "encoding", ">tensors", ">weights", ">size"]);
-        for ((role, encoding), (tensors, weights, size)) in kinds {
+        for ((role, _, encoding), (tensors, weights, size)) in kinds {
             table.row([
                 role.name().to_owned(),
                 encoding.to_string(),

@@ -80,9 +80,9 @@ impl SourceSummary {
     pub fn of(container: &Container) -> SourceSummary {
         let mut encodings: Vec<(String, usize)> = Vec::new();
         for t in container.tensors() {
-            match encodings.iter_mut().find(|(name, _)| name == t.encoding.name()) {
+            match encodings.iter_mut().find(|(name, _)| name == t.stored_as()) {
                 Some((_, n)) => *n += 1,
-                None => encodings.push((t.encoding.name().to_owned(), 1)),
+                None => encodings.push((t.stored_as().to_owned(), 1)),
             }
         }
         SourceSummary {
@@ -222,7 +222,7 @@ impl Inspection {
                 canonical: None,
                 role: None,
                 shape: t.shape.clone(),
-                encoding: t.encoding.name(),
+                encoding: t.stored_as(),
                 bytes: t.stored_bytes(),
                 file: container.files()[t.file].path().display().to_string(),
                 offset: t.offset,

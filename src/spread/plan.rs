@@ -114,7 +114,8 @@ fn check(plan: &Plan) -> Result<()> {
 
 /// The bytes of every file that are no data of tensors, small files as a whole: pieces by their offsets.
 fn frames(plan: &Plan) -> Vec<Vec<(u64, Vec<u8>)>> {
-    let with_tensors = plan.files.iter().map(|f| f.layout.finish(&vec![Sum::default(); f.layout.offsets().len()]));
+    let with_tensors =
+        plan.files.iter().map(|f| f.layout.finish(&vec![Sum::default(); f.layout.offsets().len()]));
     with_tensors.chain(plan.small.iter().map(|f| vec![(0, f.bytes.clone())])).collect()
 }
 

@@ -92,8 +92,9 @@ impl Target for Compact {
             .zip(order.storages)
             .map(|(planned, storage)| Section { planned: planned.clone(), storage: *storage })
             .collect();
-        let layout = place(&metadata, &sections)?.into();
-        let files = names(order.out, 1)?.into_iter().map(|name| PlannedFile { name, layout }).collect();
+        let layout = place(&metadata, &sections)?;
+        let file = |name| PlannedFile { name, layout: layout.clone().into() };
+        let files = names(order.out, 1)?.into_iter().map(file).collect();
         Ok(Files { metadata, files, small: Vec::new() })
     }
 }

@@ -7,6 +7,7 @@ mod adapters;
 mod agreement;
 mod batch;
 mod calibrate;
+mod compact;
 mod convert;
 mod evaluate;
 mod heads;

@@ -11,6 +11,8 @@ mod verify;
 pub use place::{CompactPlacement, Section, Storage, place};
 pub use tiles::{Tiled, Tiles, section};
 
+use std::io::Read;
+
 use crate::container::Container;
 use crate::error::Result;
 use crate::format::{Checksums, Format, Sniff};
@@ -33,8 +35,20 @@ const ALIGNMENT: u64 = 64;
 const SUM_BYTES: u64 = 32;
 /// Bytes of the footer.
 const FOOTER_BYTES: u64 = 80;
-/// Most bytes of values in a zstd section.
-const ZSTD_BYTES: u64 = 16 << 20;
+/// Most bytes of values in all zstd sections together.
+const ZSTD_BYTES: u64 = 64 << 20;
+/// The logarithm of the window that zstd frames may ask for.
+const WINDOW_LOG: u32 = 24;
+
+/// The `bytes` bytes that a zstd frame holds; `None` if it holds another number, or is none.
+fn unpacked(frame: &[u8], bytes: u64) -> Option<Vec<u8>> {
+    let mut decoder = zstd::Decoder::with_buffer(frame).ok()?;
+    decoder.window_log_max(WINDOW_LOG).ok()?;
+    // Grown as they come: a small frame may claim anything.
+    let mut out = Vec::new();
+    decoder.take(bytes.saturating_add(1)).read_to_end(&mut out).ok()?;
+    (out.len() as u64 == bytes).then_some(out)
+}
 
 /// The project's own format, for the smallest download.
 pub struct Compact;

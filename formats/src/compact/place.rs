@@ -41,8 +41,6 @@ pub struct CompactPlacement {
     pub offsets: Vec<u64>,
     /// Size of the whole file.
     pub total_bytes: u64,
-    /// Sizes of the sections.
-    pub(crate) sizes: Vec<u64>,
     /// The index as stored.
     index: Vec<u8>,
     index_offset: u64,
@@ -66,7 +64,7 @@ pub struct CompactPlacement {
 pub fn place(metadata: &Metadata, sections: &[Section]) -> Result<CompactPlacement> {
     let metadata = typed(metadata).ok_or_else(|| cannot("a value has no form in JSON", None))?;
     let mut seen = BTreeSet::new();
-    let (mut offsets, mut sizes, mut entries) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut offsets, mut entries) = (Vec::new(), Vec::new());
     let mut end = HEAD_BYTES;
     for Section { planned, storage } in sections {
         let Planned { name, encoding, shape } = planned;
@@ -80,7 +78,9 @@ pub fn place(metadata: &Metadata, sections: &[Section]) -> Result<CompactPlaceme
             Storage::Tiled(tiles, _) if tiles.coding.decoded() != *encoding => {
                 return Err(cannot("its values are of another type than its coding gives"));
             }
-            Storage::Tiled(tiles, bytes) => (Some(tiles.coding.name()), Some(tiles.rows as u64), Some(*bytes)),
+            Storage::Tiled(tiles, bytes) => {
+                (Some(tiles.coding.name()), Some(tiles.rows as u64), Some(*bytes))
+            }
         };
         let bytes = bytes.ok_or_else(|| cannot("its rows are no whole blocks"))?;
         let start = end.checked_next_multiple_of(ALIGNMENT);
@@ -97,7 +97,6 @@ pub fn place(metadata: &Metadata, sections: &[Section]) -> Result<CompactPlaceme
             bytes,
         });
         offsets.push(start);
-        sizes.push(bytes);
         end = after;
     }
     let index = Index { requires: Vec::new(), metadata, sections: entries };
@@ -107,14 +106,7 @@ pub fn place(metadata: &Metadata, sections: &[Section]) -> Result<CompactPlaceme
         .checked_add(SUM_BYTES * sections.len() as u64)
         .and_then(|n| n.checked_add(FOOTER_BYTES)?.checked_add(end))
         .ok_or_else(|| cannot("the file would be absurdly large", None))?;
-    Ok(CompactPlacement {
-        offsets,
-        total_bytes,
-        sizes,
-        index,
-        index_offset: end,
-        json_bytes: json.len() as u64,
-    })
+    Ok(CompactPlacement { offsets, total_bytes, index, index_offset: end, json_bytes: json.len() as u64 })
 }
 
 impl CompactPlacement {
@@ -126,8 +118,7 @@ impl CompactPlacement {
         let mut tail = self.index.clone();
         tail.extend(sums.flatten());
         let sum = Sha256::digest(&tail);
-        for field in
-            [self.index_offset, self.index.len() as u64, self.json_bytes, self.offsets.len() as u64]
+        for field in [self.index_offset, self.index.len() as u64, self.json_bytes, self.offsets.len() as u64]
         {
             tail.extend(field.to_le_bytes());
         }

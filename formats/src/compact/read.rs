@@ -6,7 +6,9 @@ use sha2::{Digest, Sha256};
 
 use super::index::{self, Entry, Index};
 use super::tiles::{Tiled, Tiles};
-use super::{ALIGNMENT, Compact, END, FOOTER_BYTES, HEAD_BYTES, MAGIC, NAME, SUM_BYTES, VERSION, ZSTD_BYTES};
+use super::{
+    ALIGNMENT, Compact, END, FOOTER_BYTES, HEAD_BYTES, MAGIC, NAME, SUM_BYTES, VERSION, ZSTD_BYTES, unpacked,
+};
 use crate::container::{Coded, Container, Tensor};
 use crate::cursor::Cursor;
 use crate::error::{Blame, Result};
@@ -73,10 +75,9 @@ impl<'a> Footer<'a> {
     /// Unpacks and parses the index.
     pub fn index(&self, blame: Blame<'_>) -> Result<Index> {
         let broken = |what: String| blame.malformed(format!("the index is broken: {what}")).at(self.offset);
-        let json = zstd::bulk::decompress(self.index, self.json_bytes as usize);
-        let json = json.map_err(|e| broken(e.to_string()))?;
-        let index: Index =
-            serde_json::from_slice(&json).map_err(|e| broken(crate::json::message(&e)))?;
+        let json = unpacked(self.index, self.json_bytes);
+        let json = json.ok_or_else(|| broken(format!("it holds no {} bytes", self.json_bytes)))?;
+        let index: Index = serde_json::from_slice(&json).map_err(|e| broken(crate::json::message(&e)))?;
         if index.sections.len() != self.sums.len() {
             let what = format!("it has {} sections, not {}", index.sections.len(), self.sums.len());
             return Err(broken(what));
@@ -101,32 +102,36 @@ pub(super) fn read(file: Mapped, limits: &Limits) -> Result<Container> {
     let blame = Blame { path: &path, format: NAME };
     let footer = Footer::read(&file, limits, blame)?;
     let index = footer.index(blame)?;
-    let (mut tensors, mut unpacked) = (Vec::new(), Vec::new());
+    let (mut tensors, mut held, mut packed) = (Vec::new(), Vec::new(), 0);
     let mut end = HEAD_BYTES;
     for entry in &index.sections {
         let in_section = |e: crate::Error| e.in_tensor(&entry.name);
         let after = entry.offset.checked_add(entry.bytes).filter(|after| *after <= footer.offset);
         let fits = entry.offset >= end && entry.offset.is_multiple_of(ALIGNMENT);
         end = after.filter(|_| fits).ok_or_else(|| {
-            let what = format!("{} bytes there overlap what stands before or behind", entry.bytes);
+            let what = "its bytes lie where they cannot: sections are in order, in front of the index";
             in_section(blame.malformed(what).at(entry.offset))
         })?;
-        let (tensor, values) = tensor(entry, &file, limits, blame).map_err(in_section)?;
-        unpacked.extend(values.map(|values| (entry.name.clone(), values)));
+        let (tensor, values) = tensor(entry, &file, packed, limits, blame).map_err(in_section)?;
+        if let Some(values) = values {
+            packed += values.len() as u64;
+            held.push((entry.name.clone(), values));
+        }
         tensors.push(tensor);
     }
     let metadata = index::metadata(index.metadata, blame)?;
     let mut container = Container::new(&Compact, &path, vec![file], tensors, metadata, limits)?;
-    for (name, values) in unpacked {
+    for (name, values) in held {
         container.hold(&name, values);
     }
     Ok(container)
 }
 
-/// A tensor, and its values if they had to be unpacked.
+/// A tensor, and its values if they had to be unpacked, behind so many bytes of others.
 fn tensor(
     entry: &Entry,
     file: &Mapped,
+    packed: u64,
     limits: &Limits,
     blame: Blame<'_>,
 ) -> Result<(Tensor, Option<Vec<u8>>)> {
@@ -153,11 +158,10 @@ fn tensor(
     match (entry.coding.as_deref(), entry.tile_rows) {
         (None, None) => Ok((tensor, None)),
         (Some(ZSTD), None) => {
-            let size = blame.within("bytes of a packed tensor", span, ZSTD_BYTES)?;
-            let values = zstd::bulk::decompress(stored, size as usize).unwrap_or_default();
-            if values.len() as u64 != size {
-                return Err(blame.malformed(format!("its frame holds no {size} bytes")).at(entry.offset));
-            }
+            let all = packed.saturating_add(span);
+            blame.within("bytes of packed tensors", all, ZSTD_BYTES)?;
+            let wrong = || blame.malformed(format!("its frame holds no {span} bytes")).at(entry.offset);
+            let values = unpacked(stored, span).ok_or_else(wrong)?;
             tensor.coded = Some(Coded::Zstd);
             Ok((tensor, Some(values)))
         }
@@ -176,7 +180,6 @@ fn tensor(
             tensor.coded = Some(Coded::Tiles(tiles));
             Ok((tensor, None))
         }
-        (None | Some(ZSTD), Some(_)) => Err(blame.malformed("it is in tiles, and its coding has none")),
         (Some(name), None) => {
             Err(blame.unsupported(format!("the coding {:?} without tiles", crate::json::short(name)), NEWER))
         }

@@ -6,7 +6,9 @@ use quant::{Encoding, Rows};
 use sha2::{Digest, Sha256};
 
 use super::{FOOTER_BYTES, HEAD_BYTES, Section, Storage, Tiles, place, section};
-use crate::{Checksums, Coded, Container, Error, Layout, Limits, Metadata, Planned, Sum, Value, ValueKind, open};
+use crate::{
+    Checksums, Coded, Container, Error, Layout, Limits, Metadata, Planned, Sum, Value, ValueKind, open,
+};
 
 const ROWS: usize = 3000;
 const COLS: usize = 64;
@@ -25,7 +27,8 @@ fn sample() -> (Layout, Metadata, Vec<Vec<u8>>) {
     };
     let codes = tiles(&|values, out| design.encode(values, None, out).unwrap());
     let exact = tiles(&|values, out| {
-        let bf16: Vec<u8> = values.iter().flat_map(|v| (v.to_bits() >> 16).to_le_bytes()[..2].to_vec()).collect();
+        let bf16: Vec<u8> =
+            values.iter().flat_map(|v| (v.to_bits() >> 16).to_le_bytes()[..2].to_vec()).collect();
         quant::lossless::encode(&bf16, out);
     });
     assert!(codes.len() > 1);
@@ -37,8 +40,10 @@ fn sample() -> (Layout, Metadata, Vec<Vec<u8>>) {
         (0..68).collect(),
         Vec::new(),
     ];
-    let planned = |name: &str, encoding, shape: &[usize]| Planned { name: name.into(), encoding, shape: shape.into() };
-    let tiled = |coding, n: usize| Storage::Tiled(Tiles { coding, rows: tile_rows(COLS) }, data[n].len() as u64);
+    let planned =
+        |name: &str, encoding, shape: &[usize]| Planned { name: name.into(), encoding, shape: shape.into() };
+    let tiled =
+        |coding, n: usize| Storage::Tiled(Tiles { coding, rows: tile_rows(COLS) }, data[n].len() as u64);
     let sections = [
         (planned("codes", Encoding::F32, &[ROWS, COLS]), tiled(Coding::Codes, 0)),
         (planned("exact", Encoding::BF16, &[2, ROWS / 2, COLS]), tiled(Coding::Lossless, 1)),
@@ -145,7 +150,8 @@ fn a_flipped_bit_is_found_in_the_section_where_it_is() {
     }
     // Head, index, sums and footer.
     let tail = layout.offsets()[4] as usize + data[4].len();
-    for at in (0..12).chain(tail..file.len() - FOOTER_BYTES as usize + 36).chain(file.len() - 40..file.len()) {
+    for at in (0..12).chain(tail..file.len() - FOOTER_BYTES as usize + 36).chain(file.len() - 40..file.len())
+    {
         let mut damaged = file.clone();
         damaged[at] ^= 1;
         let found = opened(&damaged).and_then(|container| verified(&container));
@@ -185,45 +191,56 @@ fn with_index(json: &str) -> Vec<u8> {
 fn a_hostile_index_is_refused() {
     let entry = |name: &str, rest: &str| format!(r#"{{"name": "{name}", "values": "f32", {rest}}}"#);
     let good = entry("a", r#""shape": [16], "offset": 64, "bytes": 64"#);
-    let index = |second: &str| format!(r#"{{"requires": [], "metadata": [], "sections": [{good}, {second}]}}"#);
+    let index =
+        |second: &str| format!(r#"{{"requires": [], "metadata": [], "sections": [{good}, {second}]}}"#);
     let b = |rest: &str| index(&entry("b", rest));
     assert!(opened(&with_index(&b(r#""shape": [16], "offset": 128, "bytes": 64"#))).is_ok());
     // What is not known and not required is skipped.
     assert!(opened(&with_index(&b(r#""shape": [16], "offset": 128, "bytes": 64, "colour": "red""#))).is_ok());
     for (bad, what) in [
-        (b(r#""shape": [16], "offset": 64, "bytes": 64"#), "overlap"),
-        (b(r#""shape": [16], "offset": 130, "bytes": 60"#), "overlap"),
-        (b(r#""shape": [17], "offset": 128, "bytes": 68"#), "overlap"),
-        (b(r#""shape": [16], "offset": 128, "bytes": 18446744073709551615"#), "overlap"),
+        (b(r#""shape": [16], "offset": 64, "bytes": 64"#), "lie where they cannot"),
+        (b(r#""shape": [16], "offset": 130, "bytes": 60"#), "lie where they cannot"),
+        (b(r#""shape": [17], "offset": 128, "bytes": 68"#), "lie where they cannot"),
+        (b(r#""shape": [16], "offset": 128, "bytes": 18446744073709551615"#), "lie where they cannot"),
         (b(r#""shape": [17], "offset": 128, "bytes": 64"#), "needs 68 bytes"),
         (b(r#""shape": [4294967296, 4294967296, 16], "offset": 128, "bytes": 64"#), "absurd"),
         (b(r#""shape": [16], "offset": 128, "bytes": 64, "coding": "zip""#), "the coding \"zip\""),
         (b(r#""shape": [16], "offset": 128, "bytes": 64, "coding": "zstd""#), "frame"),
-        (b(r#""shape": [1099511627776], "offset": 128, "bytes": 64, "coding": "zstd""#), "packed tensor"),
+        (b(r#""shape": [1099511627776], "offset": 128, "bytes": 64, "coding": "zstd""#), "packed tensors"),
         (b(r#""shape": [16], "offset": 128, "bytes": 64, "coding": "codes""#), "without tiles"),
         (b(r#""shape": [16], "offset": 128, "bytes": 64, "coding": "codes", "tile_rows": 0"#), "no rows"),
         (b(r#""shape": [16], "offset": 128, "bytes": 64, "coding": "codes", "tile_rows": 1"#), "do not end"),
         (
-            b(r#""shape": [1152921504606846976], "offset": 128, "bytes": 64, "coding": "codes", "tile_rows": 1"#),
+            b(
+                r#""shape": [1152921504606846976], "offset": 128, "bytes": 64, "coding": "codes", "tile_rows": 1"#,
+            ),
             "do not end",
         ),
-        (b(r#""shape": [16], "offset": 128, "bytes": 64, "coding": "lossless", "tile_rows": 1"#), "cannot be coded"),
+        (
+            b(r#""shape": [16], "offset": 128, "bytes": 64, "coding": "lossless", "tile_rows": 1"#),
+            "cannot be coded",
+        ),
         (b(r#""shape": [16], "offset": 128, "bytes": 64, "tile_rows": 1"#), "its coding has none"),
         (b(r#""shape": [1,1,1,1,1,1,1,1,16], "offset": 128, "bytes": 64"#), "dimensions"),
         (index(&good.replace("64, \"bytes\"", "128, \"bytes\"")), "the same name"),
-        (b(r#""shape": [16], "offset": 128, "bytes": 64"#).replacen("\"f32\"", "\"q99\"", 1), "encoding \"q99\""),
+        (
+            b(r#""shape": [16], "offset": 128, "bytes": 64"#).replacen("\"f32\"", "\"q99\"", 1),
+            "encoding \"q99\"",
+        ),
         (index("{}"), "missing field"),
-        (format!(r#"{{"requires": ["x"], "metadata": [], "sections": [{good}, {good}]}}"#), "the feature \"x\""),
-        (format!(r#"{{"metadata": [["k", {{"array": ["u8", [256]]}}]], "sections": []}}"#), "0 sections, not 2"),
+        (
+            format!(r#"{{"requires": ["x"], "metadata": [], "sections": [{good}, {good}]}}"#),
+            "the feature \"x\"",
+        ),
+        (r#"{"metadata": [], "sections": []}"#.to_owned(), "0 sections, not 2"),
         ("[".repeat(100_000), "broken"),
     ] {
         let error = opened(&with_index(&bad)).unwrap_err().to_string();
         assert!(error.contains(what), "{what}: {error}");
     }
     let second = entry("b", r#""shape": [16], "offset": 128, "bytes": 64"#);
-    let array = format!(
-        r#"{{"metadata": [["k", {{"array": ["u8", [256]]}}]], "sections": [{good}, {second}]}}"#
-    );
+    let array =
+        format!(r#"{{"metadata": [["k", {{"array": ["u8", [256]]}}]], "sections": [{good}, {second}]}}"#);
     let error = opened(&with_index(&array)).unwrap_err().to_string();
     assert!(error.contains("the array \"k\" holds values of another type"), "{error}");
 }

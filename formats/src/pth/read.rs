@@ -126,9 +126,17 @@ pub(super) fn tensor(
         Some((shape, strides, offset, bytes))
     };
     match place() {
-        Some((shape, strides, offset, bytes)) => {
-            Ok(Tensor { name, encoding: view.encoding, shape, strides, split: None, coded: None, file: 0, offset, bytes })
-        }
+        Some((shape, strides, offset, bytes)) => Ok(Tensor {
+            name,
+            encoding: view.encoding,
+            shape,
+            strides,
+            split: None,
+            coded: None,
+            file: 0,
+            offset,
+            bytes,
+        }),
         None => {
             let what = format!(
                 "the shape {:?} with strides {:?} at element {} does not fit the storage of {} elements",

@@ -73,7 +73,17 @@ fn tensor(name: String, entry: &Entry, limits: &Limits, blame: Blame<'_>) -> Res
         let what = format!("{shape:?} {encoding} needs {span} bytes but has {bytes}");
         return Err(in_tensor(blame.malformed(what)));
     }
-    Ok(Tensor { name, encoding, shape, strides: None, split: None, coded: None, file: 0, offset: start, bytes })
+    Ok(Tensor {
+        name,
+        encoding,
+        shape,
+        strides: None,
+        split: None,
+        coded: None,
+        file: 0,
+        offset: start,
+        bytes,
+    })
 }
 
 fn encoding(dtype: &str, blame: Blame<'_>) -> Result<Encoding> {

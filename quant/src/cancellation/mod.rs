@@ -220,7 +220,8 @@ mod tests {
         let reader = Reader::new(design.head(), cols).unwrap();
         let mut out = vec![f32::NAN; values.len()];
         let mut bytes = design.head().len();
-        for (values, out) in values.chunks(tile_rows(cols) * cols).zip(out.chunks_mut(tile_rows(cols) * cols)) {
+        for (values, out) in values.chunks(tile_rows(cols) * cols).zip(out.chunks_mut(tile_rows(cols) * cols))
+        {
             let mut tile = Vec::new();
             design.encode(values, feedback, &mut tile).unwrap();
             reader.decode(&tile, out).unwrap();

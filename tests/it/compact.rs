@@ -1,0 +1,202 @@
+//! Compact files: `.rwkvz`.
+
+use std::path::Path;
+
+use crate::run::{json, ok, run, sha256, testdata};
+
+fn args<'a>(parts: &[&'a str]) -> Vec<std::ffi::OsString> {
+    parts.iter().map(|p: &&'a str| (*p).into()).collect()
+}
+
+fn convert(from: &Path, to: &Path, flags: &[&str]) {
+    let mut all = args(&["--format", "json", "convert"]);
+    all.extend([from.into(), to.into()]);
+    all.extend(args(flags));
+    ok(all);
+}
+
+fn diff(a: &Path, b: &Path) -> serde_json::Value {
+    json([&args(&["--format", "json", "diff"])[..], &[a.into(), b.into()]].concat())
+}
+
+fn bytes(path: &Path) -> Vec<u8> {
+    std::fs::read(path).unwrap()
+}
+
+/// The greatest of a column of all tensors of a diff.
+fn greatest(diff: &serde_json::Value, column: &str) -> f64 {
+    let rows = diff["common"].as_array().unwrap();
+    assert!(!rows.is_empty());
+    rows.iter().map(|row| row[column].as_f64().unwrap()).fold(0.0, f64::max)
+}
+
+#[test]
+fn checkpoints_of_every_version_come_back_bit_by_bit() {
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["rwkv4-bytes", "rwkv5.2-bytes", "rwkv6-bytes", "rwkv7-bytes"] {
+        let source = testdata(&format!("{name}.pth"));
+        let compact = dir.path().join("m.rwkvz");
+        convert(&source, &compact, &["--force"]);
+        ok([&args(&["verify"])[..], &[compact.clone().into()]].concat());
+        assert_eq!(greatest(&diff(&source, &compact), "max"), 0.0, "{name}");
+        assert!(bytes(&compact).len() as f64 <= 0.76 * bytes(&source).len() as f64, "{name}");
+        // What it expands to is what the source becomes.
+        let (direct, expanded) = (dir.path().join("a.st"), dir.path().join("b.st"));
+        convert(&source, &direct, &["--force"]);
+        convert(&compact, &expanded, &["--force"]);
+        assert_eq!(bytes(&direct), bytes(&expanded), "{name}");
+    }
+}
+
+#[test]
+fn the_bytes_do_not_depend_on_threads() {
+    let dir = tempfile::tempdir().unwrap();
+    let source = testdata("rwkv7-bytes.pth");
+    let hashes = ["1", "2", "5"].map(|threads| {
+        let out = dir.path().join("m.rwkvz");
+        convert(&source, &out, &["--bpw", "3.5", "--threads", threads, "--force"]);
+        assert!(!dir.path().join("m.rwkvz.calibration").exists());
+        sha256(&bytes(&out))
+    });
+    assert!(hashes.iter().all(|h| *h == hashes[0]), "{hashes:?}");
+}
+
+#[test]
+fn any_size_is_met_and_more_bits_are_better() {
+    let dir = tempfile::tempdir().unwrap();
+    let source = testdata("rwkv6-bytes.pth");
+    let mut before = f64::INFINITY;
+    for bits in ["2.5", "3.5", "5", "7"] {
+        let out = dir.path().join("m.rwkvz");
+        convert(&source, &out, &["--bpw", bits, "--force"]);
+        let size = bytes(&out).len();
+        let found = json([&args(&["--format", "json", "inspect"])[..], &[out.clone().into()]].concat());
+        let weights = found["model"]["weights"].as_f64().unwrap();
+        let bits: f64 = bits.parse().unwrap();
+        assert!((size as f64 * 8.0 / weights / bits - 1.0).abs() < 0.01, "{size} bytes for {bits} bits");
+        let rms = greatest(&diff(&source, &out), "relative");
+        assert!(rms < before, "{bits}: {rms} {before}");
+        before = rms;
+    }
+    let out = dir.path().join("sized.rwkvz");
+    convert(&source, &out, &["--target-size", "1MB"]);
+    let size = bytes(&out).len();
+    assert!((985_000..=1_000_000).contains(&size), "{size}");
+}
+
+#[test]
+fn what_was_coded_expands_to_its_own_values() {
+    let dir = tempfile::tempdir().unwrap();
+    let (source, compact) = (testdata("rwkv7-bytes.pth"), dir.path().join("m.rwkvz"));
+    convert(&source, &compact, &["--bpw", "4"]);
+    for name in ["a.safetensors", "a.pth", "a.gguf"] {
+        let expanded = dir.path().join(name);
+        convert(&compact, &expanded, &["--type", "f32"]);
+        assert_eq!(greatest(&diff(&compact, &expanded), "max"), 0.0, "{name}");
+    }
+    // Another type is made of these values.
+    convert(&compact, &dir.path().join("b.gguf"), &["--type", "q8_0"]);
+}
+
+#[test]
+fn it_runs_like_what_it_expands_to() {
+    let dir = tempfile::tempdir().unwrap();
+    let (source, compact) = (testdata("rwkv7-bytes.pth"), dir.path().join("m.rwkvz"));
+    let expanded = dir.path().join("m.safetensors");
+    convert(&source, &compact, &["--bpw", "5"]);
+    convert(&compact, &expanded, &["--type", "f32"]);
+    let text = dir.path().join("text.txt");
+    std::fs::write(&text, &bytes(&testdata("heldout.txt"))[..4096]).unwrap();
+    let perplexity = |model: &Path, more: &[&str]| {
+        let mut all = args(&["--format", "json", "eval-ppl", "--vocab", "bytes"]);
+        all.extend(args(more));
+        all.extend([model.into(), text.clone().into()]);
+        json(all)["candidates"][0]["perplexity"].clone()
+    };
+    assert_eq!(perplexity(&compact, &[]), perplexity(&expanded, &[]));
+    assert_eq!(perplexity(&compact, &["--max-memory", "500MB"]), perplexity(&expanded, &[]));
+}
+
+#[test]
+fn calibrated_codes_diverge_less() {
+    let dir = tempfile::tempdir().unwrap();
+    let source = testdata("rwkv7-bytes.pth");
+    let data = bytes(&testdata("heldout.txt"));
+    let (calib, judge) = (dir.path().join("calib.txt"), dir.path().join("judge.txt"));
+    std::fs::write(&calib, &data[..24 * 512]).unwrap();
+    std::fs::write(&judge, &data[data.len() - 8 * 512..]).unwrap();
+    let (plain, fed) = (dir.path().join("plain.rwkvz"), dir.path().join("fed.rwkvz"));
+    convert(&source, &plain, &["--bpw", "3.5"]);
+    convert(&source, &fed, &["--bpw", "3.5", "--vocab", "bytes", "--calib", calib.to_str().unwrap()]);
+    let mut all = args(&["--format", "json", "eval-ppl", "--vocab", "bytes"]);
+    all.extend([plain.clone().into(), judge.into(), "--against".into(), source.into()]);
+    all.extend(["--candidate".into(), fed.clone().into()]);
+    let found = json(all);
+    let kl = |path: &Path| {
+        let all = found["candidates"].as_array().unwrap();
+        let one = all.iter().find(|c| c["path"] == path.to_str().unwrap()).unwrap();
+        let windows: Vec<f64> =
+            one["against"]["kl_by_window"].as_array().unwrap().iter().map(|k| k.as_f64().unwrap()).collect();
+        windows.iter().sum::<f64>() / windows.len() as f64
+    };
+    assert!(kl(&fed) < 0.8 * kl(&plain), "{} {}", kl(&fed), kl(&plain));
+}
+
+#[test]
+fn fixed_types_are_served_from_the_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let source = testdata("rwkv7-bytes.pth");
+    for kind in ["q4_k_m", "q8_0", "iq4_nl", "int8", "nf4", "f16", "f32", "bf16"] {
+        let (compact, other) = (dir.path().join("m.rwkvz"), dir.path().join("m.safetensors"));
+        convert(&source, &compact, &["--type", kind, "--force"]);
+        ok([&args(&["verify"])[..], &[compact.clone().into()]].concat());
+        convert(&compact, &other, &["--type", "f32", "--force"]);
+        assert_eq!(greatest(&diff(&compact, &other), "max"), 0.0, "{kind}");
+    }
+}
+
+#[test]
+fn goals_and_types_that_make_no_sense_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let source = testdata("rwkv7-bytes.pth");
+    for (out, flags, what) in [
+        ("m.gguf", &["--bpw", "4"][..], "types are chosen by what they cost on a text"),
+        ("m.rwkvz", &["--type", "coded"], "files of the type coded have any size, and none is asked for"),
+        ("m.rwkvz", &["--type", "q8_0", "--bpw", "4"], "the type q8_0 has a size of its own"),
+        ("m.rwkvz", &["--bpw", "0.2"], "bytes are left for the matrices"),
+        ("m.rwkvz", &["--bpw", "0"], "are no positive number"),
+        ("m.rwkvz", &["--type", "sf4"], "there are no compact files of the type sf4"),
+    ] {
+        let out = dir.path().join(out);
+        let ran =
+            run([&args(&["convert"])[..], &[source.clone().into(), out.clone().into()], &args(flags)]
+                .concat());
+        assert_eq!(ran.status, 2, "{flags:?}: {}", ran.stderr);
+        assert!(ran.stderr.contains(what), "{flags:?}: {}", ran.stderr);
+        assert!(!out.exists());
+    }
+}
+
+#[test]
+fn a_damaged_section_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let (source, compact) = (testdata("rwkv7-bytes.pth"), dir.path().join("m.rwkvz"));
+    convert(&source, &compact, &["--bpw", "4"]);
+    let mut damaged = bytes(&compact);
+    damaged[5000] ^= 1;
+    std::fs::write(&compact, damaged).unwrap();
+    for args in [
+        vec!["verify".into(), compact.clone().into_os_string()],
+        vec![
+            "convert".into(),
+            compact.clone().into_os_string(),
+            dir.path().join("m.gguf").into_os_string(),
+            "--type".into(),
+            "q8_0".into(),
+        ],
+    ] {
+        let ran = run(args);
+        assert_eq!(ran.status, 1);
+        assert!(ran.stderr.contains("in tensor \"emb.weight\""), "{}", ran.stderr);
+    }
+}
