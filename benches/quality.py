@@ -3,13 +3,13 @@
 
     python benches/quality.py ladder [--models v4,v5.2,v6,v7] [--record FILE.json]
     python benches/quality.py presets [--record FILE.json]
-    python benches/quality.py llama --llama-bin DIR [--types ...] [--record FILE.json]
+    python benches/quality.py llama --llama-bin DIR [--types ...] [--extension rwkvz] [--record FILE.json]
 
 `ladder`: rounding, longer search, importance, feedback of errors, rescaled channels, chosen types; each step has all those before
 it, but for the importance, which calibration measures itself. Versions 6 and 7 as GGUF q4_k_m, 4 and 5.2 as rwkv.cpp's Q4_0.
 `presets`: what `convert --preset` gives.
 `llama`: llama-quantize --imatrix, from a GGUF in bf16 as the checkpoint is (what it keeps of it is as small as can be), against
-`convert --calib TEXT --target-size ITS_BYTES`, both from the same text.
+`convert --calib TEXT --target-size ITS_BYTES`, both from the same text; with --extension rwkvz, our compact files of the same size.
 
 The text to calibrate on is the first 128 windows of 512 tokens of testdata/heldout.txt; KL against the source is measured on the
 last 64 windows by `rwkv-quant eval-ppl` with the weights as stored and f32 arithmetic. Intervals of 95 % are bootstrapped over
@@ -117,7 +117,7 @@ def llama(args, work, calibration, judge):
         convert(source, full, "--type", "bf16")
         run(args.llama_bin / "llama-imatrix", "-m", full, "-f", calibration, "-o", imatrix, "-c", WINDOW, "-t", 2, "-ngl", 0)
         for kind in args.types.split(","):
-            theirs, ours = work / f"{version}.{kind}.llama.gguf", work / f"{version}.{kind}.gguf"
+            theirs, ours = work / f"{version}.{kind}.llama.gguf", work / f"{version}.{kind}.{args.extension}"
             run(args.llama_bin / "llama-quantize", "--imatrix", imatrix, full, theirs, kind)
             size = theirs.stat().st_size
             seconds = convert(source, ours, "--calib", calibration, "--target-size", size)
@@ -147,6 +147,7 @@ def main():
         if name == "llama":
             command.add_argument("--llama-bin", type=Path, required=True)
             command.add_argument("--types", default=LLAMA_TYPES)
+            command.add_argument("--extension", default="gguf", choices=["gguf", "rwkvz"])
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)

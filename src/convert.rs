@@ -154,6 +154,8 @@ pub struct Prepared {
     pub(crate) done: Done,
     /// Size of the adapter with the branches of low rank: at most, then really.
     pub(crate) adapter_bytes: u64,
+    /// How large the file may be, if it is coded for a size.
+    pub(crate) most_bytes: Option<u64>,
     /// The chat that a Modelfile describes.
     pub(crate) modelfile: Option<Chat>,
     /// The types that were chosen by measurement.
@@ -315,17 +317,18 @@ impl Request {
         if let Some(branches) = &recipe.branches {
             self.admit_branches(branches, &plan)?;
         }
-        let mut chosen = None;
+        let (mut chosen, mut most) = (None, None);
         if self.goals.is_wanted() && target.codes() {
             let measured = match &text {
                 Some(text) => Some((text, [again()?, again()?])),
                 None => None,
             };
-            let most = self.goals.most_bytes(&plan)?;
+            let bytes = self.goals.most_bytes(&plan)?;
+            most = Some(bytes);
             recipe.file_type = FileType::named(CODED)?;
             recipe.rates = compact::nominal(&plan);
             plan = make(&recipe)?;
-            recipe.rates = self.goals.rates(&plan, most, measured, observer, stop)?;
+            recipe.rates = self.goals.rates(&plan, bytes, measured, observer, stop)?;
             plan = make(&recipe)?;
         } else if let (true, Some(text)) = (self.goals.is_wanted(), &text) {
             let found = self.goals.choose(&plan, [again()?, again()?], text, observer, stop)?;
@@ -362,6 +365,7 @@ impl Request {
             how: format!("{:?} {:?} {:?}", self.calib_independent, self.equalize, self.adapters),
             done: Done::default(),
             adapter_bytes,
+            most_bytes: most,
             modelfile: self.modelfile,
             chosen,
             save_recipe: self.goals.save_recipe.clone(),
@@ -589,6 +593,7 @@ impl Prepared {
         }
         let store = Store::open(&self.output, &calibrate::identity(&self.plan, &self.model, &self.how))?;
         let (plan, source, independent) = (&mut self.plan, &self.model, self.independent);
+        let (about, out, most) = (&self.about, &self.output, self.most_bytes);
         let work = || {
             let done = match text {
                 Some((text, model)) => {
@@ -596,14 +601,21 @@ impl Prepared {
                 }
                 None => calibrate::divide(plan, source, &store, observer, stop),
             }?;
-            compact::encode(plan, source, &store, observer, stop)?;
+            if coded {
+                compact::encode(plan, source, &store, observer, stop)?;
+                let sources: Vec<String> = source.files().map(sha256).collect();
+                plan.settle(source, about, out, &sources)?;
+                // Rates are met nearly, a size is to be met.
+                while let Some(over) = most.and_then(|most| plan.total_bytes().checked_sub(most + 1)) {
+                    if !compact::shrink(plan, over + 1, source, &store, stop)? {
+                        break;
+                    }
+                    plan.settle(source, about, out, &sources)?;
+                }
+            }
             Ok::<_, Error>(done)
         };
         self.done = pipeline::pool(self.budget.threads)?.install(work)?;
-        if coded {
-            let sources: Vec<String> = self.model.files().map(sha256).collect();
-            self.plan.settle(&self.model, &self.about, &self.output, &sources)?;
-        }
         Ok(Some(store))
     }
 }

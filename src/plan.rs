@@ -72,6 +72,8 @@ pub struct Write {
     pub coded: Option<Coded>,
     /// The blocks of all its rows, if they were made already: by calibration; or what they were coded as.
     pub encoded: Option<Arc<Mapped>>,
+    /// Whether it was coded for what a text says about it.
+    pub is_calibrated: bool,
     /// Where its bytes go. Rows are encoded to the bytes of the first part for all of them, then those of the second,
     /// and so on.
     pub parts: Vec<Part>,
@@ -316,7 +318,18 @@ fn choose(item: Item, target: &dyn Target, model: &Model, recipe: &Recipe) -> Re
     };
     let parts = vec![Part { planned, file: 0, offset: 0, split: None, row_bytes }];
     let Item { name, role, values, .. } = item;
-    Ok(Write { name, role, values, encoding, wanted, importance, coded, encoded: None, parts })
+    Ok(Write {
+        name,
+        role,
+        values,
+        encoding,
+        wanted,
+        importance,
+        coded,
+        encoded: None,
+        is_calibrated: false,
+        parts,
+    })
 }
 
 /// Refuses types of single tensors that are not in the file, or that the target cannot hold.

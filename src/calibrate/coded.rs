@@ -4,6 +4,8 @@
 //! time at the rate asked for, judged by moments of tokens that were held out. The codes without feedback are
 //! always a candidate.
 
+use std::io::Cursor;
+
 use formats::compact::{Tiled, Tiles};
 use quant::cancellation::{Design, Reader};
 use quant::coding::{Coding, Decoder, tile_rows};
@@ -66,16 +68,19 @@ pub(super) fn encode(
     }
     let power = judge.power(&sample);
     let relative = |error: f64| if power > 0.0 { error / power } else { 0.0 };
-    let (bytes, error) = match best.filter(|b| b.0 < default_error) {
+    let mut bytes = Cursor::new(Vec::new());
+    let error = match best.filter(|b| b.0 < default_error) {
         Some((error, shrinkage, design, feedback)) => {
             choice = Choice::Feedback { shrinkage, polished: false };
-            (matrix.codes(&design, Some(&feedback), stop)?, error)
+            matrix.codes(&design, Some(&feedback), stop, &mut bytes)?;
+            error
         }
         None => {
             if !matches!(choice, Choice::Forced { .. }) {
                 choice = Choice::Default;
             }
-            (matrix.codes(&plain, None, stop)?, default_error)
+            matrix.codes(&plain, None, stop, &mut bytes)?;
+            default_error
         }
     };
     let outcome = Outcome {
@@ -86,7 +91,7 @@ pub(super) fn encode(
         error: relative(error),
         branch: None,
     };
-    Ok(Encoded { bytes, factors: None, outcome })
+    Ok(Encoded { bytes: bytes.into_inner(), factors: None, outcome })
 }
 
 /// Why a shrinkage is no candidate.

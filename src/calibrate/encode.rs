@@ -1,5 +1,6 @@
 //! The way through a model: every matrix is encoded for what really meets it, the outputs of those encoded before.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use quant::web_rwkv::Fp4;
@@ -13,7 +14,7 @@ use super::store::Kept;
 use super::{Store, Text, coded};
 use crate::branches::Branch;
 use crate::compact::{Coded, Matrix, Unencodable};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::eval;
 use crate::model::{Model, Role};
 use crate::pipeline::{self, GENERATION, Observer, Stop};
@@ -90,6 +91,7 @@ pub fn encode(
                 }
                 observer.calibrated(write.values.elements() as u64, weights);
                 done.take(plan, target.write, kept);
+                plan.tensors[target.write].is_calibrated = true;
                 continue;
             }
             let fp4 = codebooks[target.write].map(|codebook| Fp4 { codebook });
@@ -268,6 +270,7 @@ fn solve_coded(
             Ok(Encoded { outcome, ..encoded })
         }
         Err(Unencodable::Other(e)) => Err(e),
+        Err(Unencodable::Io(e)) => Err(Error::io("write", Path::new(&write.name))(e)),
         Err(Unencodable::Weight(e)) => {
             Err(pipeline::unencodable(&write.values, &write.name, plan.target, model, e))
         }

@@ -7,8 +7,10 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use formats::Mapped;
+use quant::EncodeError;
 
 use super::matrix::{Encoded, Outcome};
+use crate::compact::Unencodable;
 use crate::error::{Error, Result};
 use crate::files::replace;
 
@@ -103,12 +105,29 @@ impl Store {
         Ok(if path.exists() { Some(Mapped::open(&path)?) } else { None })
     }
 
-    /// Keeps what tensor `write` of the plan was coded as.
+    /// Keeps what `work` writes as what tensor `write` of the plan is coded as; a second, smaller one is kept beside the
+    /// first, which a run that goes on would make too.
     ///
     /// # Errors
-    /// [`Error::Io`].
-    pub fn keep_section(&self, write: usize, section: &[u8]) -> Result<()> {
-        replace(&self.file(write, "section"), section)
+    /// [`Error::Io`], and those of `work`.
+    pub fn keep_section(
+        &self,
+        write: usize,
+        second: bool,
+        work: impl FnOnce(&File) -> std::result::Result<(), Unencodable>,
+    ) -> Result<std::result::Result<Mapped, EncodeError>> {
+        let path = self.file(write, if second { "smaller" } else { "section" });
+        let partial = path.with_extension("partial");
+        let file = File::create(&partial).map_err(Error::io("create", &partial))?;
+        match work(&file) {
+            Ok(()) => {}
+            Err(Unencodable::Weight(e)) => return Ok(Err(e)),
+            Err(Unencodable::Io(e)) => return Err(Error::io("write", &partial)(e)),
+            Err(Unencodable::Other(e)) => return Err(e),
+        }
+        file.sync_all().map_err(Error::io("write", &partial))?;
+        fs::rename(&partial, &path).map_err(Error::io("rename", &partial))?;
+        Ok(Ok(Mapped::open(&path)?))
     }
 
     /// Removes the folder: the output is finished.

@@ -1,8 +1,9 @@
 //! From values to sections.
 
+use std::io::{self, Cursor, Seek, Write};
 use std::ops::Range;
 
-use formats::compact;
+use formats::compact::SectionWriter;
 use quant::cancellation::{self, Design};
 use quant::coding::tile_rows;
 use quant::feedback::Feedback;
@@ -15,6 +16,9 @@ use crate::pipeline::Stop;
 
 /// How hard small tensors are packed.
 const LEVEL: i32 = 19;
+
+/// Tiles of a thread that are in memory at a time.
+const TOGETHER: usize = 4;
 
 /// A matrix to be coded.
 #[derive(Clone, Copy)]
@@ -32,13 +36,21 @@ pub struct Matrix<'a> {
 pub enum Unencodable {
     /// A weight cannot be; the index counts from the start of the matrix.
     Weight(EncodeError),
-    /// Something else.
+    /// The section cannot be written.
+    Io(io::Error),
+    /// The work was stopped.
     Other(Error),
 }
 
 impl From<EncodeError> for Unencodable {
     fn from(e: EncodeError) -> Self {
         Unencodable::Weight(e)
+    }
+}
+
+impl From<io::Error> for Unencodable {
+    fn from(e: io::Error) -> Self {
+        Unencodable::Io(e)
     }
 }
 
@@ -49,39 +61,34 @@ impl From<Error> for Unencodable {
 }
 
 impl Matrix<'_> {
-    /// Its section; the values of `encoding` stand in the file, or are decoded from it. The bytes do not depend on
-    /// threads.
+    /// Writes its section at the start of `out`; the values of `encoding` stand in the file, or are decoded from it. The
+    /// bytes do not depend on threads.
     ///
     /// # Errors
-    /// The first weight that is not finite or does not fit; if the work was stopped.
+    /// The first weight that is not finite or does not fit; if the work was stopped; those of `out`.
     pub fn section(
         &self,
         coded: Coded,
         encoding: Encoding,
         stop: &Stop,
-    ) -> std::result::Result<Vec<u8>, Unencodable> {
+        mut out: impl Write + Seek,
+    ) -> Result<(), Unencodable> {
         match coded {
             Coded::Codes(bits) => {
                 let design = self.design(&self.sample(), bits, None)?;
-                self.codes(&design, None, stop)
+                self.codes(&design, None, stop, out)
             }
-            Coded::Lossless => {
-                let tiles = self.tiles(stop, |values| {
-                    let mut tile = Vec::new();
-                    lossless::encode(&encoded(values, self.cols, Encoding::BF16)?, &mut tile);
-                    Ok(tile)
-                })?;
-                Ok(compact::section(&[], &tiles).map_err(Error::from)?)
-            }
+            Coded::Lossless => self.tiles(&[], stop, out, |values| {
+                let mut tile = Vec::new();
+                lossless::encode(&encoded(values, self.cols, Encoding::BF16)?, &mut tile);
+                Ok(tile)
+            }),
             Coded::Zstd => {
                 let mut values = vec![0.0; self.rows * self.cols];
                 (self.read)(0..self.rows, &mut values);
                 let bytes = encoded(&values, self.cols, encoding)?;
-                let packed = zstd::bulk::compress(&bytes, LEVEL);
-                Ok(packed.map_err(|e| Error::Resources {
-                    what: format!("zstd cannot pack {} bytes: {e}", bytes.len()),
-                    help: "free some memory".to_owned(),
-                })?)
+                out.write_all(&zstd::bulk::compress(&bytes, LEVEL)?)?;
+                Ok(out.flush()?)
             }
         }
     }
@@ -105,15 +112,16 @@ impl Matrix<'_> {
         sample: &[f32],
         bits: f64,
         feedback: Option<&Feedback>,
-    ) -> std::result::Result<Design, Unencodable> {
+    ) -> Result<Design, Unencodable> {
         Design::fit(Rows::new(sample, self.cols), self.rows, feedback, bits).map_err(|in_sample| {
             // Which weight of the matrix it is, the tiles tell.
-            let found = self.tiles(&Stop::new(), |values| check_finite(values).map(|()| Vec::new()));
+            let check = |values: &[f32]| check_finite(values).map(|()| Vec::new());
+            let found = self.tiles(&[], &Stop::new(), Cursor::new(Vec::new()), check);
             found.err().unwrap_or(Unencodable::Weight(in_sample))
         })
     }
 
-    /// The section of a design.
+    /// Writes the section of a design.
     ///
     /// # Errors
     /// As [`section`](Matrix::section).
@@ -122,21 +130,23 @@ impl Matrix<'_> {
         design: &Design,
         feedback: Option<&Feedback>,
         stop: &Stop,
-    ) -> std::result::Result<Vec<u8>, Unencodable> {
-        let tiles = self.tiles(stop, |values| {
+        out: impl Write + Seek,
+    ) -> Result<(), Unencodable> {
+        self.tiles(design.head(), stop, out, |values| {
             let mut tile = Vec::new();
             design.encode(values, feedback, &mut tile)?;
             Ok(tile)
-        })?;
-        Ok(compact::section(design.head(), &tiles).map_err(Error::from)?)
+        })
     }
 
-    /// What `encode` makes of every tile, on all threads.
+    /// Writes a section of what `encode` makes of every tile, on all threads; some tiles are in memory at a time.
     fn tiles(
         &self,
+        head: &[u8],
         stop: &Stop,
-        encode: impl Fn(&[f32]) -> std::result::Result<Vec<u8>, EncodeError> + Sync,
-    ) -> std::result::Result<Vec<Vec<u8>>, Unencodable> {
+        out: impl Write + Seek,
+        encode: impl Fn(&[f32]) -> Result<Vec<u8>, EncodeError> + Sync,
+    ) -> Result<(), Unencodable> {
         let step = tile_rows(self.cols);
         let tile = |n: usize| {
             stop.check()?;
@@ -150,13 +160,23 @@ impl Matrix<'_> {
                 Unencodable::Weight(e)
             })
         };
-        let all: Vec<_> = (0..self.rows.div_ceil(step)).into_par_iter().map(tile).collect();
-        all.into_iter().collect() // of several errors the first one
+        let count = self.rows.div_ceil(step);
+        let mut writer = SectionWriter::new(out, head, count)?;
+        let together = TOGETHER * rayon::current_num_threads().max(1);
+        for start in (0..count).step_by(together) {
+            let some: Vec<_> = (start..count.min(start + together)).into_par_iter().map(tile).collect();
+            // Of several errors the first one.
+            for tile in some {
+                writer.tile(&tile?)?;
+            }
+        }
+        writer.finish()?;
+        Ok(())
     }
 }
 
 /// Plain values as bytes.
-fn encoded(values: &[f32], cols: usize, encoding: Encoding) -> std::result::Result<Vec<u8>, EncodeError> {
+fn encoded(values: &[f32], cols: usize, encoding: Encoding) -> Result<Vec<u8>, EncodeError> {
     let codec = codec(encoding).ok_or(EncodeError::ReadOnly(encoding))?;
     let mut bytes = vec![0; values.len() * encoding.block_bytes()];
     codec.encode(Rows::new(values, cols), &mut bytes)?;

@@ -1,15 +1,23 @@
 //! Every section of a planned file that is coded, before the file is laid out.
 
+use std::io::BufWriter;
 use std::sync::Arc;
 
+use formats::Mapped;
 use rayon::prelude::*;
 
-use super::encode::{Matrix, Unencodable};
+use super::Coded;
+use super::encode::Matrix;
 use crate::calibrate::Store;
 use crate::error::Result;
 use crate::model::Model;
 use crate::pipeline::{self, Observer, Stop};
 use crate::plan::{Plan, Write};
+
+/// By how many bits a weight a tensor is coded in less than it should be, since rates are met to about as much.
+const LEEWAY: f64 = 0.002;
+/// Fewest bits a weight.
+const LEAST_BITS: f64 = 0.1;
 
 /// Codes what is to be coded and was not yet, and puts the sections into the plan.
 ///
@@ -31,7 +39,7 @@ pub fn encode(
     for some in left.chunks(rayon::current_num_threads().max(1)) {
         some.par_iter().try_for_each(|n| {
             if store.section(*n)?.is_none() {
-                store.keep_section(*n, &section(&plan.tensors[*n], plan, model, stop)?)?;
+                section(*n, false, plan, model, store, stop)?;
             }
             observer.calibrated(elements(n), weights);
             Ok::<_, crate::error::Error>(())
@@ -43,24 +51,40 @@ pub fn encode(
     Ok(())
 }
 
+/// Codes the largest tensor that was not fitted to a text once more, in `bytes` fewer; whether there is one that can
+/// be.
+///
+/// # Errors
+/// As [`encode`].
+pub fn shrink(plan: &mut Plan, bytes: u64, model: &Model, store: &Store, stop: &Stop) -> Result<bool> {
+    let free = |t: &Write| matches!(t.coded, Some(Coded::Codes(_))) && !t.is_calibrated;
+    let sizes = plan.tensors.iter().enumerate().filter(|(_, t)| free(t)).map(|(n, t)| (t.bytes(), n));
+    let Some((_, n)) = sizes.max() else { return Ok(false) };
+    let write = &mut plan.tensors[n];
+    let Some(Coded::Codes(bits)) = write.coded.filter(|c| *c != Coded::Codes(LEAST_BITS)) else {
+        return Ok(false);
+    };
+    let fewer = 8.0 * bytes as f64 / write.values.elements().max(1) as f64;
+    write.coded = Some(Coded::Codes((bits - fewer - LEEWAY).max(LEAST_BITS)));
+    let section = section(n, true, plan, model, store, stop)?;
+    plan.tensors[n].encoded = Some(Arc::new(section));
+    Ok(true)
+}
+
 /// About the memory that [`encode`] takes.
 pub fn peak_bytes(plan: &Plan, threads: usize) -> u64 {
-    let mut sizes: Vec<u64> =
-        plan.tensors.iter().filter(|t| t.coded.is_some()).map(|t| 2 * t.bytes()).collect();
-    sizes.sort_unstable_by(|a, b| b.cmp(a));
+    // Of each thread some tiles, or a sample, as values, codes, symbols and bytes.
     let longest = plan.tensors.iter().map(|t| t.values.cols()).max().unwrap_or(0).max(1 << 18) as u64;
-    // The sections at work, and a tile or sample of each thread as values, codes and symbols.
-    sizes.iter().take(threads).sum::<u64>() + threads as u64 * longest * 40
+    threads as u64 * threads as u64 * longest * 40
 }
 
 fn is_left(write: &Write) -> bool {
     write.coded.is_some() && write.encoded.is_none()
 }
 
-/// The section of a tensor.
-fn section(write: &Write, plan: &Plan, model: &Model, stop: &Stop) -> Result<Vec<u8>> {
-    let Some(coded) = write.coded else { return Ok(Vec::new()) };
-    let container = &model.container;
+/// Codes a tensor, and keeps its section.
+fn section(n: usize, second: bool, plan: &Plan, model: &Model, store: &Store, stop: &Stop) -> Result<Mapped> {
+    let (write, container) = (&plan.tensors[n], &model.container);
     let matrix = Matrix {
         rows: write.values.rows(),
         cols: write.values.cols(),
@@ -69,8 +93,8 @@ fn section(write: &Write, plan: &Plan, model: &Model, stop: &Stop) -> Result<Vec
             write.values.release(container, rows);
         },
     };
-    matrix.section(coded, write.encoding, stop).map_err(|e| match e {
-        Unencodable::Other(e) => e,
-        Unencodable::Weight(e) => pipeline::unencodable(&write.values, &write.name, plan.target, model, e),
-    })
+    let coded = write.coded.unwrap_or(Coded::Zstd);
+    store
+        .keep_section(n, second, |file| matrix.section(coded, write.encoding, stop, BufWriter::new(file)))?
+        .map_err(|e| pipeline::unencodable(&write.values, &write.name, plan.target, model, e))
 }

@@ -9,7 +9,7 @@ mod tiles;
 mod verify;
 
 pub use place::{CompactPlacement, Section, Storage, place};
-pub use tiles::{Tiled, Tiles, section};
+pub use tiles::{SectionWriter, Tiled, Tiles, section};
 
 use std::io::Read;
 

@@ -165,6 +165,7 @@ fn tensor(
             tensor.coded = Some(Coded::Zstd);
             Ok((tensor, Some(values)))
         }
+        (None | Some(ZSTD), Some(_)) => Err(blame.malformed("it is in tiles, and its coding has none")),
         (Some(name), Some(rows)) => {
             let unknown = || blame.unsupported(format!("the coding {:?}", crate::json::short(name)), NEWER);
             let coding = Coding::named(name).ok_or_else(unknown)?;

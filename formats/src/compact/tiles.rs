@@ -1,8 +1,8 @@
 //! Sections of tiles: a head, and rows that decode on their own.
 
-use quant::coding::Coding;
+use std::io::{self, Cursor, Seek, SeekFrom, Write};
 
-use crate::error::{Error, Result};
+use quant::coding::Coding;
 
 /// How the values of a tensor are coded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,21 +65,65 @@ fn length(bytes: &[u8; 4]) -> usize {
     u32::from_le_bytes(*bytes) as usize
 }
 
+/// Writes a section tile by tile, so that none but the one at work need be in memory.
+#[derive(Debug)]
+pub struct SectionWriter<W> {
+    out: W,
+    /// What stands in front of the head, as far as it is known.
+    lengths: Vec<u8>,
+    /// How many bytes it takes in the end.
+    table_bytes: usize,
+}
+
+impl<W: Write + Seek> SectionWriter<W> {
+    /// Begins a section of so many tiles at the start of `out`.
+    ///
+    /// # Errors
+    /// Those of `out`; if the head has 4 GiB or more.
+    pub fn new(mut out: W, head: &[u8], tiles: usize) -> io::Result<SectionWriter<W>> {
+        let table_bytes = 4 * (1 + tiles);
+        out.write_all(&vec![0; table_bytes])?;
+        let mut writer = SectionWriter { out, lengths: Vec::with_capacity(table_bytes), table_bytes };
+        writer.part(head)?;
+        Ok(writer)
+    }
+
+    /// Writes the next tile.
+    ///
+    /// # Errors
+    /// Those of `out`; if the tile has 4 GiB or more.
+    pub fn tile(&mut self, tile: &[u8]) -> io::Result<()> {
+        self.part(tile)
+    }
+
+    fn part(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let length = u32::try_from(bytes.len()).map_err(|_| io::Error::other("a tile of 4 GiB or more"))?;
+        self.lengths.extend(length.to_le_bytes());
+        self.out.write_all(bytes)
+    }
+
+    /// Says how long the tiles are, and gives back what they were written to.
+    ///
+    /// # Errors
+    /// Those of `out`.
+    ///
+    /// # Panics
+    /// If there were not as many tiles as announced.
+    pub fn finish(mut self) -> io::Result<W> {
+        assert_eq!(self.lengths.len(), self.table_bytes, "as many tiles as announced");
+        self.out.rewind()?;
+        self.out.write_all(&self.lengths)?;
+        self.out.seek(SeekFrom::End(0))?;
+        Ok(self.out)
+    }
+}
+
 /// The bytes of a section of these tiles.
 ///
 /// # Errors
-/// [`Error::CannotHold`] if the head or a tile has 4 GiB or more.
-pub fn section(head: &[u8], tiles: &[Vec<u8>]) -> Result<Vec<u8>> {
-    let parts = || std::iter::once(head).chain(tiles.iter().map(Vec::as_slice));
-    let mut out = Vec::with_capacity(4 + 4 * tiles.len() + parts().map(<[u8]>::len).sum::<usize>());
-    for part in parts() {
-        let bytes = u32::try_from(part.len()).map_err(|_| Error::CannotHold {
-            format: super::NAME,
-            what: format!("a tile of {} bytes", part.len()),
-            tensor: None,
-        })?;
-        out.extend(bytes.to_le_bytes());
-    }
-    parts().for_each(|part| out.extend(part));
-    Ok(out)
+/// If the head or a tile has 4 GiB or more.
+pub fn section(head: &[u8], tiles: &[Vec<u8>]) -> io::Result<Vec<u8>> {
+    let mut writer = SectionWriter::new(Cursor::new(Vec::new()), head, tiles.len())?;
+    tiles.iter().try_for_each(|tile| writer.tile(tile))?;
+    Ok(writer.finish()?.into_inner())
 }

@@ -1,0 +1,123 @@
+//! Writes a small compact file with everything that version 1 has: every encoding and coding, every kind of metadata.
+//!
+//! ```text
+//! cargo run -p rwkv-quant-formats --example compact_sample testdata/compat/compact-1.rwkvz
+//! ```
+
+use std::error::Error;
+
+use formats::compact::{Section, Storage, Tiles, place, section};
+use formats::{Layout, Metadata, Planned, Sum, Value, ValueKind};
+use quant::cancellation::Design;
+use quant::coding::Coding;
+use quant::feedback::Feedback;
+use quant::hessian::Hessian;
+use quant::{CODECS, Codec, Encoding, Rows, codec, lossless};
+use sha2::{Digest, Sha256};
+
+const ROWS: usize = 24;
+const COLS: usize = 256;
+/// Small, so that there are several tiles.
+const TILE_ROWS: usize = 10;
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let out = std::env::args().nth(1).ok_or("name the file to write")?;
+    let mut all: Vec<(Section, Vec<u8>)> = Vec::new();
+    let mut add = |name: &str, encoding, shape: &[usize], storage, data: Vec<u8>| {
+        let planned = Planned { name: name.to_owned(), encoding, shape: shape.to_vec() };
+        all.push((Section { planned, storage }, data));
+    };
+    let values = values(|_, _| 1.0);
+    for codec in CODECS.iter().filter(|c| c.can_encode()) {
+        let encoding = codec.encoding();
+        let bytes = encode(*codec, &values[..2 * COLS])?;
+        add(&format!("plain.{encoding}"), encoding, &[2, COLS], Storage::Plain, bytes);
+    }
+    for encoding in [Encoding::F32, Encoding::F16] {
+        let codec = codec(encoding).ok_or("no codec")?;
+        let packed = zstd::bulk::compress(&encode(codec, &values[..COLS])?, 19)?;
+        add(&format!("zstd.{encoding}"), encoding, &[COLS], Storage::Zstd(packed.len() as u64), packed);
+    }
+    let tiled = |coding, bytes: &[u8]| Storage::Tiled(Tiles { coding, rows: TILE_ROWS }, bytes.len() as u64);
+    let bf16 = encode(codec(Encoding::BF16).ok_or("no codec")?, &values)?;
+    let tiles = bf16.chunks(2 * TILE_ROWS * COLS).map(|values| {
+        let mut tile = Vec::new();
+        lossless::encode(values, &mut tile);
+        tile
+    });
+    let exact = section(&[], &tiles.collect::<Vec<_>>())?;
+    add("lossless", Encoding::BF16, &[2, ROWS / 2, COLS], tiled(Coding::Lossless, &exact), exact);
+
+    let moments: Vec<f32> = (0..COLS * COLS)
+        .map(|i| (i / COLS, i % COLS))
+        .map(|(i, k)| ((1 + i % 7) * (1 + k % 7)) as f32 / (1 + i.abs_diff(k)) as f32)
+        .collect();
+    let feedback = Feedback::new(&Hessian::new(COLS, moments)?, 0.1)?;
+    for (name, bits, feedback, values) in [
+        ("codes.one_step", 3.0, None, values.clone()),
+        ("codes.columns", 5.0, None, self::values(|_, j| (1 + j % 32) as f32)),
+        ("codes.rows", 4.0, None, self::values(|i, _| (1 + i * i) as f32)),
+        ("codes.feedback", 3.5, Some(&feedback), values.clone()),
+        ("codes.large", 14.0, None, values.clone()),
+    ] {
+        let design = Design::fit(Rows::new(&values, COLS), ROWS, feedback, bits)?;
+        let mut tiles = Vec::new();
+        for values in values.chunks(TILE_ROWS * COLS) {
+            let mut tile = Vec::new();
+            design.encode(values, feedback, &mut tile)?;
+            tiles.push(tile);
+        }
+        let data = section(design.head(), &tiles)?;
+        add(name, Encoding::F32, &[ROWS, COLS], tiled(Coding::Codes, &data), data);
+    }
+
+    let sections: Vec<Section> = all.iter().map(|(section, _)| section.clone()).collect();
+    let layout = Layout::from(place(&metadata(), &sections)?);
+    let sums: Vec<Sum> =
+        all.iter().map(|(_, data)| Sum { crc32: 0, sha256: Sha256::digest(data).into() }).collect();
+    let mut file = vec![0; usize::try_from(layout.total_bytes())?];
+    let data = layout.offsets().iter().copied().zip(all.into_iter().map(|(_, data)| data));
+    for (offset, bytes) in layout.finish(&sums).into_iter().chain(data) {
+        file[usize::try_from(offset)?..][..bytes.len()].copy_from_slice(&bytes);
+    }
+    std::fs::write(out, file)?;
+    Ok(())
+}
+
+/// Values like weights, times a factor of row and column.
+fn values(factor: impl Fn(usize, usize) -> f32) -> Vec<f32> {
+    let mut state = 1u32;
+    let mut next = || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 8) as f32 / (1 << 24) as f32 - 0.5
+    };
+    (0..ROWS * COLS).map(|i| (next() + next() + next()) * factor(i / COLS, i % COLS) / 16.0).collect()
+}
+
+fn encode(codec: &dyn Codec, values: &[f32]) -> Result<Vec<u8>, Box<dyn Error>> {
+    let encoding = codec.encoding();
+    let mut bytes = vec![0; values.len() / encoding.block_len() * encoding.block_bytes()];
+    codec.encode(Rows::new(values, COLS), &mut bytes)?;
+    Ok(bytes)
+}
+
+fn metadata() -> Metadata {
+    let scalars = [
+        Value::U8(u8::MAX),
+        Value::I8(i8::MIN),
+        Value::U16(u16::MAX),
+        Value::I16(i16::MIN),
+        Value::U32(u32::MAX),
+        Value::I32(i32::MIN),
+        Value::U64(u64::MAX),
+        Value::I64(i64::MIN),
+        Value::F32(0.1),
+        Value::F64(1e-300),
+        Value::Bool(true),
+        Value::from("\u{1f600} \"text\"\n"),
+    ];
+    let arrays = scalars.clone().map(|v| Value::Array(v.kind(), vec![v.clone(), v]));
+    let empty = Value::Array(ValueKind::String, Vec::new());
+    let all = scalars.into_iter().chain(arrays).chain([empty]);
+    all.enumerate().map(|(n, value)| (format!("key.{n}"), value)).collect()
+}
