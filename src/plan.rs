@@ -72,6 +72,8 @@ pub struct Write {
     pub coded: Option<Coded>,
     /// The blocks of all its rows, if they were made already: by calibration; or what they were coded as.
     pub encoded: Option<Arc<Mapped>>,
+    /// Bytes of what it was coded as, once that is known.
+    pub section_bytes: Option<u64>,
     /// Whether it was coded for what a text says about it.
     pub is_calibrated: bool,
     /// Where its bytes go. Rows are encoded to the bytes of the first part for all of them, then those of the second,
@@ -108,10 +110,12 @@ impl Write {
 
     /// How many bytes it takes; about as many, if it is to be coded and was not yet.
     pub fn bytes(&self) -> u64 {
-        match (self.coded, &self.encoded) {
-            (Some(_), Some(section)) => section.bytes().len() as u64,
-            (Some(coded), None) => coded.about(self.encoding, self.values.elements() as u64),
-            (None, _) => (self.row_bytes() * self.values.rows()) as u64,
+        match self.coded {
+            Some(coded) => {
+                let about = || coded.about(self.encoding, self.values.elements() as u64);
+                self.section_bytes.unwrap_or_else(about)
+            }
+            None => (self.row_bytes() * self.values.rows()) as u64,
         }
     }
 
@@ -213,6 +217,9 @@ impl Plan {
     /// # Errors
     /// As [`Plan::new`].
     pub fn settle(&mut self, model: &Model, about: &About, out: &Path, sources: &[String]) -> Result<()> {
+        for t in self.tensors.iter_mut().filter(|t| t.coded.is_some()) {
+            t.section_bytes = t.encoded.as_ref().map(|section| section.bytes().len() as u64);
+        }
         let planned: Vec<Planned> = self.parts().map(|p| p.planned.clone()).collect();
         let storages: Vec<Storage> = self.tensors.iter().map(Write::storage).collect();
         let (recipe, weights) = (&self.recipe, self.weights());
@@ -327,6 +334,7 @@ fn choose(item: Item, target: &dyn Target, model: &Model, recipe: &Recipe) -> Re
         importance,
         coded,
         encoded: None,
+        section_bytes: None,
         is_calibrated: false,
         parts,
     })

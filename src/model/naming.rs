@@ -74,6 +74,7 @@ pub static NAMINGS: &[Naming] = &[
     HUGGING_FACE,
     Naming { name: "Hugging Face (model.blocks)", formats: TENSOR_FILES, wrapped: true, store: hf_blocks },
     Naming { name: "BlinkDL", formats: TENSOR_FILES, wrapped: true, store: blinkdl },
+    Naming { name: "BlinkDL", formats: &["compact"], wrapped: false, store: blinkdl },
     Naming { name: "web-rwkv", formats: &["safetensors"], wrapped: false, store: web_rwkv },
     Naming { name: "web-rwkv", formats: &["prefab"], wrapped: false, store: prefab },
 ];
