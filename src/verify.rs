@@ -72,7 +72,8 @@ pub fn finite(container: &Container) -> Result<Vec<&Tensor>> {
         let (len, size) = (t.encoding.block_len(), t.encoding.block_bytes());
         let codebook = container.codebook(t).map(|codebook| Fp4 { codebook });
         let codec = codebook.as_ref().map_or(codec, |fp4| fp4 as &dyn Codec);
-        let (step, blocks) = (STEP / len, container.bytes(t).len() / t.encoding.code_bytes());
+        let stored = if t.split.is_some() { t.encoding.code_bytes() } else { size };
+        let (step, blocks) = (STEP / len, container.bytes(t).len() / stored);
         (0..blocks.div_ceil(step)).into_par_iter().try_for_each(|n| {
             // A strided tensor spans elements that are not its own; they are weights of the same storage.
             let range = n * step..blocks.min((n + 1) * step);

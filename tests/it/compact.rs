@@ -15,8 +15,10 @@ fn convert(from: &Path, to: &Path, flags: &[&str]) {
     ok(all);
 }
 
+/// The differences of all tensors. (Models that differ are no success.)
 fn diff(a: &Path, b: &Path) -> serde_json::Value {
-    json([&args(&["--format", "json", "diff"])[..], &[a.into(), b.into()]].concat())
+    let ran = run([&args(&["--format", "json", "diff"])[..], &[a.into(), b.into()]].concat());
+    serde_json::from_str(&ran.stdout).unwrap_or_else(|_| panic!("{}", ran.stderr))
 }
 
 fn bytes(path: &Path) -> Vec<u8> {
@@ -25,7 +27,7 @@ fn bytes(path: &Path) -> Vec<u8> {
 
 /// The greatest of a column of all tensors of a diff.
 fn greatest(diff: &serde_json::Value, column: &str) -> f64 {
-    let rows = diff["common"].as_array().unwrap();
+    let rows = diff["tensors"].as_array().unwrap();
     assert!(!rows.is_empty());
     rows.iter().map(|row| row[column].as_f64().unwrap()).fold(0.0, f64::max)
 }
