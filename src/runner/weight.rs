@@ -54,6 +54,9 @@ pub trait Tap: Send + Sync {
     /// `inputs`, a row a token of a part of the text, are about to be multiplied with the matrix of a slot in a block.
     /// Called in the order of the computation, one at a time.
     fn hear(&self, key: Key, part: usize, inputs: &Inputs<'_>);
+
+    /// Whether anything hangs on the product with this matrix; if not, it is not computed, and 0 stands in.
+    fn needs_product(&self, key: Key) -> bool;
 }
 
 impl std::fmt::Debug for dyn Tap {
@@ -234,10 +237,14 @@ impl Weight<'_> {
     /// If `x` has another number of columns.
     pub fn multiply(&self, x: &Matrix) -> Matrix {
         assert_eq!(x.cols, self.cols());
+        let mut out = x.pool().matrix(x.rows, self.rows());
         if let Some(Tapped { key, tap, part }) = self.tap {
             tap.hear(key, part, &Inputs(x));
+            if !tap.needs_product(key) {
+                out.data.fill(0.0);
+                return out;
+            }
         }
-        let mut out = x.pool().matrix(x.rows, self.rows());
         if out.data.is_empty() {
             return out;
         }
