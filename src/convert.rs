@@ -31,7 +31,7 @@ use crate::targets::{self, Chat, Content, Output, TARGETS, Target};
 ///
 /// # Errors
 /// [`Error::Usage`] if the target's types cannot be chosen one by one.
-fn beside_goals(target: &dyn Target) -> Result<&'static FileType> {
+pub(crate) fn beside_goals(target: &dyn Target) -> Result<&'static FileType> {
     const USUAL: [&str; 2] = ["q4_k_m", "q5_1"];
     let usual = USUAL.into_iter().map(FileType::named).find(|t| t.as_ref().is_ok_and(|t| target.holds(t)));
     match usual {

@@ -225,7 +225,7 @@ fn what_was_measured_once_serves_many_conversions() {
         for more in [&[][..], &["--equalize"]] {
             let convert = |file: &str, calib: &[&str]| {
                 let file = out(dir.path(), file);
-                ok(["convert", &model, &file, "-t", kind, "--calib", "-f"].iter().chain(calib).chain(more));
+                ok(["convert", &model, &file, "-f", "-t", kind, "--calib"].iter().chain(calib).chain(more));
                 fs::read(file).unwrap()
             };
             // The bytes are those of a run over the text in which nothing was rounded.
