@@ -307,7 +307,7 @@ impl Request {
             None => None,
             Some(text) => {
                 let source = match stats {
-                    Some(stats) => Source::Stats(stats, rescaling.clone().unwrap_or_default()),
+                    Some(stats) => Source::Stats(stats.into(), rescaling.clone().unwrap_or_default()),
                     None if self.calib_independent => Source::Independent,
                     None => Source::Sequential,
                 };

@@ -21,7 +21,7 @@ pub enum Source {
     /// The model runs as it is.
     Independent,
     /// It ran before; its channels were rescaled since.
-    Stats(Stats, Rescaling),
+    Stats(Box<Stats>, Rescaling),
 }
 
 /// Tells moments stage by stage.
@@ -55,7 +55,7 @@ pub(super) trait Listener {
 /// If the model cannot be run.
 pub(super) fn listener(source: Source, model: Model, text: &Text) -> Result<Box<dyn Listener>> {
     let sequential = match source {
-        Source::Stats(stats, rescaling) => return Ok(Box::new(Known { stats, rescaling, model })),
+        Source::Stats(stats, rescaling) => return Ok(Box::new(Known { stats: *stats, rescaling, model })),
         Source::Sequential => true,
         Source::Independent => false,
     };
