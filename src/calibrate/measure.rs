@@ -79,11 +79,13 @@ pub fn mean_squares(
         progress();
     }
     walk.listen(ear.clone(), || stop.check())?;
-    let whole = |[mut fit, held_out]: [Moments; 2]| {
-        fit.merge(&held_out);
-        fit.mean_squares()
-    };
-    Ok(ear.take().into_iter().map(|(key, parts)| (key, whole(parts))).collect())
+    Ok(ear.take().into_iter().map(|(key, parts)| (key, over_both(parts))).collect())
+}
+
+/// The mean squares over both parts of a text.
+pub(super) fn over_both([mut fit, held_out]: [Moments; 2]) -> Vec<f32> {
+    fit.merge(&held_out);
+    fit.mean_squares()
 }
 
 /// The same as an importance matrix of llama.cpp: under its own names for tensors, or of versions that it does not know

@@ -14,19 +14,20 @@
 
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use formats::{Container, Limits, Metadata, Planned, Tensor, Value};
 use quant::Encoding;
 
 use super::Text;
 use super::encode::{TOGETHER, slices};
-use super::measure::Ear;
+use super::measure::{Ear, over_both};
 use crate::error::{Error, Result};
 use crate::eval::sha256;
 use crate::files::replace_by;
 use crate::model::{Held, Model, Role};
 use crate::pipeline::Stop;
-use crate::runner::{Half, Key, Moments, Options, Runner, Walk};
+use crate::runner::{Half, Inputs, Key, Moments, Options, Runner, Tap, Walk};
 
 /// The key that tells such a file from others, and its value.
 const KEY: (&str, &str) = ("rwkv-quant.calibration", "1");
@@ -156,6 +157,26 @@ fn floats(container: &Container, name: &str, length: usize) -> Result<Vec<f32>> 
     }
 }
 
+/// Two that listen together. (The mean squares are summed by themselves, in f64, so they are those that [`mean_squares`]
+/// gives.)
+///
+/// [`mean_squares`]: super::mean_squares
+struct Both {
+    full: Arc<Ear>,
+    diagonal: Arc<Ear>,
+}
+
+impl Tap for Both {
+    fn hear(&self, key: Key, part: usize, inputs: &Inputs<'_>) {
+        self.full.hear(key, part, inputs);
+        self.diagonal.hear(key, part, inputs);
+    }
+
+    fn needs_product(&self, _: Key) -> bool {
+        true
+    }
+}
+
 /// A matrix that is measured.
 struct Heard {
     key: Key,
@@ -203,14 +224,15 @@ pub fn measure_all(
         put(&placement.head)?;
         numbers.iter().flat_map(|(_, numbers)| numbers).try_for_each(|n| put(&n.to_le_bytes()))?;
         for stage in &stages {
-            let ear = Ear::full(stage.iter().map(|h| h.key).collect(), Vec::new());
+            let full = Ear::full(stage.iter().map(|h| h.key).collect(), Vec::new());
+            let ears = Arc::new(Both { full, diagonal: Ear::diagonal() });
             match walk.next() {
-                Some(_) => walk.step(Some(ear.clone()), || stop.check())?,
-                None => walk.listen(ear.clone(), || stop.check())?,
+                Some(_) => walk.step(Some(ears.clone()), || stop.check())?,
+                None => walk.listen(ears.clone(), || stop.check())?,
             }
-            let mut heard = ear.take();
+            let (mut heard, mut squares) = (ears.full.take(), ears.diagonal.take());
             for Heard { key, name, .. } in stage {
-                let Some([fit, held_out]) = heard.remove(key) else {
+                let (Some([fit, held_out]), Some(squares)) = (heard.remove(key), squares.remove(key)) else {
                     return Err(Error::Tensor {
                         path: path.clone(),
                         tensor: name.clone(),
@@ -218,9 +240,8 @@ pub fn measure_all(
                         help: "calibrate with the text itself: convert --calib TEXT".to_owned(),
                     });
                 };
-                let mut all = fit.clone();
-                all.merge(&held_out);
-                let floats = std::iter::once(all.mean_squares()).chain(fit.rows()).chain(held_out.rows());
+                let squares = over_both(squares);
+                let floats = std::iter::once(squares).chain(fit.rows()).chain(held_out.rows());
                 for floats in floats {
                     put(&floats.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>())?;
                 }
