@@ -1,4 +1,5 @@
-//! Writes a synthetic RWKV-7 checkpoint: `cargo run --release --example gen_checkpoint -- OUT.pth 1.5b`.
+//! Writes a synthetic RWKV-7 checkpoint: `cargo run --release --example gen_checkpoint -- OUT.pth 1.5b`, of so many of its
+//! blocks only if a number follows.
 
 mod synthetic;
 
@@ -19,16 +20,23 @@ const SHAPES: &[(&str, Shape)] = &[
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
-    let [path, size] = args.as_slice() else {
-        let names: Vec<&str> = SHAPES.iter().map(|s| s.0).collect();
-        eprintln!("usage: gen_checkpoint OUT.pth SIZE    ({})", names.join(", "));
-        return ExitCode::from(2);
+    let (path, size, layers) = match args.as_slice() {
+        [path, size] => (path, size, None),
+        [path, size, layers] if layers.parse::<usize>().is_ok_and(|n| n > 0) => {
+            (path, size, layers.parse().ok())
+        }
+        _ => {
+            let names: Vec<&str> = SHAPES.iter().map(|s| s.0).collect();
+            eprintln!("usage: gen_checkpoint OUT.pth SIZE [BLOCKS]    ({})", names.join(", "));
+            return ExitCode::from(2);
+        }
     };
     let Some((_, shape)) = SHAPES.iter().find(|(name, _)| name == size) else {
         eprintln!("there is no size {size:?}");
         return ExitCode::from(2);
     };
-    match write(Path::new(path), *shape) {
+    let shape = Shape { layers: layers.unwrap_or(shape.layers), ..*shape };
+    match write(Path::new(path), shape) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("cannot write {path}: {error}");

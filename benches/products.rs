@@ -28,6 +28,10 @@ mod runner {
                 "{name:10} {TOKENS} x {outs} x {depth}: {speed:.0} GFLOP/s, {:.0} %",
                 100.0 * speed / peak
             );
+            #[cfg(target_arch = "x86_64")]
+            if arch::amx::available() {
+                println!("{:10} in bf16 (AMX): {:.0} GFLOP/s", "", on(threads, || unit(outs, depth)));
+            }
         }
     }
 
@@ -73,14 +77,38 @@ mod runner {
         let x = aligned(strips_len(TOKENS, depth, shape.rows));
         let (w, mut panel) = (aligned(outs * depth), aligned(strips_len(PANEL, depth, shape.cols)));
         let mut out = aligned(TOKENS * outs);
+        median(outs, depth, || {
+            for (n, mut columns) in split_columns(&mut out, outs, PANEL).into_iter().enumerate() {
+                let rows = &w[n * PANEL * depth..(n + 1) * PANEL * depth];
+                interleave(level, rows, depth, shape.cols, &mut panel);
+                product(level, &x, &panel, depth, &mut columns);
+            }
+        })
+    }
+
+    /// The same on the matrix unit, with weights that are stored in bf16.
+    #[cfg(target_arch = "x86_64")]
+    fn unit(outs: usize, depth: usize) -> f64 {
+        use arch::amx::{Pairs, Rows, Tiles, panel, product};
+        let x: Vec<f32> = (0..TOKENS * depth).map(|i| (i % 251) as f32).collect();
+        let w: Vec<u8> = (0..2 * outs * depth).map(|i| (i % 63) as u8).collect();
+        let (mut pairs, mut tiles, mut out) = (Pairs::default(), Tiles::default(), vec![0.0; TOKENS * outs]);
+        pairs.take(&x, depth);
+        median(outs, depth, || {
+            for (n, mut columns) in split_columns(&mut out, outs, panel(depth)).into_iter().enumerate() {
+                let (first, rows) = (n * panel(depth), columns.cols());
+                tiles.take(Rows::Half(&w[2 * first * depth..2 * (first + rows) * depth]), rows, depth);
+                product(&pairs, &tiles, &mut columns);
+            }
+        })
+    }
+
+    /// The median speed of some products in GFLOP/s.
+    fn median(outs: usize, depth: usize, mut product: impl FnMut()) -> f64 {
         let mut rounds: Vec<f64> = (0..ROUNDS)
             .map(|_| {
                 let start = Instant::now();
-                for (n, mut columns) in split_columns(&mut out, outs, PANEL).into_iter().enumerate() {
-                    let rows = &w[n * PANEL * depth..(n + 1) * PANEL * depth];
-                    interleave(level, rows, depth, shape.cols, &mut panel);
-                    product(level, &x, &panel, depth, &mut columns);
-                }
+                product();
                 (2 * TOKENS * outs * depth) as f64 / start.elapsed().as_secs_f64() / 1e9
             })
             .collect();

@@ -3,11 +3,16 @@
 
     python benches/quality.py ladder [--models v4,v5.2,v6,v7] [--record FILE.json]
     python benches/quality.py presets [--record FILE.json]
+    python benches/quality.py texts [--types q4_k_m,q3_k_m] [--record FILE.json]
     python benches/quality.py llama --llama-bin DIR [--types ...] [--extension rwkvz] [--record FILE.json]
 
-`ladder`: rounding, longer search, importance, feedback of errors, rescaled channels, chosen types; each step has all those before
-it, but for the importance, which calibration measures itself. Versions 6 and 7 as GGUF q4_k_m, 4 and 5.2 as rwkv.cpp's Q4_0.
+
+`ladder`: rounding, longer search, importance, feedback of errors, rescaled channels, chosen types, branches of low rank; each step
+has all those before it, but for the importance, which calibration measures itself. Versions 6 and 7 as GGUF q4_k_m, 4 and 5.2 as
+rwkv.cpp's Q4_0, which has neither importance matrices nor branches. Branches take bytes of their own; so the last step is chosen types
+once more, at the size of file and branches together. `difference` is that from the step before, window by window.
 `presets`: what `convert --preset` gives.
+`texts`: calibration on the text, on as many tokens that the model samples itself (`--calib self`, two seeds), and on a quarter of both.
 `llama`: llama-quantize --imatrix, from a GGUF in bf16 as the checkpoint is (what it keeps of it is as small as can be), against
 `convert --calib TEXT --target-size ITS_BYTES`, both from the same text; with --extension rwkvz, our compact files of the same size.
 
@@ -28,6 +33,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 PROGRAM = Path(os.environ.get("RWKV_QUANT", ROOT / "target/release/rwkv-quant"))
 WINDOW, CALIBRATION, JUDGE, RESAMPLES = 512, 128, 64, 10_000
+RANK = 8
 LLAMA_TYPES = "Q8_0,Q6_K,Q5_K_M,Q4_K_M,IQ4_XS,Q3_K_M,Q2_K"
 
 
@@ -44,10 +50,10 @@ def convert(source, out, *flags):
     return time.monotonic() - start
 
 
-def divergences(source, files, text):
+def divergences(source, files, text, *flags):
     """Of every file the mean divergence of each window."""
     first, *others = files
-    more = ["--candidate", *others] if others else []
+    more = [*(["--candidate", *others] if others else []), *flags]
     found = run(PROGRAM, "--format", "json", "eval-ppl", first, text, "--against", source, "--vocab", "bytes", *more)
     by_path = {c["path"]: c["against"] for c in json.loads(found)["candidates"]}
     return [by_path[str(f)]["kl_by_window"] for f in files]
@@ -75,14 +81,33 @@ def ladder(args, work, calibration, judge):
             steps["importance"] = [*plain, "--search", "best", "--imatrix", imatrix]
         steps["feedback"] = [*plain, *calib]
         steps["equalized"] = [*plain, *calib, "--equalize"]
-        files = {name: work / f"{version}.{name}.{extension}" for name in [*steps, "allocated"]}
+        names = [*steps, "allocated", *(["low rank", "allocated, as large"] if gguf else [])]
+        files = {name: work / f"{version}.{name}.{extension}" for name in names}
         seconds = {name: convert(source, files[name], *flags) for name, flags in steps.items()}
-        size = files["feedback"].stat().st_size
-        seconds["allocated"] = convert(source, files["allocated"], *calib, *plain, "--equalize", "--target-size", size)
-        for (name, path), kls in zip(files.items(), divergences(source, list(files.values()), judge)):
-            row = {"model": source.name, "step": name, "type": kind, "bytes": path.stat().st_size}
-            rows.append({**row, "kl": interval(kls), "seconds": round(seconds[name], 1)})
+        size, recipe = files["feedback"].stat().st_size, work / f"{version}.toml"
+        fill = [*calib, *plain, "--equalize", "--target-size"]
+        seconds["allocated"] = convert(source, files["allocated"], *fill, size, "--save-recipe", recipe)
+        sizes = {name: path.stat().st_size for name, path in files.items() if path.exists()}
+        kls = dict(zip(sizes, divergences(source, [files[name] for name in sizes], judge)))
+        if gguf:
+            branched, again = files["low rank"], files["allocated, as large"]
+            branches = [*calib, "--equalize", "--recipe", recipe, "--low-rank", RANK]
+            seconds["low rank"] = convert(source, branched, *branches)
+            adapter = branched.with_suffix(".lora.gguf")
+            lora = ["--lora", adapter, "--adapt", "compared"] if adapter.exists() else []
+            sizes["low rank"] = branched.stat().st_size + (adapter.stat().st_size if lora else 0)
+            [kls["low rank"]] = divergences(source, [branched], judge, *lora)
+            seconds[names[-1]] = convert(source, again, *fill, sizes["low rank"])
+            sizes[names[-1]] = again.stat().st_size
+            [kls[names[-1]]] = divergences(source, [again], judge)
+        before = None
+        for name in names:
+            row = {"model": source.name, "step": name, "type": kind, "bytes": sizes[name], "kl": interval(kls[name])}
+            if before:
+                row["difference"] = interval([b - a for a, b in zip(kls[before], kls[name])])
+            rows.append({**row, "seconds": round(seconds[name], 1)})
             print(json.dumps(rows[-1]), flush=True)
+            before = name
     return rows
 
 
@@ -106,6 +131,33 @@ def presets(args, work, calibration, judge):
             }
             rows.append(row)
             print(json.dumps(row), flush=True)
+    return rows
+
+
+def texts(args, work, calibration, judge):
+    rows = []
+    few = ["--calib-tokens", CALIBRATION * WINDOW // 4]
+    variants = {
+        "text": ["--calib", calibration],
+        "self": ["--calib", "self"],
+        "self, another seed": ["--calib", "self", "--calib-seed", 1],
+        "text, a quarter": ["--calib", calibration, *few],
+        "self, a quarter": ["--calib", "self", *few],
+    }
+    for version in args.models.split(","):
+        source = ROOT / f"testdata/rwkv{version.removeprefix('v')}-bytes.pth"
+        for kind in args.types.split(","):
+            files = {name: work / f"{version}.{kind}.{n}.gguf" for n, name in enumerate(["rounded", *variants])}
+            seconds = {"rounded": convert(source, files["rounded"], "--type", kind)}
+            for name, flags in variants.items():
+                seconds[name] = convert(source, files[name], "--type", kind, *flags)
+            kls = dict(zip(files, divergences(source, list(files.values()), judge)))
+            for name in files:
+                row = {"model": source.name, "type": kind, "calibration": name, "kl": interval(kls[name])}
+                if name in variants and name != "text":
+                    row["difference_from_text"] = interval([b - a for a, b in zip(kls["text"], kls[name])])
+                rows.append({**row, "seconds": round(seconds[name], 1)})
+                print(json.dumps(rows[-1]), flush=True)
     return rows
 
 
@@ -139,11 +191,18 @@ def llama(args, work, calibration, judge):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True)
-    for name, work, models in [("ladder", ladder, "v4,v5.2,v6,v7"), ("presets", presets, "v6,v7"), ("llama", llama, "v6,v7")]:
+    for name, work, models in [
+        ("ladder", ladder, "v4,v5.2,v6,v7"),
+        ("presets", presets, "v6,v7"),
+        ("texts", texts, "v6,v7"),
+        ("llama", llama, "v6,v7"),
+    ]:
         command = commands.add_parser(name)
         command.set_defaults(work=work)
         command.add_argument("--models", default=models)
         command.add_argument("--record", type=Path)
+        if name == "texts":
+            command.add_argument("--types", default="q4_k_m,q3_k_m")
         if name == "llama":
             command.add_argument("--llama-bin", type=Path, required=True)
             command.add_argument("--types", default=LLAMA_TYPES)

@@ -10,9 +10,12 @@ use quant::Encoding;
 use crate::about::{self, About, Overrides};
 use crate::adapter::Flags;
 use crate::branches::{self, Branches};
-use crate::calibrate::{self, Chosen, Done, Goals, Settings, Store, Text, Trace};
+use crate::calibrate::{
+    self, Calibration, Chosen, Done, Goals, Judge, Settings, Source, Stats, Store, Text, Trace,
+};
 use crate::compact::{self, Rates};
 use crate::error::{Error, Result};
+use crate::eval::Estimate;
 use crate::files::replace;
 use crate::importance::Importance;
 use crate::model::{Held, Model, Role};
@@ -21,7 +24,7 @@ use crate::plan::{Plan, Wishes};
 use crate::recipe::{CODED, Fallback, FileType, Mix, Preset, Recipe, Search, Types};
 use crate::report::Conversion;
 use crate::rescale::{Pair, Rescaling};
-use crate::runner::{Options, Runner};
+use crate::runner::{Key, Options, Runner};
 use crate::size;
 use crate::targets::{self, Chat, Content, Output, TARGETS, Target};
 use crate::verify::sha256;
@@ -30,7 +33,7 @@ use crate::verify::sha256;
 ///
 /// # Errors
 /// [`Error::Usage`] if the target's types cannot be chosen one by one.
-fn beside_goals(target: &dyn Target) -> Result<&'static FileType> {
+pub(crate) fn beside_goals(target: &dyn Target) -> Result<&'static FileType> {
     const USUAL: [&str; 2] = ["q4_k_m", "q5_1"];
     if target.codes() {
         return FileType::named(CODED);
@@ -144,10 +147,8 @@ pub struct Prepared {
     pub imatrix: Option<PathBuf>,
     /// The file or folder to write.
     pub output: PathBuf,
-    /// The text to calibrate on, and the source opened once more, for it.
-    pub(crate) text: Option<(Text, Model)>,
-    /// Whether every matrix is fitted to what meets it in the source.
-    pub(crate) independent: bool,
+    /// What it is calibrated on.
+    pub(crate) calibration: Option<Calibration>,
     /// What else the calibrated bytes depend on, besides source, plan and text.
     how: String,
     /// What became of the matrices that are encoded before the file is written.
@@ -160,6 +161,11 @@ pub struct Prepared {
     pub(crate) modelfile: Option<Chat>,
     /// The types that were chosen by measurement.
     pub(crate) chosen: Option<Chosen>,
+    /// What the file is judged by if they were, and the most divergence that was asked for.
+    pub(crate) judge: Option<Judge>,
+    most_divergence: Option<f64>,
+    /// The divergence of the written file.
+    reached: Option<Estimate>,
     /// Where to write the types of the tensors.
     pub(crate) save_recipe: Option<PathBuf>,
 }
@@ -273,7 +279,8 @@ impl Request {
     ) -> Result<Prepared> {
         targets::admit(target, &model, file_type)?;
         let about = self.about.applied(&model, target)?;
-        let text = self.text(&model, target, file_type, stop)?;
+        let (text, stats) = self.text(&model, target, file_type, stop)?.unzip();
+        let stats = stats.flatten();
         let types = match &self.goals.recipe {
             Some(path) => Types::load(path)?.1,
             None => Types::default(),
@@ -298,7 +305,10 @@ impl Request {
             modelfile: self.modelfile,
         };
         let rescaling = match self.equalize {
-            true => Some(self.equalizing(&model, &recipe, &about, target, text.as_ref(), stop)?),
+            true => {
+                let squares = || self.mean_squares(&model, target, text.as_ref(), stats.as_ref(), stop);
+                Some(self.equalizing(&model, &recipe, &about, target, squares)?)
+            }
             false => None,
         };
         if let Some(rescaling) = &rescaling {
@@ -317,7 +327,7 @@ impl Request {
         if let Some(branches) = &recipe.branches {
             self.admit_branches(branches, &plan)?;
         }
-        let (mut chosen, mut most) = (None, None);
+        let (mut chosen, mut most, mut judge) = (None, None, None);
         if self.goals.is_wanted() && target.codes() {
             let measured = match &text {
                 Some(text) => Some((text, [again()?, again()?])),
@@ -336,16 +346,24 @@ impl Request {
             plan = make(&recipe)?;
             chosen = Some(found);
         }
+        if let (true, Some(text)) = (self.goals.is_wanted(), &text) {
+            judge = Some(Judge { source: again()?, held_out: text.held_out.clone() });
+        }
         let mut budget = Budget::new(&plan, self.thread_count(), self.max_memory)?;
-        let text = match text {
+        let calibration = match text {
             None => None,
             Some(text) => {
-                let bytes = calibrate::peak_bytes(&plan, &model, &text);
-                budget.calibrating(bytes, self.max_memory)?;
-                Some((text, again()?))
+                let source = match stats {
+                    Some(stats) => Source::Stats(stats.into(), rescaling.clone().unwrap_or_default()),
+                    None if self.calib_independent => Source::Independent,
+                    None => Source::Sequential,
+                };
+                let calibration = Calibration { text, model: again()?, source };
+                budget.calibrating(calibrate::peak_bytes(&plan, &calibration), self.max_memory)?;
+                Some(calibration)
             }
         };
-        if let (Some(branches), None) = (&recipe.branches, &text) {
+        if let (Some(branches), None) = (&recipe.branches, &calibration) {
             budget.calibrating(branches.peak_bytes(&plan), self.max_memory)?;
         }
         if plan.tensors.iter().any(|t| t.coded.is_some()) {
@@ -360,14 +378,16 @@ impl Request {
             about,
             imatrix: self.imatrix.clone(),
             output: self.output.clone(),
-            text,
-            independent: self.calib_independent,
-            how: format!("{:?} {:?} {:?}", self.calib_independent, self.equalize, self.adapters),
+            calibration,
+            how: format!("{:?} {:?} {:?}", self.is_independent(), self.equalize, self.adapters),
             done: Done::default(),
             adapter_bytes,
             most_bytes: most,
             modelfile: self.modelfile,
             chosen,
+            judge,
+            most_divergence: self.goals.target_kl,
+            reached: None,
             save_recipe: self.goals.save_recipe.clone(),
         })
     }
@@ -385,14 +405,19 @@ impl Request {
         branches.admit(plan)
     }
 
-    /// The text to calibrate on, if that is asked for.
+    /// Whether every matrix is fitted to what meets it in the source.
+    pub(crate) fn is_independent(&self) -> bool {
+        self.calib_independent || self.calibration.stats().is_ok_and(|path| path.is_some())
+    }
+
+    /// The text to calibrate on, if that is asked for, and what was measured on it, if that is in a file.
     fn text(
         &self,
         model: &Model,
         target: &dyn Target,
         file_type: &FileType,
         stop: &Stop,
-    ) -> Result<Option<Text>> {
+    ) -> Result<Option<(Text, Option<Stats>)>> {
         if !self.calibration.is_wanted() {
             return Ok(None);
         }
@@ -411,9 +436,35 @@ impl Request {
                 help: "leave --imatrix out: calibration measures more than it holds".to_owned(),
             });
         }
+        if let Some(path) = self.calibration.stats()? {
+            let stats = Stats::open(path, model)?;
+            return Ok(Some((stats.text().clone(), Some(stats))));
+        }
         let coder = about::coder(model, self.about.vocab.as_deref())?;
         let runner = || Runner::new(self.open(target)?, Options { stream: true, ..Options::default() });
-        Text::new(&self.calibration, &coder, runner, stop).map(Some)
+        Text::new(&self.calibration, &coder, runner, stop).map(|text| Some((text, None)))
+    }
+
+    /// The mean squares of what meets every matrix, as far as a text tells them.
+    fn mean_squares(
+        &self,
+        model: &Model,
+        target: &'static dyn Target,
+        text: Option<&Text>,
+        stats: Option<&Stats>,
+        stop: &Stop,
+    ) -> Result<Option<BTreeMap<Key, Vec<f32>>>> {
+        let Some(stats) = stats else {
+            let run = |text| calibrate::mean_squares(self.open(target)?, text, stop, || ());
+            return text.map(run).transpose();
+        };
+        let mut squares = BTreeMap::new();
+        for held in &model.tensors {
+            if let Some(found) = stats.mean_squares(held)? {
+                squares.insert((held.slot.name, held.layer), found);
+            }
+        }
+        Ok(Some(squares))
     }
 
     /// By which factors channels are rescaled.
@@ -423,8 +474,7 @@ impl Request {
         recipe: &Recipe,
         about: &About,
         target: &'static dyn Target,
-        text: Option<&Text>,
-        stop: &Stop,
+        squares: impl FnOnce() -> Result<Option<BTreeMap<Key, Vec<f32>>>>,
     ) -> Result<Rescaling> {
         let refuse = |what: &str, help: &str| {
             Err(Error::Usage { what: format!("--equalize {what}"), help: help.to_owned() })
@@ -450,9 +500,9 @@ impl Request {
                 "leave it out",
             );
         }
-        let squares = match (&recipe.importance, text) {
-            (_, Some(text)) => calibrate::mean_squares(self.open(target)?, text, stop, || ())?,
-            (Some(_), None) => BTreeMap::new(),
+        let squares = match (squares()?, &recipe.importance) {
+            (Some(squares), _) => squares,
+            (None, Some(_)) => BTreeMap::new(),
             (None, None) => {
                 return refuse(
                     "needs to know how large activations are",
@@ -494,7 +544,7 @@ impl Prepared {
         Conversion::planned(&self.model, &self.plan, &self.budget, &self.output, vocabulary)
             .calibrated(&self.done.outcomes)
             .branched(self.adapter(), self.adapter_bytes)
-            .chosen(self.chosen.as_ref())
+            .chosen(self.chosen.as_ref(), self.reached)
     }
 
     /// What opens the finished model: the output, or of a set its first part.
@@ -528,11 +578,29 @@ impl Prepared {
         pipeline::check(&self.plan, &self.model, &self.budget, stop)
     }
 
-    /// Calibrates it and keeps branches of low rank apart if that is asked for, and writes it; what is there is replaced
-    /// if `force`.
+    /// Whether the written file is as near to its source as was asked for.
     ///
     /// # Errors
-    /// As [`calibrate::encode`], [`calibrate::divide`] and [`pipeline::write`].
+    /// [`Error::Check`] if it is not.
+    pub fn check_goal(&self) -> Result<()> {
+        match (self.most_divergence, self.reached) {
+            (Some(most), Some(reached)) if reached.value > most => Err(Error::Check {
+                what: format!(
+                    "the divergence of {} is {:.2e}, more than the {most} asked for: ask for less, say --target-kl {:.1e}",
+                    self.output.display(),
+                    reached.value,
+                    0.9 * most * most / reached.value
+                ),
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Calibrates it and keeps branches of low rank apart if that is asked for, and writes it; what is there is replaced
+    /// if `force`. If its types were chosen, its divergence is then measured.
+    ///
+    /// # Errors
+    /// As [`calibrate::encode`], [`calibrate::divide`], [`pipeline::write`] and [`Judge::divergence`].
     pub fn write(&mut self, force: bool, observer: &dyn Observer, stop: &Stop) -> Result<()> {
         let store = self.encode(force, observer, stop)?;
         // The adapter first: without the model it does no harm, and the model without it would be a worse one.
@@ -541,6 +609,11 @@ impl Prepared {
             .inspect_err(|_| adapter.iter().for_each(|path| drop(fs::remove_file(path))))?;
         // The folder cannot be removed everywhere while its files are mapped.
         self.plan.tensors.iter_mut().for_each(|t| t.encoded = None);
+        if let Some(judge) = self.judge.take() {
+            let written = Model::open(&self.to_open(), &[])?;
+            let divergence = || judge.divergence(written, stop);
+            self.reached = pipeline::pool(self.budget.threads)?.install(divergence)?;
+        }
         if let Some(path) = &self.save_recipe {
             replace(path, self.recipe_text().as_bytes())?;
         }
@@ -557,6 +630,7 @@ impl Prepared {
                 c.allocation.bytes, c.allocation.divergence
             )
         }));
+        remarks.extend(self.reached.map(|kl| format!("divergence reached: {:.3e}", kl.value)));
         recipe.types.text(recipe.file_type, &remarks)
     }
 
@@ -583,22 +657,20 @@ impl Prepared {
 
     /// Encodes the matrices that are encoded as wholes: those that a text tells something about, and those with branches.
     fn encode(&mut self, force: bool, observer: &dyn Observer, stop: &Stop) -> Result<Option<Store>> {
-        let text = self.text.take();
+        let calibration = self.calibration.take();
         let coded = self.plan.tensors.iter().any(|t| t.coded.is_some());
-        if text.is_none() && self.plan.recipe.branches.is_none() && !coded {
+        if calibration.is_none() && self.plan.recipe.branches.is_none() && !coded {
             return Ok(None);
         }
         if let Some(path) = self.paths().find(|path| !force && path.exists()) {
             return Err(Error::Exists { path });
         }
         let store = Store::open(&self.output, &calibrate::identity(&self.plan, &self.model, &self.how))?;
-        let (plan, source, independent) = (&mut self.plan, &self.model, self.independent);
+        let (plan, source) = (&mut self.plan, &self.model);
         let (about, out, most) = (&self.about, &self.output, self.most_bytes);
         let work = || {
-            let done = match text {
-                Some((text, model)) => {
-                    calibrate::encode(plan, model, &text, independent, &store, observer, stop)
-                }
+            let done = match calibration {
+                Some(calibration) => calibrate::encode(plan, calibration, &store, observer, stop),
                 None => calibrate::divide(plan, source, &store, observer, stop),
             }?;
             if coded {

@@ -51,19 +51,24 @@ pub fn text(path: &Path, what: &'static str, limit_bytes: u64) -> Result<String>
 /// # Errors
 /// [`Error::Io`].
 pub fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
+    replace_by(path, |file| file.write_all(bytes).map_err(Error::io("write", path)))
+}
+
+/// Gives the file at `path` the bytes that `write` writes: whole or not at all. Nobody else may write it meanwhile.
+///
+/// # Errors
+/// [`Error::Io`]; as `write`.
+pub fn replace_by(path: &Path, write: impl FnOnce(&mut File) -> Result<()>) -> Result<()> {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(".partial");
     let partial = path.with_file_name(name);
     let written = || {
-        let mut file = File::create(&partial)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        fs::rename(&partial, path)
+        let mut file = File::create(&partial).map_err(Error::io("write", path))?;
+        write(&mut file)?;
+        file.sync_all().map_err(Error::io("write", path))?;
+        fs::rename(&partial, path).map_err(Error::io("write", path))
     };
-    written().map_err(|e| {
-        let _ = fs::remove_file(&partial);
-        Error::io("write", path)(e)
-    })
+    written().inspect_err(|_| drop(fs::remove_file(&partial)))
 }
 
 #[cfg(test)]

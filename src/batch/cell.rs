@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::job::{Artifact, Gates, Job, Source};
-use crate::convert::Request;
+use crate::calibrate::{Goals, Settings};
+use crate::convert::{Request, beside_goals};
 use crate::error::Result;
 use crate::model::wildcard;
-use crate::recipe::FileType;
+use crate::recipe::{FileType, Preset, Types};
 use crate::targets;
 
 /// How artifacts are named where the job says nothing.
@@ -22,6 +23,8 @@ pub struct Place<'a> {
     pub artifact: &'a Artifact,
     /// In which type.
     pub file_type: &'static FileType,
+    /// The preset that says so.
+    pub preset: Option<Preset>,
 }
 
 /// A cell: its place in the matrix, and where its artifact goes.
@@ -59,15 +62,8 @@ pub fn cells(job: &Job) -> Result<Vec<Cell<'_>>> {
             )
         })?;
         for artifact in job.artifacts.iter().filter(|a| a.wants(&source.name)) {
-            let types =
-                match artifact.types.as_slice() {
-                    [] => vec![targets::type_or_default(artifact.target, None).map_err(|e| {
-                        job.wrong(artifact.line, e.to_string(), "add type = \"...\"".to_owned())
-                    })?],
-                    types => types.to_vec(),
-                };
-            for file_type in types {
-                let place = Place { source, artifact, file_type };
+            for (file_type, preset) in kinds(job, artifact)? {
+                let place = Place { source, artifact, file_type, preset };
                 let template = artifact.name.as_deref().or(job.release.naming.as_deref()).unwrap_or(NAMING);
                 let name = place.name(template).map_err(|why| {
                     let help =
@@ -80,6 +76,21 @@ pub fn cells(job: &Job) -> Result<Vec<Cell<'_>>> {
     }
     distinct(job, &cells)?;
     Ok(cells)
+}
+
+/// The types of an artifact, and the presets that say so.
+fn kinds(job: &Job, artifact: &Artifact) -> Result<Vec<(&'static FileType, Option<Preset>)>> {
+    let wrong = |e: crate::Error| job.wrong(artifact.line, e.to_string(), "add type = \"...\"".to_owned());
+    if !artifact.presets.is_empty() {
+        return artifact.presets.iter().map(|p| Ok((p.file_type()?, Some(*p)))).collect();
+    }
+    let types = match (&artifact.recipe, artifact.types.as_slice()) {
+        (Some(path), _) => vec![Types::load(&job.resolved(path))?.0],
+        (None, []) if artifact.goals(None).is_wanted() => vec![beside_goals(artifact.target).map_err(wrong)?],
+        (None, []) => vec![targets::type_or_default(artifact.target, None).map_err(wrong)?],
+        (None, types) => types.to_vec(),
+    };
+    Ok(types.into_iter().map(|t| (t, None)).collect())
 }
 
 /// Refuses two cells of the same name. (Some systems take `a` and `A` for the same.)
@@ -100,21 +111,15 @@ fn distinct(job: &Job, cells: &[Cell]) -> Result<()> {
     Ok(())
 }
 
-impl Artifact {
-    /// Whether it is to be made of the model of that name.
-    fn wants(&self, model: &str) -> bool {
-        self.models.as_ref().is_none_or(|patterns| patterns.iter().any(|p| wildcard(p, model)))
-    }
-}
-
 impl Place<'_> {
     /// The name that a template stands for, with the target's extension.
     fn name(&self, template: &str) -> std::result::Result<String, String> {
+        let kind = self.preset.map_or(self.file_type.name, Preset::name);
         let name = filled(template, |key| {
             Some(match key {
                 "model" => self.source.name.clone(),
-                "type" => self.file_type.name.to_owned(),
-                "TYPE" => self.file_type.name.to_uppercase(),
+                "type" => kind.to_owned(),
+                "TYPE" => kind.to_uppercase(),
                 "target" => self.artifact.target.id().to_owned(),
                 _ => return None,
             })
@@ -140,11 +145,16 @@ impl Cell<'_> {
 
     /// The conversion that makes the artifact in `folder`.
     pub fn request(&self, job: &Job, folder: &Path) -> Request {
-        let Place { source, artifact, file_type } = self.place;
+        let Place { source, artifact, file_type, preset } = self.place;
         let mut about = source.metadata.clone();
         about.vocab = about.vocab.map(|path| named_or_file(job, path, &["world", "bytes"]));
         about.chat_template = about.chat_template.map(|path| named_or_file(job, path, &["world", "none"]));
-        let imatrix = source.imatrix.as_ref().filter(|_| artifact.imatrix && !file_type.is_plain());
+        let calibrated = artifact.is_calibrated();
+        let imatrix = source.imatrix.as_ref();
+        let imatrix = imatrix.filter(|_| artifact.imatrix && !calibrated && !file_type.is_plain());
+        let calibration = job.calibration_of(source).filter(|_| calibrated);
+        let goals = artifact.goals(preset);
+        let recipe = goals.recipe.as_deref().map(|path| job.resolved(path));
         Request {
             input: job.resolved(&source.source),
             output: folder.join(&self.name),
@@ -154,12 +164,29 @@ impl Cell<'_> {
             fallback: artifact.fallback,
             search: artifact.search,
             imatrix: imatrix.map(|path| job.resolved(path)),
+            equalize: artifact.equalize,
+            layers: artifact.layers,
+            rescale: artifact.rescale,
+            calibration: calibration.map(|c| c.settings(job)).unwrap_or_default(),
+            goals: Goals { recipe, ..goals },
             split_max_size: artifact.split_max_size,
             drop: source.drop.clone(),
             about,
             ..Request::default()
         }
     }
+}
+
+/// The same conversion without what a model must be run for before anything is planned, if there is any of that: it has
+/// the same source and names, but not the same bytes.
+pub fn sketch(request: &Request) -> Option<Request> {
+    let measured = request.calibration.is_wanted() || request.equalize;
+    measured.then(|| Request {
+        calibration: Settings::default(),
+        equalize: false,
+        goals: Goals { recipe: request.goals.recipe.clone(), ..Goals::default() },
+        ..request.clone()
+    })
 }
 
 /// A path of the job file, unless it is one of the names that mean something else.

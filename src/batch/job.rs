@@ -16,10 +16,16 @@
 //! [model.metadata]
 //! license = "apache-2.0"
 //!
+//! [calibration]                      # what presets, goals and `calibrated = true` are calibrated on
+//! texts = ["train.txt"]
+//!
 //! [[artifact]]
 //! type = ["q8_0", "q4_k_m"]
 //! [artifact.gates]
 //! max_size = "500MB"
+//!
+//! [[artifact]]
+//! preset = ["balanced", "small"]
 //! ```
 //!
 //! Paths are relative to the job file.
@@ -32,10 +38,12 @@ use serde::{Deserialize, Serialize};
 use toml::Spanned;
 
 use crate::about::Overrides;
+use crate::calibrate::{self, Goals, Settings};
 use crate::error::{Error, Result};
 use crate::eval::{self, Protocol};
 use crate::hub::Address;
-use crate::recipe::{Fallback, FileType, Mix, Search};
+use crate::model::wildcard;
+use crate::recipe::{Fallback, FileType, Mix, Preset, Search};
 use crate::targets::{Content, TARGETS, Target};
 use crate::{files, size};
 
@@ -51,6 +59,8 @@ pub struct Job {
     pub release: Release,
     /// How quality is measured, if it is.
     pub evaluation: Option<Evaluation>,
+    /// What models are calibrated on that do not say it themselves.
+    pub calibration: Option<Calibration>,
     /// What every artifact must keep.
     pub gates: Gates,
     /// The models.
@@ -99,6 +109,20 @@ impl Evaluation {
     }
 }
 
+/// `[calibration]`: as [`Settings`] of the command line.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Calibration {
+    /// Texts, or the word `self`, or one file that `calibrate` measured.
+    pub texts: Vec<PathBuf>,
+    /// Tokens in all.
+    pub tokens: Option<usize>,
+    /// Tokens of a sequence.
+    pub ctx: Option<usize>,
+    /// Seed of the model's own samples.
+    pub seed: Option<u64>,
+}
+
 /// `[gates]`: what fails a cell.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -142,6 +166,8 @@ pub struct Source {
     pub name: String,
     /// An importance matrix for quantized types.
     pub imatrix: Option<PathBuf>,
+    /// What it is calibrated on, before what all are.
+    pub calibration: Option<Calibration>,
     /// Tensors to leave out.
     #[serde(default)]
     pub drop: Vec<String>,
@@ -163,6 +189,28 @@ pub struct Artifact {
     /// The file types, one or a list; none for the target's own.
     #[serde(default, rename = "type", deserialize_with = "file_types")]
     pub types: Vec<&'static FileType>,
+    /// In their place, presets, one or a list.
+    #[serde(default, rename = "preset", deserialize_with = "choices")]
+    pub presets: Vec<Preset>,
+    /// In their place, a file with the types of the tensors.
+    pub recipe: Option<PathBuf>,
+    /// Most bytes, for which the types of the tensors are chosen.
+    #[serde(default, deserialize_with = "bytes")]
+    pub target_size: Option<u64>,
+    /// The same in bits a weight.
+    pub target_bpw: Option<f64>,
+    /// The divergence for which they are chosen.
+    pub target_kl: Option<f64>,
+    /// Whether it is calibrated; with presets and goals it always is.
+    #[serde(default)]
+    pub calibrated: bool,
+    /// Whether channels are rescaled.
+    #[serde(default)]
+    pub equalize: bool,
+    /// Blocks that are quantized.
+    pub layers: Option<usize>,
+    /// Blocks after which the runtime halves its activations.
+    pub rescale: Option<usize>,
     /// How they are named.
     pub name: Option<String>,
     /// The models that they are made of (`*` stands for anything); by default all that the target can hold.
@@ -190,6 +238,44 @@ pub struct Artifact {
     pub line: usize,
 }
 
+impl Calibration {
+    /// The same as flags of the command line, with paths as seen from here.
+    pub fn settings(&self, job: &Job) -> Settings {
+        let own = Path::new(calibrate::SELF);
+        let resolved = |path: &PathBuf| if path == own { path.clone() } else { job.resolved(path) };
+        Settings {
+            calib: self.texts.iter().map(resolved).collect(),
+            calib_tokens: self.tokens,
+            calib_ctx: self.ctx,
+            calib_seed: self.seed,
+        }
+    }
+}
+
+impl Artifact {
+    /// Whether it is to be made of the model of that name.
+    pub fn wants(&self, model: &str) -> bool {
+        self.models.as_ref().is_none_or(|patterns| patterns.iter().any(|p| wildcard(p, model)))
+    }
+
+    /// Whether a text tells how it is rounded.
+    pub fn is_calibrated(&self) -> bool {
+        self.calibrated || !self.presets.is_empty() || self.goals(None).is_wanted()
+    }
+
+    /// What it is to reach, with paths as the job file has them.
+    pub fn goals(&self, preset: Option<Preset>) -> Goals {
+        Goals {
+            preset,
+            target_size: self.target_size,
+            target_bpw: self.target_bpw,
+            target_kl: self.target_kl,
+            recipe: self.recipe.clone(),
+            save_recipe: None,
+        }
+    }
+}
+
 fn usual_target() -> &'static dyn Target {
     TARGETS[0]
 }
@@ -205,6 +291,7 @@ struct Written {
     #[serde(default)]
     release: Release,
     evaluation: Option<Evaluation>,
+    calibration: Option<Calibration>,
     #[serde(default)]
     gates: Gates,
     model: Vec<Spanned<Source>>,
@@ -231,6 +318,7 @@ impl Job {
             path: path.to_owned(),
             release: written.release,
             evaluation: written.evaluation,
+            calibration: written.calibration,
             gates: written.gates,
             models: Vec::new(),
             artifacts: Vec::new(),
@@ -271,6 +359,7 @@ impl Job {
             artifact.gates.or(&self.gates).quality().check().map_err(|what| {
                 self.wrong(artifact.line, what, "correct it here or in [gates]".to_owned())
             })?;
+            self.check_choice(artifact)?;
         }
         let gated = |a: &&Artifact| !a.gates.or(&self.gates).quality().is_empty();
         match (self.artifacts.iter().find(gated), &self.evaluation) {
@@ -282,6 +371,49 @@ impl Job {
             )),
             _ => Ok(()),
         }
+    }
+
+    /// That an artifact's types are chosen in one way, and by a text that is there.
+    fn check_choice(&self, artifact: &Artifact) -> Result<()> {
+        let ways = [
+            ("preset", !artifact.presets.is_empty()),
+            ("recipe", artifact.recipe.is_some()),
+            ("target_size", artifact.target_size.is_some()),
+            ("target_bpw", artifact.target_bpw.is_some()),
+            ("target_kl", artifact.target_kl.is_some()),
+        ];
+        let given: Vec<&str> = ways.iter().filter(|w| w.1).map(|w| w.0).collect();
+        let typed = !artifact.types.is_empty();
+        match given[..] {
+            [one, other, ..] => {
+                let what = format!("{one} and {other} both choose the types of the tensors");
+                return Err(self.wrong(artifact.line, what, "make two artifacts of them".to_owned()));
+            }
+            [one @ ("preset" | "recipe")] if typed => {
+                let what = format!("{one} says of which type the file is");
+                return Err(self.wrong(
+                    artifact.line,
+                    what,
+                    "leave type out, or make two artifacts of them".to_owned(),
+                ));
+            }
+            _ => {}
+        }
+        let without =
+            self.models.iter().find(|m| artifact.wants(&m.name) && self.calibration_of(m).is_none());
+        match without {
+            Some(model) if artifact.is_calibrated() => Err(self.wrong(
+                artifact.line,
+                format!("this is calibrated, and nothing says on what {:?} is", model.name),
+                "add [calibration] with texts = [\"FILE\"], or texts = [\"self\"]".to_owned(),
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// What a model is calibrated on.
+    pub fn calibration_of<'a>(&'a self, model: &'a Source) -> Option<&'a Calibration> {
+        model.calibration.as_ref().or(self.calibration.as_ref())
     }
 
     /// That something in a line is wrong.
@@ -353,6 +485,15 @@ fn choice<'de, D: Deserializer<'de>, T: ValueEnum>(from: D) -> std::result::Resu
     let names =
         || T::value_variants().iter().filter_map(|v| Some(v.to_possible_value()?.get_name().to_owned()));
     T::from_str(&text, true).map_err(|_| unknown(&text, names()))
+}
+
+/// One such choice, or a list of them.
+fn choices<'de, D: Deserializer<'de>, T: ValueEnum>(from: D) -> std::result::Result<Vec<T>, D::Error> {
+    let list = match toml::Value::deserialize(from)? {
+        toml::Value::Array(list) => list,
+        one => vec![one],
+    };
+    list.into_iter().map(|value| choice(value).map_err(D::Error::custom)).collect()
 }
 
 fn target<'de, D: Deserializer<'de>>(from: D) -> std::result::Result<&'static dyn Target, D::Error> {
@@ -441,6 +582,22 @@ mod tests {
             ("[gates]\nmax_size = \"big\"", "line 2: \"big\" does not start with a number | correct it"),
             ("[gates]\nmin_top1 = 99.0", "line 5: 99 is no limit of the top-1 agreement, which is a share"),
             ("[gates]\nmax_kl = 0.1", "line 5: there are gates of quality, but nothing is evaluated | add ["),
+            (
+                "[[artifact]]\npreset = [\"balnced\"]",
+                "line 2: there is no value \"balnced\" | did you mean balanced? (",
+            ),
+            (
+                "[[artifact]]\npreset = \"small\"\ntype = \"q8_0\"",
+                "line 1: preset says of which type the file is | leave type out",
+            ),
+            (
+                "[[artifact]]\nrecipe = \"r.toml\"\ntarget_bpw = 4.5",
+                "line 1: recipe and target_bpw both choose the types of the tensors | make two",
+            ),
+            (
+                "[[artifact]]\npreset = \"small\"",
+                "line 1: this is calibrated, and nothing says on what \"RWKV-x070-0.1B\" is | add [calibration]",
+            ),
             ("[release\n", "line 1: "),
             (
                 "[[model]]\nsource = \"RWKV-x070-0.1B.pth\"",

@@ -29,10 +29,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 pub use cell::{Cell, Place, cells};
-pub use job::{Artifact, Evaluation, Gates, Job, Release, Source};
+pub use job::{Artifact, Calibration, Evaluation, Gates, Job, Release, Source};
 pub use outputs::{Manifest, ManifestModel, report};
 pub use record::{
-    Card, FileRecord, Program, Quality, RecipeRecord, Record, Share, SourceRecord, TensorError,
+    CalibrationRecord, Card, ChoiceRecord, FileRecord, Program, Quality, RecipeRecord, Record, Share,
+    SourceRecord, TensorError,
 };
 pub use summary::{Fate, Outcome, Summary};
 

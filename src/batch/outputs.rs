@@ -123,7 +123,7 @@ fn card(summary: &Summary, model: &ManifestModel) -> Value {
             "name": a.files.first().map(|f| &f.name),
             "files": a.files,
             "runtimes": target.map(|t| t.runtimes()),
-            "type": a.recipe.file_type,
+            "type": a.recipe.kind(),
             "bits_per_weight": a.bits_per_weight,
             "quality": a.quality,
         })

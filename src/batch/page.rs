@@ -108,7 +108,7 @@ fn sizes(records: &[&Record]) -> Plot {
     for record in records {
         plot.dots.push(Dot {
             at: at(&plot, record),
-            label: record.recipe.file_type.clone(),
+            label: record.recipe.kind().to_owned(),
             tip: format!("{}: {}, mean KL {}", title(record), bytes(record.bytes), nats(kl(record))),
             best: best(record),
         });

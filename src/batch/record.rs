@@ -10,7 +10,8 @@ use formats::Mapped;
 use serde::{Deserialize, Serialize};
 
 use super::cell::Cell;
-use crate::convert::Prepared;
+use crate::calibrate::{Goals, SELF, Settings};
+use crate::convert::{Prepared, Request};
 use crate::diff::{self, TensorDiff};
 use crate::error::{Error, Result};
 use crate::eval::{Against, ModelScore, Scored, Setting, sha256};
@@ -110,6 +111,14 @@ impl FileRecord {
         Ok(FileRecord::mapped(&Mapped::open(path)?, name))
     }
 
+    /// The file at `path`, by its own name.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn at(path: &Path) -> Result<FileRecord> {
+        FileRecord::of(path, path.file_name().unwrap_or_default().to_string_lossy().into_owned())
+    }
+
     /// A file that is open.
     pub fn mapped(file: &Mapped, name: String) -> FileRecord {
         FileRecord { name, bytes: file.bytes().len() as u64, sha256: verify::sha256(file) }
@@ -130,6 +139,80 @@ pub struct RecipeRecord {
     pub imatrix: Option<FileRecord>,
     pub split_max_bytes: Option<u64>,
     pub drop: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chosen: Option<ChoiceRecord>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub calibration: Option<CalibrationRecord>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub equalize: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub layers: Option<usize>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rescale: Option<usize>,
+}
+
+impl RecipeRecord {
+    /// What people call artifacts of this kind: the preset, or else the type.
+    pub fn kind(&self) -> &str {
+        match &self.chosen {
+            Some(ChoiceRecord::Preset(name)) => name,
+            _ => &self.file_type,
+        }
+    }
+}
+
+/// By what the types of the tensors are chosen.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(rename_all = "snake_case")]
+#[allow(missing_docs)] // keys of the job
+pub enum ChoiceRecord {
+    Preset(String),
+    Recipe(FileRecord),
+    TargetSize(u64),
+    TargetBpw(f64),
+    TargetKl(f64),
+}
+
+impl ChoiceRecord {
+    fn of(goals: &Goals) -> Result<Option<ChoiceRecord>> {
+        if let Some(path) = &goals.recipe {
+            return Ok(Some(ChoiceRecord::Recipe(FileRecord::at(path)?)));
+        }
+        let preset = goals.preset.map(|p| ChoiceRecord::Preset(p.name().to_owned()));
+        let size = goals.target_size.map(ChoiceRecord::TargetSize);
+        let bpw = goals.target_bpw.map(ChoiceRecord::TargetBpw);
+        Ok(preset.or(size).or(bpw).or(goals.target_kl.map(ChoiceRecord::TargetKl)))
+    }
+}
+
+/// What an artifact is calibrated on.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct CalibrationRecord {
+    /// The texts; none are the model's own samples.
+    pub texts: Vec<FileRecord>,
+    /// Tokens in all, if the job says how many.
+    pub tokens: Option<usize>,
+    /// Tokens of a sequence.
+    pub ctx: Option<usize>,
+    /// Seed of the model's own samples.
+    pub seed: Option<u64>,
+}
+
+impl CalibrationRecord {
+    fn of(settings: &Settings) -> Result<Option<CalibrationRecord>> {
+        if !settings.is_wanted() {
+            return Ok(None);
+        }
+        let texts = settings.calib.iter().filter(|path| path.as_os_str() != SELF);
+        Ok(Some(CalibrationRecord {
+            texts: texts.map(|path| FileRecord::at(path)).collect::<Result<_>>()?,
+            tokens: settings.calib_tokens,
+            ctx: settings.calib_ctx,
+            seed: settings.calib_seed,
+        }))
+    }
 }
 
 /// What is said of a model.
@@ -239,26 +322,33 @@ pub(super) fn address(ingredients: &impl Serialize) -> String {
 }
 
 impl Record {
-    /// The record of an artifact that is planned: all but its files and quality. `source` are the files of the source.
+    /// The record of an artifact that is planned as `request` says: all but its files and quality. `source` are the files
+    /// of the source.
     ///
     /// # Errors
-    /// If the importance matrix cannot be read.
-    pub(super) fn planned(cell: &Cell, prepared: &Prepared, source: &[FileRecord]) -> Result<Record> {
+    /// If a file that it is made by cannot be read.
+    pub(super) fn planned(
+        cell: &Cell,
+        request: &Request,
+        prepared: &Prepared,
+        source: &[FileRecord],
+    ) -> Result<Record> {
         let Prepared { model, plan, about, .. } = prepared;
         let artifact = cell.place.artifact;
-        let imatrix = prepared.imatrix.as_deref().map(|path| {
-            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            FileRecord::of(path, name)
-        });
         let recipe = RecipeRecord {
             target: artifact.target.id().to_owned(),
             file_type: cell.place.file_type.name.to_owned(),
             mix: chosen(&artifact.mix),
             fallback: chosen(&artifact.fallback),
             search: chosen(&artifact.search),
-            imatrix: imatrix.transpose()?,
+            imatrix: request.imatrix.as_deref().map(FileRecord::at).transpose()?,
             split_max_bytes: artifact.split_max_size,
             drop: cell.place.source.drop.clone(),
+            chosen: ChoiceRecord::of(&request.goals)?,
+            calibration: CalibrationRecord::of(&request.calibration)?,
+            equalize: request.equalize,
+            layers: request.layers,
+            rescale: request.rescale,
         };
         let hashes: Vec<&str> = source.iter().map(|f| f.sha256.as_str()).collect();
         let mut encodings: BTreeMap<String, Share> = BTreeMap::new();

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use super::cell::Cell;
+use super::cell::{Cell, sketch};
 use super::claim::{Claim, make_folder};
 use super::job::{Evaluation, Job};
 use super::record::{FileRecord, Quality, Record, TensorError, address};
@@ -86,23 +86,39 @@ impl<'a> Workshop<'a> {
         if cell.place.artifact.models.is_none() && !target.takes(model.version) {
             return Ok(Done::Inapplicable(targets::refused(target, &model).to_string()));
         }
-        let mut prepared = request.plan(model, target, cell.place.file_type, &Silent, self.stop)?;
-        if let Some(limit) = cell.gates.max_size.filter(|limit| prepared.plan.total_bytes() > *limit) {
-            let size = prepared.plan.total_bytes();
-            return Ok(Done::TooLarge(format!(
-                "the size is {} ({size} bytes), and the limit {limit}",
-                bytes(size)
-            )));
+        // What is measured for the plan is measured only for an artifact that is not there yet.
+        let sketch = sketch(&request);
+        let plan =
+            |request: &Request, model| request.plan(model, target, cell.place.file_type, &Silent, self.stop);
+        let mut prepared = plan(sketch.as_ref().unwrap_or(&request), model)?;
+        let limit = cell.gates.max_size;
+        let too_large = |size: u64| {
+            let over = limit.filter(|limit| size > *limit)?;
+            Some(Done::TooLarge(format!("the size is {} ({size} bytes), and the limit {over}", bytes(size))))
+        };
+        if let (None, Some(refused)) = (&sketch, too_large(prepared.plan.total_bytes())) {
+            return Ok(refused);
         }
         make_folder(&folder)?;
         let mut claim = Claim::take(&folder.join(format!(".{}.lock", cell.name)), self.stop)?;
         let path = record_path(&folder, cell);
-        let mut planned = Record::planned(cell, &prepared, &self.source(cell, &prepared.model))?;
+        let sources = self.source(cell, &prepared.model);
+        let mut planned = Record::planned(cell, &request, &prepared, &sources)?;
         let before = Record::read(&path);
         let was_ours = claim.broken_off || before.is_some();
         let (mut record, mut kept) = match before {
             Some(record) if record.cell == planned.cell && record.is_whole(&folder) => (record, true),
             _ => {
+                if sketch.is_some() {
+                    let _held = self.memory.take(sources.iter().map(|f| f.bytes).sum(), self.stop)?;
+                    prepared = plan(&request, request.open(target)?)?;
+                    let cell_address = planned.cell;
+                    planned = Record::planned(cell, &request, &prepared, &sources)?;
+                    planned.cell = cell_address;
+                    if let Some(refused) = too_large(planned.bytes) {
+                        return Ok(refused);
+                    }
+                }
                 claim.begin()?;
                 self.convert(&mut prepared, was_ours)?;
                 planned.files = prepared.paths().map(|p| relative(&p, &folder)).collect::<Result<_>>()?;
@@ -110,6 +126,9 @@ impl<'a> Workshop<'a> {
                 (planned, false)
             }
         };
+        if let Some(refused) = too_large(record.bytes) {
+            return Ok(refused);
+        }
         if let Some(evaluation) = &self.job.evaluation
             && let Some(quality) = self.measure(&request, &prepared, evaluation, &record, threads)?
         {

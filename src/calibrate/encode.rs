@@ -1,5 +1,6 @@
 //! The way through a model: every matrix is encoded for what really meets it, the outputs of those encoded before.
 
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -7,23 +8,34 @@ use quant::web_rwkv::Fp4;
 use quant::{Codec, codec};
 
 use super::branch::{divide_weights, stored};
+use super::listen::listener;
 use super::matrix::{Encoded, Job, Outcome};
-use super::measure::{Ear, Heard};
 use super::stage::{Stage, Target, stages};
 use super::store::Kept;
-use super::{Store, Text, coded};
+use super::{Source, Store, Text, coded};
 use crate::branches::Branch;
 use crate::compact::{Coded, Matrix, Unencodable};
 use crate::error::{Error, Result};
 use crate::eval;
 use crate::model::{Model, Role};
 use crate::pipeline::{self, GENERATION, Observer, Stop};
-use crate::plan::Plan;
-use crate::runner::{Moments, Options, Runner, Walk};
+use crate::plan::{Plan, Write};
+use crate::runner::Moments;
 use crate::verify::sha256;
 
 /// Tokens that are computed together.
 pub(super) const TOGETHER: usize = 2048;
+
+/// A calibration before it begins.
+#[derive(Debug)]
+pub struct Calibration {
+    /// The text.
+    pub text: Text,
+    /// The source of the plan, opened once more.
+    pub model: Model,
+    /// What tells about the model's matrices.
+    pub source: Source,
+}
 
 /// What became of the matrices of a plan.
 #[derive(Debug, Default)]
@@ -43,9 +55,8 @@ impl Done {
     }
 }
 
-/// Encodes every matrix of `plan` that a text can tell something about, puts the bytes into the plan, and tells what
-/// became of each; `model` is the plan's source, opened once more. If `independent`, matrices are fitted to what meets
-/// them in the source.
+/// Encodes every matrix of `plan` that a text can tell something about, and puts the bytes into the plan, and tells what
+/// became of each.
 ///
 /// The result depends on neither threads nor on how often the work was broken off: finished matrices are kept in
 /// `store`.
@@ -54,63 +65,39 @@ impl Done {
 /// If the model cannot be run, a weight cannot be encoded, the disk is full, or the work is stopped.
 pub fn encode(
     plan: &mut Plan,
-    model: Model,
-    text: &Text,
-    independent: bool,
+    calibration: Calibration,
     store: &Store,
     observer: &dyn Observer,
     stop: &Stop,
 ) -> Result<Done> {
+    let Calibration { text, model, source } = calibration;
     let stages = stages(plan, &model);
     let codebooks = pipeline::codebooks(plan, &model, stop)?;
-    let runner = Runner::new(model, Options { stream: true, ..Options::default() })?;
-    let mut walk = Walk::new(runner, &[&slices(&text.fit), &slices(&text.held_out)], TOGETHER)?;
+    let mut listener = listener(source, model, &text)?;
     let targets = stages.iter().flat_map(|s| &s.targets);
     let weights: u64 = targets.map(|t| plan.tensors[t.write].values.elements() as u64).sum();
     let mut done = Done::default();
     for stage in &stages {
-        while walk.next().is_some() && walk.next() != stage.place {
-            walk.step(None, || stop.check())?;
-        }
-        let open: Vec<Target> = missing(stage, store)?;
-        let moments = listen(&mut walk, &open, stop)?;
+        let open = missing(stage, store)?;
+        listener.enter(stage, &open, stop)?;
         for target in &stage.targets {
             let write = &plan.tensors[target.write];
-            if let Some(Coded::Codes(bits)) = write.coded {
-                if let (Some([fit, held_out]), true) = (moments.get(&target.key), open.contains(target)) {
-                    store
-                        .keep(target.write, &solve_coded(&walk, plan, *target, bits, fit, held_out, stop)?)?;
-                }
-                let Some(kept) = store.get(target.write)? else { continue };
-                let (rows, cols) = (write.values.rows(), write.values.cols());
-                if stage.place.is_some()
-                    && !independent
-                    && let Some(values) = coded::decoded(kept.bytes.bytes(), rows, cols)
-                {
-                    walk.replace(target.key, values, cols);
-                }
-                observer.calibrated(write.values.elements() as u64, weights);
-                done.take(plan, target.write, kept);
-                plan.tensors[target.write].is_calibrated = true;
-                continue;
-            }
             let fp4 = codebooks[target.write].map(|codebook| Fp4 { codebook });
-            let codec = fp4.as_ref().map(|fp4| fp4 as &dyn Codec).or_else(|| codec(write.encoding));
-            let Some(codec) = codec else { continue };
-            if let (Some([fit, held_out]), true) = (moments.get(&target.key), open.contains(target)) {
-                store.keep(target.write, &solve(&walk, plan, *target, codec, fit, held_out, stop)?)?;
+            let Some(form) = Form::of(write, fp4.as_ref()) else { continue };
+            if open.contains(target)
+                && let Some(moments) = listener.moments(target.key)?
+            {
+                store.keep(target.write, &form.encode(listener.model(), plan, *target, &moments, stop)?)?;
             }
             let Some(kept) = store.get(target.write)? else { continue };
-            if stage.place.is_some() && !independent {
-                let mut values = vec![0.0; write.values.elements()];
-                codec.decode(kept.bytes.bytes(), &mut values);
-                if let (Some(factors), Some(gain)) = (&kept.factors, &kept.outcome.branch) {
-                    stored(factors.bytes(), gain.rank, write.values.rows()).add_to(&mut values);
-                }
-                walk.replace(target.key, values, write.values.cols());
+            if listener.follows(stage)
+                && let Some(values) = form.decode(&kept, write)
+            {
+                listener.replace(target.key, values, write.values.cols());
             }
             observer.calibrated(write.values.elements() as u64, weights);
             done.take(plan, target.write, kept);
+            plan.tensors[target.write].is_calibrated = true;
         }
     }
     Ok(done)
@@ -171,27 +158,34 @@ pub fn identity(plan: &Plan, model: &Model, how: &str) -> String {
 }
 
 /// About the memory that [`encode`] takes.
-pub fn peak_bytes(plan: &Plan, model: &Model, text: &Text) -> u64 {
+pub fn peak_bytes(plan: &Plan, calibration: &Calibration) -> u64 {
+    let Calibration { text, model, source } = calibration;
+    let cols = |t: &Target| plan.tensors[t.write].values.cols();
+    let runs = !matches!(source, Source::Stats(..));
+    let stage = |s: &Stage| -> u64 {
+        let moments = s.targets.iter().map(|t| 2 * Moments::bytes(cols(t)));
+        let heard: u64 = if runs { moments.sum() } else { moments.max().unwrap_or(0) };
+        let widest = s.targets.iter().map(cols).max().unwrap_or(0) as u64;
+        heard + 5 * 4 * widest * widest
+    };
+    let stages = stages(plan, model).iter().map(stage).max().unwrap_or(0);
+    let divided = plan.recipe.branches.as_ref().map_or(0, |b| b.peak_bytes(plan));
+    stages + divided + if runs { running_bytes(model, text) } else { 0 }
+}
+
+/// About the memory that a model takes on its way through a text, besides what is heard.
+fn running_bytes(model: &Model, text: &Text) -> u64 {
     let dims = &model.dims;
     let kept = if model.version.major() == 7 { 2 } else { 1 };
     let activations = 4 * (text.tokens() * dims.embd * kept) as u64;
     let pass = 4 * (TOGETHER * (14 * dims.embd + 3 * dims.ffn + dims.att)) as u64;
-    let cols = |t: &Target| plan.tensors[t.write].values.cols();
-    let stages = stages(plan, model);
-    let stage = |s: &Stage| -> u64 {
-        let heard: u64 = s.targets.iter().map(|t| 2 * Moments::bytes(cols(t))).sum();
-        let widest = s.targets.iter().map(cols).max().unwrap_or(0) as u64;
-        heard + 5 * 4 * widest * widest
-    };
     let block: usize = model.tensors.iter().filter(|h| h.layer == 0).map(|h| h.values.elements()).sum();
     let embeddings: usize = [Role::Embedding, Role::Head]
         .iter()
         .flat_map(|role| model.tensors.iter().filter(move |h| h.slot.role == *role))
         .map(|h| h.values.elements())
         .sum();
-    let decoded = 4 * block.saturating_sub(embeddings) as u64;
-    let divided = plan.recipe.branches.as_ref().map_or(0, |b| b.peak_bytes(plan));
-    activations + pass + stages.iter().map(stage).max().unwrap_or(0) + decoded + divided
+    activations + pass + 4 * block.saturating_sub(embeddings) as u64
 }
 
 /// The matrices that are still to be encoded.
@@ -209,80 +203,73 @@ pub(super) fn slices(sequences: &[Vec<u32>]) -> Vec<&[u32]> {
     sequences.iter().map(Vec::as_slice).collect()
 }
 
-/// Encodes one matrix.
-fn solve(
-    walk: &Walk,
-    plan: &Plan,
-    target: Target,
-    codec: &dyn Codec,
-    fit: &Moments,
-    held_out: &Moments,
-    stop: &Stop,
-) -> Result<Encoded> {
-    let write = &plan.tensors[target.write];
-    let container = &walk.runner().model().container;
-    let job = Job {
-        codec,
-        rows: write.values.rows(),
-        cols: write.values.cols(),
-        read: &|rows, out| {
-            write.values.read(container, rows.clone(), out);
-            write.values.release(container, rows);
-        },
-        fit,
-        held_out,
-        rank: plan.recipe.branches.as_ref().filter(|b| b.takes(write)).map(|b| b.rank),
-    };
-    match job.encode(stop)? {
-        Ok(encoded) => {
-            let outcome = Outcome { name: write.name.clone(), ..encoded.outcome };
-            Ok(Encoded { outcome, ..encoded })
-        }
-        Err(source) => {
-            Err(pipeline::unencodable(&write.values, &write.name, plan.target, walk.runner().model(), source))
-        }
-    }
+/// What a matrix is encoded to.
+enum Form<'a> {
+    /// Blocks of a type.
+    Blocks(&'a dyn Codec),
+    /// Codes, at so many bits a weight.
+    Codes(f64),
 }
 
-/// Codes one matrix.
-fn solve_coded(
-    walk: &Walk,
-    plan: &Plan,
-    target: Target,
-    bits: f64,
-    fit: &Moments,
-    held_out: &Moments,
-    stop: &Stop,
-) -> Result<Encoded> {
-    let write = &plan.tensors[target.write];
-    let model = walk.runner().model();
-    let matrix = Matrix {
-        rows: write.values.rows(),
-        cols: write.values.cols(),
-        read: &|rows, out| {
+impl<'a> Form<'a> {
+    /// That of a planned tensor, whose codebook is fitted if it has one; `None` if there is nothing to choose.
+    fn of(write: &Write, fp4: Option<&'a Fp4>) -> Option<Form<'a>> {
+        match write.coded {
+            Some(Coded::Codes(bits)) => Some(Form::Codes(bits)),
+            _ => fp4.map(|fp4| fp4 as &dyn Codec).or_else(|| codec(write.encoding)).map(Form::Blocks),
+        }
+    }
+
+    /// Encodes one matrix of `model`, given the moments of the tokens to fit to, and of those that judge.
+    fn encode(
+        &self,
+        model: &Model,
+        plan: &Plan,
+        target: Target,
+        [fit, held_out]: &[Moments; 2],
+        stop: &Stop,
+    ) -> Result<Encoded> {
+        let write = &plan.tensors[target.write];
+        let read = |rows: Range<usize>, out: &mut [f32]| {
             write.values.read(&model.container, rows.clone(), out);
             write.values.release(&model.container, rows);
-        },
-    };
-    match coded::encode(&matrix, bits, fit, held_out, stop) {
-        Ok(encoded) => {
-            let outcome = Outcome { name: write.name.clone(), ..encoded.outcome };
-            Ok(Encoded { outcome, ..encoded })
-        }
-        Err(Unencodable::Other(e)) => Err(e),
-        Err(Unencodable::Io(e)) => Err(Error::io("write", Path::new(&write.name))(e)),
-        Err(Unencodable::Weight(e)) => {
-            Err(pipeline::unencodable(&write.values, &write.name, plan.target, model, e))
+        };
+        let (rows, cols) = (write.values.rows(), write.values.cols());
+        let encoded = match *self {
+            Form::Blocks(codec) => {
+                let rank = plan.recipe.branches.as_ref().filter(|b| b.takes(write)).map(|b| b.rank);
+                let job = Job { codec, rows, cols, read: &read, fit, held_out, rank };
+                job.encode(stop)?.map_err(Unencodable::Weight)
+            }
+            Form::Codes(bits) => {
+                coded::encode(&Matrix { rows, cols, read: &read }, bits, fit, held_out, stop)
+            }
+        };
+        match encoded {
+            Ok(encoded) => {
+                let outcome = Outcome { name: write.name.clone(), ..encoded.outcome };
+                Ok(Encoded { outcome, ..encoded })
+            }
+            Err(Unencodable::Other(e)) => Err(e),
+            Err(Unencodable::Io(e)) => Err(Error::io("write", Path::new(&write.name))(e)),
+            Err(Unencodable::Weight(e)) => {
+                Err(pipeline::unencodable(&write.values, &write.name, plan.target, model, e))
+            }
         }
     }
-}
 
-/// The moments of what meets some matrices of the half that comes next: of the tokens to fit to, and of the others.
-fn listen(walk: &mut Walk, targets: &[Target], stop: &Stop) -> Result<Heard> {
-    if targets.is_empty() {
-        return Ok(Heard::new());
+    /// The values of what was kept of a matrix; `None` if it is not whole.
+    fn decode(&self, kept: &Kept, write: &Write) -> Option<Vec<f32>> {
+        let (rows, cols) = (write.values.rows(), write.values.cols());
+        let codec = match self {
+            Form::Codes(_) => return coded::decoded(kept.bytes.bytes(), rows, cols),
+            Form::Blocks(codec) => codec,
+        };
+        let mut values = vec![0.0; rows * cols];
+        codec.decode(kept.bytes.bytes(), &mut values);
+        if let (Some(factors), Some(gain)) = (&kept.factors, &kept.outcome.branch) {
+            stored(factors.bytes(), gain.rank, rows).add_to(&mut values);
+        }
+        Some(values)
     }
-    let ear = Ear::new(targets.iter().map(|t| t.key).collect(), true);
-    walk.listen(ear.clone(), || stop.check())?;
-    Ok(ear.take())
 }

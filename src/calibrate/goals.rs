@@ -30,7 +30,7 @@ pub struct Goals {
     #[arg(long, visible_alias = "bpw", value_name = "BITS", conflicts_with = "target_kl")]
     pub target_bpw: Option<f64>,
     /// Choose the types so that the divergence predicted of the default encoders is no larger (nats a token), and the
-    /// file as small as can be
+    /// file as small as can be; it is measured once the file is written
     #[arg(long, value_name = "KL", requires = "calib")]
     pub target_kl: Option<f64>,
     /// Take the types of the tensors from a file that --save-recipe wrote

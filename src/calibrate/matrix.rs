@@ -19,6 +19,8 @@ use crate::runner::{ErrorMeter, Moments};
 
 /// How far the moments may be shrunk towards their diagonal (specification, 8.3).
 pub(super) const SHRINKAGES: [f32; 5] = [0.003, 0.01, 0.03, 0.1, 0.3];
+/// How many of these are factored side by side: each takes as much memory as the moments, and one thread.
+pub(super) const ABREAST: usize = 2;
 /// Rows on which that is tried.
 const TRIED_ROWS: usize = 128;
 /// Values of rows that are encoded together.
@@ -225,19 +227,22 @@ impl Job<'_> {
             };
         let mut best: Option<(f64, Method)> = None;
         let mut why = String::new();
-        for shrinkage in SHRINKAGES {
+        for shrinkages in SHRINKAGES.chunks(ABREAST) {
             stop.check()?;
-            let feedback = match Feedback::new(hessian, shrinkage) {
-                Ok(feedback) => feedback,
-                Err(e) => {
-                    why = e.to_string();
-                    continue;
+            let factored: Vec<_> = shrinkages.par_iter().map(|s| (*s, Feedback::new(hessian, *s))).collect();
+            for (shrinkage, feedback) in factored {
+                let feedback = match feedback {
+                    Ok(feedback) => feedback,
+                    Err(e) => {
+                        why = e.to_string();
+                        continue;
+                    }
+                };
+                let method = Method { feedback, shrinkage, polish: None };
+                let error = error_of(&method);
+                if best.as_ref().is_none_or(|b| error < b.0) {
+                    best = Some((error, method));
                 }
-            };
-            let method = Method { feedback, shrinkage, polish: None };
-            let error = error_of(&method);
-            if best.as_ref().is_none_or(|b| error < b.0) {
-                best = Some((error, method));
             }
         }
         let Some((error, mut method)) = best else { return Ok(Err(why)) };

@@ -16,6 +16,8 @@ use crate::runner::{Inputs, Key, Moments, Options, Runner, Tap, Walk};
 pub(super) struct Ear {
     /// The matrices that are listened to; all if there are none.
     keys: Vec<Key>,
+    /// Matrices whose products nothing that is listened to hangs on.
+    idle: Vec<Key>,
     /// Whether whole moments are wanted, not their diagonals only.
     full: bool,
     heard: Mutex<Heard>,
@@ -25,9 +27,14 @@ pub(super) struct Ear {
 pub(super) type Heard = BTreeMap<Key, [Moments; 2]>;
 
 impl Ear {
-    /// Has heard nothing yet.
-    pub fn new(keys: Vec<Key>, full: bool) -> Arc<Ear> {
-        Arc::new(Ear { keys, full, heard: Mutex::default() })
+    /// Listens to every matrix, for the diagonals of its moments.
+    pub fn diagonal() -> Arc<Ear> {
+        Arc::new(Ear { keys: Vec::new(), idle: Vec::new(), full: false, heard: Mutex::default() })
+    }
+
+    /// Listens to `keys`, for whole moments; products with `idle` need not be computed for that.
+    pub fn full(keys: Vec<Key>, idle: Vec<Key>) -> Arc<Ear> {
+        Arc::new(Ear { keys, idle, full: true, heard: Mutex::default() })
     }
 
     /// What was heard.
@@ -48,6 +55,10 @@ impl Tap for Ear {
         };
         heard.entry(key).or_insert_with(none)[part].add(inputs);
     }
+
+    fn needs_product(&self, key: Key) -> bool {
+        !self.idle.contains(&key)
+    }
 }
 
 /// The mean squares of the input channels of every matrix, over all tokens of a text.
@@ -62,17 +73,19 @@ pub fn mean_squares(
 ) -> Result<BTreeMap<Key, Vec<f32>>> {
     let runner = Runner::new(model, Options { stream: true, ..Options::default() })?;
     let mut walk = Walk::new(runner, &[&slices(&text.fit), &slices(&text.held_out)], TOGETHER)?;
-    let ear = Ear::new(Vec::new(), false);
+    let ear = Ear::diagonal();
     while walk.next().is_some() {
         walk.step(Some(ear.clone()), || stop.check())?;
         progress();
     }
     walk.listen(ear.clone(), || stop.check())?;
-    let whole = |[mut fit, held_out]: [Moments; 2]| {
-        fit.merge(&held_out);
-        fit.mean_squares()
-    };
-    Ok(ear.take().into_iter().map(|(key, parts)| (key, whole(parts))).collect())
+    Ok(ear.take().into_iter().map(|(key, parts)| (key, over_both(parts))).collect())
+}
+
+/// The mean squares over both parts of a text.
+pub(super) fn over_both([mut fit, held_out]: [Moments; 2]) -> Vec<f32> {
+    fit.merge(&held_out);
+    fit.mean_squares()
 }
 
 /// The same as an importance matrix of llama.cpp: under its own names for tensors, or of versions that it does not know

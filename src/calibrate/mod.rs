@@ -5,12 +5,15 @@
 //! stage.rs     which matrices are encoded together, in the order of the computation
 //! encode.rs    the way through the model: listen, encode, go on with what was encoded
 //! measure.rs   what meets the matrices, without encoding anything
+//! stats.rs     the same in a file, for many conversions
+//! listen.rs    what meets the matrices, from the model on its way or from such a file
 //! matrix.rs    one matrix: its second moments, candidates, and the choice among them
 //! coded.rs     one matrix of a compact file, at any rate
 //! branch.rs    one matrix in two parts: a branch of low rank, and the quantized rest
 //! probe.rs     what rounding each tensor costs
 //! goals.rs     how large or good the file is to be
 //! allocate.rs  which tensor gets how many bits
+//! judge.rs     how near the finished file is to its source
 //! store.rs     finished matrices on disk, so that a killed run goes on where it was
 //! trace.rs     what a file says about the text, so that nobody judges it by the same one
 //! ```
@@ -21,22 +24,28 @@ mod branch;
 mod coded;
 mod encode;
 mod goals;
+mod judge;
+mod listen;
 mod matrix;
 mod measure;
 mod probe;
 mod stage;
+mod stats;
 mod store;
 mod text;
 mod trace;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 pub use allocate::{Allocation, Goal, Rung, Unit, allocate};
-pub use encode::{Done, divide, encode, identity, peak_bytes};
+pub use encode::{Calibration, Done, divide, encode, identity, peak_bytes};
 pub use goals::{Chosen, Goals};
+pub use judge::Judge;
+pub use listen::Source;
 pub use matrix::{Choice, Gain, Outcome};
 pub use measure::{importance, mean_squares};
 pub use probe::{Probed, probe};
+pub use stats::{Stats, measure_all};
 pub use store::Store;
 pub use text::Text;
 pub use trace::{Trace, shared};
@@ -55,7 +64,7 @@ pub const SELF: &str = "self";
 #[command(next_help_heading = "Calibration")]
 pub struct Settings {
     /// Round the weights so that what the model computes on these texts changes least: text, .jsonl, .npy or .ids, or
-    /// `self` for samples of the model itself
+    /// `self` for samples of the model itself, or the .safetensors file that `calibrate` measured on them
     #[arg(long, value_name = "TEXT", num_args = 1..)]
     pub calib: Vec<PathBuf>,
     /// Tokens to calibrate on, taken from all over the texts [default: 65536]
@@ -92,6 +101,24 @@ impl Settings {
     /// Tokens in all.
     fn tokens(&self) -> usize {
         self.calib_tokens.unwrap_or(TOKENS)
+    }
+
+    /// The file with measurements that is asked for in place of a text.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] if anything else is given with it.
+    pub fn stats(&self) -> Result<Option<&Path>> {
+        let is_stats = |path: &&PathBuf| path.extension().is_some_and(|e| e == "safetensors");
+        let Some(path) = self.calib.iter().find(is_stats) else { return Ok(None) };
+        let alone = Settings { calib: vec![path.clone()], ..Settings::default() };
+        if *self != alone {
+            return Err(Error::Usage {
+                what: format!("{} holds what was measured on its own text", path.display()),
+                help: "give no other text with it, and none of --calib-tokens, --calib-ctx and --calib-seed"
+                    .to_owned(),
+            });
+        }
+        Ok(Some(path))
     }
 
     /// Whether the model's own samples are asked for.

@@ -91,7 +91,7 @@ pub fn probe(
             squares.clear();
         }
         if squares.is_empty() {
-            let ear = Ear::new(Vec::new(), false);
+            let ear = Ear::diagonal();
             walk.listen(ear.clone(), || stop.check())?;
             squares = ear.take().into_iter().map(|(key, [m, _])| (key, m.mean_squares())).collect();
         }

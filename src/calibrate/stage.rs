@@ -22,6 +22,8 @@ pub(super) struct Stage {
     pub place: Option<(usize, Half)>,
     /// The matrices, in the plan's order.
     pub targets: Vec<Target>,
+    /// Matrices of the half whose products change nothing about the inputs of those.
+    pub idle: Vec<Key>,
 }
 
 /// The matrices that take what the other ones of their half computed.
@@ -33,18 +35,23 @@ pub(super) fn stages(plan: &Plan, model: &Model) -> Vec<Stage> {
     for layer in 0..model.dims.layers {
         for half in Half::BOTH {
             for last in [false, true] {
-                let wanted = |h: &Held| {
+                let inside = |h: &Held| {
                     let name = h.slot.short_name();
-                    h.layer == layer
-                        && h.slot.name != name
-                        && Half::of(name) == Some(half)
-                        && LAST.contains(&name) == last
+                    h.layer == layer && h.slot.name != name && Half::of(name) == Some(half)
                 };
-                stages.push(Stage { place: Some((layer, half)), targets: targets(plan, model, wanted) });
+                let is_last = |h: &Held| LAST.contains(&h.slot.short_name());
+                // All but the low-rank matrices, on which inputs may hang (version 6); of the last ones, only those.
+                let is_idle = |h: &&Held| inside(h) && h.slot.role == Role::Matrix && (!last || is_last(h));
+                stages.push(Stage {
+                    place: Some((layer, half)),
+                    targets: targets(plan, model, |h| inside(h) && is_last(h) == last),
+                    idle: model.tensors.iter().filter(is_idle).map(|h| (h.slot.name, h.layer)).collect(),
+                });
             }
         }
     }
-    stages.push(Stage { place: None, targets: targets(plan, model, |h| h.slot.role == Role::Head) });
+    let head = targets(plan, model, |h| h.slot.role == Role::Head);
+    stages.push(Stage { place: None, targets: head, idle: Vec::new() });
     stages.retain(|s| !s.targets.is_empty());
     stages
 }

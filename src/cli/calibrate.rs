@@ -11,8 +11,9 @@ use crate::files::replace;
 use crate::report::{Measurement, Steps, Style};
 use crate::runner::{Options, Runner};
 
-/// Measures on a text how much every input channel of every matrix is used: an importance matrix, .gguf, or .dat for
-/// llama.cpp's older layout.
+/// Measures on a text what meets every matrix: how much every input channel is used, an importance matrix (.gguf, or .dat
+/// for llama.cpp's older layout); or all that `convert --calib` wants to know, so that one run serves many conversions
+/// (.safetensors, 3 to 4 times as large as the model in bf16).
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     #[command(flatten)]
@@ -34,7 +35,7 @@ pub(super) struct Args {
 
 pub(super) fn run(args: &Args, style: Style) -> Result<()> {
     let work = || measure(args, style);
-    show(&args.common.run("an importance matrix", &["gguf", "dat"], work)?, style)
+    show(&args.common.run("what was measured", &["gguf", "dat", "safetensors"], work)?, style)
 }
 
 fn measure(args: &Args, style: Style) -> Result<Measurement> {
@@ -51,13 +52,22 @@ fn measure(args: &Args, style: Style) -> Result<Measurement> {
     let runner = || Runner::new(common.open()?, Options { stream: true, ..Options::default() });
     let text = Text::new(&settings, &coder, runner, &STOP)?;
     let steps = Steps::new(2 * model.dims.layers as u64, "half blocks", style);
-    let squares = calibrate::mean_squares(common.open()?, &text, &STOP, || steps.add(1));
-    steps.clear();
-    let imatrix = calibrate::importance(&model, &squares?, &text);
-    let bytes = match common.output.extension().is_some_and(|e| e == "dat") {
-        true => imatrix.to_dat(),
-        false => imatrix.to_gguf(text.tokens() as u64, args.ctx as u32)?,
+    let (again, progress) = (common.open()?, || steps.add(1));
+    let extension = common.output.extension().and_then(|e| e.to_str());
+    let matrices = if extension == Some("safetensors") {
+        calibrate::measure_all(again, &text, &common.output, &STOP, progress)
+    } else {
+        let squares = calibrate::mean_squares(again, &text, &STOP, progress);
+        squares.and_then(|squares| {
+            let imatrix = calibrate::importance(&model, &squares, &text);
+            let bytes = match extension {
+                Some("dat") => imatrix.to_dat(),
+                _ => imatrix.to_gguf(text.tokens() as u64, args.ctx as u32)?,
+            };
+            replace(&common.output, &bytes)?;
+            Ok(imatrix.entries.len())
+        })
     };
-    replace(&common.output, &bytes)?;
-    Ok(Measurement::new(&model, &text, &common.output, imatrix.entries.len(), start.elapsed().as_secs_f64()))
+    steps.clear();
+    Ok(Measurement::new(&model, &text, &common.output, matrices?, start.elapsed().as_secs_f64()))
 }

@@ -53,5 +53,6 @@ pub(super) fn run(args: &Args, style: Style) -> Result<()> {
     let written = prepared.write(args.force, &progress, &STOP);
     progress.clear();
     written?;
-    show(&prepared.report().done(start.elapsed().as_secs_f64()), style)
+    show(&prepared.report().done(start.elapsed().as_secs_f64()), style)?;
+    prepared.check_goal()
 }

@@ -13,6 +13,7 @@ use super::text::Table;
 use super::{Report, bytes, count};
 use crate::branches::Branches;
 use crate::calibrate::{Choice, Chosen, Outcome};
+use crate::eval::Estimate;
 use crate::model::{Model, Role};
 use crate::pipeline::Budget;
 use crate::plan::Plan;
@@ -72,6 +73,8 @@ struct LowRankRow {
 struct ChoiceRow {
     /// Sum over all units, of the default encoders, nats a token.
     predicted_divergence: f64,
+    /// Of the written file from its source, on the tokens of the calibration that were held out.
+    reached_divergence: Option<Estimate>,
     units: Vec<UnitRow>,
 }
 
@@ -203,9 +206,9 @@ impl Conversion {
         }
     }
 
-    /// The same with what the types were chosen by.
+    /// The same with what the types were chosen by, and what divergence the file has with them.
     #[must_use]
-    pub fn chosen(self, chosen: Option<&Chosen>) -> Conversion {
+    pub fn chosen(self, chosen: Option<&Chosen>, reached: Option<Estimate>) -> Conversion {
         let unit = |(name, encoding, divergence): &(String, String, f64)| UnitRow {
             name: name.clone(),
             encoding: encoding.clone(),
@@ -213,6 +216,7 @@ impl Conversion {
         };
         let choice = chosen.map(|c| ChoiceRow {
             predicted_divergence: c.allocation.divergence,
+            reached_divergence: reached,
             units: c.units.iter().map(unit).collect(),
         });
         Conversion { choice, ..self }
@@ -304,6 +308,15 @@ impl Report for Conversion {
                 choice.units.len(),
                 choice.predicted_divergence
             )?;
+            if let Some(reached) = choice.reached_divergence {
+                let interval =
+                    reached.interval.map(|[a, b]| format!(" ({a:.2e} to {b:.2e})")).unwrap_or_default();
+                writeln!(
+                    out,
+                    "          divergence of the file: {:.2e}{interval}, on calibration tokens that only judged",
+                    reached.value
+                )?;
+            }
         }
         self.calibration(out)?;
         if let Some(low_rank) = &self.low_rank {

@@ -47,7 +47,7 @@ impl Report for Measurement {
         writeln!(out, "calib     {} tokens of {}", count(self.tokens as u64), self.texts.join(", "))?;
         writeln!(
             out,
-            "written   {}, the importance of {} matrices, in {:.1} s",
+            "written   {}, what meets {} matrices, in {:.1} s",
             self.output, self.matrices, self.seconds
         )
     }

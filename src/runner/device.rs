@@ -40,7 +40,7 @@ impl Arithmetic {
 impl fmt::Display for Arithmetic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Arithmetic::Fast if !self.is_exact() => f.write_str("bf16 pairs (AMX)"),
+            Arithmetic::Fast if !self.is_exact() => f.write_str("bf16 (AMX)"),
             Arithmetic::Fast => f.write_str("f32 (this processor has no AMX for --fast)"),
             Arithmetic::Exact => f.write_str("f32"),
             Arithmetic::Candle(device) => write!(f, "f32 by candle ({:?})", device.location()),

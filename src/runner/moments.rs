@@ -30,6 +30,25 @@ impl Moments {
         Moments { n, tokens: 0, squares: vec![0.0; n], panels: panels.collect() }
     }
 
+    /// The moments that [`rows`](Moments::rows) gave, of so many tokens.
+    ///
+    /// # Panics
+    /// If there are not `n (n + 1) / 2` values.
+    pub fn from_rows(n: usize, tokens: u64, rows: &[f32]) -> Moments {
+        assert_eq!(rows.len(), n * (n + 1) / 2);
+        let mut moments = Moments { tokens, ..Moments::new(n, true) };
+        let mut rest = rows;
+        for i in 0..n {
+            let (row, later) = rest.split_at(i + 1);
+            rest = later;
+            let start = moments.place(i, 0);
+            let sums = &mut moments.panels[i / PANEL][start..=start + i];
+            // The product is exact, so the mean of it is what was given.
+            sums.iter_mut().zip(row).for_each(|(sum, mean)| *sum = f64::from(*mean) * tokens as f64);
+        }
+        moments
+    }
+
     /// Bytes that full moments of `n` channels take.
     pub fn bytes(n: usize) -> u64 {
         (n as u64 * (n + PANEL) as u64) / 2 * 8
@@ -109,6 +128,34 @@ impl Moments {
             }
         });
         Some(out)
+    }
+
+    /// E[x x^T] row by row, as far as the diagonal; nothing if only the diagonal was summed.
+    pub fn rows(&self) -> impl Iterator<Item = Vec<f32>> {
+        let rows = if self.panels.is_empty() { 0 } else { self.n };
+        let mean = |sum: &f64| (sum / self.tokens.max(1) as f64) as f32;
+        (0..rows).map(move |i| {
+            let start = self.place(i, 0);
+            self.panels[i / PANEL][start..=start + i].iter().map(mean).collect()
+        })
+    }
+
+    /// The moments of inputs whose channels are `2^exponents` times as large.
+    ///
+    /// # Panics
+    /// If there are not as many exponents as channels.
+    #[must_use]
+    pub fn rescaled(mut self, exponents: &[i32]) -> Moments {
+        assert_eq!(exponents.len(), self.n);
+        let power = |e: i32| f64::from(e).exp2();
+        self.squares.iter_mut().zip(exponents).for_each(|(sum, e)| *sum *= power(2 * e));
+        for (p, sums) in self.panels.iter_mut().enumerate() {
+            let end = self.n.min((p + 1) * PANEL);
+            for (sums, of_row) in sums.chunks_exact_mut(end).zip(&exponents[p * PANEL..]) {
+                sums.iter_mut().zip(exponents).for_each(|(sum, e)| *sum *= power(of_row + e));
+            }
+        }
+        self
     }
 
     /// Where the sum of channels `row` and `col` stands in the panel of `row`.
@@ -195,6 +242,15 @@ mod tests {
         }
         assert_eq!(full.mean_squares(), diagonal.mean_squares());
         assert!(diagonal.matrix().is_none());
+        let rows: Vec<f32> = full.rows().flatten().collect();
+        let again = Moments::from_rows(n, full.tokens(), &rows);
+        assert_eq!((again.matrix(), again.mean_squares()), (full.matrix(), full.mean_squares()));
+        let exponents: Vec<i32> = (0..n as i32).map(|i| i % 7 - 3).collect();
+        let rescaled = full.clone().rescaled(&exponents).matrix().unwrap();
+        for (i, j) in [(0, 0), (3, 530), (530, 3), (551, 512)] {
+            assert_eq!(rescaled[i * n + j], matrix[i * n + j] * 2f32.powi(exponents[i] + exponents[j]));
+        }
+        assert_eq!(diagonal.clone().rescaled(&exponents).mean_squares()[2], diagonal.mean_squares()[2] / 4.0);
         let mut twice = full.clone();
         twice.merge(&full);
         assert_eq!((twice.tokens(), twice.matrix()), (46, full.matrix()));

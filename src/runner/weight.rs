@@ -22,10 +22,6 @@ use crate::model::Lazy;
 const PANEL: usize = 2 << 20;
 /// Most rows of a panel.
 const PANEL_ROWS: usize = 512;
-/// Most rows of a panel for the matrix unit, which takes all of it for every few tokens.
-#[cfg(target_arch = "x86_64")]
-const FAST_ROWS: usize = 2 * amx::SIDE;
-
 /// A matrix [out, in].
 #[derive(Clone, Copy)]
 pub(super) struct Weight<'a> {
@@ -58,6 +54,9 @@ pub trait Tap: Send + Sync {
     /// `inputs`, a row a token of a part of the text, are about to be multiplied with the matrix of a slot in a block.
     /// Called in the order of the computation, one at a time.
     fn hear(&self, key: Key, part: usize, inputs: &Inputs<'_>);
+
+    /// Whether anything hangs on the product with this matrix; if not, it is not computed, and 0 stands in.
+    fn needs_product(&self, key: Key) -> bool;
 }
 
 impl std::fmt::Debug for dyn Tap {
@@ -197,7 +196,7 @@ thread_local! {
 #[cfg(target_arch = "x86_64")]
 thread_local! {
     /// The panel that this thread prepares for the matrix unit.
-    static PAIRS: RefCell<amx::Pairs> = RefCell::default();
+    static TILES: RefCell<amx::Tiles> = RefCell::default();
 }
 
 /// Activations prepared for the matrix unit, for use again.
@@ -238,10 +237,14 @@ impl Weight<'_> {
     /// If `x` has another number of columns.
     pub fn multiply(&self, x: &Matrix) -> Matrix {
         assert_eq!(x.cols, self.cols());
+        let mut out = x.pool().matrix(x.rows, self.rows());
         if let Some(Tapped { key, tap, part }) = self.tap {
             tap.hear(key, part, &Inputs(x));
+            if !tap.needs_product(key) {
+                out.data.fill(0.0);
+                return out;
+            }
         }
-        let mut out = x.pool().matrix(x.rows, self.rows());
         if out.data.is_empty() {
             return out;
         }
@@ -296,26 +299,26 @@ impl Weight<'_> {
     fn multiply_fast(&self, x: &Matrix, out: &mut Matrix) {
         let (outs, cols) = (out.cols, x.cols);
         let mut activations = SPARE.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default();
-        activations.activations(&x.data, cols);
-        let panel = panel(outs, cols, amx::SIDE).min(FAST_ROWS);
+        activations.take(&x.data, cols);
+        let panel = panel(outs, cols, amx::SIDE).min(amx::panel(cols));
         split_columns(&mut out.data, outs, panel).into_par_iter().enumerate().for_each(|(n, mut columns)| {
             let rows = n * panel..n * panel + columns.cols();
-            PAIRS.with_borrow_mut(|pairs| {
+            TILES.with_borrow_mut(|tiles| {
                 if let Some(bytes) = self.halves(rows.clone()) {
-                    pairs.weights(amx::Rows::Half(bytes), rows.len(), cols);
+                    tiles.take(amx::Rows::Half(bytes), rows.len(), cols);
                     if let Values::Stored { container, values, stream: true, .. } = self.values {
                         values.release(container, rows);
                     }
                 } else {
-                    self.with_rows(rows.clone(), |w| pairs.weights(amx::Rows::Wide(w), rows.len(), cols));
+                    self.with_rows(rows.clone(), |w| tiles.take(amx::Rows::Wide(w), rows.len(), cols));
                 }
-                amx::product(&activations, pairs, &mut columns);
+                amx::product(&activations, tiles, &mut columns);
             });
         });
         SPARE.lock().unwrap_or_else(PoisonError::into_inner).push(activations);
     }
 
-    /// The stored bytes of some rows, if they are bf16 and nothing changes them: one part holds them exactly.
+    /// The stored bytes of some rows, if they are bf16 and nothing changes them.
     #[cfg(target_arch = "x86_64")]
     fn halves(&self, rows: std::ops::Range<usize>) -> Option<&[u8]> {
         match self.values {

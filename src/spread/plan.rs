@@ -24,7 +24,7 @@ impl Request {
     /// # Errors
     /// As [`Request::prepare`], and [`Error::Usage`] if the target's files cannot be put together.
     pub fn prepare_shard(&self, shard: Shard, observer: &dyn Observer, stop: &Stop) -> Result<Prepared> {
-        if self.calibration.is_wanted() && !self.calib_independent {
+        if self.calibration.is_wanted() && !self.is_independent() {
             return Err(Error::Usage {
                 what: "a shard cannot know what the matrices of the others are rounded to".to_owned(),
                 help: "give --calib-independent to all shards".to_owned(),
@@ -49,11 +49,12 @@ impl Request {
             files: files(&plan, &frames),
             tensors: places(&plan),
         };
+        prepared.judge = None; // a shard is no model
         prepared.output = path(&prepared.output, shard);
         prepared.plan = shard_plan(plan, Head { shard, conversion }, frames, &prepared.output)?;
         prepared.budget = Budget::new(&prepared.plan, self.thread_count(), self.max_memory)?;
-        if let Some((text, model)) = &prepared.text {
-            let bytes = calibrate::peak_bytes(&prepared.plan, model, text);
+        if let Some(calibration) = &prepared.calibration {
+            let bytes = calibrate::peak_bytes(&prepared.plan, calibration);
             prepared.budget.calibrating(bytes, self.max_memory)?;
         }
         Ok(prepared)

@@ -5,7 +5,9 @@
 2. Byte-level vocabularies: every byte is its own token.
 3. World vocabulary: llama.cpp splits mixed text and random bytes as the official tokenizer does.
 4. Rescaled channels (--equalize): logits as above, of every own model, and the key that says so.
-5. Refusal: rwkv7 with small heads, which llama.cpp computes wrongly, needs --force-target; no file is left.
+5. Calibrated files (--calib), and files whose types were chosen for a size (--target-size): nearer to the official runner than
+   rounded ones of the same type or size.
+6. Refusal: rwkv7 with small heads, which llama.cpp computes wrongly, needs --force-target; no file is left.
 
 Environment: RWKV_QUANT, the program (target/release/rwkv-quant); RWKV_QUANT_DATA, a folder with more models and golden
 logits (../shared/data), left out where it does not exist.
@@ -53,6 +55,9 @@ NMSE_LIMIT = {
     "q2_k": 1e-1,
 }
 
+# Of testdata/heldout.txt.
+CALIBRATION_BYTES = 16_384
+
 # model, checkpoint, prefix of its golden files
 OWN_MODELS = [
     (name, ROOT / f"testdata/{name}.pth", ROOT / f"testdata/golden/{name}") for name in ("rwkv7-bytes", "rwkv6-bytes")
@@ -96,9 +101,8 @@ def logits_of(path, token_lists):
         return [model.logits(tokens) for tokens in token_lists]
 
 
-def check_logits(source, golden, kind, tmp, *options):
-    out = tmp / f"{kind}.gguf"
-    convert(source, out, "--type", kind, *options)
+def errors_of(out, golden):
+    """Of a file against the golden logits: positions, largest error, sum of squares over sum of squares, share of same choices."""
     for tensor in gguf.GGUFReader(out).tensors:  # a second reader of the file
         if not np.isfinite(tensor.data).all() and tensor.data.dtype.kind == "f":
             raise Failed(f"{tensor.name} holds values that are not finite")
@@ -107,8 +111,14 @@ def check_logits(source, golden, kind, tmp, *options):
     got, want = np.concatenate(got), np.concatenate([logits for _, logits in prompts]).astype(np.float64)
     worst = float(np.abs(got - want).max())
     nmse = float(((got - want) ** 2).sum() / (want**2).sum())
-    same = float((got.argmax(1) == want.argmax(1)).mean())
-    text = f"{len(want)} positions, largest error {worst:.1e}, NMSE {nmse:.1e}, same top token {same:.1%}"
+    return len(want), worst, nmse, float((got.argmax(1) == want.argmax(1)).mean())
+
+
+def check_logits(source, golden, kind, tmp, *options):
+    out = tmp / f"{kind}.gguf"
+    convert(source, out, "--type", kind, *options)
+    positions, worst, nmse, same = errors_of(out, golden)
+    text = f"{positions} positions, largest error {worst:.1e}, NMSE {nmse:.1e}, same top token {same:.1%}"
     if not (worst <= F32_LIMIT if kind == "f32" else nmse <= NMSE_LIMIT[kind]):
         raise Failed(f"{text}; limit {F32_LIMIT if kind == 'f32' else NMSE_LIMIT[kind]:.0e}")
     return text
@@ -120,6 +130,25 @@ def check_equalized(source, golden, imatrix, kind, tmp):
     if key is None:
         raise Failed("no channels were rescaled")
     return f"{key.contents()} rescaled, {text}"
+
+
+def check_calibrated(source, golden, kind, tmp):
+    text, recipe = tmp / "calibration.txt", tmp / "recipe.toml"
+    text.write_bytes((ROOT / "testdata/heldout.txt").read_bytes()[:CALIBRATION_BYTES])
+    rounded, calibrated, sized = (tmp / f"{name}.gguf" for name in ("rounded", "calibrated", "sized"))
+    convert(source, rounded, "--type", kind)
+    convert(source, calibrated, "--type", kind, "--calib", text)
+    size = str(rounded.stat().st_size)
+    convert(source, sized, "--calib", text, "--target-size", size, "--save-recipe", recipe)
+    nmse = {path.stem: errors_of(path, golden)[2] for path in (rounded, calibrated, sized)}
+    types = {tensor.tensor_type.name for tensor in gguf.GGUFReader(sized).tensors}
+    said = ", ".join(f"{name} {value:.1e}" for name, value in nmse.items())
+    said = f"NMSE {said}; {sized.stat().st_size} of {size} bytes in {', '.join(sorted(types))}"
+    if sized.stat().st_size > int(size) or len(types) < 4:
+        raise Failed(f"no file of that size with types of its own: {said}")
+    if max(nmse["calibrated"], nmse["sized"]) >= nmse["rounded"]:
+        raise Failed(f"no nearer than rounded: {said}")
+    return said
 
 
 def tokenize_all(path, texts):
@@ -239,6 +268,8 @@ def checks():
         imatrix = ROOT / f"testdata/golden/llama_cpp/{name}.imatrix.gguf"
         for kind in ("q8_0", "q4_0"):
             yield f"{name} {kind} --equalize", check_equalized, (source, golden, imatrix, kind)
+        for kind in ("q4_k_m", "q3_k_m"):
+            yield f"{name} {kind} --calib", check_calibrated, (source, golden, kind)
     yield "World vocabulary", check_world_vocabulary, ()
     yield "rwkv7 heads of 32 refused", check_refusal, (None, "head")
     if DATA.is_dir():

@@ -11,6 +11,9 @@ For each model of testdata (and the small models of other people, if they are th
 - of our own mixes, which web-rwkv cannot make, the logits are those of the same weights decoded by us, within
   DECODED_LIMIT; token by token and 32 at a time, which are different kernels.
 
+- a LoRA of ours for it, loaded with the .st, gives the logits of the .st that it is merged into, and a state of ours the
+  perplexity that `eval-ppl --state` computes, within LORA_LIMIT and STATE_LIMIT.
+
 Further: ranks and vocabularies that web-rwkv cannot compute with give, padded, the logits of what is there.
 
     check_web_rwkv.py [--record]       --record writes testdata/golden/web_rwkv/prefabs.json: the hashes of web-rwkv's own files
@@ -41,6 +44,10 @@ OWN = [["int8"], ["nf4"], ["nf4", "--search", "best"], ["nf4_l", "--layers", "1"
 F16_LIMIT = 1e-3
 DECODED_LIMIT = 3e-3
 DECAY_LIMIT = 1e-6
+# Of the standard deviation of the logits.
+LORA_LIMIT = 3e-3
+# Nats a token.
+STATE_LIMIT = 1e-4
 
 passed = failed = 0
 
@@ -153,6 +160,57 @@ def write_safetensors(path, tensors):
     return path
 
 
+def check_lora(model, source, st, folder):
+    """Random A and B for every matrix of the blocks, in RWKV-PEFT's names."""
+    rng, rank, alpha = np.random.default_rng(3), 8, 32
+    names = [f"{part}.{name}" for part in ("att", "ffn") for name in ("receptance", "key", "value", "output", "gate")]
+    weights = read_safetensors(convert(source, folder / "whole.safetensors", "-t", "f32"))
+    tensors = {}
+    for matrix in (f"blocks.{i}.{name}" for i in range(2) for name in names):
+        if f"{matrix}.weight" in weights:
+            rows, cols = weights[f"{matrix}.weight"].shape
+            tensors[f"{matrix}.lora_A"] = rng.standard_normal((rank, cols)) * 0.05
+            tensors[f"{matrix}.lora_B"] = rng.standard_normal((rows, rank)) * 0.02
+    lora = write_safetensors(folder / "lora.safetensors", tensors)
+    merged = convert(source, folder / "merged.st", "--lora", lora, "--lora-alpha", str(alpha))
+    added = convert(source, folder / "added.st", "--to", "st-lora", "--lora", lora)
+    tokens = list((ROOT / "testdata/heldout.txt").read_bytes()[:48])
+    expected = logits(merged, tokens)
+    found = apart(logits(st, tokens, "--lora", added, "--lora-alpha", str(alpha)), expected)
+    without = apart(logits(st, tokens), expected)
+    report(len(tensors) >= 20 and found <= LORA_LIMIT < 0.1 < without, f"{model}: LoRA: {found:.1e}, without it {without:.1e}")
+
+
+def check_state(model, source, st, folder):
+    """A random state, for all heads."""
+    heads = {"rwkv5.2-bytes": "att.time_decay", "rwkv6-bytes": "att.time_faaaa", "rwkv7-bytes": "att.r_k"}[model]
+    weights = read_safetensors(folder / "whole.safetensors")
+    heads, size = weights[f"blocks.0.{heads}"].shape
+    rng = np.random.default_rng(4)
+    tensors = {f"blocks.{i}.att.time_state": rng.standard_normal((heads, size, size)) * 3 for i in range(2)}
+    state = write_safetensors(folder / "state.safetensors", tensors)
+    ours = convert(source, folder / "state.st", "--to", "st-state", "--state", state)
+    text = folder / "text.txt"
+    text.write_bytes((ROOT / "testdata/heldout.txt").read_bytes()[:128])
+    tokens = list(text.read_bytes())
+
+    def said(*flags):
+        """Nats a token of our runner."""
+        command = [PROGRAM, "--format", "json", "eval-ppl", source, text, "--vocab", "bytes", "--ctx", str(len(tokens)), *flags]
+        out = subprocess.run(command, check=True, capture_output=True).stdout
+        return json.loads(out)["model"]["nats_per_token"]["value"]
+
+    def nats(found):
+        found = found.astype(np.float64)[:-1, :256]
+        found -= found.max(axis=1, keepdims=True)
+        return float((np.log(np.exp(found).sum(axis=1)) - found[np.arange(len(found)), tokens[1:]]).mean())
+
+    expected, without = said("--state", state), said()
+    found = abs(nats(logits(st, tokens, "--state", ours)) - expected)
+    text = f"{model}: state: {found:.1e} nats a token from eval-ppl, without it {abs(without - expected):.1e}"
+    report(found <= STATE_LIMIT < 0.01 < abs(without - expected), text)
+
+
 def check_ranks(source, folder):
     """Ranks of 30 and 25: what they were cut to, and the same filled up with zeros by hand."""
     whole = read_safetensors(convert(source, folder / "whole.safetensors", "-t", "f32"))
@@ -191,6 +249,9 @@ def check(folder):
         check_st(model, st, ROOT / "testdata/golden" / model)
         check_prefabs(model, source, st, folder, recorded[model])
         check_own(model, source, folder)
+        check_lora(model, source, st, folder)
+        if model != "rwkv4-bytes":
+            check_state(model, source, st, folder)
     check_ranks(ROOT / "testdata/rwkv7-bytes.pth", folder)
     check_vocabulary(folder)
     if not (DATA / "models").is_dir():

@@ -202,6 +202,78 @@ fn a_release_is_made_described_and_kept() {
     );
 }
 
+/// Artifacts that a text has a say in: one whose types it chooses, one whose types a file tells, one of one type.
+const CALIBRATED: &str = r#"
+[evaluation]
+texts = ["SOURCES/heldout.txt"]
+ctx = 128
+windows = 2
+[calibration]
+texts = ["calibration.txt"]
+tokens = 1024
+ctx = 128
+[[model]]
+source = "SOURCES/rwkv7-bytes.pth"
+name = "seven"
+[[artifact]]
+preset = "smallest"
+[[artifact]]
+recipe = "types.toml"
+name = "{model}-by-recipe"
+[[artifact]]
+type = "q2_k"
+calibrated = true
+"#;
+
+#[test]
+fn presets_and_recipes_are_calibrated_once() {
+    let place = Place::new(CALIBRATED);
+    let text = fs::read(testdata("heldout.txt")).unwrap();
+    fs::write(place.path("calibration.txt"), &text[20_000..24_000]).unwrap();
+    fs::write(place.path("types.toml"), "type = \"q4_0\"\n[tensors]\n\"token_embd.weight\" = \"q8_0\"\n")
+        .unwrap();
+    place.ok("out", &[]);
+    let tree = place.tree("out");
+    // The same files as without a batch.
+    let alone = place.path("alone.gguf");
+    let source = testdata("rwkv7-bytes.pth");
+    let texts = place.path("calibration.txt");
+    let calib = ["--calib", texts.to_str().unwrap(), "--calib-tokens", "1024", "--calib-ctx", "128"];
+    let types = place.path("types.toml");
+    for (name, how) in [
+        ("seven-SMALLEST.gguf", [&calib[..], &["--preset", "smallest"]].concat()),
+        ("seven-by-recipe.gguf", vec!["--recipe", types.to_str().unwrap()]),
+        ("seven-Q2_K.gguf", [&calib[..], &["--type", "q2_k"]].concat()),
+    ] {
+        let ran = program().arg("convert").arg(&source).arg(&alone).arg("-f").args(how).output().unwrap();
+        assert!(ran.status.success(), "{name}: {}", String::from_utf8_lossy(&ran.stderr));
+        assert!(tree[&Path::new("seven").join(name)] == fs::read(&alone).unwrap(), "{name}");
+    }
+    let artifacts = &place.json("out/manifest.json")["models"][0]["artifacts"];
+    assert_eq!(artifacts[0]["recipe"]["chosen"]["preset"], "smallest");
+    let used = &artifacts[0]["recipe"]["calibration"];
+    assert_eq!(
+        (&used["texts"][0]["sha256"], &used["tokens"]),
+        (&sha256(&text[20_000..24_000]).into(), &1024.into())
+    );
+    assert_eq!(artifacts[1]["recipe"]["chosen"]["recipe"]["name"], "types.toml");
+
+    // Again: nothing is measured, chosen or written.
+    place.ok("out", &[]);
+    assert!(place.tree("out") == tree);
+    assert!(place.fates("out").values().all(|fate| fate == "kept"), "{:?}", place.fates("out"));
+
+    // Another text: what it has a say in is made anew.
+    fs::write(place.path("calibration.txt"), &text[30_000..34_000]).unwrap();
+    place.ok("out", &[]);
+    let fates = place.fates("out");
+    assert_eq!(fates["seven/seven-by-recipe.gguf"], "kept");
+    assert_eq!(
+        (fates["seven/seven-SMALLEST.gguf"].as_str(), fates["seven/seven-Q2_K.gguf"].as_str()),
+        ("made", "made")
+    );
+}
+
 #[test]
 fn gates_that_fail_fail_the_cell_and_nothing_else() {
     let gated = JOB.replace(

@@ -204,6 +204,62 @@ fn a_size_is_kept_and_a_recipe_reproduces_it() {
         "0.01",
     ]);
     assert!(kl["choice"]["predicted_divergence"].as_f64().unwrap() <= 0.01);
+    let reached = kl["choice"]["reached_divergence"]["value"].as_f64().unwrap();
+    assert!(reached > 0.0 && reached <= 0.01, "{reached}");
+    let elsewhere = divergence(&out(dir.path(), "d.gguf"), &model, &judge);
+    assert!(elsewhere > 0.5 * reached && elsewhere < 2.0 * reached, "{elsewhere} and {reached}");
+}
+
+#[test]
+fn what_was_measured_once_serves_many_conversions() {
+    let dir = tempfile::tempdir().unwrap();
+    let (calib, _) = texts(dir.path(), 8192);
+    for (name, file) in
+        [("rwkv7-bytes.pth", "7.gguf"), ("rwkv6-bytes.pth", "6.gguf"), ("rwkv4-bytes.pth", "4.bin")]
+    {
+        let model = model(name);
+        let stats = out(dir.path(), &format!("{file}.safetensors"));
+        let found = json(["--format", "json", "calibrate", &model, &calib, "-o", &stats]);
+        assert_eq!(found["tokens"].as_u64(), Some(8192));
+        let kind = if file.ends_with("gguf") { "q3_k_m" } else { "q5_1" };
+        for more in [&[][..], &["--equalize"]] {
+            let convert = |file: &str, calib: &[&str]| {
+                let file = out(dir.path(), file);
+                ok(["convert", &model, &file, "-f", "-t", kind, "--calib"].iter().chain(calib).chain(more));
+                fs::read(file).unwrap()
+            };
+            // The bytes are those of a run over the text in which nothing was rounded.
+            let direct = convert(&format!("direct-{file}"), &[&calib, "--calib-independent"]);
+            assert!(convert(&format!("stats-{file}"), &[&stats]) == direct, "{name} {more:?}");
+        }
+    }
+    // Types are chosen on the text in the file.
+    let (stats, file) = (out(dir.path(), "7.gguf.safetensors"), out(dir.path(), "a.gguf"));
+    let model7 = model("rwkv7-bytes.pth");
+    ok(["convert", &model7, &file, "--calib", &stats, "--target-bpw", "5"]);
+    for (name, args, what) in [
+        ("rwkv6-bytes.pth", &[][..], "was measured on another model: RWKV-7.0 of 2 blocks, 256 channels"),
+        ("rwkv7-bytes.pth", &["--calib-ctx", "64"], "holds what was measured on its own text"),
+        ("rwkv7-bytes.pth", &["--imatrix", &stats], "both an importance matrix and a text"),
+    ] {
+        let (model, file) = (model(name), out(dir.path(), "refused.gguf"));
+        let all = ["convert", &model, &file, "-t", "q4_k_m", "--calib", &stats];
+        let ran = run(all.iter().copied().chain(args.iter().copied()));
+        assert!(ran.status != 0 && ran.stderr.contains(what), "{args:?}: {}", ran.stderr);
+    }
+    // Other weights of the same shape, and a file that holds something else.
+    let rounded = out(dir.path(), "rounded.gguf");
+    ok(["convert", &model7, &rounded, "-t", "q8_0"]);
+    for (model, stats, what) in [
+        (&rounded, &stats, "was measured on a model of this shape with other weights"),
+        (&model7, &out(dir.path(), "head.safetensors"), "holds no measurements to calibrate with"),
+    ] {
+        if !Path::new(stats).exists() {
+            ok(["cluster-head", &model7, "-o", stats]);
+        }
+        let ran = run(["convert", model, &out(dir.path(), "refused.gguf"), "-t", "q4_k_m", "--calib", stats]);
+        assert!(ran.status == 1 && ran.stderr.contains(what), "{}", ran.stderr);
+    }
 }
 
 #[test]

@@ -31,11 +31,13 @@ mod built_in {
     const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
     const TOKEN: &str = "hf_secret";
 
+    /// Requests, `METHOD PATH`, and their bodies.
+    type Heard = Arc<Mutex<Vec<(String, Vec<u8>)>>>;
+
     /// As much of the Hub as is needed here, on this machine; every request must have the token.
     struct Server {
         address: String,
-        /// Requests, `METHOD PATH`, and their bodies.
-        heard: Arc<Mutex<Vec<(String, Vec<u8>)>>>,
+        heard: Heard,
         dir: tempfile::TempDir,
     }
 

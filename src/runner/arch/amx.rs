@@ -1,9 +1,11 @@
 //! Products on Intel's matrix unit (AMX), which multiplies bf16 and adds in f32: for `--fast`.
 //!
-//! A value of f32 is written as the sum of two of bf16 (16 bits of its 24), and of the four products of two such
-//! sums the largest three are computed; weights that are bf16 already have one part, and two products are exact but
-//! for the 8 bits that the activations lose. One instruction multiplies 16 x 32 by 32 x 16 values, 16 times as many
-//! as two of AVX-512's multiply-adds.
+//! Activations are written as the sum of two values of bf16 (16 bits of their 24), weights as the nearest one: weights of
+//! bf16 are exact, those of block types lose less than they already did. One instruction multiplies 16 x 32 by 32 x 16
+//! values, 16 times as many as two of AVX-512's multiply-adds.
+//!
+//! AVX-512's dot products of bf16 (`vdpbf16ps`) are no second way: on the processor that they were tried on they reached
+//! half the speed of the exact products in f32.
 //!
 //! The instructions have no stable intrinsics, so they are written as assembly. The operating system must allow a
 //! process the unit's registers first.
@@ -11,7 +13,12 @@
 use std::arch::asm;
 use std::sync::OnceLock;
 
+use aligned_vec::{AVec, ConstAlign};
+
 use super::Columns;
+
+/// Values of bf16, aligned like the rows of tiles: one that lies across two lines of the cache takes twice as long.
+type Buffer = AVec<u16, ConstAlign<64>>;
 
 /// Rows and columns of the block of results that one loop computes: 2 x 2 tiles of 16 x 16.
 pub(in crate::runner) const SIDE: usize = 32;
@@ -65,14 +72,48 @@ fn permitted() -> bool {
     false
 }
 
-/// Rows of bf16 pairs: `high + low` is the value. They lie in tiles, one after the other as products take them.
-#[derive(Debug, Default)]
+/// Activations, as pairs of bf16: `high + low` is the value. They lie in tiles, one after the other as products take them.
+#[derive(Debug)]
 pub(in crate::runner) struct Pairs {
-    high: Vec<u16>,
-    low: Vec<u16>,
+    high: Buffer,
+    low: Buffer,
     /// Values of a row, a multiple of [`DEPTH`].
     len: usize,
     rows: usize,
+}
+
+impl Default for Pairs {
+    fn default() -> Pairs {
+        Pairs { high: AVec::new(64), low: AVec::new(64), len: 0, rows: 0 }
+    }
+}
+
+impl Pairs {
+    /// Takes rows of `cols` values, in tiles of 16 rows by [`DEPTH`] columns, filled with zeros.
+    pub fn take(&mut self, data: &[f32], cols: usize) {
+        use rayon::prelude::*;
+        self.rows = data.len().checked_div(cols).unwrap_or(0);
+        self.len = cols.next_multiple_of(DEPTH);
+        let size = self.rows.next_multiple_of(SIDE) * self.len;
+        let (high, low) = (room(&mut self.high, size), room(&mut self.low, size));
+        let block = 16 * self.len;
+        high.par_chunks_mut(block).zip(low.par_chunks_mut(block)).enumerate().for_each(|(n, (high, low))| {
+            for i in 0..16 {
+                let at = (n * 16 + i) * cols;
+                let x = data.get(at..at + cols).unwrap_or_default();
+                // SAFETY: the unit is only used where AVX-512 and its bf16 are (`available`).
+                unsafe { split_row(x, i, high, low) };
+            }
+        });
+    }
+}
+
+/// The first `size` values of a buffer, which never shrinks: no time goes into zeros that are written over.
+fn room(buffer: &mut Buffer, size: usize) -> &mut [u16] {
+    if buffer.len() < size {
+        buffer.resize(size, 0);
+    }
+    &mut buffer[..size]
 }
 
 /// Where the weights of a panel come from.
@@ -80,73 +121,71 @@ pub(in crate::runner) struct Pairs {
 pub(in crate::runner) enum Rows<'a> {
     /// Rows of f32.
     Wide(&'a [f32]),
-    /// Rows of little-endian bf16 without gaps, which one part holds exactly.
+    /// Rows of little-endian bf16 without gaps.
     Half(&'a [u8]),
 }
 
-impl Pairs {
-    /// Rows of `cols` values, in tiles of 16 rows by [`DEPTH`] columns, filled with zeros.
-    pub fn activations(&mut self, data: &[f32], cols: usize) {
-        use rayon::prelude::*;
-        self.rows = data.len().checked_div(cols).unwrap_or(0);
-        self.len = cols.next_multiple_of(DEPTH);
-        let size = self.rows.next_multiple_of(SIDE) * self.len;
-        self.high.resize(size, 0);
-        self.low.resize(size, 0);
-        let block = 16 * self.len;
-        (self.high.par_chunks_mut(block)).zip(self.low.par_chunks_mut(block)).enumerate().for_each(
-            |(n, (high, low))| {
-                for i in 0..16 {
-                    let at = (n * 16 + i) * cols;
-                    let x = data.get(at..at + cols).unwrap_or_default();
-                    // SAFETY: the unit is only used where AVX-512 and its bf16 are (`available`).
-                    unsafe { split_row(x, i, high, low) };
-                }
-            },
-        );
-    }
+/// Weights, as bf16 in the order in which tiles take them: for every [`SIDE`] rows and [`DEPTH`] columns two tiles of 16
+/// rows, in which two neighbours of one row lie together and the pairs of 16 rows side by side.
+#[derive(Debug)]
+pub(in crate::runner) struct Tiles {
+    values: Buffer,
+    /// Values of a row, a multiple of [`DEPTH`].
+    len: usize,
+    rows: usize,
+}
 
-    /// Weights, `rows` rows of `cols` values, in the order in which tiles take them: for every [`SIDE`] rows and
-    /// [`DEPTH`] columns two tiles of 16 rows, in which two neighbours of one row lie together and the pairs of 16
-    /// rows side by side.
-    pub fn weights(&mut self, source: Rows<'_>, rows: usize, cols: usize) {
+impl Default for Tiles {
+    fn default() -> Tiles {
+        Tiles { values: AVec::new(64), len: 0, rows: 0 }
+    }
+}
+
+impl Tiles {
+    /// Takes `rows` rows of `cols` values, filled with zeros.
+    pub fn take(&mut self, source: Rows<'_>, rows: usize, cols: usize) {
         self.len = cols.next_multiple_of(DEPTH);
         self.rows = rows;
         let size = rows.next_multiple_of(SIDE) * self.len;
-        self.high.resize(size, 0);
-        self.low.resize(if matches!(source, Rows::Half(_)) { 0 } else { size }, 0);
+        let values = room(&mut self.values, size);
         for tile in 0..size / 16 / self.len {
             for step in 0..self.len / DEPTH {
                 let at = tile / 2 * SIDE * self.len + tile % 2 * 512 + step * STEP;
-                let (mut high, mut low) = ([[0u16; DEPTH]; 16], [[0u16; DEPTH]; 16]);
-                for n in 0..16.min(rows.saturating_sub(tile * 16)) {
-                    let row = tile * 16 + n;
-                    let (from, to) = (step * DEPTH, cols.min((step + 1) * DEPTH));
+                let (from, to) = (step * DEPTH, cols.min((step + 1) * DEPTH));
+                let mut block = [[0u16; DEPTH]; 16];
+                for (n, block) in block.iter_mut().take(rows.saturating_sub(tile * 16)).enumerate() {
+                    let (from, to) = ((tile * 16 + n) * cols + from, (tile * 16 + n) * cols + to);
                     match source {
                         Rows::Half(bytes) => {
-                            let bytes = &bytes[(row * cols + from) * 2..(row * cols + to) * 2];
-                            for (value, two) in high[n].iter_mut().zip(bytes.as_chunks::<2>().0) {
+                            let pairs = bytes[from * 2..to * 2].as_chunks::<2>().0;
+                            for (value, two) in block.iter_mut().zip(pairs) {
                                 *value = u16::from_le_bytes(*two);
                             }
                         }
-                        Rows::Wide(data) => {
-                            let mut values = [0.0; DEPTH];
-                            let row = &data[row * cols + from..row * cols + to];
-                            values[..row.len()].copy_from_slice(row);
-                            // SAFETY: as in `activations`.
-                            unsafe { split(&values, &mut high[n], &mut low[n]) };
-                        }
+                        // SAFETY: as in `Pairs::take`.
+                        Rows::Wide(data) => unsafe { narrow(&data[from..to], block) },
                     }
                 }
-                // SAFETY: as in `activations`.
-                unsafe {
-                    transpose(&high, &mut self.high[at..at + 512]);
-                    if !self.low.is_empty() {
-                        transpose(&low, &mut self.low[at..at + 512]);
-                    }
-                }
+                // SAFETY: as in `Pairs::take`.
+                unsafe { transpose(&block, &mut values[at..at + 512]) };
             }
         }
+    }
+}
+
+/// The nearest bf16 of up to 32 values.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+fn narrow(values: &[f32], out: &mut [u16; DEPTH]) {
+    use std::arch::x86_64::*;
+    assert!(values.len() <= DEPTH);
+    let lanes = u32::MAX.checked_shr((DEPTH - values.len()) as u32).unwrap_or(0);
+    // SAFETY: the mask has as many bits as there are values, of which none beyond them is read.
+    unsafe {
+        let a = _mm512_maskz_loadu_ps(lanes as u16, values.as_ptr());
+        let b = _mm512_maskz_loadu_ps((lanes >> 16) as u16, values.as_ptr().wrapping_add(16));
+        let near: __m512i = std::mem::transmute(_mm512_cvtne2ps_pbh(b, a));
+        _mm512_storeu_si512(out.as_mut_ptr().cast(), near);
     }
 }
 
@@ -245,37 +284,51 @@ static CONFIG: Config = {
     Config { palette: 1, start: 0, reserved: [0; 14], row_bytes, rows }
 };
 
-/// A block of results.
+/// Values of a row after which products turn to the next weights: those of [`SIDE`] rows of activations, 32 KiB of
+/// pairs, stay in the first-level cache meanwhile.
+const NEAR: usize = 256;
+
+/// Sums of a panel: blocks of [`SIDE`] x [`SIDE`], one for every [`SIDE`] rows of weights.
+#[derive(Clone, Copy)]
 #[repr(C, align(64))]
 struct Block([f32; SIDE * SIDE]);
+
+/// Most rows of weights that a product takes.
+const PANEL: usize = 8 * SIDE;
+
+/// How many rows of weights, of `cols` values, a product should take: 512 KiB, which stay in the second-level cache while
+/// all activations pass by.
+pub(in crate::runner) fn panel(cols: usize) -> usize {
+    ((256 << 10) / cols.max(1) / SIDE * SIDE).clamp(SIDE, PANEL)
+}
 
 /// `out[i][j] = x_i . w_j`.
 ///
 /// # Panics
 /// If the unit is not [`available`], or sizes do not fit.
-pub(in crate::runner) fn product(x: &Pairs, w: &Pairs, out: &mut Columns<'_>) {
+pub(in crate::runner) fn product(x: &Pairs, w: &Tiles, out: &mut Columns<'_>) {
     assert!(available() && x.len == w.len && out.rows() == x.rows && out.cols() == w.rows);
     assert!(x.high.len() >= x.rows.next_multiple_of(SIDE) * x.len && x.low.len() == x.high.len());
-    assert!(w.high.len() >= w.rows.next_multiple_of(SIDE) * w.len);
-    assert!(w.low.is_empty() || w.low.len() == w.high.len());
+    assert!(w.values.len() >= w.rows.next_multiple_of(SIDE) * w.len && w.rows <= PANEL);
+    let mut blocks = [const { Block([0.0; SIDE * SIDE]) }; PANEL / SIDE];
     // SAFETY: the unit is available. No compiled code uses its registers, so they keep their values between the
     // pieces of assembly up to `tilerelease`.
     unsafe { asm!("ldtilecfg [{}]", in(reg) &raw const CONFIG, options(nostack, readonly)) };
     for i in (0..x.rows).step_by(SIDE) {
-        for j in (0..w.rows).step_by(SIDE) {
-            let mut block = Block([0.0; SIDE * SIDE]);
-            let (a, b) = (i * x.len, j * w.len);
-            // SAFETY: rows `i..i + SIDE` of x and both tiles of rows `j..j + SIDE` of w were found to be there
-            // (`next_multiple_of`), each of `len` values, a multiple of DEPTH.
-            unsafe {
-                two(&x.high[a..], &x.low[a..], &w.high[b..], x.len, &mut block);
-                if !w.low.is_empty() {
-                    one(&x.high[a..], &w.low[b..], x.len, &mut block);
-                }
+        for k in (0..x.len).step_by(NEAR) {
+            let steps = NEAR.min(x.len - k) / DEPTH;
+            let a = i * x.len + k * 16;
+            for (j, block) in blocks.iter_mut().take(w.rows.div_ceil(SIDE)).enumerate() {
+                let w = &w.values[j * SIDE * w.len + k * SIDE..];
+                // SAFETY: rows `i..i + SIDE` of x and both tiles of rows `j..j + SIDE` of w were found to be there
+                // (`next_multiple_of`), each of `len` values, a multiple of DEPTH, of which `steps` lie behind `k`.
+                unsafe { multiply(&x.high[a..], &x.low[a..], w, x.len, steps, k > 0, block) };
             }
-            let cols = SIDE.min(w.rows - j);
-            for (n, row) in block.0.chunks(SIDE).take(x.rows - i).enumerate() {
-                out.row(i + n, j, cols).copy_from_slice(&row[..cols]);
+        }
+        for n in 0..SIDE.min(x.rows - i) {
+            let row = out.row(i + n, 0, w.rows);
+            for (out, block) in row.chunks_mut(SIDE).zip(&blocks) {
+                out.copy_from_slice(&block.0[n * SIDE..][..out.len()]);
             }
         }
     }
@@ -283,19 +336,36 @@ pub(in crate::runner) fn product(x: &Pairs, w: &Pairs, out: &mut Columns<'_>) {
     unsafe { asm!("tilerelease", options(nomem, nostack)) };
 }
 
-/// `block = (high + low) w`.
+/// `block = (high + low) w`, or what it adds to the values that are there.
 ///
 /// # Safety
-/// The tile registers are configured; all slices hold [`SIDE`] rows of `len` values.
-unsafe fn two(high: &[u16], low: &[u16], w: &[u16], len: usize, block: &mut Block) {
+/// The tile registers are configured; `high` and `low` hold two blocks of 16 rows, `len` values a row, of which
+/// `steps` times [`DEPTH`] are multiplied, and `w` as many tiles of [`SIDE`] rows.
+unsafe fn multiply(
+    high: &[u16],
+    low: &[u16],
+    w: &[u16],
+    len: usize,
+    steps: usize,
+    add: bool,
+    block: &mut Block,
+) {
     let half = 16 * len;
     // SAFETY: every tile loaded lies within the slices, as the caller says; the block has 32 rows of 128 bytes.
     unsafe {
         asm!(
+            "test {add}, {add}",
+            "jnz 3f",
             "tilezero tmm0",
             "tilezero tmm1",
             "tilezero tmm2",
             "tilezero tmm3",
+            "jmp 2f",
+            "3:",
+            "tileloadd tmm0, [{out} + {row}]",
+            "tileloadd tmm1, [{out} + {row} + 64]",
+            "tileloadd tmm2, [{out} + {row} + 2048]",
+            "tileloadd tmm3, [{out} + {row} + 2112]",
             "2:",
             "tileloadd tmm6, [{w} + {tile}]",
             "tileloadd tmm7, [{w} + {tile} + 1024]",
@@ -327,49 +397,8 @@ unsafe fn two(high: &[u16], low: &[u16], w: &[u16], len: usize, block: &mut Bloc
             h1 = inout(reg) high[half..].as_ptr() => _,
             l0 = inout(reg) low.as_ptr() => _,
             l1 = inout(reg) low[half..].as_ptr() => _,
-            steps = inout(reg) len / DEPTH => _,
-            tile = in(reg) 64usize,
-            row = in(reg) 4 * SIDE,
-            out = in(reg) block.0.as_mut_ptr(),
-            options(nostack),
-        );
-    }
-}
-
-/// `block += high w`.
-///
-/// # Safety
-/// As [`two`].
-unsafe fn one(high: &[u16], w: &[u16], len: usize, block: &mut Block) {
-    // SAFETY: as in `two`.
-    unsafe {
-        asm!(
-            "tileloadd tmm0, [{out} + {row}]",
-            "tileloadd tmm1, [{out} + {row} + 64]",
-            "tileloadd tmm2, [{out} + {row} + 2048]",
-            "tileloadd tmm3, [{out} + {row} + 2112]",
-            "2:",
-            "tileloadd tmm6, [{w} + {tile}]",
-            "tileloadd tmm7, [{w} + {tile} + 1024]",
-            "tileloadd tmm4, [{h0} + {tile}]",
-            "tileloadd tmm5, [{h1} + {tile}]",
-            "tdpbf16ps tmm0, tmm4, tmm6",
-            "tdpbf16ps tmm1, tmm4, tmm7",
-            "tdpbf16ps tmm2, tmm5, tmm6",
-            "tdpbf16ps tmm3, tmm5, tmm7",
-            "add {w}, 2048",
-            "add {h0}, 1024",
-            "add {h1}, 1024",
-            "dec {steps}",
-            "jnz 2b",
-            "tilestored [{out} + {row}], tmm0",
-            "tilestored [{out} + {row} + 64], tmm1",
-            "tilestored [{out} + {row} + 2048], tmm2",
-            "tilestored [{out} + {row} + 2112], tmm3",
-            w = inout(reg) w.as_ptr() => _,
-            h0 = inout(reg) high.as_ptr() => _,
-            h1 = inout(reg) high[16 * len..].as_ptr() => _,
-            steps = inout(reg) len / DEPTH => _,
+            steps = inout(reg) steps => _,
+            add = in(reg) usize::from(add),
             tile = in(reg) 64usize,
             row = in(reg) 4 * SIDE,
             out = in(reg) block.0.as_mut_ptr(),
@@ -392,14 +421,15 @@ mod tests {
         let value = |i: usize, f: f32| (i as f32 * f).sin();
         for (rows, outs, len) in [(1, 5, 32), (45, 70, 1024), (33, 32, 80), (3, 17, 31)] {
             let x: Vec<f32> = (0..rows * len).map(|i| value(i, 0.37)).collect();
-            for exact in [false, true] {
-                let cut = |v: f32| if exact { f32::from_bits(v.to_bits() & 0xffff_0000) } else { v };
-                let w: Vec<f32> = (0..outs * len).map(|i| cut(value(i, 0.73))).collect();
-                let half: Vec<u8> =
-                    w.iter().flat_map(|v| ((v.to_bits() >> 16) as u16).to_le_bytes()).collect();
-                let (mut left, mut right) = (Pairs::default(), Pairs::default());
-                left.activations(&x, len);
-                right.weights(if exact { Rows::Half(&half) } else { Rows::Wide(&w) }, outs, len);
+            for stored in [false, true] {
+                // What the unit takes for the weights: the nearest bf16.
+                let w: Vec<f32> =
+                    (0..outs * len).map(|i| half::bf16::from_f32(value(i, 0.73)).to_f32()).collect();
+                let bytes: Vec<u8> = w.iter().flat_map(|v| half::bf16::from_f32(*v).to_le_bytes()).collect();
+                let wide: Vec<f32> = (0..outs * len).map(|i| value(i, 0.73)).collect();
+                let (mut left, mut right) = (Pairs::default(), Tiles::default());
+                left.take(&x, len);
+                right.take(if stored { Rows::Half(&bytes) } else { Rows::Wide(&wide) }, outs, len);
                 let mut out = vec![0.0; rows * outs];
                 for mut columns in split_columns(&mut out, outs, outs) {
                     product(&left, &right, &mut columns);

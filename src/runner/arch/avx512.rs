@@ -24,19 +24,28 @@ pub(super) fn run<K: Kernel>(kernel: K) {
 ///
 /// # Safety
 /// There are [`ROWS`] rows of two registers of values at `out`, `stride` apart.
+#[allow(clippy::needless_range_loop)] // calls of iterators remain in builds without optimization across units
 #[target_feature(enable = "avx2,fma,avx512f")]
 pub(super) unsafe fn tile(x: &[f32], w: &[f32], out: *mut f32, stride: usize, add: bool) {
     let mut sums = [[_mm512_setzero_ps(); 2]; ROWS];
-    for (x, w) in x.as_chunks::<ROWS>().0.iter().zip(w.as_chunks::<{ 2 * LANES }>().0) {
+    // The results are wanted once the loop is through.
+    for i in 0..ROWS {
+        for n in 0..2 {
+            _mm_prefetch::<_MM_HINT_T0>(out.wrapping_add(i * stride + n * LANES).cast());
+        }
+    }
+    let (x, w) = (x.as_chunks::<ROWS>().0, w.as_chunks::<{ 2 * LANES }>().0);
+    for k in 0..x.len().min(w.len()) {
+        let (x, w) = (&x[k], &w[k]);
         for line in [0, LANES] {
             _mm_prefetch::<_MM_HINT_T0>(w.as_ptr().wrapping_add(AHEAD * w.len() + line).cast());
         }
         // SAFETY: there are two registers of values.
         let w = unsafe { [_mm512_loadu_ps(w.as_ptr()), _mm512_loadu_ps(w[LANES..].as_ptr())] };
-        for (x, sums) in x.iter().zip(&mut sums) {
-            let x = _mm512_set1_ps(*x);
-            sums[0] = _mm512_fmadd_ps(x, w[0], sums[0]);
-            sums[1] = _mm512_fmadd_ps(x, w[1], sums[1]);
+        for i in 0..ROWS {
+            let x = _mm512_set1_ps(x[i]);
+            sums[i][0] = _mm512_fmadd_ps(x, w[0], sums[i][0]);
+            sums[i][1] = _mm512_fmadd_ps(x, w[1], sums[i][1]);
         }
     }
     for (i, sums) in sums.iter().enumerate() {

@@ -25,7 +25,7 @@ pub(super) use strips::{interleave, strips_len};
 pub(super) const BLOCK: usize = 256;
 
 /// Strips of tokens that one block of a product keeps in a processor's second-level cache: 240 KiB at most.
-const NEAR: usize = 10;
+const NEAR: usize = 20;
 
 /// An instruction set that kernels are compiled for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -114,9 +114,9 @@ pub(super) fn product(level: Level, x: &[f32], w: &[f32], depth: usize, out: &mu
     assert_eq!(x.len(), strips_len(out.rows(), depth, rows));
     assert_eq!(w.len(), strips_len(out.cols(), depth, cols));
     let mut scratch = Scratch([0.0; 12 * 32]);
-    for k in (0..depth).step_by(BLOCK) {
-        let (block, add) = (BLOCK.min(depth - k), k > 0);
-        for (n, near) in x.chunks(NEAR * rows * depth).enumerate() {
+    for (n, near) in x.chunks(NEAR * rows * depth).enumerate() {
+        for k in (0..depth).step_by(BLOCK) {
+            let (block, add) = (BLOCK.min(depth - k), k > 0);
             for (j, w) in w.chunks_exact(cols * depth).enumerate() {
                 let (j, w) = (j * cols, &w[k * cols..][..block * cols]);
                 let width = cols.min(out.cols() - j);

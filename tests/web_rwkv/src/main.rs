@@ -3,6 +3,7 @@
 //!
 //!     web-rwkv-client model.st --tokens 1,2,3 --logits logits.f32
 //!     web-rwkv-client model.st --quant nf4 --save model.prefab
+//!     web-rwkv-client model.st --lora lora.st --lora-alpha 32 --state state.st --tokens 1,2,3 --logits logits.f32
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,9 +17,12 @@ use serde::de::DeserializeSeed;
 use serde::{Deserialize, Serialize};
 use web_rwkv::context::{Context, ContextBuilder, InstanceExt};
 use web_rwkv::runtime::infer::{Rnn, RnnInput, RnnInputBatch, RnnOption};
-use web_rwkv::runtime::loader::Loader;
-use web_rwkv::runtime::model::{ContextAutoLimits, ModelBuilder, ModelInfo, ModelVersion, Quant};
+use web_rwkv::runtime::loader::{Loader, Lora, LoraBlend};
+use web_rwkv::runtime::model::{
+    Bundle as _, ContextAutoLimits, ModelBuilder, ModelInfo, ModelVersion, Quant, State as _,
+};
 use web_rwkv::runtime::{Runtime, TokioRuntime, v4, v5, v6, v7};
+use web_rwkv::tensor::TensorCpu;
 use web_rwkv::tensor::serialization::Seed;
 use web_rwkv::wgpu;
 
@@ -35,7 +39,16 @@ struct Args {
     /// Where web-rwkv writes the model it has built.
     #[arg(long)]
     save: Option<PathBuf>,
-    /// The tokens to run, from a zero state.
+    /// A LoRA that is added when an `.st` file is loaded, to all matrices.
+    #[arg(long)]
+    lora: Option<PathBuf>,
+    /// Its alpha; web-rwkv divides it by the rank.
+    #[arg(long, default_value_t = 1.0)]
+    lora_alpha: f32,
+    /// The state to start from.
+    #[arg(long)]
+    state: Option<PathBuf>,
+    /// The tokens to run, from a zero state unless there is another.
     #[arg(long, value_delimiter = ',')]
     tokens: Vec<u32>,
     /// Run with 16-bit activations, not 32-bit ones.
@@ -91,10 +104,13 @@ async fn run(args: &Args) -> Result<()> {
         bail!("--quant is for .st files");
     }
     let context = context(&info).await?;
+    let read = |path: &Option<PathBuf>| path.as_ref().map(|p| fs::read(p).with_context(|| p.display().to_string()));
+    let lora = read(&args.lora).transpose()?;
+    let state = read(&args.state).transpose()?;
 
     /// Builds or reads the model of one version, saves it if wanted, and runs it.
     macro_rules! version {
-        ($version:ident, $build:ident) => {{
+        ($version:ident, $build:ident, $read_state:path) => {{
             let model: $version::Model = match tensors {
                 Some(tensors) => {
                     let mut builder = ModelBuilder::new(&context, tensors);
@@ -103,6 +119,11 @@ async fn run(args: &Args) -> Result<()> {
                     }
                     if let Some(rescale) = args.rescale {
                         builder = builder.rescale(rescale);
+                    }
+                    if let Some(bytes) = &lora {
+                        // `full` would take vectors too, and its matrices are not all that there are.
+                        let blend = LoraBlend::default().add_nominal(args.lora_alpha);
+                        builder = builder.lora(Lora { data: SafeTensors::deserialize(bytes)?, blend });
                     }
                     builder.$build().await?
                 }
@@ -114,19 +135,32 @@ async fn run(args: &Args) -> Result<()> {
             if let Some(path) = &args.save {
                 save(&model, path)?;
             }
+            let start = match &state {
+                Some(bytes) => Some($read_state(&context, &info, SafeTensors::deserialize(bytes)?).await?),
+                None => None,
+            };
             if args.fp16 {
-                infer(TokioRuntime::new($version::Bundle::<f16>::new(model, 1)).await, args).await
+                let bundle = $version::Bundle::<f16>::new(model, 1);
+                start.map(|start| bundle.state().load(start, 0)).transpose()?;
+                infer(TokioRuntime::new(bundle).await, args).await
             } else {
-                infer(TokioRuntime::new($version::Bundle::<f32>::new(model, 1)).await, args).await
+                let bundle = $version::Bundle::<f32>::new(model, 1);
+                start.map(|start| bundle.state().load(start, 0)).transpose()?;
+                infer(TokioRuntime::new(bundle).await, args).await
             }
         }};
     }
     match info.version {
-        ModelVersion::V4 => version!(v4, build_v4),
-        ModelVersion::V5 => version!(v5, build_v5),
-        ModelVersion::V6 => version!(v6, build_v6),
-        ModelVersion::V7 => version!(v7, build_v7),
+        ModelVersion::V4 => version!(v4, build_v4, no_state),
+        ModelVersion::V5 => version!(v5, build_v5, v5::read_state),
+        ModelVersion::V6 => version!(v6, build_v6, v6::read_state),
+        ModelVersion::V7 => version!(v7, build_v7, v7::read_state),
     }
+}
+
+/// web-rwkv reads no state of version 4.
+async fn no_state(_: &Context, _: &ModelInfo, _: SafeTensors<'_>) -> Result<TensorCpu<f32>> {
+    bail!("--state is for versions 5 to 7")
 }
 
 async fn context(info: &ModelInfo) -> Result<Context> {

@@ -1,0 +1,135 @@
+//! Where the moments of what meets a model's matrices come from: the model on its way through a text, or a file.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::encode::{TOGETHER, slices};
+use super::measure::Ear;
+use super::stage::{Stage, Target};
+use super::{Stats, Text};
+use crate::error::Result;
+use crate::model::Model;
+use crate::pipeline::Stop;
+use crate::rescale::Rescaling;
+use crate::runner::{Key, Moments, Options, Runner, Walk};
+
+/// How matrices are told what meets them.
+#[derive(Debug)]
+pub enum Source {
+    /// The model runs, its matrices encoded as far as it got.
+    Sequential,
+    /// The model runs as it is.
+    Independent,
+    /// It ran before; its channels were rescaled since.
+    Stats(Box<Stats>, Rescaling),
+}
+
+/// Tells moments stage by stage.
+pub(super) trait Listener {
+    /// The model, whose weights are encoded.
+    fn model(&self) -> &Model;
+
+    /// Gets to a stage, of whose matrices `open` are to be encoded.
+    ///
+    /// # Errors
+    /// If the model cannot be run, or the work is stopped.
+    fn enter(&mut self, stage: &Stage, open: &[Target], stop: &Stop) -> Result<()>;
+
+    /// The moments of what meets an open matrix of the stage: on the tokens to fit to, and on those that judge. `None`
+    /// if there is no such matrix.
+    ///
+    /// # Errors
+    /// If they cannot be read.
+    fn moments(&self, key: Key) -> Result<Option<Arc<[Moments; 2]>>>;
+
+    /// Whether later stages hang on what became of the matrices of this one.
+    fn follows(&self, stage: &Stage) -> bool;
+
+    /// From now on the matrix is `values`, rows of `cols`.
+    fn replace(&mut self, key: Key, values: Vec<f32>, cols: usize);
+}
+
+/// The listener to `model`, which is the source of a plan.
+///
+/// # Errors
+/// If the model cannot be run.
+pub(super) fn listener(source: Source, model: Model, text: &Text) -> Result<Box<dyn Listener>> {
+    let sequential = match source {
+        Source::Stats(stats, rescaling) => return Ok(Box::new(Known { stats: *stats, rescaling, model })),
+        Source::Sequential => true,
+        Source::Independent => false,
+    };
+    let runner = Runner::new(model, Options { stream: true, ..Options::default() })?;
+    let walk = Walk::new(runner, &[&slices(&text.fit), &slices(&text.held_out)], TOGETHER)?;
+    Ok(Box::new(OnTheWay { walk, sequential, heard: BTreeMap::new() }))
+}
+
+/// A model on its way through a text.
+struct OnTheWay {
+    walk: Walk,
+    sequential: bool,
+    heard: BTreeMap<Key, Arc<[Moments; 2]>>,
+}
+
+impl Listener for OnTheWay {
+    fn model(&self) -> &Model {
+        self.walk.runner().model()
+    }
+
+    fn enter(&mut self, stage: &Stage, open: &[Target], stop: &Stop) -> Result<()> {
+        while self.walk.next().is_some() && self.walk.next() != stage.place {
+            self.walk.step(None, || stop.check())?;
+        }
+        if !open.is_empty() {
+            let ear = Ear::full(open.iter().map(|t| t.key).collect(), stage.idle.clone());
+            self.heard.clear();
+            self.walk.listen(ear.clone(), || stop.check())?;
+            self.heard = ear.take().into_iter().map(|(key, moments)| (key, Arc::new(moments))).collect();
+        }
+        Ok(())
+    }
+
+    fn moments(&self, key: Key) -> Result<Option<Arc<[Moments; 2]>>> {
+        Ok(self.heard.get(&key).cloned())
+    }
+
+    fn follows(&self, stage: &Stage) -> bool {
+        self.sequential && stage.place.is_some()
+    }
+
+    fn replace(&mut self, key: Key, values: Vec<f32>, cols: usize) {
+        self.walk.replace(key, values, cols);
+    }
+}
+
+/// A model of which everything was measured.
+struct Known {
+    stats: Stats,
+    rescaling: Rescaling,
+    model: Model,
+}
+
+impl Listener for Known {
+    fn model(&self) -> &Model {
+        &self.model
+    }
+
+    fn enter(&mut self, _: &Stage, _: &[Target], stop: &Stop) -> Result<()> {
+        stop.check()
+    }
+
+    fn moments(&self, key: Key) -> Result<Option<Arc<[Moments; 2]>>> {
+        let Some(held) = self.model.tensor(key.0, key.1) else { return Ok(None) };
+        let Some(moments) = self.stats.moments(held)? else { return Ok(None) };
+        Ok(Some(Arc::new(match self.rescaling.inputs_of(&self.model, held) {
+            Some(exponents) => moments.map(|m| m.rescaled(&exponents)),
+            None => moments,
+        })))
+    }
+
+    fn follows(&self, _: &Stage) -> bool {
+        false
+    }
+
+    fn replace(&mut self, _: Key, _: Vec<f32>, _: usize) {}
+}
