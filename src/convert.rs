@@ -13,15 +13,15 @@ use crate::branches::{self, Branches};
 use crate::calibrate::{
     self, Calibration, Chosen, Done, Goals, Judge, Settings, Source, Stats, Store, Text, Trace,
 };
-use crate::compact::{self, Rates};
+use crate::compact::{self, Coded};
 use crate::error::{Error, Result};
 use crate::eval::Estimate;
 use crate::files::replace;
 use crate::importance::Importance;
 use crate::model::{Held, Model, Role};
 use crate::pipeline::{self, Budget, Observer, Stop};
-use crate::plan::{Plan, Wishes};
-use crate::recipe::{CODED, Fallback, FileType, Mix, Preset, Recipe, Search, Types};
+use crate::plan::{Plan, Wishes, Write};
+use crate::recipe::{CODED, Fallback, FileType, Mix, Preset, Recipe, Search, TensorType, Types};
 use crate::report::Conversion;
 use crate::rescale::{Pair, Rescaling};
 use crate::runner::{Key, Options, Runner};
@@ -237,10 +237,10 @@ impl Request {
                 help: "give one: --calib TEXT; only .rwkvz files are made for a size without".to_owned(),
             });
         }
-        if file_type.coded && !wanted {
+        if file_type.coded && !wanted && self.goals.recipe.is_none() {
             return Err(Error::Usage {
                 what: format!("files of the type {} have any size, and none is asked for", file_type.name),
-                help: "give --bpw BITS or --target-size SIZE".to_owned(),
+                help: "give --bpw BITS, --target-size SIZE, or --recipe FILE".to_owned(),
             });
         }
         if wanted && target.codes() && self.goals.preset.is_none() && !file_type.coded {
@@ -293,7 +293,6 @@ impl Request {
             search: if text.is_some() { Search::Best } else { self.search },
             importance: self.imatrix.as_deref().map(Importance::load).transpose()?,
             calibration: text.as_ref().map(Trace::of),
-            rates: Rates::new(),
             equalized: Vec::new(),
             branches: self.branches.wanted(),
             layers: self.layers,
@@ -324,6 +323,9 @@ impl Request {
         };
         let make = |recipe: &Recipe| Plan::new(&model, target, recipe.clone(), &about, &self.output, wishes);
         let mut plan = make(&recipe)?;
+        if self.goals.recipe.is_some() {
+            refuse_gaps(&plan)?;
+        }
         if let Some(branches) = &recipe.branches {
             self.admit_branches(branches, &plan)?;
         }
@@ -333,13 +335,14 @@ impl Request {
                 Some(text) => Some((text, [again()?, again()?])),
                 None => None,
             };
-            let bytes = self.goals.most_bytes(&plan)?;
-            most = Some(bytes);
+            most = self.goals.most_bytes(&plan)?;
             recipe.file_type = FileType::named(CODED)?;
-            recipe.rates = compact::nominal(&plan);
+            recipe.types = compact::types(&compact::nominal(&plan));
             plan = make(&recipe)?;
-            recipe.rates = self.goals.rates(&plan, bytes, measured, observer, stop)?;
+            let found = self.goals.rates(&plan, most, measured, observer, stop)?;
+            recipe.types = found.types.clone();
             plan = make(&recipe)?;
+            chosen = text.is_some().then_some(found);
         } else if let (true, Some(text)) = (self.goals.is_wanted(), &text) {
             let found = self.goals.choose(&plan, [again()?, again()?], text, observer, stop)?;
             recipe.types = found.types.clone();
@@ -537,6 +540,19 @@ impl Request {
     }
 }
 
+/// Refuses a recipe of a coded file that leaves a matrix out: nothing else tells its bits.
+fn refuse_gaps(plan: &Plan) -> Result<()> {
+    let types = &plan.recipe.types;
+    let is_gap = |t: &&Write| t.role != Role::Vector && !types.0.contains_key(&t.name);
+    match plan.tensors.iter().find(is_gap).filter(|_| plan.recipe.file_type.coded) {
+        None => Ok(()),
+        Some(gap) => Err(Error::Usage {
+            what: format!("the recipe says nothing of {}", gap.name),
+            help: "use the recipe of this very model and target, or give it bits a weight there".to_owned(),
+        }),
+    }
+}
+
 impl Prepared {
     /// What will be written, for people and programs.
     pub fn report(&self) -> Conversion {
@@ -624,14 +640,19 @@ impl Prepared {
     fn recipe_text(&self) -> String {
         let recipe = &self.plan.recipe;
         let mut remarks = vec![format!("rwkv-quant {}", env!("CARGO_PKG_VERSION"))];
-        remarks.extend(self.chosen.iter().map(|c| {
-            format!(
-                "{} bytes of tensors, divergence predicted: {:.3e}",
-                c.allocation.bytes, c.allocation.divergence
-            )
-        }));
+        remarks.extend(
+            self.chosen
+                .iter()
+                .map(|c| format!("{} bytes of tensors, divergence predicted: {:.3e}", c.bytes, c.divergence)),
+        );
         remarks.extend(self.reached.map(|kl| format!("divergence reached: {:.3e}", kl.value)));
-        recipe.types.text(recipe.file_type, &remarks)
+        let mut types = recipe.types.clone();
+        // Sizes that were to be met may have taken less than was chosen.
+        types.0.extend(self.plan.tensors.iter().filter_map(|t| match t.coded {
+            Some(Coded::Codes(bits)) => Some((t.name.clone(), TensorType::Bits(bits))),
+            _ => None,
+        }));
+        types.text(recipe.file_type, &remarks)
     }
 
     /// Writes the branches of low rank, if there are any, and tells where; what an earlier run left there is no part of

@@ -14,7 +14,7 @@ use crate::about::About;
 use crate::compact::Coded;
 use crate::error::{Error, Result};
 use crate::model::{Dropped, Lazy, Model, Role};
-use crate::recipe::{Fallback, Recipe, fitting};
+use crate::recipe::{Fallback, Recipe, TensorType, fitting};
 use crate::targets::{
     self, Chat, Content, Files, Item, Objection, Order, Output, PlannedFile, SmallFile, Target,
 };
@@ -295,7 +295,7 @@ fn put(tensors: &mut [Write], files: &[PlannedFile]) {
 
 /// Chooses how a tensor is encoded; its place is still to be told.
 fn choose(item: Item, target: &dyn Target, model: &Model, recipe: &Recipe) -> Result<Write> {
-    let own = item.fixed.or_else(|| recipe.types.0.get(&item.name).copied());
+    let own = item.fixed.or_else(|| recipe.types.encoding(&item.name));
     let wanted = own.unwrap_or_else(|| recipe.wanted(item.role, item.values.encoding()));
     let (rows, cols) = (item.values.rows(), item.values.cols());
     let encoding = fitting(wanted, rows, cols);
@@ -343,8 +343,12 @@ fn choose(item: Item, target: &dyn Target, model: &Model, recipe: &Recipe) -> Re
 /// Refuses types of single tensors that are not in the file, or that the target cannot hold.
 fn check_types(items: &[Item], recipe: &Recipe, target: &dyn Target) -> Result<()> {
     let rungs = target.rungs();
-    for (name, encoding) in &recipe.types.0 {
+    for (name, stored) in &recipe.types.0 {
         let wrong = |what: String, help: &str| Err(Error::Usage { what, help: help.to_owned() });
+        let held = match stored {
+            TensorType::Encoding(encoding) => rungs.contains(encoding),
+            TensorType::Bits(_) => target.codes(),
+        };
         match items.iter().find(|i| i.name == *name) {
             None => {
                 return wrong(
@@ -352,18 +356,18 @@ fn check_types(items: &[Item], recipe: &Recipe, target: &dyn Target) -> Result<(
                     "use the recipe of this very model and target",
                 );
             }
-            Some(item) if item.fixed.is_some_and(|fixed| fixed != *encoding) => {
+            Some(item) if item.fixed.is_some_and(|fixed| TensorType::Encoding(fixed) != *stored) => {
                 return wrong(
                     format!(
-                        "the recipe stores {name:?} as {encoding}, and {} wants another type",
+                        "the recipe stores {name:?} as {stored}, and {} wants another type",
                         target.name()
                     ),
                     "leave the tensor out of the recipe",
                 );
             }
-            Some(_) if !rungs.contains(encoding) => {
+            Some(_) if !held => {
                 return wrong(
-                    format!("the recipe stores {name:?} as {encoding}, and {} files cannot", target.name()),
+                    format!("the recipe stores {name:?} as {stored}, and {} files cannot", target.name()),
                     "leave the tensor out of the recipe, or give it a type of these files",
                 );
             }

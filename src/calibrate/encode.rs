@@ -154,7 +154,10 @@ pub fn identity(plan: &Plan, model: &Model, how: &str) -> String {
     let importance: Vec<u8> = importance.flat_map(|v| v.to_le_bytes()).collect();
     let importance = eval::sha256([importance.as_slice()]);
     let frame = plan.frame_sha256();
-    format!("{program} {GENERATION} {sources} | {frame} | {importance} | {tokens} {how}{branches}\n")
+    // Two rates may take as many bytes.
+    let bits: Vec<String> = plan.recipe.types.0.values().map(ToString::to_string).collect();
+    let types = eval::sha256([bits.join(" ").as_bytes()]);
+    format!("{program} {GENERATION} {sources} | {frame} {types} | {importance} | {tokens} {how}{branches}\n")
 }
 
 /// About the memory that [`encode`] takes.

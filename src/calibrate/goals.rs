@@ -3,12 +3,12 @@
 use std::path::PathBuf;
 
 use super::{Allocation, Goal, Probed, Text, allocate, probe};
-use crate::compact::{self, Rates};
+use crate::compact;
 use crate::error::{Error, Result};
 use crate::model::{Model, Role};
 use crate::pipeline::{Observer, Stop};
 use crate::plan::{Plan, Write};
-use crate::recipe::{Preset, Types};
+use crate::recipe::{Preset, TensorType, Types};
 use crate::size;
 use crate::targets::Item;
 
@@ -46,8 +46,10 @@ pub struct Goals {
 pub struct Chosen {
     /// The types.
     pub types: Types,
-    /// What they were chosen by.
-    pub allocation: Allocation,
+    /// About the bytes of the tensors.
+    pub bytes: u64,
+    /// The divergence predicted.
+    pub divergence: f64,
     /// Divergence of the model with each unit at its chosen type, by the unit's name.
     pub units: Vec<(String, String, f64)>,
 }
@@ -89,25 +91,20 @@ impl Goals {
         Ok(Chosen::of(&items, &probed, allocation))
     }
 
-    /// Chooses the rates of the tensors of `plan`, a file of `most` bytes; by what rounding them costs if there is a text
-    /// to measure that on, beside which stands the source, opened twice.
+    /// Chooses the bits of the tensors of `plan`, a file of `most` bytes, or of the divergence asked for; by what rounding
+    /// them costs if there is a text to measure that on, beside which stands the source, opened twice. (Without one, the
+    /// divergence predicted has no unit.)
     ///
     /// # Errors
     /// As [`choose`](Goals::choose).
     pub fn rates(
         &self,
         plan: &Plan,
-        most: u64,
+        most: Option<u64>,
         measured: Option<(&Text, [Model; 2])>,
         observer: &dyn Observer,
         stop: &Stop,
-    ) -> Result<Rates> {
-        if self.target_kl.is_some() {
-            return Err(Error::Usage {
-                what: format!("{} files are made for a size, not for a divergence", plan.target.name()),
-                help: "give --bpw or --target-size".to_owned(),
-            });
-        }
+    ) -> Result<Chosen> {
         let mut tensors = compact::weighed(plan);
         if let Some((text, [model, again])) = measured {
             let items = plan.target.items(&again, &plan.recipe)?.into_iter().map(turned).collect::<Vec<_>>();
@@ -119,20 +116,34 @@ impl Goals {
         let theirs: u64 =
             plan.tensors.iter().filter(|t| tensors.iter().any(|w| w.name == t.name)).map(Write::bytes).sum();
         let others = plan.total_bytes() - theirs;
-        compact::rates(&tensors, most.saturating_sub(others))
+        let goal = match (most, self.target_kl) {
+            (Some(most), _) => Goal::Bytes(most.saturating_sub(others)),
+            (None, kl) => Goal::Divergence(kl.unwrap_or_default()),
+        };
+        let rates = compact::rates(&tensors, goal)?;
+        let mut chosen =
+            Chosen { types: compact::types(&rates), bytes: 0, divergence: 0.0, units: Vec::new() };
+        for (tensor, bits) in tensors.iter().filter_map(|t| Some((t, *rates.get(&t.name)?))) {
+            let divergence = tensor.divergence(bits);
+            chosen.bytes += tensor.bytes(bits);
+            chosen.divergence += divergence;
+            chosen.units.push((tensor.name.clone(), TensorType::Bits(bits).to_string(), divergence));
+        }
+        Ok(chosen)
     }
 
-    /// The size asked for, in bytes; of a preset, that of `plan`.
+    /// The size asked for, in bytes; of a preset, that of `plan`; `None` if a divergence is asked for.
     ///
     /// # Errors
-    /// [`Error::Usage`] if the bits a weight make no sense.
-    pub fn most_bytes(&self, plan: &Plan) -> Result<u64> {
-        match (self.target_size, self.target_bpw) {
-            _ if self.preset.is_some() => Ok(plan.total_bytes()),
-            (Some(bytes), _) => Ok(bytes),
-            (_, Some(bits)) if bits.is_finite() && bits > 0.0 => {
-                Ok((bits * plan.weights() as f64 / 8.0) as u64)
+    /// [`Error::Usage`] if the bits a weight, or the divergence, make no sense.
+    pub fn most_bytes(&self, plan: &Plan) -> Result<Option<u64>> {
+        match (self.target_size, self.target_bpw, self.target_kl) {
+            _ if self.preset.is_some() => Ok(Some(plan.total_bytes())),
+            (Some(bytes), ..) => Ok(Some(bytes)),
+            (_, Some(bits), _) if bits.is_finite() && bits > 0.0 => {
+                Ok(Some((bits * plan.weights() as f64 / 8.0) as u64))
             }
+            (.., Some(kl)) if kl.is_finite() && kl > 0.0 => Ok(None),
             _ => Err(Error::Usage {
                 what: "the bits a weight or the divergence asked for are no positive number".to_owned(),
                 help: "give something like --target-bpw 4.5 or --target-kl 0.01".to_owned(),
@@ -142,9 +153,8 @@ impl Goals {
 
     /// The goal in bytes of the tensors that are free, or as a divergence.
     fn goal(&self, plan: &Plan, items: &[Item], probed: &Probed) -> Result<Goal> {
-        let most = match self.target_kl {
-            Some(kl) if kl.is_finite() && kl > 0.0 => return Ok(Goal::Divergence(kl)),
-            _ => self.most_bytes(plan)?,
+        let Some(most) = self.most_bytes(plan)? else {
+            return Ok(Goal::Divergence(self.target_kl.unwrap_or_default()));
         };
         let free = probed.members.iter().flatten().map(|i| items[*i].name.as_str());
         let free: std::collections::BTreeSet<&str> = free.collect();
@@ -184,11 +194,12 @@ impl Chosen {
         for ((unit, members), chosen) in probed.units.iter().zip(&probed.members).zip(&allocation.chosen) {
             let rung = &unit.rungs[*chosen];
             for (item, encoding) in members.iter().zip(&rung.encodings) {
-                types.0.insert(items[*item].name.clone(), *encoding);
+                types.0.insert(items[*item].name.clone(), TensorType::Encoding(*encoding));
             }
             let first = rung.encodings.first().map_or("", |e| e.name());
             units.push((unit.name.clone(), first.to_owned(), rung.divergence));
         }
-        Chosen { types, allocation, units }
+        let Allocation { bytes, divergence, .. } = allocation;
+        Chosen { types, bytes, divergence, units }
     }
 }

@@ -18,7 +18,7 @@ mod sections;
 
 pub use decode::{hold, read, tile_error};
 pub use encode::{Matrix, Unencodable};
-pub use rates::{Rates, Weighed, nominal, rates, weigh, weighed};
+pub use rates::{Rates, Weighed, nominal, rates, types, weigh, weighed};
 pub use sections::{encode, peak_bytes, shrink};
 
 use formats::compact::{Storage, Tiles};

@@ -10,10 +10,11 @@
 
 use std::collections::BTreeMap;
 
-use crate::calibrate::{Probed, Rung};
+use crate::calibrate::{Goal, Probed, Rung};
 use crate::error::{Error, Result};
 use crate::model::Role;
 use crate::plan::Plan;
+use crate::recipe::{TensorType, Types};
 use crate::targets::Item;
 
 /// Fewest and most bits a weight of a tensor: below, next to nothing is left; above, bf16 without loss is no larger.
@@ -34,6 +35,18 @@ pub struct Weighed {
     pub weights: u64,
     /// Its divergence at no bits, in any unit: `a` above.
     pub cost: f64,
+}
+
+impl Weighed {
+    /// Its divergence at so many bits a weight.
+    pub fn divergence(&self, bits: f64) -> f64 {
+        self.cost * (-2.0 * bits).exp2()
+    }
+
+    /// About the bytes that it then takes.
+    pub fn bytes(&self, bits: f64) -> u64 {
+        (bits * self.weights as f64 / 8.0).ceil() as u64
+    }
 }
 
 /// What tensors cost where nothing was measured, by the ends of their names: the means over `rwkv6-bytes` and
@@ -66,6 +79,11 @@ pub fn weighed(plan: &Plan) -> Vec<Weighed> {
         .collect()
 }
 
+/// The types of tensors of these rates.
+pub fn types(rates: &Rates) -> Types {
+    Types(rates.iter().map(|(name, bits)| (name.clone(), TensorType::Bits(*bits))).collect())
+}
+
 /// A rate for every tensor of a plan that gets one: what the file takes beside them can then be told.
 pub fn nominal(plan: &Plan) -> Rates {
     weighed(plan).into_iter().map(|t| (t.name, *BITS.start())).collect()
@@ -89,30 +107,46 @@ pub fn weigh(tensors: &mut [Weighed], items: &[Item], probed: &Probed) {
     }
 }
 
-/// The rates at which the tensors take no more than so many bytes.
+/// The rates at which the tensors take no more than so many bytes, or cost no more than that divergence.
 ///
 /// # Errors
-/// [`Error::Usage`] if that is less than a bit a weight; it says how much is needed.
-pub fn rates(tensors: &[Weighed], bytes: u64) -> Result<Rates> {
+/// [`Error::Usage`] if that is less than a bit a weight, or more than all bits can do; it says how much is needed.
+pub fn rates(tensors: &[Weighed], goal: Goal) -> Result<Rates> {
     let at = |slope: f64| -> Vec<f64> {
         let rate = |t: &Weighed| 0.5 * (t.cost / t.weights.max(1) as f64).max(1e-30).log2() - slope;
         tensors.iter().map(|t| rate(t).clamp(*BITS.start(), *BITS.end())).collect()
     };
-    let taken = |rates: &[f64]| -> f64 {
-        tensors.iter().zip(rates).map(|(t, r)| (r * t.weights as f64 / 8.0).ceil()).sum()
-    };
+    let taken = |rates: &[f64]| -> u64 { tensors.iter().zip(rates).map(|(t, r)| t.bytes(*r)).sum() };
+    let lost = |rates: &[f64]| -> f64 { tensors.iter().zip(rates).map(|(t, r)| t.divergence(*r)).sum() };
     // The slope as the logarithm of a root: every rate falls by as much as it rises.
     let (mut low, mut high) = (-200.0, 200.0);
-    let least = taken(&at(high));
-    if least > bytes as f64 {
-        return Err(Error::Usage {
-            what: format!("{bytes} bytes are left for the matrices, and they take {least} at least"),
-            help: format!("ask for {} bytes more", least - bytes as f64),
-        });
+    match goal {
+        Goal::Bytes(bytes) if taken(&at(high)) > bytes => {
+            let least = taken(&at(high));
+            return Err(Error::Usage {
+                what: format!("{bytes} bytes are left for the matrices, and they take {least} at least"),
+                help: format!("ask for {} bytes more", least - bytes),
+            });
+        }
+        Goal::Divergence(most) if lost(&at(low)) > most => {
+            return Err(Error::Usage {
+                what: format!(
+                    "the divergence is {:.1e} at {} bits a weight, which are the most",
+                    lost(&at(low)),
+                    BITS.end()
+                ),
+                help: "ask for more, or leave it out: bf16 is then kept without loss".to_owned(),
+            });
+        }
+        Goal::Bytes(_) | Goal::Divergence(_) => {}
     }
+    let is_above = |slope: f64| match goal {
+        Goal::Bytes(bytes) => taken(&at(slope)) <= bytes,
+        Goal::Divergence(most) => lost(&at(slope)) > most,
+    };
     for _ in 0..100 {
         let middle = 0.5 * (low + high);
-        match taken(&at(middle)) <= bytes as f64 {
+        match is_above(middle) {
             true => high = middle,
             false => low = middle,
         }
@@ -133,7 +167,7 @@ mod tests {
     #[test]
     fn every_tensor_is_on_the_same_slope() {
         let tensors = [tensor("a", 1000, 1.0), tensor("b", 4000, 1.0), tensor("c", 4000, 16.0)];
-        let found = rates(&tensors, 9000 * 4 / 8).unwrap();
+        let found = rates(&tensors, Goal::Bytes(9000 * 4 / 8)).unwrap();
         // A quarter of the weights: a bit more; 16 times the cost: two.
         assert!((found["a"] - found["b"] - 1.0).abs() < 2e-3, "{found:?}");
         assert!((found["c"] - found["b"] - 2.0).abs() < 2e-3, "{found:?}");
@@ -144,9 +178,17 @@ mod tests {
     #[test]
     fn rates_have_bounds_and_too_little_is_an_error() {
         let tensors = [tensor("a", 1000, 0.0), tensor("b", 1000, 1.0)];
-        let found = rates(&tensors, 1 << 20).unwrap();
+        let found = rates(&tensors, Goal::Bytes(1 << 20)).unwrap();
         assert!(found.values().all(|r| BITS.contains(r)));
-        let error = rates(&tensors, 100).unwrap_err();
+        let error = rates(&tensors, Goal::Bytes(100)).unwrap_err();
         assert_eq!(error.to_string(), "100 bytes are left for the matrices, and they take 250 at least");
+    }
+    #[test]
+    fn a_divergence_is_met() {
+        let tensors = [tensor("a", 1000, 1.0), tensor("b", 4000, 1.0)];
+        let found = rates(&tensors, Goal::Divergence(1e-3)).unwrap();
+        let lost: f64 = found.values().map(|rate| (-2.0 * rate).exp2()).sum();
+        assert!((lost / 1e-3 - 1.0).abs() < 5e-3, "{lost}");
+        assert!(rates(&tensors, Goal::Divergence(1e-9)).is_err());
     }
 }

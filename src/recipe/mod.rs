@@ -5,11 +5,10 @@ mod types;
 
 pub use presets::Preset;
 use quant::Encoding;
-pub use types::Types;
+pub use types::{TensorType, Types};
 
 use crate::branches::Branches;
 use crate::calibrate::Trace;
-use crate::compact::Rates;
 use crate::error::{Error, Result};
 use crate::importance::Importance;
 use crate::model::Role;
@@ -31,8 +30,6 @@ pub struct Recipe {
     pub calibration: Option<Trace>,
     /// Types of single tensors, before all else.
     pub types: Types,
-    /// Bits a weight of single tensors, of files that are coded.
-    pub rates: Rates,
     /// Names of the pairs of tensors whose channels were rescaled ([`Pair`](crate::rescale::Pair)).
     pub equalized: Vec<&'static str>,
     /// Which matrices get branches of low rank, if any.
@@ -54,7 +51,6 @@ impl Recipe {
             importance: None,
             calibration: None,
             types: Types::default(),
-            rates: Rates::new(),
             equalized: Vec::new(),
             branches: None,
             layers: None,

@@ -4,9 +4,11 @@
 //! type = "q4_k_m"                      what all other tensors get
 //! [tensors]
 //! "blk.0.time_mix_output.weight" = "q6_k"
+//! "head.weight" = 4.25                 bits a weight, in files that are coded
 //! ```
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::Path;
 
 use quant::{Codec, Encoding, codec};
@@ -18,17 +20,67 @@ use crate::files;
 
 /// Most bytes of such a file.
 const FILE_BYTES: u64 = 16 << 20;
+/// Most bits a weight.
+const MOST_BITS: f64 = 16.0;
+
+/// What a tensor is stored as.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum TensorType {
+    /// Values of this encoding.
+    Encoding(Encoding),
+    /// Codes, at so many bits a weight.
+    Bits(f64),
+}
+
+impl TensorType {
+    /// What a file says; `None` if that cannot be written.
+    fn parse(said: &Said) -> Option<TensorType> {
+        match said {
+            Said::Name(name) => {
+                let encoding = name.parse().ok().filter(|e| codec(*e).is_some_and(Codec::can_encode));
+                encoding.map(TensorType::Encoding)
+            }
+            Said::Bits(bits) => (*bits > 0.0 && *bits <= MOST_BITS).then_some(TensorType::Bits(*bits)),
+        }
+    }
+}
+
+impl fmt::Display for TensorType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            TensorType::Encoding(encoding) => write!(f, "{encoding}"),
+            TensorType::Bits(bits) => write!(f, "{bits} bits"),
+        }
+    }
+}
 
 /// Types of single tensors, by their names in the file to be written.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Types(pub BTreeMap<String, Encoding>);
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Types(pub BTreeMap<String, TensorType>);
 
 /// What the file says.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Stored {
     r#type: String,
-    tensors: BTreeMap<String, String>,
+    tensors: BTreeMap<String, Said>,
+}
+
+/// The type of a tensor there.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum Said {
+    Name(String),
+    Bits(f64),
+}
+
+impl fmt::Display for Said {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Said::Name(name) => write!(f, "{name:?}"),
+            Said::Bits(bits) => write!(f, "{bits:?}"),
+        }
+    }
 }
 
 impl Types {
@@ -48,9 +100,9 @@ impl Types {
         let text = files::text(path, "recipe", FILE_BYTES)?;
         let stored: Stored =
             toml::from_str(&text).map_err(|e| wrong(format!("is no recipe: {}", e.message())))?;
-        let types = stored.tensors.into_iter().map(|(tensor, name)| match name.parse::<Encoding>() {
-            Ok(e) if codec(e).is_some_and(Codec::can_encode) => Ok((tensor, e)),
-            _ => Err(wrong(format!("gives {tensor:?} the type {name:?}, which cannot be written"))),
+        let types = stored.tensors.into_iter().map(|(tensor, said)| match TensorType::parse(&said) {
+            Some(found) => Ok((tensor, found)),
+            None => Err(wrong(format!("gives {tensor:?} the type {said}, which cannot be written"))),
         });
         Ok((FileType::named(&stored.r#type)?, Types(types.collect::<Result<_>>()?)))
     }
@@ -59,10 +111,30 @@ impl Types {
     pub fn text(&self, file_type: &FileType, remarks: &[String]) -> String {
         let mut text: String = remarks.iter().map(|r| format!("# {r}\n")).collect();
         text += &format!("type = \"{}\"\n\n[tensors]\n", file_type.name);
-        for (tensor, encoding) in &self.0 {
-            text += &format!("{} = \"{encoding}\"\n", serde_json::Value::from(tensor.as_str()));
+        for (tensor, stored) in &self.0 {
+            let stored = match stored {
+                TensorType::Encoding(encoding) => format!("\"{encoding}\""),
+                TensorType::Bits(bits) => format!("{bits:?}"),
+            };
+            text += &format!("{} = {stored}\n", serde_json::Value::from(tensor.as_str()));
         }
         text
+    }
+
+    /// The encoding of a tensor, if it has one of its own.
+    pub fn encoding(&self, tensor: &str) -> Option<Encoding> {
+        match self.0.get(tensor) {
+            Some(TensorType::Encoding(encoding)) => Some(*encoding),
+            _ => None,
+        }
+    }
+
+    /// The bits a weight of a tensor that is to be coded.
+    pub fn bits(&self, tensor: &str) -> Option<f64> {
+        match self.0.get(tensor) {
+            Some(TensorType::Bits(bits)) => Some(*bits),
+            _ => None,
+        }
     }
 }
 
@@ -72,7 +144,13 @@ mod tests {
 
     #[test]
     fn files_are_read_back() {
-        let types = Types([("a.\"b".to_owned(), Encoding::Q4K), ("c".to_owned(), Encoding::F16)].into());
+        let encoding = TensorType::Encoding;
+        let stored = [
+            ("a.\"b", encoding(Encoding::Q4K)),
+            ("c", encoding(Encoding::F16)),
+            ("d", TensorType::Bits(3.25)),
+        ];
+        let types = Types(stored.map(|(name, stored)| (name.to_owned(), stored)).into());
         let file_type = FileType::named("q4_k_m").unwrap();
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("recipe.toml");
@@ -81,6 +159,7 @@ mod tests {
         for (text, what) in [
             ("type = \"q9\"\n[tensors]", "there is no file type \"q9\""),
             ("type = \"q8_0\"\n[tensors]\na = \"iq2_xs\"", "gives \"a\" the type \"iq2_xs\""),
+            ("type = \"coded\"\n[tensors]\na = -1.0", "gives \"a\" the type -1.0"),
             ("typ = 1", "is no recipe: unknown field"),
         ] {
             std::fs::write(&path, text).unwrap();

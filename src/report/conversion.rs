@@ -215,7 +215,7 @@ impl Conversion {
             divergence: *divergence,
         };
         let choice = chosen.map(|c| ChoiceRow {
-            predicted_divergence: c.allocation.divergence,
+            predicted_divergence: c.divergence,
             reached_divergence: reached,
             units: c.units.iter().map(unit).collect(),
         });

@@ -70,8 +70,8 @@ impl Target for Compact {
     }
 
     fn coded(&self, item: &Item, encoding: Encoding, recipe: &Recipe) -> Option<Coded> {
-        match recipe.rates.get(&item.name) {
-            Some(bits) => Some(Coded::Codes(*bits)),
+        match recipe.types.bits(&item.name) {
+            Some(bits) => Some(Coded::Codes(bits)),
             None => Coded::exactly(encoding, item.values.elements()),
         }
     }

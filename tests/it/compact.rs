@@ -144,6 +144,39 @@ fn calibrated_codes_diverge_less() {
     assert!(kl(&fed) < 0.8 * kl(&plain), "{} {}", kl(&fed), kl(&plain));
 }
 
+/// A recipe makes the same file again, without what its bits were chosen by; a divergence asked for is measured.
+#[test]
+fn a_divergence_is_met_and_a_recipe_makes_the_file_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let source = testdata("rwkv7-bytes.pth");
+    let calib = dir.path().join("calib.txt");
+    std::fs::write(&calib, &bytes(&testdata("heldout.txt"))[..24 * 512]).unwrap();
+    let [first, again, recipe] = ["a.rwkvz", "b.rwkvz", "recipe.toml"].map(|name| dir.path().join(name));
+    let calibrated = ["--vocab", "bytes", "--calib", calib.to_str().unwrap()];
+    let mut all = args(&["--format", "json", "convert", "--target-kl", "0.003", "--save-recipe"]);
+    all.extend([recipe.clone().into(), source.clone().into(), first.clone().into()]);
+    all.extend(args(&calibrated));
+    let choice = &json(all)["choice"];
+    let reached = choice["reached_divergence"]["value"].as_f64().unwrap();
+    assert!(reached > 0.0 && reached <= 0.003, "{choice}");
+    assert!((choice["predicted_divergence"].as_f64().unwrap() / 0.003 - 1.0).abs() < 0.01, "{choice}");
+    convert(&source, &again, &[&["--recipe", recipe.to_str().unwrap()][..], &calibrated].concat());
+    // (Each says of itself what it was made by, and that is all the same.)
+    assert_eq!(sha256(&bytes(&first)), sha256(&bytes(&again)));
+
+    let text = std::fs::read_to_string(&recipe).unwrap();
+    let all_but_one: Vec<&str> = text.lines().filter(|line| !line.starts_with("\"head.weight")).collect();
+    std::fs::write(&recipe, all_but_one.join("\n")).unwrap();
+    let ran = run([
+        "convert".into(),
+        source.into_os_string(),
+        again.into_os_string(),
+        "--recipe".into(),
+        recipe.into_os_string(),
+    ]);
+    assert!(ran.stderr.contains("the recipe says nothing of head.weight"), "{}", ran.stderr);
+}
+
 #[test]
 fn fixed_types_are_served_from_the_file() {
     let dir = tempfile::tempdir().unwrap();
@@ -162,7 +195,8 @@ fn goals_and_types_that_make_no_sense_are_refused() {
     let dir = tempfile::tempdir().unwrap();
     let source = testdata("rwkv7-bytes.pth");
     for (out, flags, what) in [
-        ("m.gguf", &["--bpw", "4"][..], "types are chosen by what they cost on a text"),
+        ("m.rwkvz", &["--target-kl", "0.1"][..], "--calib"),
+        ("m.gguf", &["--bpw", "4"], "types are chosen by what they cost on a text"),
         ("m.rwkvz", &["--type", "coded"], "files of the type coded have any size, and none is asked for"),
         ("m.rwkvz", &["--type", "q8_0", "--bpw", "4"], "the type q8_0 has a size of its own"),
         ("m.rwkvz", &["--bpw", "0.2"], "bytes are left for the matrices"),
