@@ -3,15 +3,16 @@
 //!
 //! The file holds the quantized rests; the branches stand beside it, as a LoRA adapter that llama.cpp and ollama load
 //! with it: `OUT.lora.gguf` beside `OUT.gguf`, factors F16, alpha the rank, so that their scale is 1. Only both together
-//! are the model: each says so in [`KEY`].
+//! are the model: each says so in [`KEY`]. Compact files have them within ([`quant::cancellation`]).
 
 use std::path::{Path, PathBuf};
 
 use formats::{Layout, Mapped, Metadata, Planned, Sum, Value, gguf};
 use quant::Encoding;
 
+use crate::compact::Coded;
 use crate::error::{Error, Result};
-use crate::model::{Model, Role, wildcard};
+use crate::model::{Lazy, Model, Role, wildcard};
 use crate::plan::{Plan, Write};
 use crate::targets::gguf::Gguf;
 use crate::targets::{Target, lora_metadata, lora_names};
@@ -30,8 +31,8 @@ const BYTES_PER_VALUE: u64 = 6 * 4 + 2;
 #[derive(Clone, Debug, Default, PartialEq, Eq, clap::Args)]
 #[command(next_help_heading = "Branches of low rank")]
 pub struct BranchFlags {
-    /// Keep so many dimensions of every matrix apart from what is quantized, in a LoRA adapter to load with the model,
-    /// OUTPUT.lora.gguf; a matrix that it does not help gets none
+    /// Keep so many dimensions of every matrix apart from what is quantized: in .rwkvz files within, at no more bytes;
+    /// else in a LoRA adapter to load with the model, OUTPUT.lora.gguf. A matrix that it does not help gets none
     #[arg(long, value_name = "RANK", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub low_rank: Option<u16>,
     /// Only of the matrices of this name in the file (* stands for anything), the head too; may be given several times
@@ -63,17 +64,20 @@ impl Branches {
         (KEY.to_owned(), Value::U32(self.rank.try_into().unwrap_or(u32::MAX)))
     }
 
-    /// Whether a tensor may get one: a quantized matrix that llama.cpp applies adapters to, with more dimensions than
-    /// the branch.
+    /// Whether a tensor may get one in the adapter: a quantized matrix.
     pub fn takes(&self, write: &Write) -> bool {
-        let named = |pattern: &String| wildcard(pattern, &write.name);
-        let wanted = match write.role {
+        !write.encoding.is_plain() && self.wants(&write.name, write.role, &write.values)
+    }
+
+    /// Whether a tensor is meant: a matrix that llama.cpp applies adapters to, with more dimensions than the branch.
+    pub fn wants(&self, name: &str, role: Role, values: &Lazy) -> bool {
+        let named = |pattern: &String| wildcard(pattern, name);
+        let wanted = match role {
             Role::Matrix => self.patterns.is_empty() || self.patterns.iter().any(named),
             Role::Head => self.patterns.iter().any(named),
             _ => false,
         };
-        let (rows, cols) = (write.values.rows(), write.values.cols());
-        wanted && !write.encoding.is_plain() && rows.min(cols) > self.rank
+        wanted && values.rows().min(values.cols()) > self.rank
     }
 
     /// Refuses plans whose file cannot have branches, or that no matrix of gets one.
@@ -82,10 +86,10 @@ impl Branches {
     /// [`Error::Usage`].
     pub fn admit(&self, plan: &Plan) -> Result<()> {
         let refuse = |what: String, help: &str| Err(Error::Usage { what, help: help.to_owned() });
-        if plan.target.id() != Gguf.id() {
+        if plan.target.id() != Gguf.id() && !plan.target.codes() {
             return refuse(
                 format!("nothing loads {} files with branches of low rank", plan.target.name()),
-                "write .gguf, or leave --low-rank out",
+                "write .gguf or .rwkvz, or leave --low-rank out",
             );
         }
         if let Some(pattern) =
@@ -96,7 +100,8 @@ impl Branches {
                 "take names from --dry-run: 'blk.*.time_mix_key.weight'",
             );
         }
-        if !plan.tensors.iter().any(|t| self.takes(t)) {
+        let within = |t: &Write| matches!(t.coded, Some(Coded::Codes { rank: 1.., .. }));
+        if !plan.tensors.iter().any(|t| within(t) || self.takes(t)) {
             return refuse(
                 format!("no quantized matrix can have a branch of rank {}", self.rank),
                 "choose a quantized --type, a lower rank, or leave --low-rank out",

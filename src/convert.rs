@@ -237,6 +237,14 @@ impl Request {
                 help: "give one: --calib TEXT; only .rwkvz files are made for a size without".to_owned(),
             });
         }
+        if wanted && !target.codes() && self.branches.low_rank.is_some() {
+            return Err(Error::Usage {
+                what: "the types are chosen for a size or an error, and branches of low rank change both"
+                    .to_owned(),
+                help: "leave --low-rank out; or choose the types first, with --save-recipe, and then give --recipe"
+                    .to_owned(),
+            });
+        }
         if file_type.coded && !wanted && self.goals.recipe.is_none() {
             return Err(Error::Usage {
                 what: format!("files of the type {} have any size, and none is asked for", file_type.name),
@@ -294,7 +302,8 @@ impl Request {
             importance: self.imatrix.as_deref().map(Importance::load).transpose()?,
             calibration: text.as_ref().map(Trace::of),
             equalized: Vec::new(),
-            branches: self.branches.wanted(),
+            branches: self.branches.wanted().filter(|_| !target.codes()),
+            within: self.branches.wanted().filter(|_| target.codes()),
             layers: self.layers,
             rescale: self.rescale,
         };
@@ -326,9 +335,6 @@ impl Request {
         if self.goals.recipe.is_some() {
             refuse_gaps(&plan)?;
         }
-        if let Some(branches) = &recipe.branches {
-            self.admit_branches(branches, &plan)?;
-        }
         let (mut chosen, mut most, mut judge) = (None, None, None);
         if self.goals.is_wanted() && target.codes() {
             let measured = match &text {
@@ -348,6 +354,9 @@ impl Request {
             recipe.types = found.types.clone();
             plan = make(&recipe)?;
             chosen = Some(found);
+        }
+        if let Some(branches) = self.branches.wanted() {
+            branches.admit(&plan)?;
         }
         if let (true, Some(text)) = (self.goals.is_wanted(), &text) {
             judge = Some(Judge { source: again()?, held_out: text.held_out.clone() });
@@ -393,19 +402,6 @@ impl Request {
             reached: None,
             save_recipe: self.goals.save_recipe.clone(),
         })
-    }
-
-    /// Refuses branches of low rank that cannot be, or whose bytes nobody counts.
-    fn admit_branches(&self, branches: &Branches, plan: &Plan) -> Result<()> {
-        if self.goals.is_wanted() {
-            return Err(Error::Usage {
-                what: "the types are chosen for a size or an error, and branches of low rank change both"
-                    .to_owned(),
-                help: "leave --low-rank out; or choose the types first, with --save-recipe, and then give --recipe"
-                    .to_owned(),
-            });
-        }
-        branches.admit(plan)
     }
 
     /// Whether every matrix is fitted to what meets it in the source.
@@ -649,7 +645,7 @@ impl Prepared {
         let mut types = recipe.types.clone();
         // Sizes that were to be met may have taken less than was chosen.
         types.0.extend(self.plan.tensors.iter().filter_map(|t| match t.coded {
-            Some(Coded::Codes(bits)) => Some((t.name.clone(), TensorType::Bits(bits))),
+            Some(Coded::Codes { bits, .. }) => Some((t.name.clone(), TensorType::Bits(bits))),
             _ => None,
         }));
         types.text(recipe.file_type, &remarks)

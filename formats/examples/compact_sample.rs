@@ -53,14 +53,19 @@ fn main() -> Result<(), Box<dyn Error>> {
         .map(|(i, k)| ((1 + i % 7) * (1 + k % 7)) as f32 / (1 + i.abs_diff(k)) as f32)
         .collect();
     let feedback = Feedback::new(&Hessian::new(COLS, moments)?, 0.1)?;
-    for (name, bits, feedback, values) in [
-        ("codes.one_step", 3.0, None, values.clone()),
-        ("codes.columns", 5.0, None, self::values(|_, j| (1 + j % 32) as f32)),
-        ("codes.rows", 4.0, None, self::values(|i, _| (1 + i * i) as f32)),
-        ("codes.feedback", 3.5, Some(&feedback), values.clone()),
-        ("codes.large", 14.0, None, values.clone()),
+    for (name, bits, rank, feedback, values) in [
+        ("codes.one_step", 3.0, 0, None, values.clone()),
+        ("codes.columns", 5.0, 0, None, self::values(|_, j| (1 + j % 32) as f32)),
+        ("codes.rows", 4.0, 0, None, self::values(|i, _| (1 + i * i) as f32)),
+        ("codes.feedback", 3.5, 0, Some(&feedback), values.clone()),
+        ("codes.large", 14.0, 0, None, values.clone()),
+        ("codes.branch", 4.0, 2, None, values.clone()),
     ] {
-        let design = Design::fit(Rows::new(&values, COLS), ROWS, feedback, bits)?;
+        let rows = Rows::new(&values, COLS);
+        let design = match rank {
+            0 => Design::fit(rows, ROWS, feedback, bits)?,
+            _ => Design::with_branch(rows, ROWS, feedback, bits, rank)?.ok_or("no room for a branch")?,
+        };
         let mut tiles = Vec::new();
         for values in values.chunks(TILE_ROWS * COLS) {
             let mut tile = Vec::new();

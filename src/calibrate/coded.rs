@@ -7,24 +7,33 @@
 use std::io::Cursor;
 
 use formats::compact::{Tiled, Tiles};
-use quant::cancellation::{Design, Reader};
+use quant::cancellation::Design;
 use quant::coding::{Coding, Decoder, tile_rows};
 use quant::feedback::Feedback;
 use quant::hessian::Hessian;
 use rayon::prelude::*;
 
-use super::matrix::{Choice, Encoded, Outcome, SHRINKAGES};
-use crate::compact::{Matrix, Unencodable};
+use super::matrix::{Choice, Encoded, Gain, Outcome, SHRINKAGES};
+use crate::compact::{Matrix, Unencodable, off_by};
 use crate::pipeline::Stop;
 use crate::runner::{ErrorMeter, Moments};
 
-/// The section of `matrix` at so many bits a weight, fitted to some tokens and judged by others.
+/// A design, and its error on tokens that were held out.
+struct Near {
+    error: f64,
+    /// That without a branch of low rank.
+    without: f64,
+    design: Design,
+}
+
+/// The section of `matrix` at so many bits a weight, perhaps with a branch of that rank, fitted to some tokens and
+/// judged by others.
 ///
 /// # Errors
 /// As [`Matrix::section`].
 pub(super) fn encode(
     matrix: &Matrix<'_>,
-    bits: f64,
+    (bits, rank): (f64, usize),
     fit: &Moments,
     held_out: &Moments,
     stop: &Stop,
@@ -32,64 +41,71 @@ pub(super) fn encode(
     let sample = matrix.sample();
     let judge = ErrorMeter::new(held_out);
     let error = |design: &Design, feedback: Option<&Feedback>| -> std::result::Result<f64, Unencodable> {
-        let mut tile = Vec::new();
-        design.encode(&sample, feedback, &mut tile)?;
-        let mut decoded = vec![0.0; sample.len()];
-        // What was just encoded is decoded.
-        let done = Reader::new(design.head(), matrix.cols).and_then(|r| r.decode(&tile, &mut decoded));
-        decoded.iter_mut().zip(&sample).for_each(|(d, v)| *d -= v);
-        Ok(if done.is_ok() { judge.power(&decoded) } else { f64::INFINITY })
+        Ok(judge.power(&off_by(design, feedback, &sample, matrix.cols)?))
     };
-    let plain = matrix.design(&sample, bits, None)?;
-    let default_error = error(&plain, None)?;
+    let nearest = |feedback: Option<&Feedback>| -> std::result::Result<Near, Unencodable> {
+        let design = matrix.design(&sample, bits, feedback)?;
+        let without = error(&design, feedback)?;
+        if let Some(design) = matrix.branched(&sample, bits, rank, feedback)? {
+            let error = error(&design, feedback)?;
+            if error < without {
+                return Ok(Near { error, without, design });
+            }
+        }
+        Ok(Near { error: without, without, design })
+    };
+    let plain = nearest(None)?;
     let hessian = fit.matrix().map(|moments| Hessian::new(matrix.cols, moments));
-    let tried: Vec<std::result::Result<(f64, f32, Design, Feedback), Tried>> = match &hessian {
+    let tried: Vec<std::result::Result<(Near, f32, Feedback), Tried>> = match &hessian {
         Some(Ok(hessian)) => SHRINKAGES
             .par_iter()
             .map(|shrinkage| {
                 stop.check().map_err(Unencodable::from)?;
                 let feedback = Feedback::new(hessian, *shrinkage).map_err(|e| Tried::Not(e.to_string()))?;
-                let design = matrix.design(&sample, bits, Some(&feedback))?;
-                Ok((error(&design, Some(&feedback))?, *shrinkage, design, feedback))
+                Ok((nearest(Some(&feedback))?, *shrinkage, feedback))
             })
             .collect(),
         Some(Err(e)) => vec![Err(Tried::Not(e.to_string()))],
         None => vec![Err(Tried::Not("there are no moments".to_owned()))],
     };
-    let mut best: Option<(f64, f32, Design, Feedback)> = None;
+    let mut best: Option<(Near, f32, Feedback)> = None;
     let mut choice = Choice::Default;
     for found in tried {
         match found {
-            Ok(found) if best.as_ref().is_none_or(|b| found.0 < b.0) => best = Some(found),
+            Ok(found) if best.as_ref().is_none_or(|b| found.0.error < b.0.error) => best = Some(found),
             Ok(_) => {}
             Err(Tried::Not(why)) => choice = Choice::Forced { why },
             Err(Tried::Failed(e)) => return Err(e),
         }
     }
-    let power = judge.power(&sample);
-    let relative = |error: f64| if power > 0.0 { error / power } else { 0.0 };
-    let mut bytes = Cursor::new(Vec::new());
-    let error = match best.filter(|b| b.0 < default_error) {
-        Some((error, shrinkage, design, feedback)) => {
+    let default_error = plain.error;
+    let (near, feedback) = match best.filter(|b| b.0.error < default_error) {
+        Some((near, shrinkage, feedback)) => {
             choice = Choice::Feedback { shrinkage, polished: false };
-            matrix.codes(&design, Some(&feedback), stop, &mut bytes)?;
-            error
+            (near, Some(feedback))
         }
         None => {
             if !matches!(choice, Choice::Forced { .. }) {
                 choice = Choice::Default;
             }
-            matrix.codes(&plain, None, stop, &mut bytes)?;
-            default_error
+            (plain, None)
         }
     };
+    let mut bytes = Cursor::new(Vec::new());
+    matrix.codes(&near.design, feedback.as_ref(), stop, &mut bytes)?;
+    let power = judge.power(&sample);
+    let relative = |error: f64| if power > 0.0 { error / power } else { 0.0 };
     let outcome = Outcome {
         name: String::new(),
         encoding: format!("{bits:.2} bits"),
         choice,
         default_error: relative(default_error),
-        error: relative(error),
-        branch: None,
+        error: relative(near.error),
+        branch: near.design.has_branch().then(|| Gain {
+            rank,
+            rounds: 1,
+            error_without: relative(near.without),
+        }),
     };
     Ok(Encoded { bytes: bytes.into_inner(), factors: None, outcome })
 }

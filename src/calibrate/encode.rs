@@ -210,15 +210,15 @@ pub(super) fn slices(sequences: &[Vec<u32>]) -> Vec<&[u32]> {
 enum Form<'a> {
     /// Blocks of a type.
     Blocks(&'a dyn Codec),
-    /// Codes, at so many bits a weight.
-    Codes(f64),
+    /// Codes, at so many bits a weight, and perhaps a branch of that rank.
+    Codes(f64, usize),
 }
 
 impl<'a> Form<'a> {
     /// That of a planned tensor, whose codebook is fitted if it has one; `None` if there is nothing to choose.
     fn of(write: &Write, fp4: Option<&'a Fp4>) -> Option<Form<'a>> {
         match write.coded {
-            Some(Coded::Codes(bits)) => Some(Form::Codes(bits)),
+            Some(Coded::Codes { bits, rank }) => Some(Form::Codes(bits, rank)),
             _ => fp4.map(|fp4| fp4 as &dyn Codec).or_else(|| codec(write.encoding)).map(Form::Blocks),
         }
     }
@@ -244,8 +244,8 @@ impl<'a> Form<'a> {
                 let job = Job { codec, rows, cols, read: &read, fit, held_out, rank };
                 job.encode(stop)?.map_err(Unencodable::Weight)
             }
-            Form::Codes(bits) => {
-                coded::encode(&Matrix { rows, cols, read: &read }, bits, fit, held_out, stop)
+            Form::Codes(bits, rank) => {
+                coded::encode(&Matrix { rows, cols, read: &read }, (bits, rank), fit, held_out, stop)
             }
         };
         match encoded {
@@ -265,7 +265,7 @@ impl<'a> Form<'a> {
     fn decode(&self, kept: &Kept, write: &Write) -> Option<Vec<f32>> {
         let (rows, cols) = (write.values.rows(), write.values.cols());
         let codec = match self {
-            Form::Codes(_) => return coded::decoded(kept.bytes.bytes(), rows, cols),
+            Form::Codes(..) => return coded::decoded(kept.bytes.bytes(), rows, cols),
             Form::Blocks(codec) => codec,
         };
         let mut values = vec![0.0; rows * cols];

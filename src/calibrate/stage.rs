@@ -77,7 +77,7 @@ fn targets(plan: &Plan, model: &Model, wanted: impl Fn(&Held) -> bool) -> Vec<Ta
 /// Whether it is rounded: its rows are whole blocks of several values, or coded at some rate.
 fn is_rounded(write: &Write) -> bool {
     if let Some(coded) = write.coded {
-        return matches!(coded, Coded::Codes(_));
+        return matches!(coded, Coded::Codes { .. });
     }
     !write.encoding.is_plain() && write.encoding.row_bytes(write.values.cols() as u64).is_some()
 }

@@ -4,7 +4,7 @@ use std::io::{self, Cursor, Seek, Write};
 use std::ops::Range;
 
 use formats::compact::SectionWriter;
-use quant::cancellation::{self, Design};
+use quant::cancellation::{self, Design, Reader};
 use quant::coding::tile_rows;
 use quant::feedback::Feedback;
 use quant::{EncodeError, Encoding, Rows, check_finite, codec, lossless};
@@ -74,8 +74,15 @@ impl Matrix<'_> {
         mut out: impl Write + Seek,
     ) -> Result<(), Unencodable> {
         match coded {
-            Coded::Codes(bits) => {
-                let design = self.design(&self.sample(), bits, None)?;
+            Coded::Codes { bits, rank } => {
+                let sample = self.sample();
+                let error = |design: &Design| squared_error(design, &sample, self.cols);
+                let mut design = self.design(&sample, bits, None)?;
+                if let Some(branched) = self.branched(&sample, bits, rank, None)?
+                    && error(&branched)? < error(&design)?
+                {
+                    design = branched;
+                }
                 self.codes(&design, None, stop, out)
             }
             Coded::Lossless => self.tiles(&[], stop, out, |values| {
@@ -119,6 +126,23 @@ impl Matrix<'_> {
             let found = self.tiles(&[], &Stop::new(), Cursor::new(Vec::new()), check);
             found.err().unwrap_or(Unencodable::Weight(in_sample))
         })
+    }
+
+    /// The design for a rate with a branch of low rank; `None` if it can have none.
+    ///
+    /// # Errors
+    /// Those of the sample.
+    pub fn branched(
+        &self,
+        sample: &[f32],
+        bits: f64,
+        rank: usize,
+        feedback: Option<&Feedback>,
+    ) -> Result<Option<Design>, Unencodable> {
+        match rank {
+            0 => Ok(None),
+            _ => Ok(Design::with_branch(Rows::new(sample, self.cols), self.rows, feedback, bits, rank)?),
+        }
     }
 
     /// Writes the section of a design.
@@ -173,6 +197,31 @@ impl Matrix<'_> {
         writer.finish()?;
         Ok(())
     }
+}
+
+/// What the rows of a sample are off by as a design stores them.
+///
+/// # Errors
+/// Those of the sample.
+pub fn off_by(
+    design: &Design,
+    feedback: Option<&Feedback>,
+    sample: &[f32],
+    cols: usize,
+) -> Result<Vec<f32>, EncodeError> {
+    let mut tile = Vec::new();
+    design.encode(sample, feedback, &mut tile)?;
+    let mut off = vec![0.0; sample.len()];
+    // What was just encoded is decoded.
+    let decoded = Reader::new(design.head(), cols).and_then(|r| r.decode(&tile, &mut off));
+    debug_assert!(decoded.is_ok());
+    off.iter_mut().zip(sample).for_each(|(d, v)| *d -= v);
+    Ok(off)
+}
+
+fn squared_error(design: &Design, sample: &[f32], cols: usize) -> Result<f64, EncodeError> {
+    let off = off_by(design, None, sample, cols)?;
+    Ok(off.iter().map(|v| f64::from(*v).powi(2)).sum())
 }
 
 /// Plain values as bytes.

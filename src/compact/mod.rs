@@ -17,7 +17,7 @@ mod rates;
 mod sections;
 
 pub use decode::{hold, read, tile_error};
-pub use encode::{Matrix, Unencodable};
+pub use encode::{Matrix, Unencodable, off_by};
 pub use rates::{Rates, Weighed, nominal, rates, types, weigh, weighed};
 pub use sections::{encode, peak_bytes, shrink};
 
@@ -32,8 +32,13 @@ pub enum Coded {
     Zstd,
     /// bf16 without loss.
     Lossless,
-    /// Codes, at so many bits a weight.
-    Codes(f64),
+    /// Codes.
+    Codes {
+        /// Bits a weight.
+        bits: f64,
+        /// Dimensions of the branch of low rank that they may have beside them.
+        rank: usize,
+    },
 }
 
 /// Most values of a tensor that is packed with zstd: readers unpack it when they open the file.
@@ -57,7 +62,7 @@ impl Coded {
         match self {
             Coded::Zstd => plain as u64,
             Coded::Lossless => (LOSSLESS * plain) as u64,
-            Coded::Codes(bits) => (bits * values as f64 / 8.0).ceil() as u64,
+            Coded::Codes { bits, .. } => (bits * values as f64 / 8.0).ceil() as u64,
         }
     }
 
@@ -74,7 +79,7 @@ impl Coded {
         match self {
             Coded::Zstd => None,
             Coded::Lossless => Some(Coding::Lossless),
-            Coded::Codes(_) => Some(Coding::Codes),
+            Coded::Codes { .. } => Some(Coding::Codes),
         }
     }
 }

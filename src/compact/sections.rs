@@ -57,15 +57,16 @@ pub fn encode(
 /// # Errors
 /// As [`encode`].
 pub fn shrink(plan: &mut Plan, bytes: u64, model: &Model, store: &Store, stop: &Stop) -> Result<bool> {
-    let free = |t: &Write| matches!(t.coded, Some(Coded::Codes(_))) && !t.is_calibrated;
+    let free = |t: &Write| matches!(t.coded, Some(Coded::Codes { .. })) && !t.is_calibrated;
     let sizes = plan.tensors.iter().enumerate().filter(|(_, t)| free(t)).map(|(n, t)| (t.bytes(), n));
     let Some((_, n)) = sizes.max() else { return Ok(false) };
     let write = &mut plan.tensors[n];
-    let Some(Coded::Codes(bits)) = write.coded.filter(|c| *c != Coded::Codes(LEAST_BITS)) else {
+    let Some(Coded::Codes { bits, rank }) = write.coded else { return Ok(false) };
+    if bits <= LEAST_BITS {
         return Ok(false);
-    };
+    }
     let fewer = 8.0 * bytes as f64 / write.values.elements().max(1) as f64;
-    write.coded = Some(Coded::Codes((bits - fewer - LEEWAY).max(LEAST_BITS)));
+    write.coded = Some(Coded::Codes { bits: (bits - fewer - LEEWAY).max(LEAST_BITS), rank });
     let section = section(n, true, plan, model, store, stop)?;
     plan.tensors[n].encoded = Some(Arc::new(section));
     Ok(true)

@@ -32,8 +32,10 @@ pub struct Recipe {
     pub types: Types,
     /// Names of the pairs of tensors whose channels were rescaled ([`Pair`](crate::rescale::Pair)).
     pub equalized: Vec<&'static str>,
-    /// Which matrices get branches of low rank, if any.
+    /// Which matrices get branches of low rank in an adapter, if any.
     pub branches: Option<Branches>,
+    /// Which matrices may have such a branch in the file itself.
+    pub within: Option<Branches>,
     /// How many blocks are quantized, from the first on, if not all.
     pub layers: Option<usize>,
     /// Every how many blocks the runtime is to halve its activations, if not as usual (0: never).
@@ -53,6 +55,7 @@ impl Recipe {
             types: Types::default(),
             equalized: Vec::new(),
             branches: None,
+            within: None,
             layers: None,
             rescale: None,
         }

@@ -374,6 +374,10 @@ impl Conversion {
             "          {} matrices, {fed} of them with errors fed back: {mean:.2} of the default encoder's errors",
             self.calibrated.len()
         )?;
+        let branches = self.calibrated.iter().filter(|o| o.branch.is_some()).count();
+        if self.low_rank.is_none() && branches > 0 {
+            writeln!(out, "          {branches} of them with branches of low rank")?;
+        }
         for o in &self.calibrated {
             if let Choice::Forced { why } = &o.choice {
                 writeln!(out, "warning   {}: the default encoder was used: {why}", o.name)?;

@@ -6,7 +6,6 @@ use quant::Encoding;
 
 use super::files::names;
 use super::{Files, Item, Objection, Order, PlannedFile, Target, Tokens, blinkdl, gguf};
-use crate::branches::Branches;
 use crate::calibrate::Trace;
 use crate::compact::Coded;
 use crate::error::Result;
@@ -71,7 +70,11 @@ impl Target for Compact {
 
     fn coded(&self, item: &Item, encoding: Encoding, recipe: &Recipe) -> Option<Coded> {
         match recipe.types.bits(&item.name) {
-            Some(bits) => Some(Coded::Codes(bits)),
+            Some(bits) => {
+                let branches =
+                    recipe.within.as_ref().filter(|b| b.wants(&item.name, item.role, &item.values));
+                Some(Coded::Codes { bits, rank: branches.map_or(0, |b| b.rank) })
+            }
             None => Coded::exactly(encoding, item.values.elements()),
         }
     }
@@ -124,7 +127,6 @@ fn metadata(order: &Order<'_>) -> Result<Metadata> {
     keys.extend(recipe.importance.iter().flat_map(Importance::keys));
     keys.extend(recipe.calibration.iter().flat_map(Trace::keys));
     keys.extend(rescale::key(model, &recipe.equalized));
-    keys.extend(recipe.branches.iter().map(Branches::key));
     // The usual vocabulary of this size goes without saying, and so does its chat template.
     let usual = Vocab::usual(model.dims.vocab);
     let is_usual = match &about.tokenizer {

@@ -177,6 +177,20 @@ fn a_divergence_is_met_and_a_recipe_makes_the_file_again() {
     assert!(ran.stderr.contains("the recipe says nothing of head.weight"), "{}", ran.stderr);
 }
 
+/// A branch of low rank is within the file, takes no more bytes, and is there only if it helps.
+#[test]
+fn branches_of_low_rank_cost_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let source = testdata("rwkv7-bytes.pth");
+    let [plain, branched] = ["a.rwkvz", "b.rwkvz"].map(|name| dir.path().join(name));
+    convert(&source, &plain, &["--bpw", "2"]);
+    convert(&source, &branched, &["--bpw", "2", "--low-rank", "2"]);
+    assert!(bytes(&branched).len() as f64 <= 1.001 * bytes(&plain).len() as f64);
+    let rms = |path: &Path| greatest(&diff(&source, path), "relative");
+    assert!(rms(&branched) <= 1.01 * rms(&plain), "{} {}", rms(&branched), rms(&plain));
+    ok([&args(&["verify"])[..], &[branched.into()]].concat());
+}
+
 #[test]
 fn fixed_types_are_served_from_the_file() {
     let dir = tempfile::tempdir().unwrap();

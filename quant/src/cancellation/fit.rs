@@ -221,6 +221,7 @@ impl Trial {
             head,
             scales: flags & SCALES != 0,
             writer: tile::Writer::new(self.model),
+            branch: None,
             bits: self.bits,
         }
     }

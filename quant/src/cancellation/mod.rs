@@ -15,19 +15,25 @@
 //! order, by any number of threads; the bytes of a tile depend on its rows and the design alone.
 //!
 //! ```text
-//! head:  1       flags: 1 columns have steps, 2 rows have scales
+//! head:  1       flags: 1 columns have steps, 2 rows have scales, 4 there is a branch of low rank
 //!        4       scale, f32
 //!        [2 n]   if columns have steps: f16 each
+//!        2       if there is a branch: its rank r, u16
+//!        [2 r n] its directions, f16 each
 //!        ...     entropy::Model
-//! tile:  [2 n]   if rows have scales: f16 each
+//! tile:  [2 r m] if there is a branch: of each row how much it has of each direction, f16
+//!        [2 m]   if rows have scales: f16 each
 //!        ...     entropy::tile
 //! ```
 //!
-//! A weight is `code * (row scale * (scale * step))`, in f32; what is not there is 1.
+//! A weight is `code * (row scale * (scale * step))`, in f32; what is not there is 1. To it the products of the branch are
+//! added, one direction after the other.
 
+mod branch;
 mod fit;
 mod sweep;
 
+use branch::{Branch, Projection};
 use half::f16;
 
 use crate::codec::{EncodeError, Rows, check_finite};
@@ -38,11 +44,15 @@ use crate::feedback::Feedback;
 /// Weights of a sample, if the matrix has as many.
 const SAMPLE: usize = 1 << 18;
 
+/// Fewest bits a weight that a branch of low rank leaves for codes.
+const LEAST_LEFT: f64 = 0.1;
+
 /// The greatest code.
 const LIMIT: f32 = (1 << 21) as f32;
 
 const STEPS: u8 = 1;
 const SCALES: u8 = 2;
+const BRANCH: u8 = 4;
 
 /// The rows that a [`Design`] is made from: all, or enough of them at equal distances.
 pub fn sample(rows: usize, cols: usize) -> impl Iterator<Item = usize> {
@@ -65,6 +75,7 @@ pub struct Design {
     head: Vec<u8>,
     scales: bool,
     writer: tile::Writer,
+    branch: Option<(Branch, Projection)>,
     bits: f64,
 }
 
@@ -89,6 +100,43 @@ impl Design {
         assert!(feedback.is_none_or(|f| f.n() == sample.cols));
         check_finite(sample.values)?;
         Ok(fit::fit(sample, rows, feedback, bits))
+    }
+
+    /// The same with a branch of low rank, whose bytes count; `None` if the rate leaves nothing beside it.
+    ///
+    /// # Errors
+    /// [`EncodeError::NonFinite`].
+    ///
+    /// # Panics
+    /// As [`fit`](Design::fit).
+    pub fn with_branch(
+        sample: Rows<'_>,
+        rows: usize,
+        feedback: Option<&Feedback>,
+        bits: f64,
+        rank: usize,
+    ) -> Result<Option<Design>, EncodeError> {
+        check_finite(sample.values)?;
+        let Some((branch, projection)) = Branch::of(sample, rank) else { return Ok(None) };
+        let left = bits - branch.bits(rows);
+        if left < LEAST_LEFT {
+            return Ok(None);
+        }
+        let rest = branch.divide(&projection, sample.values, &mut Vec::new());
+        let mut design = Design::fit(Rows::new(&rest, sample.cols), rows, feedback, left)?;
+        design.head[0] |= BRANCH;
+        let mut stored = Vec::new();
+        branch.write(&mut stored);
+        let at = 5 + if design.head[0] & STEPS != 0 { 2 * sample.cols } else { 0 };
+        design.head.splice(at..at, stored);
+        design.bits += branch.bits(rows);
+        design.branch = Some((branch, projection));
+        Ok(Some(design))
+    }
+
+    /// Whether there is a branch of low rank.
+    pub fn has_branch(&self) -> bool {
+        self.branch.is_some()
     }
 
     /// The bits a weight that the sample takes, and the whole matrix with it if they are alike.
@@ -117,6 +165,8 @@ impl Design {
         check_finite(values)?;
         let cols = self.steps.len();
         assert!(values.len().is_multiple_of(cols.max(1)));
+        let rest = self.branch.as_ref().map(|(branch, projection)| branch.divide(projection, values, out));
+        let values = rest.as_deref().unwrap_or(values);
         let mut codes = vec![0; values.len()];
         match feedback {
             None => sweep::round(values, &self.inverse, &mut codes),
@@ -140,6 +190,7 @@ impl Design {
 pub struct Reader {
     steps: Vec<f32>,
     scales: bool,
+    branch: Option<Branch>,
     tiles: tile::Reader,
 }
 
@@ -151,7 +202,7 @@ impl Reader {
     pub fn new(head: &[u8], cols: usize) -> Result<Reader, EntropyError> {
         let mut fields = Fields(head);
         let flags = fields.u8("the head of a matrix")?;
-        if flags > STEPS | SCALES {
+        if flags > STEPS | SCALES | BRANCH {
             return Err(EntropyError::Field { what: "the flags of a matrix", value: flags.into() });
         }
         let scale = f32::from_le_bytes(fields.array("the scale of a matrix")?);
@@ -167,8 +218,12 @@ impl Reader {
                 value: column as u64,
             });
         }
+        let branch = match flags & BRANCH {
+            0 => None,
+            _ => Some(Branch::read(&mut fields, cols)?),
+        };
         let tiles = tile::Reader::new(Model::read(fields.0, cols)?);
-        Ok(Reader { steps, scales: flags & SCALES != 0, tiles })
+        Ok(Reader { steps, scales: flags & SCALES != 0, branch, tiles })
     }
 
     /// Fills `out`, whole rows, from all of a tile.
@@ -181,6 +236,10 @@ impl Reader {
     pub fn decode(&self, bytes: &[u8], out: &mut [f32]) -> Result<(), EntropyError> {
         let cols = self.steps.len();
         let mut fields = Fields(bytes);
+        let up = match &self.branch {
+            Some(branch) => branch.up(&mut fields, out.len() / cols.max(1))?,
+            None => Vec::new(),
+        };
         let scales = if self.scales { 2 * (out.len() / cols.max(1)) } else { 0 };
         let (scales, _) = fields.bytes(scales, "the scales of rows")?.as_chunks::<2>();
         let scales: Vec<f32> = scales.iter().map(|s| f16::from_le_bytes(*s).to_f32()).collect();
@@ -193,6 +252,9 @@ impl Reader {
             for (v, step) in row.iter_mut().zip(&self.steps) {
                 *v *= scale * step;
             }
+        }
+        if let Some(branch) = &self.branch {
+            branch.add(&up, out);
         }
         Ok(())
     }
@@ -246,6 +308,33 @@ mod tests {
             let above = bits + 0.5 * error.log2();
             assert!(above < 0.29, "{bits}: {error:.3e}, {above} bits above the bound");
         }
+    }
+
+    /// A few directions hold nearly all: kept apart, they cost less than as codes.
+    #[test]
+    fn a_branch_of_low_rank_pays_where_there_is_one() {
+        let (rows, cols, bits) = (512, 256, 4.0);
+        let (up, down, mut values) = (normal(rows * 2, 3), normal(2 * cols, 4), normal(rows * cols, 5));
+        for (i, v) in values.iter_mut().enumerate() {
+            let product: f32 = (0..2).map(|k| up[i / cols * 2 + k] * down[k * cols + i % cols]).sum();
+            *v = 0.1 * *v + 4.0 * product;
+        }
+        let sample = Rows::new(&values, cols);
+        let plain = Design::fit(sample, rows, None, bits).unwrap();
+        let branched = Design::with_branch(sample, rows, None, bits, 2).unwrap().unwrap();
+        assert!(branched.has_branch() && !plain.has_branch());
+        let [plain, branched] = [plain, branched].map(|design| {
+            let (mut tile, mut decoded) = (Vec::new(), vec![0.0; values.len()]);
+            design.encode(&values, None, &mut tile).unwrap();
+            let found = 8.0 * (design.head().len() + tile.len()) as f64 / values.len() as f64;
+            assert!((found - bits).abs() < 0.03 && (design.bits_per_weight() - bits).abs() < 0.02, "{found}");
+            let reader = Reader::new(design.head(), cols).unwrap();
+            reader.decode(&tile, &mut decoded).unwrap();
+            assert!(reader.decode(&tile[..100], &mut decoded.clone()).is_err());
+            error(&values, &decoded)
+        });
+        assert!(branched < 0.02 * plain, "{branched} {plain}");
+        assert!(Design::with_branch(sample, rows, None, 0.2, 16).unwrap().is_none());
     }
 
     #[test]
