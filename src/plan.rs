@@ -119,6 +119,11 @@ impl Write {
         }
     }
 
+    /// Whether [`bytes`](Write::bytes) is a guess.
+    pub fn is_estimated(&self) -> bool {
+        self.coded.is_some() && self.section_bytes.is_none()
+    }
+
     /// What its values are stored as, in a word.
     pub fn stored_as(&self) -> &'static str {
         self.coded.and_then(Coded::coding).map_or(self.encoding.name(), quant::coding::Coding::name)
@@ -234,6 +239,11 @@ impl Plan {
     pub fn total_bytes(&self) -> u64 {
         let small: u64 = self.small.iter().map(|f| f.bytes.len() as u64).sum();
         self.files.iter().map(|f| f.layout.total_bytes()).sum::<u64>() + small
+    }
+
+    /// Whether that is a guess: sections that are coded have a size once they are.
+    pub fn is_estimated(&self) -> bool {
+        self.tensors.iter().any(Write::is_estimated)
     }
 
     /// What all files take besides the data of tensors.

@@ -62,7 +62,7 @@ pub struct Decoder(Kind);
 #[derive(Clone, Debug)]
 enum Kind {
     Lossless,
-    Codes(cancellation::Reader),
+    Codes(Box<cancellation::Reader>),
 }
 
 impl Decoder {
@@ -76,7 +76,7 @@ impl Decoder {
             Coding::Lossless => {
                 return Err(EntropyError::LeftOver { what: "the head of bf16", bytes: head.len() });
             }
-            Coding::Codes => Kind::Codes(cancellation::Reader::new(head, cols)?),
+            Coding::Codes => Kind::Codes(cancellation::Reader::new(head, cols)?.into()),
         }))
     }
 

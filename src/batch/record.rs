@@ -17,6 +17,7 @@ use crate::error::{Error, Result};
 use crate::eval::{Against, ModelScore, Scored, Setting, sha256};
 use crate::model::Model;
 use crate::pipeline::GENERATION;
+use crate::plan::Plan;
 use crate::verify;
 use crate::{about::About, files};
 
@@ -351,14 +352,7 @@ impl Record {
             rescale: request.rescale,
         };
         let hashes: Vec<&str> = source.iter().map(|f| f.sha256.as_str()).collect();
-        let mut encodings: BTreeMap<String, Share> = BTreeMap::new();
-        for tensor in &plan.tensors {
-            let share = encodings.entry(tensor.encoding.name().to_owned()).or_default();
-            share.tensors += 1;
-            share.weights += tensor.values.elements() as u64;
-            share.bytes += tensor.bytes();
-        }
-        Ok(Record {
+        let record = Record {
             cell: address(&(GENERATION, hashes, &recipe, plan.frame_sha256())),
             program: Program::this(),
             source: SourceRecord {
@@ -372,11 +366,24 @@ impl Record {
             recipe,
             card: Card::of(about),
             files: Vec::new(),
-            bytes: plan.total_bytes(),
-            bits_per_weight: plan.bits_per_weight(),
-            encodings,
+            bytes: 0,
+            bits_per_weight: 0.0,
+            encodings: BTreeMap::new(),
             quality: None,
-        })
+        };
+        Ok(record.sized(plan))
+    }
+
+    /// The same with the sizes of a plan, which are known when it is carried out.
+    pub(super) fn sized(self, plan: &Plan) -> Record {
+        let mut encodings: BTreeMap<String, Share> = BTreeMap::new();
+        for tensor in &plan.tensors {
+            let share = encodings.entry(tensor.stored_as().to_owned()).or_default();
+            share.tensors += 1;
+            share.weights += tensor.values.elements() as u64;
+            share.bytes += tensor.bytes();
+        }
+        Record { bytes: plan.total_bytes(), bits_per_weight: plan.bits_per_weight(), encodings, ..self }
     }
 
     /// The record at `path`; `None` if there is none that can be understood.

@@ -16,6 +16,7 @@ use crate::error::{Error, Result};
 use crate::eval::{self, Load, Task, same_vocabulary, vocabulary_sha256};
 use crate::model::Model;
 use crate::pipeline::{Silent, Stop};
+use crate::plan::Plan;
 use crate::report::bytes;
 use crate::runner::{Options, Runner};
 use crate::targets;
@@ -96,7 +97,9 @@ impl<'a> Workshop<'a> {
             let over = limit.filter(|limit| size > *limit)?;
             Some(Done::TooLarge(format!("the size is {} ({size} bytes), and the limit {over}", bytes(size))))
         };
-        if let (None, Some(refused)) = (&sketch, too_large(prepared.plan.total_bytes())) {
+        let planned_too_large =
+            |plan: &Plan| if plan.is_estimated() { None } else { too_large(plan.total_bytes()) };
+        if let (None, Some(refused)) = (&sketch, planned_too_large(&prepared.plan)) {
             return Ok(refused);
         }
         make_folder(&folder)?;
@@ -115,12 +118,13 @@ impl<'a> Workshop<'a> {
                     let cell_address = planned.cell;
                     planned = Record::planned(cell, &request, &prepared, &sources)?;
                     planned.cell = cell_address;
-                    if let Some(refused) = too_large(planned.bytes) {
+                    if let Some(refused) = planned_too_large(&prepared.plan) {
                         return Ok(refused);
                     }
                 }
                 claim.begin()?;
                 self.convert(&mut prepared, was_ours)?;
+                planned = planned.sized(&prepared.plan);
                 planned.files = prepared.paths().map(|p| relative(&p, &folder)).collect::<Result<_>>()?;
                 planned.write(&path)?;
                 (planned, false)

@@ -35,6 +35,8 @@ pub struct Conversion {
     target: &'static str,
     file_type: &'static str,
     bytes: u64,
+    /// Whether `bytes` is a guess: of what is coded, before it is.
+    bytes_are_estimated: bool,
     bits_per_weight: f64,
     peak_memory_bytes: u64,
     threads: usize,
@@ -159,6 +161,7 @@ impl Conversion {
             target: plan.target.name(),
             file_type: plan.recipe.file_type.name,
             bytes: plan.total_bytes(),
+            bytes_are_estimated: plan.is_estimated(),
             bits_per_weight: plan.bits_per_weight(),
             peak_memory_bytes: budget.peak_bytes,
             threads: budget.threads,
@@ -287,10 +290,11 @@ impl Report for Conversion {
         }
         writeln!(
             out,
-            "target    {}  {} {}, {} ({} bytes), {:.2} bits per weight",
+            "target    {}  {} {}, {}{} ({} bytes), {:.2} bits per weight",
             self.output,
             self.target,
             self.file_type,
+            if self.bytes_are_estimated { "about " } else { "" },
             bytes(self.bytes),
             self.bytes,
             self.bits_per_weight

@@ -227,6 +227,28 @@ fn goals_and_types_that_make_no_sense_are_refused() {
     }
 }
 
+/// A release tells the size that files really have, estimated as they are when they are planned.
+#[test]
+fn releases_tell_their_real_sizes() {
+    let dir = tempfile::tempdir().unwrap();
+    let (job, out) = (dir.path().join("release.toml"), dir.path().join("out"));
+    let source = testdata("rwkv7-bytes.pth");
+    let text = format!(
+        "[[model]]\nname = \"m\"\nsource = {source:?}\n[[artifact]]\ntarget = \"compact\"\n[[artifact]]\n\
+         target = \"compact\"\ntype = \"bf16\"\ngates = {{ max_size = \"2.5MB\" }}\n"
+    );
+    std::fs::write(&job, text).unwrap();
+    let batch =
+        [&args(&["--format", "json", "batch"])[..], &[job.into(), "--out".into(), out.clone().into()]];
+    let found = json(batch.concat());
+    let cells = found["cells"].as_array().unwrap();
+    assert_eq!(cells.len(), 2, "{found}");
+    for cell in cells {
+        let path = out.join(cell["path"].as_str().unwrap());
+        assert_eq!(cell["bytes"], bytes(&path).len(), "{cell}");
+    }
+}
+
 #[test]
 fn a_damaged_section_is_named() {
     let dir = tempfile::tempdir().unwrap();
