@@ -5,6 +5,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
+use formats::Mapped;
 use quant::Encoding;
 
 use crate::about::{self, About, Overrides};
@@ -208,7 +209,7 @@ impl Request {
         let (adapter, gguf) = (content == Content::Adapter, target.id() == targets::gguf::Gguf.id());
         for (flag, idle) in [
             ("--imatrix", self.imatrix.is_some() && (plain || !gguf)),
-            ("--search best", self.search == Search::Best && plain),
+            ("--search best", self.search == Search::Best && (plain || file_type.coded)),
             ("--layers", self.layers.is_some() && plain && target.plans_layers()),
             ("--state", self.adapters.state.is_some() && adapter),
             ("--lora", self.adapters.lora.is_some() && content == Content::State),
@@ -300,7 +301,7 @@ impl Request {
             fallback: self.fallback,
             search: if text.is_some() { Search::Best } else { self.search },
             importance: self.imatrix.as_deref().map(Importance::load).transpose()?,
-            calibration: text.as_ref().map(Trace::of),
+            calibration: text.as_ref().map(Trace::of).or_else(|| Trace::read(model.container.metadata())),
             equalized: Vec::new(),
             branches: self.branches.wanted().filter(|_| !target.codes()),
             within: self.branches.wanted().filter(|_| target.codes()),
@@ -536,10 +537,19 @@ impl Request {
     }
 }
 
+/// That a file cannot be made as small as was asked for.
+fn too_small(least: u64) -> Error {
+    Error::Usage {
+        what: format!("the file has {least} bytes at least as it is calibrated, more than was asked for"),
+        help: format!("ask for --target-size {least} or more"),
+    }
+}
+
 /// Refuses a recipe of a coded file that leaves a matrix out: nothing else tells its bits.
 fn refuse_gaps(plan: &Plan) -> Result<()> {
     let types = &plan.recipe.types;
-    let is_gap = |t: &&Write| t.role != Role::Vector && !types.0.contains_key(&t.name);
+    let is_gap =
+        |t: &&Write| compact::has_rate(t.role, t.values.elements()) && !types.0.contains_key(&t.name);
     match plan.tensors.iter().find(is_gap).filter(|_| plan.recipe.file_type.coded) {
         None => Ok(()),
         Some(gap) => Err(Error::Usage {
@@ -682,6 +692,8 @@ impl Prepared {
         if let Some(path) = self.paths().find(|path| !force && path.exists()) {
             return Err(Error::Exists { path });
         }
+        let inputs: Vec<&Mapped> = self.model.files().collect();
+        self.paths().try_for_each(|path| pipeline::refuse_input(&inputs, &path))?;
         let store = Store::open(&self.output, &calibrate::identity(&self.plan, &self.model, &self.how))?;
         let (plan, source) = (&mut self.plan, &self.model);
         let (about, out, most) = (&self.about, &self.output, self.most_bytes);
@@ -697,7 +709,7 @@ impl Prepared {
                 // Rates are met nearly, a size is to be met.
                 while let Some(over) = most.and_then(|most| plan.total_bytes().checked_sub(most + 1)) {
                     if !compact::shrink(plan, over + 1, source, &store, stop)? {
-                        break;
+                        return Err(too_small(plan.total_bytes()));
                     }
                     plan.settle(source, about, out, &sources)?;
                 }

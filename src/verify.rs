@@ -95,8 +95,11 @@ fn finite_tiles(container: &Container, t: &Tensor, tiled: &Tiled<'_>) -> Result<
     let rows = tiled.tiles.rows;
     let tiles: Vec<&[u8]> = tiled.from(0).collect();
     tiles.into_par_iter().enumerate().try_for_each(|(n, tile)| {
+        let start = n * rows * cols * t.encoding.block_bytes();
         let mut values = vec![0.0; rows.min(t.rows() - n * rows) * cols];
         decoder.decode(tile, &mut values).map_err(damaged)?;
+        let end = start + values.len() * t.encoding.block_bytes();
+        container.release(t, start as u64..end as u64);
         finite_values(container, t, n * rows * cols, &values)
     })
 }

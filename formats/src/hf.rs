@@ -29,7 +29,7 @@ use crate::value::Value;
 pub const INDEX_SUFFIX: &str = ".index.json";
 /// What a folder is searched for.
 const LOOKED_FOR: &str = "model.safetensors, pytorch_model.bin, *.index.json, *.safetensors, \
-     *.st, *.pth, *.gguf, pytorch_model*.bin";
+     *.st, *.pth, *.gguf, *.rwkvz, pytorch_model*.bin";
 /// The bytes of all tensors by the index, kept if the files say otherwise.
 const TOTAL_SIZE: &str = "index.total_size";
 /// The names that Hugging Face's own tools write, in the order in which they are preferred: a folder often
@@ -41,7 +41,7 @@ const STANDARD: &[&str] = &[
     "pytorch_model.bin",
 ];
 /// Extensions that say "model". `.bin` alone says nothing.
-const EXTENSIONS: &[&str] = &["safetensors", "st", "pth", "gguf"];
+const EXTENSIONS: &[&str] = &["safetensors", "st", "pth", "gguf", "rwkvz"];
 
 /// Longest file name on common systems.
 const NAME_BYTES: usize = 255;

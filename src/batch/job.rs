@@ -260,7 +260,8 @@ impl Artifact {
 
     /// Whether a text tells how it is rounded.
     pub fn is_calibrated(&self) -> bool {
-        self.calibrated || !self.presets.is_empty() || self.goals(None).is_wanted()
+        let sized = !self.presets.is_empty() || self.goals(None).is_wanted();
+        self.calibrated || self.target_kl.is_some() || (sized && !self.target.codes())
     }
 
     /// What it is to reach, with paths as the job file has them.

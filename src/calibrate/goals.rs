@@ -117,7 +117,13 @@ impl Goals {
             plan.tensors.iter().filter(|t| tensors.iter().any(|w| w.name == t.name)).map(Write::bytes).sum();
         let others = plan.total_bytes() - theirs;
         let goal = match (most, self.target_kl) {
-            (Some(most), _) => Goal::Bytes(most.saturating_sub(others)),
+            (Some(most), _) => {
+                let least = others + compact::least_bytes(&tensors);
+                if most < least {
+                    return Err(too_few(most, least, plan));
+                }
+                Goal::Bytes(most - others)
+            }
             (None, kl) => Goal::Divergence(kl.unwrap_or_default()),
         };
         let rates = compact::rates(&tensors, goal)?;
@@ -164,18 +170,19 @@ impl Goals {
         let least: u64 = probed.units.iter().filter_map(|u| u.rungs.iter().map(|r| r.bytes).min()).sum();
         match most.checked_sub(others).filter(|left| *left >= least) {
             Some(left) => Ok(Goal::Bytes(left)),
-            None => Err(Error::Usage {
-                what: format!(
-                    "{most} bytes are too few for this model: the smallest file has {}",
-                    others + least
-                ),
-                help: format!(
-                    "ask for --target-size {} or more, which is {:.2} bits a weight",
-                    others + least,
-                    (others + least) as f64 * 8.0 / plan.weights() as f64
-                ),
-            }),
+            None => Err(too_few(most, others + least, plan)),
         }
+    }
+}
+
+/// That no file is as small as was asked for.
+fn too_few(most: u64, least: u64, plan: &Plan) -> Error {
+    Error::Usage {
+        what: format!("{most} bytes are too few for this model: the smallest file has {least}"),
+        help: format!(
+            "ask for --target-size {least} or more, which is {:.2} bits a weight",
+            least as f64 * 8.0 / plan.weights() as f64
+        ),
     }
 }
 

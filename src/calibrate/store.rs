@@ -14,6 +14,9 @@ use crate::compact::Unencodable;
 use crate::error::{Error, Result};
 use crate::files::replace;
 
+/// Sections of fewer bytes are coded again by a run that goes on.
+const LARGE_BYTES: u64 = 1 << 20;
+
 /// A finished matrix.
 pub(super) struct Kept {
     /// Its blocks.
@@ -78,7 +81,8 @@ impl Store {
         let Ok(text) = fs::read_to_string(&path) else { return Ok(None) };
         let Ok(outcome) = serde_json::from_str::<Outcome>(&text) else { return Ok(None) };
         let bytes = Mapped::open(&self.file(write, "bytes"))?;
-        let factors = outcome.branch.as_ref().map(|_| Mapped::open(&self.file(write, "factors")));
+        let factors = Some(self.file(write, "factors")).filter(|path| path.exists());
+        let factors = factors.map(|path| Mapped::open(&path));
         Ok(Some(Kept { bytes, factors: factors.transpose()?, outcome }))
     }
 
@@ -105,8 +109,8 @@ impl Store {
         Ok(if path.exists() { Some(Mapped::open(&path)?) } else { None })
     }
 
-    /// Keeps what `work` writes as what tensor `write` of the plan is coded as; a second, smaller one is kept beside the
-    /// first, which a run that goes on would make too.
+    /// Keeps what `work` writes as what tensor `write` of the plan is coded as; a `second`, smaller one for this run only,
+    /// beside the first, which a run that goes on would make too.
     ///
     /// # Errors
     /// [`Error::Io`], and those of `work`.
@@ -116,8 +120,7 @@ impl Store {
         second: bool,
         work: impl FnOnce(&File) -> std::result::Result<(), Unencodable>,
     ) -> Result<std::result::Result<Mapped, EncodeError>> {
-        let path = self.file(write, if second { "smaller" } else { "section" });
-        let partial = path.with_extension("partial");
+        let partial = self.file(write, "partial");
         let file = File::create(&partial).map_err(Error::io("create", &partial))?;
         match work(&file) {
             Ok(()) => {}
@@ -125,7 +128,12 @@ impl Store {
             Err(Unencodable::Io(e)) => return Err(Error::io("write", &partial)(e)),
             Err(Unencodable::Other(e)) => return Err(e),
         }
-        file.sync_all().map_err(Error::io("write", &partial))?;
+        // What is coded again in no time need not be found again, so nobody waits for the disk.
+        let is_large = file.metadata().map_err(Error::io("write", &partial))?.len() >= LARGE_BYTES;
+        if is_large {
+            file.sync_all().map_err(Error::io("write", &partial))?;
+        }
+        let path = self.file(write, if is_large && !second { "section" } else { "for_now" });
         fs::rename(&partial, &path).map_err(Error::io("rename", &partial))?;
         Ok(Ok(Mapped::open(&path)?))
     }

@@ -55,6 +55,18 @@ impl Trace {
         ]
     }
 
+    /// That of a file with these keys; `None` if it was not calibrated.
+    pub fn read(metadata: &Metadata) -> Option<Trace> {
+        let value = |key: &str| metadata.iter().find(|(k, _)| k == key).map(|(_, value)| value);
+        let Value::Array(_, texts) = value(TEXTS)? else { return None };
+        Some(Trace {
+            texts: texts.iter().filter_map(Value::as_str).map(str::to_owned).collect(),
+            tokens: value(TOKENS)?.as_u64()?.try_into().ok()?,
+            sha256: value(SHA256)?.as_str()?.to_owned(),
+            runs: Trace::runs_in(metadata)?,
+        })
+    }
+
     /// The remembered runs of a file with these keys; `None` if it was not calibrated.
     pub fn runs_in(metadata: &Metadata) -> Option<Vec<u32>> {
         let (_, value) = metadata.iter().find(|(key, _)| key == RUNS)?;

@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 
 use super::show;
+use formats::Limits;
+
 use crate::diff::compare;
 use crate::error::{Error, Result};
 use crate::model::Model;
@@ -22,6 +24,9 @@ pub(super) struct Args {
 
 pub(super) fn run(args: &Args, style: Style) -> Result<()> {
     let (a, b) = (Model::open(&args.a, &[])?, Model::open(&args.b, &[])?);
+    for model in [&a, &b] {
+        model.container.format().verify_checksums(&model.container, &Limits::default())?;
+    }
     let path = |p: &PathBuf| p.display().to_string();
     let report = DiffReport::new(path(&args.a), path(&args.b), compare(&a, &b));
     show(&report, style)?;

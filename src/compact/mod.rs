@@ -18,12 +18,22 @@ mod sections;
 
 pub use decode::{hold, read, tile_error};
 pub use encode::{Matrix, Unencodable, off_by};
-pub use rates::{Rates, Weighed, nominal, rates, types, weigh, weighed};
+pub use rates::{Rates, Weighed, least_bytes, nominal, rates, types, weigh, weighed};
 pub use sections::{encode, peak_bytes, shrink};
 
 use formats::compact::{Storage, Tiles};
 use quant::Encoding;
 use quant::coding::{Coding, tile_rows};
+
+use crate::model::Role;
+
+/// Fewest weights of a matrix that is coded: of a smaller one the tables would be larger than what they save.
+const FEWEST: usize = 2048;
+
+/// Whether a tensor is coded at a rate: not vectors, nor small matrices.
+pub fn has_rate(role: Role, elements: usize) -> bool {
+    role != Role::Vector && elements >= FEWEST
+}
 
 /// How a tensor is coded.
 #[derive(Clone, Copy, Debug, PartialEq)]

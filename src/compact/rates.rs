@@ -10,9 +10,9 @@
 
 use std::collections::BTreeMap;
 
+use super::has_rate;
 use crate::calibrate::{Goal, Probed, Rung};
 use crate::error::{Error, Result};
-use crate::model::Role;
 use crate::plan::Plan;
 use crate::recipe::{TensorType, Types};
 use crate::targets::Item;
@@ -72,11 +72,17 @@ fn cost(name: &str) -> f64 {
     COSTS.iter().find(|(end, _)| name.ends_with(end)).map_or(OTHERS, |(_, cost)| *cost)
 }
 
-/// The tensors of a plan that get rates: all but the vectors, with what they cost where nothing was measured.
+/// The tensors of a plan that get rates: all but the vectors and small ones, with what they cost where nothing was
+/// measured.
 pub fn weighed(plan: &Plan) -> Vec<Weighed> {
-    let free = plan.tensors.iter().filter(|t| t.role != Role::Vector);
+    let free = plan.tensors.iter().filter(|t| has_rate(t.role, t.values.elements()));
     free.map(|t| Weighed { name: t.name.clone(), weights: t.values.elements() as u64, cost: cost(&t.name) })
         .collect()
+}
+
+/// Fewest bytes of so many tensors.
+pub fn least_bytes(tensors: &[Weighed]) -> u64 {
+    tensors.iter().map(|t| t.bytes(*BITS.start())).sum()
 }
 
 /// The types of tensors of these rates.
@@ -110,7 +116,7 @@ pub fn weigh(tensors: &mut [Weighed], items: &[Item], probed: &Probed) {
 /// The rates at which the tensors take no more than so many bytes, or cost no more than that divergence.
 ///
 /// # Errors
-/// [`Error::Usage`] if that is less than a bit a weight, or more than all bits can do; it says how much is needed.
+/// [`Error::Usage`] if that is less than a bit a weight; if it is more than all bits can do, which is then said.
 pub fn rates(tensors: &[Weighed], goal: Goal) -> Result<Rates> {
     let at = |slope: f64| -> Vec<f64> {
         let rate = |t: &Weighed| 0.5 * (t.cost / t.weights.max(1) as f64).max(1e-30).log2() - slope;
@@ -125,7 +131,7 @@ pub fn rates(tensors: &[Weighed], goal: Goal) -> Result<Rates> {
             let least = taken(&at(high));
             return Err(Error::Usage {
                 what: format!("{bytes} bytes are left for the matrices, and they take {least} at least"),
-                help: format!("ask for {} bytes more", least - bytes),
+                help: "ask for more".to_owned(),
             });
         }
         Goal::Divergence(most) if lost(&at(low)) > most => {

@@ -17,7 +17,9 @@ use crate::plan::{Plan, Write};
 /// By how many bits a weight a tensor is coded in less than it should be, since rates are met to about as much.
 const LEEWAY: f64 = 0.002;
 /// Fewest bits a weight.
-const LEAST_BITS: f64 = 0.1;
+const LEAST_BITS: f64 = 0.5;
+/// Most bits a weight that one tensor makes room for all.
+const ALONE: f64 = 0.02;
 
 /// Codes what is to be coded and was not yet, and puts the sections into the plan.
 ///
@@ -33,42 +35,62 @@ pub fn encode(
     stop: &Stop,
 ) -> Result<()> {
     let left: Vec<usize> = (0..plan.tensors.len()).filter(|n| is_left(&plan.tensors[*n])).collect();
-    let elements = |n: &usize| plan.tensors[*n].values.elements() as u64;
-    let weights: u64 = left.iter().map(elements).sum();
-    // So many at a time as there are threads: what is finished is in memory till then.
+    let elements = |plan: &Plan, n: usize| plan.tensors[n].values.elements() as u64;
+    let weights: u64 = left.iter().map(|n| elements(plan, *n)).sum();
+    // So many at a time as there are threads: what is at work is in memory.
     for some in left.chunks(rayon::current_num_threads().max(1)) {
-        some.par_iter().try_for_each(|n| {
-            if store.section(*n)?.is_none() {
-                section(*n, false, plan, model, store, stop)?;
-            }
-            observer.calibrated(elements(n), weights);
-            Ok::<_, crate::error::Error>(())
-        })?;
-    }
-    for n in left {
-        plan.tensors[n].encoded = store.section(n)?.map(Arc::new);
+        let made = some.par_iter().map(|n| {
+            let section = match store.section(*n)? {
+                Some(section) => section,
+                None => section(*n, false, plan, model, store, stop)?,
+            };
+            observer.calibrated(elements(plan, *n), weights);
+            Ok(section)
+        });
+        let made = made.collect::<Result<Vec<_>>>()?;
+        for (n, section) in some.iter().zip(made) {
+            plan.tensors[*n].encoded = Some(Arc::new(section));
+        }
     }
     Ok(())
 }
 
-/// Codes the largest tensor that was not fitted to a text once more, in `bytes` fewer; whether there is one that can
-/// be.
+/// Codes tensors that were not fitted to a text once more, in `bytes` fewer; whether that can be. The largest one alone
+/// if it hardly matters to it, else all of them, each with as many bits a weight less.
 ///
 /// # Errors
 /// As [`encode`].
 pub fn shrink(plan: &mut Plan, bytes: u64, model: &Model, store: &Store, stop: &Stop) -> Result<bool> {
-    let free = |t: &Write| matches!(t.coded, Some(Coded::Codes { .. })) && !t.is_calibrated;
-    let sizes = plan.tensors.iter().enumerate().filter(|(_, t)| free(t)).map(|(n, t)| (t.bytes(), n));
-    let Some((_, n)) = sizes.max() else { return Ok(false) };
-    let write = &mut plan.tensors[n];
-    let Some(Coded::Codes { bits, rank }) = write.coded else { return Ok(false) };
-    if bits <= LEAST_BITS {
+    let elements = |plan: &Plan, n: usize| plan.tensors[n].values.elements() as u64;
+    let bits_of = |plan: &Plan, n: usize| match plan.tensors[n].coded {
+        Some(Coded::Codes { bits, rank }) if !plan.tensors[n].is_calibrated && bits > LEAST_BITS => {
+            Some((bits, rank))
+        }
+        _ => None,
+    };
+    let free: Vec<usize> = (0..plan.tensors.len()).filter(|n| bits_of(plan, *n).is_some()).collect();
+    let Some(largest) = free.iter().copied().max_by_key(|n| (elements(plan, *n), *n)) else {
         return Ok(false);
+    };
+    let fewer = |weights: u64| 8.0 * bytes as f64 / weights.max(1) as f64 + LEEWAY;
+    let (chosen, fewer) = match fewer(elements(plan, largest)) {
+        alone if alone <= ALONE => (vec![largest], alone),
+        _ => (free.clone(), fewer(free.iter().map(|n| elements(plan, *n)).sum())),
+    };
+    for n in &chosen {
+        if let Some((bits, rank)) = bits_of(plan, *n) {
+            plan.tensors[*n].coded = Some(Coded::Codes { bits: (bits - fewer).max(LEAST_BITS), rank });
+        }
     }
-    let fewer = 8.0 * bytes as f64 / write.values.elements().max(1) as f64;
-    write.coded = Some(Coded::Codes { bits: (bits - fewer - LEEWAY).max(LEAST_BITS), rank });
-    let section = section(n, true, plan, model, store, stop)?;
-    plan.tensors[n].encoded = Some(Arc::new(section));
+    for some in chosen.chunks(rayon::current_num_threads().max(1)) {
+        let made = some
+            .par_iter()
+            .map(|n| section(*n, true, plan, model, store, stop))
+            .collect::<Result<Vec<_>>>()?;
+        for (n, section) in some.iter().zip(made) {
+            plan.tensors[*n].encoded = Some(Arc::new(section));
+        }
+    }
     Ok(true)
 }
 

@@ -107,7 +107,9 @@ impl Chunk {
         buffers.bytes.resize(self.bytes(plan) as usize, 0);
         if let Some(encoded) = &write.encoded {
             let row = write.row_bytes();
-            buffers.bytes.copy_from_slice(&encoded.bytes()[self.rows.start * row..self.rows.end * row]);
+            let range = self.rows.start * row..self.rows.end * row;
+            buffers.bytes.copy_from_slice(&encoded.bytes()[range.clone()]);
+            encoded.release(range.start as u64..range.end as u64);
             buffers.split_if_wanted(write);
             return Ok(&buffers.bytes);
         }

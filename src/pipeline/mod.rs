@@ -20,7 +20,7 @@ use sha2::{Digest, Sha256};
 pub use budget::{Budget, pool};
 pub(crate) use chunk::unencodable;
 pub(crate) use levels::codebooks;
-pub(crate) use partial::Partial;
+pub(crate) use partial::{Partial, refuse_input};
 
 use crate::error::{Error, Result};
 use crate::model::Model;

@@ -91,6 +91,7 @@ impl Partial {
         let outs: Vec<&Path> = files.iter().map(|(_, out, _)| out.as_path()).collect();
         for file in outs.iter().chain([&out]) {
             refuse_input(inputs, file)?;
+            refuse_special(file)?;
         }
         let earlier = match output {
             Output::Folder => Vec::new(),
@@ -227,8 +228,19 @@ impl Drop for Partial {
     }
 }
 
+/// The output must be no device, pipe or socket: it would be replaced by a file.
+fn refuse_special(out: &Path) -> Result<()> {
+    match fs::metadata(out) {
+        Ok(there) if !there.is_file() && !there.is_dir() => Err(Error::Usage {
+            what: format!("{} is no regular file, and only such can be written", out.display()),
+            help: "name a file; --dry-run writes none".to_owned(),
+        }),
+        _ => Ok(()),
+    }
+}
+
 /// The output must not be one of the files that are read.
-fn refuse_input(inputs: &[&Mapped], out: &Path) -> Result<()> {
+pub(crate) fn refuse_input(inputs: &[&Mapped], out: &Path) -> Result<()> {
     let Ok(real) = out.canonicalize() else { return Ok(()) };
     let is_input = |f: &&Mapped| {
         let input = f.path().canonicalize();

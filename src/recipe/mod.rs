@@ -236,6 +236,11 @@ impl FileType {
         FILE_TYPES.iter().map(|t| t.name)
     }
 
+    /// Whether every tensor keeps the type that it has.
+    pub fn is_source(&self) -> bool {
+        self.name == SOURCE
+    }
+
     /// Whether every weight has a number of its own: no quantization.
     pub fn is_plain(&self) -> bool {
         self.matrix.is_plain() && !self.coded
@@ -246,7 +251,7 @@ impl FileType {
     pub fn plain(&self, stored: Option<Encoding>) -> Option<Encoding> {
         match stored {
             _ if !self.is_plain() => None,
-            _ if self.name != SOURCE => Some(self.matrix),
+            _ if !self.is_source() => Some(self.matrix),
             Some(Encoding::F64) => Some(Encoding::F32),
             Some(e @ (Encoding::F32 | Encoding::F16 | Encoding::BF16)) => Some(e),
             _ => None,

@@ -35,6 +35,8 @@ mod weight;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use formats::Limits;
+
 pub use device::Arithmetic;
 pub use head::{
     Certified, Choice as HeadChoice, Clustered, FORMS as HEADS, Fit, Full, FullRows, Head, Reading, Rows,
@@ -141,6 +143,8 @@ impl Runner {
                 help: "evaluate it with llama.cpp's llama-perplexity".to_owned(),
             });
         }
+        // Who wrote checksums wants them compared; then nothing is computed from damaged weights.
+        model.container.format().verify_checksums(&model.container, &Limits::default())?;
         // Tiles take longer to decode than to multiply, so they are decoded once.
         compact::hold(&mut model.container)?;
         let norm_epsilon = crate::targets::gguf::norm_epsilon(&model)?;

@@ -2,13 +2,14 @@
 
 use formats::compact::{Section, place};
 use formats::{Metadata, Planned, Value};
-use quant::Encoding;
+use quant::coding::Coding;
+use quant::{Codec, Encoding, codec};
 
 use super::files::names;
 use super::{Files, Item, Objection, Order, PlannedFile, Target, Tokens, blinkdl, gguf};
 use crate::calibrate::Trace;
-use crate::compact::Coded;
-use crate::error::Result;
+use crate::compact::{Coded, has_rate};
+use crate::error::{Error, Result};
 use crate::importance::Importance;
 use crate::model::{Body, Held, Model, Role, Version};
 use crate::recipe::{FileType, Levels, Recipe};
@@ -102,18 +103,58 @@ impl Target for Compact {
     }
 }
 
-/// Vectors are kept as they are, and where all weights are, those too.
+/// Vectors are kept as they are, where all weights are those too, and where they are coded small matrices.
 fn item(held: &Held, model: &Model, file_type: &FileType) -> Result<Item> {
     let fixed = match held.slot.role {
-        _ if file_type.is_plain() => Some(blinkdl::plain(model, held, file_type)?),
-        Role::Vector => Some(match held.values.encoding() {
-            Some(e @ (Encoding::BF16 | Encoding::F16)) => e,
-            _ => Encoding::F32,
-        }),
+        _ if file_type.is_plain() => Some(plain(held, model, file_type)?),
+        role if file_type.coded && !has_rate(role, held.values.elements()) => Some(as_it_is(held)),
+        Role::Vector => Some(as_it_is(held)),
         _ => None,
     };
     let (name, values) = (held.name(), held.values.clone());
     Ok(Item { name, role: held.slot.role, values, fixed, unread: false })
+}
+
+/// The encoding of a tensor in a file of a plain type. Blocks that can be copied stay what they are.
+///
+/// # Errors
+/// [`Error::Tensor`] if it is to stay as it is, and cannot.
+fn plain(held: &Held, model: &Model, file_type: &FileType) -> Result<Encoding> {
+    if !file_type.is_source() {
+        return blinkdl::plain(model, held, file_type);
+    }
+    let is_coded = |i: usize| {
+        let tensor = model.container.tensors().get(i);
+        let tiled = tensor.and_then(|t| model.container.tiled(t));
+        tiled.is_some_and(|tiled| tiled.tiles.coding == Coding::Codes)
+    };
+    if held.values.sources().any(is_coded) {
+        return Err(Error::Tensor {
+            path: model.container.path().to_owned(),
+            tensor: held.name(),
+            what: "is stored as codes, which cannot be copied: their values would take 4 bytes each".to_owned(),
+            help: "give it a size (--bpw, --target-size), or the type that it is decoded to: --type f16, bf16 or f32"
+                .to_owned(),
+        });
+    }
+    match held.values.encoding() {
+        Some(e) if held.values.stored(&model.container, 0..held.values.rows()).is_some() && can_encode(e) => {
+            Ok(e)
+        }
+        _ => blinkdl::plain(model, held, file_type),
+    }
+}
+
+fn can_encode(encoding: Encoding) -> bool {
+    codec(encoding).is_some_and(Codec::can_encode)
+}
+
+/// The plain type that loses nothing, or next to nothing.
+fn as_it_is(held: &Held) -> Encoding {
+    match held.values.encoding() {
+        Some(e @ (Encoding::BF16 | Encoding::F16)) => e,
+        _ => Encoding::F32,
+    }
 }
 
 fn metadata(order: &Order<'_>) -> Result<Metadata> {

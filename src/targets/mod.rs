@@ -179,6 +179,13 @@ pub static TARGETS: &[&dyn Target] = &[
 /// # Errors
 /// [`Error::Usage`] that lists the extensions.
 pub fn choose(path: &Path, id: Option<&str>) -> Result<&'static dyn Target> {
+    if path.as_os_str() == "-" {
+        return Err(Error::Usage {
+            what: "models are not written to standard output: what is written is read back and compared"
+                .to_owned(),
+            help: "name a file, or ./- if it is to have that name".to_owned(),
+        });
+    }
     let extension = path.extension().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
     let mut all = TARGETS.iter().copied();
     let found = match id {

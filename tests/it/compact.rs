@@ -213,7 +213,7 @@ fn goals_and_types_that_make_no_sense_are_refused() {
         ("m.gguf", &["--bpw", "4"], "types are chosen by what they cost on a text"),
         ("m.rwkvz", &["--type", "coded"], "files of the type coded have any size, and none is asked for"),
         ("m.rwkvz", &["--type", "q8_0", "--bpw", "4"], "the type q8_0 has a size of its own"),
-        ("m.rwkvz", &["--bpw", "0.2"], "bytes are left for the matrices"),
+        ("m.rwkvz", &["--bpw", "0.2"], "bytes are too few for this model: the smallest file has"),
         ("m.rwkvz", &["--bpw", "0"], "are no positive number"),
         ("m.rwkvz", &["--type", "sf4"], "there are no compact files of the type sf4"),
     ] {
@@ -225,6 +225,45 @@ fn goals_and_types_that_make_no_sense_are_refused() {
         assert!(ran.stderr.contains(what), "{flags:?}: {}", ran.stderr);
         assert!(!out.exists());
     }
+}
+
+/// Models of many small matrices keep them, and the rest gives way evenly: a size is met, and nothing lost for it.
+#[test]
+fn small_models_keep_what_they_know() {
+    let dir = tempfile::tempdir().unwrap();
+    let (source, out) = (testdata("rwkv4-bytes.pth"), dir.path().join("m.rwkvz"));
+    let exact = dir.path().join("exact.rwkvz");
+    convert(&source, &exact, &[]);
+    for bits in ["3", "6"] {
+        convert(&source, &out, &["--bpw", bits, "--force"]);
+        let found = diff(&source, &out);
+        assert!(greatest(&found, "relative") < if bits == "3" { 0.35 } else { 0.08 }, "{bits}: {found}");
+    }
+    let ran = run([
+        "convert".into(),
+        source.into_os_string(),
+        out.clone().into_os_string(),
+        "--target-size".into(),
+        "60kB".into(),
+        "--force".into(),
+    ]);
+    assert_eq!(ran.status, 2, "{}", ran.stderr);
+}
+
+/// Blocks are copied; codes are not, and it is said what to do.
+#[test]
+fn compact_files_become_compact_files() {
+    let dir = tempfile::tempdir().unwrap();
+    let source = testdata("rwkv7-bytes.pth");
+    let [blocks, copy, codes] = ["a.rwkvz", "b.rwkvz", "c.rwkvz"].map(|name| dir.path().join(name));
+    convert(&source, &blocks, &["--type", "q4_k_m"]);
+    convert(&blocks, &copy, &["--name", "another"]);
+    assert_eq!(greatest(&diff(&blocks, &copy), "max"), 0.0);
+    assert!(bytes(&copy).len() < bytes(&blocks).len() + 1000);
+    convert(&source, &codes, &["--bpw", "4"]);
+    let ran = run(["convert".into(), codes.into_os_string(), copy.into_os_string(), "--force".into()]);
+    assert_eq!(ran.status, 1);
+    assert!(ran.stderr.contains("is stored as codes, which cannot be copied"), "{}", ran.stderr);
 }
 
 /// A release tells the size that files really have, estimated as they are when they are planned.
@@ -258,6 +297,8 @@ fn a_damaged_section_is_named() {
     damaged[5000] ^= 1;
     std::fs::write(&compact, damaged).unwrap();
     for args in [
+        vec!["diff".into(), source.clone().into_os_string(), compact.clone().into_os_string()],
+        vec!["generate".into(), compact.clone().into_os_string(), "--prompt".into(), "x".into()],
         vec!["verify".into(), compact.clone().into_os_string()],
         vec![
             "convert".into(),

@@ -17,6 +17,14 @@ pub(super) struct Index {
     pub sections: Vec<Entry>,
 }
 
+/// What of an index every reader understands.
+#[derive(Debug, Deserialize)]
+pub(super) struct Needs {
+    /// As [`Index::requires`].
+    #[serde(default)]
+    pub requires: Vec<String>,
+}
+
 /// A section.
 #[derive(Debug, Deserialize, Serialize)]
 pub(super) struct Entry {

@@ -37,6 +37,9 @@ const SUM_BYTES: u64 = 32;
 const FOOTER_BYTES: u64 = 80;
 /// Most bytes of values in all zstd sections together.
 const ZSTD_BYTES: u64 = 64 << 20;
+/// Most values of a tile, and of one that is a single row: readers decode a tile at a time.
+const TILE_VALUES: usize = 1 << 20;
+const ROW_VALUES: usize = 1 << 24;
 /// The logarithm of the window that zstd frames may ask for.
 const WINDOW_LOG: u32 = 24;
 

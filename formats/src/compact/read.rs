@@ -4,10 +4,11 @@ use quant::Encoding;
 use quant::coding::Coding;
 use sha2::{Digest, Sha256};
 
-use super::index::{self, Entry, Index};
+use super::index::{self, Entry, Index, Needs};
 use super::tiles::{Tiled, Tiles};
 use super::{
-    ALIGNMENT, Compact, END, FOOTER_BYTES, HEAD_BYTES, MAGIC, NAME, SUM_BYTES, VERSION, ZSTD_BYTES, unpacked,
+    ALIGNMENT, Compact, END, FOOTER_BYTES, HEAD_BYTES, MAGIC, NAME, ROW_VALUES, SUM_BYTES, TILE_VALUES,
+    VERSION, ZSTD_BYTES, unpacked,
 };
 use crate::container::{Coded, Container, Tensor};
 use crate::cursor::Cursor;
@@ -38,11 +39,14 @@ impl<'a> Footer<'a> {
         let len = file.bytes().len() as u64;
         let mut head = Cursor::new(file.bytes(), blame);
         if head.take(8, "the magic number")? != MAGIC {
-            return Err(blame.malformed("it does not start as one").at(0));
+            return Err(blame.malformed("its first bytes are those of another format").at(0));
         }
         known(head.u32("the version")?, blame)?;
         let start = len.checked_sub(FOOTER_BYTES).filter(|start| *start >= HEAD_BYTES);
         let start = start.ok_or_else(|| blame.malformed("it has no footer: the file was cut off"))?;
+        if !file.bytes().ends_with(END) {
+            return Err(blame.malformed("it does not end with a footer: the file was cut off").at(start));
+        }
         let mut footer = Cursor::starting_at(file.bytes(), start, blame);
         let offset = footer.u64("the footer")?;
         let index_bytes = footer.u64("the footer")?;
@@ -51,9 +55,6 @@ impl<'a> Footer<'a> {
         let version = footer.u32("the footer")?;
         footer.u32("the footer")?;
         let sum = footer.take(SUM_BYTES, "the footer")?;
-        if footer.take(8, "the footer")? != END {
-            return Err(blame.malformed("it does not end as one: the file was cut off"));
-        }
         known(version, blame)?;
         let fits = count
             .checked_mul(SUM_BYTES)
@@ -76,15 +77,17 @@ impl<'a> Footer<'a> {
     pub fn index(&self, blame: Blame<'_>) -> Result<Index> {
         let broken = |what: String| blame.malformed(format!("the index is broken: {what}")).at(self.offset);
         let json = unpacked(self.index, self.json_bytes);
-        let json = json.ok_or_else(|| broken(format!("it holds no {} bytes", self.json_bytes)))?;
+        let json = json.ok_or_else(|| broken(format!("it does not unpack to {} bytes", self.json_bytes)))?;
+        // A newer index may be of another form, but for this.
+        let needs: Needs = serde_json::from_slice(&json).map_err(|e| broken(crate::json::message(&e)))?;
+        if let Some(word) = needs.requires.first() {
+            let what = format!("the feature {:?}", crate::json::short(word));
+            return Err(blame.unsupported(what, NEWER));
+        }
         let index: Index = serde_json::from_slice(&json).map_err(|e| broken(crate::json::message(&e)))?;
         if index.sections.len() != self.sums.len() {
             let what = format!("it has {} sections, not {}", index.sections.len(), self.sums.len());
             return Err(broken(what));
-        }
-        if let Some(word) = index.requires.first() {
-            let what = format!("the feature {:?}", crate::json::short(word));
-            return Err(blame.unsupported(what, NEWER));
         }
         Ok(index)
     }
@@ -160,7 +163,8 @@ fn tensor(
         (Some(ZSTD), None) => {
             let all = packed.saturating_add(span);
             blame.within("bytes of packed tensors", all, ZSTD_BYTES)?;
-            let wrong = || blame.malformed(format!("its frame holds no {span} bytes")).at(entry.offset);
+            let wrong =
+                || blame.malformed(format!("its frame does not unpack to {span} bytes")).at(entry.offset);
             let values = unpacked(stored, span).ok_or_else(wrong)?;
             tensor.coded = Some(Coded::Zstd);
             Ok((tensor, Some(values)))
@@ -173,6 +177,11 @@ fn tensor(
             let rows = rows.ok_or_else(|| blame.malformed("its tiles have no rows"))?;
             if coding.decoded() != encoding {
                 return Err(blame.malformed(format!("{encoding} cannot be coded as {name:?}")));
+            }
+            let cols = tensor.shape.last().copied().unwrap_or(1);
+            let (values, one) = (rows.saturating_mul(cols), rows == 1 || tensor.rows() == 1);
+            if values > if one { ROW_VALUES } else { TILE_VALUES } {
+                return Err(blame.malformed(format!("its tiles would have {values} values")));
             }
             let tiles = Tiles { coding, rows };
             if Tiled::new(stored, tiles, tensor.rows()).is_none() {
