@@ -14,7 +14,7 @@ use crate::branches::{self, Branches};
 use crate::calibrate::{
     self, Calibration, Chosen, Done, Goals, Judge, Settings, Source, Stats, Store, Text, Trace,
 };
-use crate::compact::{self, Coded};
+use crate::compact;
 use crate::error::{Error, Result};
 use crate::eval::Estimate;
 use crate::files::replace;
@@ -22,7 +22,7 @@ use crate::importance::Importance;
 use crate::model::{Held, Model, Role};
 use crate::pipeline::{self, Budget, Observer, Stop};
 use crate::plan::{Plan, Wishes, Write};
-use crate::recipe::{CODED, Fallback, FileType, Mix, Preset, Recipe, Search, TensorType, Types};
+use crate::recipe::{CODED, Fallback, FileType, Mix, Preset, Recipe, Search, Types};
 use crate::report::Conversion;
 use crate::rescale::{Pair, Rescaling};
 use crate::runner::{Key, Options, Runner};
@@ -303,6 +303,7 @@ impl Request {
             importance: self.imatrix.as_deref().map(Importance::load).transpose()?,
             calibration: text.as_ref().map(Trace::of).or_else(|| Trace::read(model.container.metadata())),
             equalized: Vec::new(),
+            shard: None,
             branches: self.branches.wanted().filter(|_| !target.codes()),
             within: self.branches.wanted().filter(|_| target.codes()),
             layers: self.layers,
@@ -379,7 +380,7 @@ impl Request {
         if let (Some(branches), None) = (&recipe.branches, &calibration) {
             budget.calibrating(branches.peak_bytes(&plan), self.max_memory)?;
         }
-        if plan.tensors.iter().any(|t| t.coded.is_some()) {
+        if target.codes() {
             budget.calibrating(compact::peak_bytes(&plan, budget.threads), self.max_memory)?;
         }
         let most_bytes = recipe.branches.as_ref().map(|b| b.most_bytes(&plan, &model)).transpose()?;
@@ -600,6 +601,11 @@ impl Prepared {
         pipeline::check(&self.plan, &self.model, &self.budget, stop)
     }
 
+    /// The divergence of the written file, if its types were chosen.
+    pub(crate) fn divergence(&self) -> Option<f64> {
+        self.reached.map(|reached| reached.value)
+    }
+
     /// Whether the written file is as near to its source as was asked for.
     ///
     /// # Errors
@@ -652,13 +658,7 @@ impl Prepared {
                 .map(|c| format!("{} bytes of tensors, divergence predicted: {:.3e}", c.bytes, c.divergence)),
         );
         remarks.extend(self.reached.map(|kl| format!("divergence reached: {:.3e}", kl.value)));
-        let mut types = recipe.types.clone();
-        // Sizes that were to be met may have taken less than was chosen.
-        types.0.extend(self.plan.tensors.iter().filter_map(|t| match t.coded {
-            Some(Coded::Codes { bits, .. }) => Some((t.name.clone(), TensorType::Bits(bits))),
-            _ => None,
-        }));
-        types.text(recipe.file_type, &remarks)
+        recipe.types.text(recipe.file_type, &remarks)
     }
 
     /// Writes the branches of low rank, if there are any, and tells where; what an earlier run left there is no part of
@@ -685,7 +685,7 @@ impl Prepared {
     /// Encodes the matrices that are encoded as wholes: those that a text tells something about, and those with branches.
     fn encode(&mut self, force: bool, observer: &dyn Observer, stop: &Stop) -> Result<Option<Store>> {
         let calibration = self.calibration.take();
-        let coded = self.plan.tensors.iter().any(|t| t.coded.is_some());
+        let coded = self.plan.target.codes();
         if calibration.is_none() && self.plan.recipe.branches.is_none() && !coded {
             return Ok(None);
         }

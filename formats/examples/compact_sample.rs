@@ -6,14 +6,13 @@
 
 use std::error::Error;
 
-use formats::compact::{Section, Storage, Tiles, place, section};
-use formats::{Layout, Metadata, Planned, Sum, Value, ValueKind};
+use formats::compact::{Section, Storage, Tiles, section, whole};
+use formats::{Metadata, Planned, Value, ValueKind};
 use quant::cancellation::Design;
 use quant::coding::Coding;
 use quant::feedback::Feedback;
 use quant::hessian::Hessian;
 use quant::{CODECS, Codec, Encoding, Rows, codec, lossless};
-use sha2::{Digest, Sha256};
 
 const ROWS: usize = 24;
 const COLS: usize = 256;
@@ -76,16 +75,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         add(name, Encoding::F32, &[ROWS, COLS], tiled(Coding::Codes, &data), data);
     }
 
-    let sections: Vec<Section> = all.iter().map(|(section, _)| section.clone()).collect();
-    let layout = Layout::from(place(&metadata(), &sections)?);
-    let sums: Vec<Sum> =
-        all.iter().map(|(_, data)| Sum { crc32: 0, sha256: Sha256::digest(data).into() }).collect();
-    let mut file = vec![0; usize::try_from(layout.total_bytes())?];
-    let data = layout.offsets().iter().copied().zip(all.into_iter().map(|(_, data)| data));
-    for (offset, bytes) in layout.finish(&sums).into_iter().chain(data) {
-        file[usize::try_from(offset)?..][..bytes.len()].copy_from_slice(&bytes);
-    }
-    std::fs::write(out, file)?;
+    std::fs::write(out, whole(&metadata(), &all)?)?;
     Ok(())
 }
 

@@ -40,7 +40,7 @@ use toml::Spanned;
 use crate::about::Overrides;
 use crate::calibrate::{self, Goals, Settings};
 use crate::error::{Error, Result};
-use crate::eval::{self, Protocol};
+use crate::eval::{self, Protocol, sha256};
 use crate::hub::Address;
 use crate::model::wildcard;
 use crate::recipe::{Fallback, FileType, Mix, Preset, Search};
@@ -55,6 +55,8 @@ const FILE_BYTES: u64 = 16 << 20;
 pub struct Job {
     /// The file.
     pub path: PathBuf,
+    /// Its SHA-256.
+    pub sha256: String,
     /// The release as a whole.
     pub release: Release,
     /// How quality is measured, if it is.
@@ -317,6 +319,7 @@ impl Job {
         })?;
         let mut job = Job {
             path: path.to_owned(),
+            sha256: sha256([text.as_bytes()]),
             release: written.release,
             evaluation: written.evaluation,
             calibration: written.calibration,

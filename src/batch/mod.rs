@@ -119,6 +119,7 @@ fn run_with(
         release: job.name(),
         quantized_by: job.release.quantized_by.clone(),
         program: Program::this(),
+        job: job.sha256.clone(),
         shard,
         seconds: start.elapsed().as_secs_f64(),
         cells: outcomes,
@@ -155,7 +156,18 @@ pub fn merge(out: &Path) -> Result<Summary> {
 /// Writes what describes a release.
 fn publish(summary: &Summary, out: &Path) -> Result<()> {
     let _claim = sole(out)?;
-    for (path, bytes) in outputs::all(summary)? {
+    let files = outputs::all(summary)?;
+    // Of a model that has no artifact any more, nothing praises any.
+    for model in summary.cells.iter().map(|cell| out.join(&cell.model)) {
+        let (sums, card) = (model.join(outputs::SUMS), model.join(outputs::CARD));
+        let described = files.iter().any(|(path, _)| out.join(path) == sums);
+        if !described && sums.exists() {
+            for path in [&sums, &card].into_iter().filter(|path| path.exists()) {
+                std::fs::remove_file(path).map_err(Error::io("remove", path))?;
+            }
+        }
+    }
+    for (path, bytes) in files {
         replace(&out.join(path), &bytes)?;
     }
     Ok(())

@@ -15,9 +15,14 @@ use crate::eval::Estimate;
 use crate::report::{bytes, count, nats};
 use crate::targets::TARGETS;
 
+/// Checksums of the artifacts of a model, or of all.
+pub(super) const SUMS: &str = "SHA256SUMS";
+/// The card of a model.
+pub(super) const CARD: &str = "README.md";
+
 /// The templates; the extension says how texts are escaped.
 const TEMPLATES: [(&str, &str); 4] = [
-    ("README.md", include_str!("templates/README.md.jinja")),
+    (CARD, include_str!("templates/README.md.jinja")),
     ("report.html", include_str!("templates/report.html.jinja")),
     ("summary.md", include_str!("templates/summary.md.jinja")),
     ("summary.xml", include_str!("templates/summary.xml.jinja")),
@@ -91,11 +96,11 @@ pub(super) fn all(summary: &Summary) -> Result<Vec<(String, Vec<u8>)>> {
     for model in &manifest.models {
         let files = || model.artifacts.iter().flat_map(|a| &a.files);
         sums += &checksums(files(), &format!("{}/", model.name));
-        all.push((format!("{}/SHA256SUMS", model.name), checksums(files(), "").into_bytes()));
-        all.push((format!("{}/README.md", model.name), fill("README.md", card(summary, model))?));
+        all.push((format!("{}/{SUMS}", model.name), checksums(files(), "").into_bytes()));
+        all.push((format!("{}/{CARD}", model.name), fill(CARD, card(summary, model))?));
     }
     let structured = |name: &str, bytes: Result<Vec<u8>>| bytes.map(|bytes| (name.to_owned(), bytes));
-    all.push(("SHA256SUMS".to_owned(), sums.into_bytes()));
+    all.push((SUMS.to_owned(), sums.into_bytes()));
     all.push(structured("manifest.json", record::json(&manifest, "manifest.json".as_ref()))?);
     all.push(structured("summary.json", record::json(summary, "summary.json".as_ref()))?);
     for name in ["summary.md", "summary.xml"] {
@@ -144,7 +149,9 @@ fn card(summary: &Summary, model: &ManifestModel) -> Value {
             "gguf": example(&["gguf"]),
             "web": example(&["st", "prefab"]),
             "rwkv_cpp": example(&["rwkv.cpp"]),
-            "pip": example(&["pth"]),
+            // The package wants its name without the extension, and says by the environment which versions it runs.
+            "pip": example(&["pth"]).map(|name| name.trim_end_matches(".pth")),
+            "pip_is_v7": artifacts.iter().any(|a| a.source.version.starts_with('7')),
         },
     })
 }

@@ -46,6 +46,9 @@ pub struct Record {
     pub bits_per_weight: f64,
     /// Its tensors by their encoding.
     pub encodings: BTreeMap<String, Share>,
+    /// Its divergence from the source on the calibration tokens that only judged, nats a token, if its types were chosen.
+    #[serde(default)]
+    pub divergence: Option<f64>,
     /// How far it is from its source, if that was measured.
     pub quality: Option<Quality>,
 }
@@ -369,6 +372,7 @@ impl Record {
             bytes: 0,
             bits_per_weight: 0.0,
             encodings: BTreeMap::new(),
+            divergence: None,
             quality: None,
         };
         Ok(record.sized(plan))

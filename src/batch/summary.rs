@@ -23,6 +23,9 @@ pub struct Summary {
     pub quantized_by: Option<String>,
     /// What made them.
     pub program: Program,
+    /// SHA-256 of the job file.
+    #[serde(default)]
+    pub job: String,
     /// Which part of the release.
     pub shard: Shard,
     /// Wall time of the run; of the longest, where several were joined.
@@ -211,6 +214,9 @@ impl Summary {
                     part.release, all.release
                 ));
             }
+            if part.job != all.job {
+                return lacking(format!("shard {shard} is of another job file: run it again"));
+            }
             all.cells.extend(part.cells.iter().cloned());
             all.seconds = all.seconds.max(part.seconds);
         }
@@ -248,6 +254,7 @@ mod tests {
             release: "r".to_owned(),
             quantized_by: None,
             program: Program::this(),
+            job: "j".to_owned(),
             shard: Shard { index, count },
             seconds: index as f64,
             cells: fates.iter().map(cell).collect(),
@@ -281,6 +288,9 @@ mod tests {
         assert_eq!(wrong(&[]), "there are no summaries of shards");
         assert_eq!(wrong(&[&a]), "the summary of shard 2/2 is missing");
         assert_eq!(wrong(&[&a, &b, &b]), "there are 3 summaries of 2 shards");
+        let other = Summary { job: "k".to_owned(), ..b.clone() };
+        let said = Summary::join(vec![a.clone(), other]).unwrap_err().to_string();
+        assert!(said.contains("is of another job file"), "{said}");
         let other = Summary { release: "s".to_owned(), ..b.clone() };
         assert_eq!(wrong(&[&a, &other]), "shard 2/2 is of the release \"s\", not \"r\"");
         let gap = summary(2, 2, &[(3, Fate::Made)]);

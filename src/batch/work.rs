@@ -125,6 +125,7 @@ impl<'a> Workshop<'a> {
                 claim.begin()?;
                 self.convert(&mut prepared, was_ours)?;
                 planned = planned.sized(&prepared.plan);
+                planned.divergence = prepared.divergence();
                 planned.files = prepared.paths().map(|p| relative(&p, &folder)).collect::<Result<_>>()?;
                 planned.write(&path)?;
                 (planned, false)
@@ -140,7 +141,14 @@ impl<'a> Workshop<'a> {
             record.write(&path)?;
         }
         let quality = cell.gates.quality();
-        let failures = record.quality.as_ref().map(|q| quality.failures(&q.against)).unwrap_or_default();
+        let mut failures = record.quality.as_ref().map(|q| quality.failures(&q.against)).unwrap_or_default();
+        if let (Some(most), Some(found)) = (cell.place.artifact.target_kl, record.divergence)
+            && found > most
+        {
+            failures.push(format!(
+                "the divergence on held-out calibration tokens is {found:.2e}, and target_kl {most}"
+            ));
+        }
         Ok(Done::There { record: Box::new(record), kept, failures })
     }
 

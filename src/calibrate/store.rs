@@ -44,6 +44,7 @@ impl Store {
         let mut name = out.file_name().unwrap_or_default().to_owned();
         name.push(".calibration");
         let folder = out.with_file_name(name);
+        refuse_strangers(&folder)?;
         fs::create_dir_all(&folder).map_err(Error::io("create", &folder))?;
         let path = folder.join("lock");
         let lock = File::create(&path).map_err(Error::io("create", &path))?;
@@ -148,5 +149,23 @@ impl Store {
 
     fn file(&self, write: usize, kind: &str) -> PathBuf {
         self.folder.join(format!("{write:05}.{kind}"))
+    }
+}
+
+/// Refuses a folder of somebody else's: what is in it would be removed.
+fn refuse_strangers(folder: &Path) -> Result<()> {
+    let Ok(listed) = fs::read_dir(folder) else { return Ok(()) };
+    let is_ours = |name: &str| {
+        let numbered =
+            name.split_once('.').is_some_and(|(number, _)| number.bytes().all(|b| b.is_ascii_digit()));
+        numbered || ["lock", "identity", "identity.partial"].contains(&name)
+    };
+    let names = listed.filter_map(|entry| Some(entry.ok()?.file_name().to_string_lossy().into_owned()));
+    match names.into_iter().find(|name| !is_ours(name)) {
+        None => Ok(()),
+        Some(name) => Err(Error::Usage {
+            what: format!("{} holds {name}, and is where finished matrices are to be kept", folder.display()),
+            help: "move the folder away, or give the output another name".to_owned(),
+        }),
     }
 }

@@ -10,7 +10,7 @@ use crate::error::Result;
 use crate::report::{Clustering, Steps, Style};
 use crate::runner::{Clustered, Fit, Hidden, Options, Runner, mean_squares, parse_share};
 
-/// Puts the rows of the output layer into clusters, a .safetensors file for `generate` and `eval-ppl --head FILE`.
+/// Puts the rows of the output layer into clusters, a .rwkvz or .safetensors file for `generate` and `eval-ppl --head FILE`.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     #[command(flatten)]
@@ -37,7 +37,7 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: &Args, style: Style) -> Result<()> {
-    show(&args.common.run("clusters", &["safetensors"], || cluster(args, style))?, style)
+    show(&args.common.run("clusters", &["rwkvz", "safetensors"], || cluster(args, style))?, style)
 }
 
 fn cluster(args: &Args, style: Style) -> Result<Clustering> {

@@ -71,6 +71,8 @@ impl Coded {
         let plain = (encoding.block_bytes() as u64 * values) as f64;
         match self {
             Coded::Zstd => plain as u64,
+            // Of few values little is known when they are coded.
+            Coded::Lossless if values < FEWEST as u64 => plain as u64,
             Coded::Lossless => (LOSSLESS * plain) as u64,
             Coded::Codes { bits, .. } => (bits * values as f64 / 8.0).ceil() as u64,
         }

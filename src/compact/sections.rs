@@ -13,6 +13,7 @@ use crate::error::Result;
 use crate::model::Model;
 use crate::pipeline::{self, Observer, Stop};
 use crate::plan::{Plan, Write};
+use crate::recipe::TensorType;
 
 /// By how many bits a weight a tensor is coded in less than it should be, since rates are met to about as much.
 const LEEWAY: f64 = 0.002;
@@ -79,7 +80,10 @@ pub fn shrink(plan: &mut Plan, bytes: u64, model: &Model, store: &Store, stop: &
     };
     for n in &chosen {
         if let Some((bits, rank)) = bits_of(plan, *n) {
-            plan.tensors[*n].coded = Some(Coded::Codes { bits: (bits - fewer).max(LEAST_BITS), rank });
+            let bits = (bits - fewer).max(LEAST_BITS);
+            let write = &mut plan.tensors[*n];
+            write.coded = Some(Coded::Codes { bits, rank });
+            plan.recipe.types.0.insert(write.name.clone(), TensorType::Bits(bits));
         }
     }
     for some in chosen.chunks(rayon::current_num_threads().max(1)) {

@@ -59,6 +59,9 @@ impl Corpus {
                 "jsonl" => json_lines(&bytes, coder),
                 "npy" => npy(&bytes).map(|ids| vec![ids]),
                 "ids" => decimal(&bytes).map(|ids| vec![ids]),
+                _ if is_model(&bytes) => {
+                    Err("it is a model, or an importance matrix, and no text".to_owned())
+                }
                 _ => coder.encode(&bytes).map(|ids| vec![ids]).map_err(|e| e.to_string()),
             };
             for ids in documents.map_err(|what| unreadable(path, &what))? {
@@ -70,6 +73,13 @@ impl Corpus {
         corpus.sha256 = hash.finalize().iter().map(|b| format!("{b:02x}")).collect();
         Ok(corpus)
     }
+}
+
+/// Whether a file starts as GGUF, safetensors, torch and compact files do.
+fn is_model(bytes: &[u8]) -> bool {
+    let starts: [&[u8]; 3] = [b"GGUF", b"PK\x03\x04", b"RWKVZ\0"];
+    starts.iter().any(|start| bytes.starts_with(start))
+        || bytes.get(8..10).is_some_and(|b| b == b"{\"" && bytes[7] == 0)
 }
 
 fn unreadable(path: &Path, what: &str) -> Error {

@@ -36,6 +36,8 @@ pub struct Recipe {
     pub branches: Option<Branches>,
     /// Which matrices may have such a branch in the file itself.
     pub within: Option<Branches>,
+    /// The key that says of which shard the file is, if it is one.
+    pub shard: Option<(String, String)>,
     /// How many blocks are quantized, from the first on, if not all.
     pub layers: Option<usize>,
     /// Every how many blocks the runtime is to halve its activations, if not as usual (0: never).
@@ -56,6 +58,7 @@ impl Recipe {
             equalized: Vec::new(),
             branches: None,
             within: None,
+            shard: None,
             layers: None,
             rescale: None,
         }

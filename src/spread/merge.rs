@@ -8,13 +8,13 @@ use formats::{Limits, Mapped, open};
 use rayon::prelude::*;
 use serde::Serialize;
 
-use super::{Conversion, Place, Read, checksum, frame_name, path};
+use super::{Conversion, Place, Read, checksum, compact, frame_name, path};
 use crate::error::{Error, Result};
 use crate::pipeline::{Observer, Partial, Stop};
 use crate::shard::Shard;
 
 /// Bytes copied at a time.
-const STEP: u64 = 4 << 20;
+pub(super) const STEP: u64 = 4 << 20;
 
 /// A conversion that was put together.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -35,7 +35,10 @@ pub struct Merged {
 /// [`Error::Check`] if a shard is missing, or shards are of different conversions; [`Error::Model`] if one is damaged;
 /// else as [`pipeline::write`](crate::pipeline::write).
 pub fn merge(out: &Path, force: bool, observer: &dyn Observer, stop: &Stop) -> Result<Merged> {
-    let shards = find(out)?;
+    if compact::are_there(out)? {
+        return compact::merge(out, force, observer, stop);
+    }
+    let shards: Vec<Read> = find(out)?;
     let conversion = &shards[0].head.conversion;
     conversion.check(shards[0].container.path())?;
     let parts = parts(&shards)?;
@@ -82,8 +85,29 @@ pub fn merge(out: &Path, force: bool, observer: &dyn Observer, stop: &Stop) -> R
     Ok(merged)
 }
 
+/// A file that holds one shard.
+pub(super) trait ShardFile: Sized {
+    /// Opens it.
+    ///
+    /// # Errors
+    /// If it is none, or damaged.
+    fn open(path: &Path) -> Result<Self>;
+
+    /// Where it is.
+    fn path(&self) -> &Path;
+
+    /// Which one it says it is.
+    fn shard(&self) -> Shard;
+
+    /// Whether the other is of the same conversion.
+    fn is_of_one_conversion(&self, other: &Self) -> bool;
+}
+
 /// All shards of `out`, in order.
-fn find(out: &Path) -> Result<Vec<Read>> {
+///
+/// # Errors
+/// [`Error::Check`] if one is missing, or they are not of one conversion.
+pub(super) fn find<T: ShardFile>(out: &Path) -> Result<Vec<T>> {
     let counts: BTreeMap<usize, PathBuf> = listed(out)?.into_iter().map(|(s, p)| (s.count, p)).collect();
     let mut counts = counts.into_iter();
     let (count, first) = counts.next().ok_or_else(|| Error::Usage {
@@ -96,23 +120,23 @@ fn find(out: &Path) -> Result<Vec<Read>> {
             what: format!("{} and {} are not of one number of shards", first.display(), other.display()),
         });
     }
-    let mut shards: Vec<Read> = Vec::new();
+    let mut shards: Vec<T> = Vec::new();
     for index in 1..=count {
         let shard = Shard { index, count };
         let path = path(out, shard);
         if !path.exists() {
             return Err(Error::Check { what: format!("shard {shard} is missing: {}", path.display()) });
         }
-        let read = Read::open(&path)?;
-        if read.head.shard != shard {
-            let what = format!("{} is shard {}, not {shard}", path.display(), read.head.shard);
+        let read = T::open(&path)?;
+        if read.shard() != shard {
+            let what = format!("{} is shard {}, not {shard}", path.display(), read.shard());
             return Err(Error::Check { what });
         }
-        if let Some(first) = shards.first().filter(|first| first.head.conversion != read.head.conversion) {
+        if let Some(first) = shards.first().filter(|first| !first.is_of_one_conversion(&read)) {
             return Err(Error::Check {
                 what: format!(
                     "{} and {} are of different conversions: another source, recipe or version of this program",
-                    first.container.path().display(),
+                    first.path().display(),
                     path.display()
                 ),
             });
@@ -123,7 +147,7 @@ fn find(out: &Path) -> Result<Vec<Read>> {
 }
 
 /// The files that are named as shards of `out`.
-fn listed(out: &Path) -> Result<Vec<(Shard, PathBuf)>> {
+pub(super) fn listed(out: &Path) -> Result<Vec<(Shard, PathBuf)>> {
     let folder = match out.parent() {
         Some(p) if !p.as_os_str().is_empty() => p,
         _ => Path::new("."),

@@ -7,9 +7,10 @@
 //!   frame.0           all of file 0 that is no tensor's data, piece behind piece; then those of the others
 //! ```
 //!
-//! Every shard tells the whole frame, so merging needs neither the source nor the recipe. What is merged must be of one
+//! (Those of compact files are compact files: [`compact`].) Every shard tells the whole frame, so merging needs neither the source nor the recipe. What is merged must be of one
 //! conversion: the same source, recipe and layout, and a program that makes the same bytes of them.
 
+mod compact;
 mod merge;
 mod plan;
 
@@ -21,6 +22,7 @@ use formats::safetensors::Bundle;
 use formats::{Container, Limits, Mapped, Value, open};
 use serde::{Deserialize, Serialize};
 
+use merge::ShardFile;
 pub use merge::{Merged, merge};
 
 use crate::error::{Error, Result};
@@ -85,8 +87,7 @@ struct Read {
     sums: BTreeMap<usize, u32>,
 }
 
-impl Read {
-    /// Opens the file of a shard.
+impl ShardFile for Read {
     fn open(path: &Path) -> Result<Read> {
         let container = open(path, &Limits::default())?;
         let wrong = |what: String| Error::Model {
@@ -109,6 +110,20 @@ impl Read {
         Ok(Read { container, head, sums })
     }
 
+    fn path(&self) -> &Path {
+        self.container.path()
+    }
+
+    fn shard(&self) -> Shard {
+        self.head.shard
+    }
+
+    fn is_of_one_conversion(&self, other: &Read) -> bool {
+        self.head.conversion == other.head.conversion
+    }
+}
+
+impl Read {
     /// Whether all tensors in it are as they were written.
     fn is_sound(&self) -> bool {
         self.sums.iter().all(|(tensor, sum)| {

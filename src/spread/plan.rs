@@ -7,7 +7,8 @@ use formats::{Planned, Sum, Value};
 use quant::Encoding;
 use serde::Serialize;
 
-use super::{Conversion, File, Head, KEY, Place, Read, frame_name, path};
+use super::merge::ShardFile;
+use super::{Conversion, File, Head, KEY, Place, Read, compact, frame_name, path};
 use crate::calibrate;
 use crate::convert::{Prepared, Request};
 use crate::error::{Error, Result};
@@ -15,7 +16,7 @@ use crate::eval::sha256;
 use crate::pipeline::{Budget, GENERATION, Observer, Stop};
 use crate::plan::{Part, Plan, Write};
 use crate::shard::Shard;
-use crate::targets::{Output, PlannedFile};
+use crate::targets::{self, Output, PlannedFile};
 use crate::verify;
 
 impl Request {
@@ -38,10 +39,23 @@ impl Request {
                 help: "leave --shard out, or --low-rank".to_owned(),
             });
         }
+        let codes = targets::choose(&self.output, self.to.as_deref())?.codes();
+        if codes && self.goals.is_wanted() {
+            return Err(Error::Usage {
+                what: "a shard cannot know how small the others become".to_owned(),
+                help:
+                    "choose the bits once, --bpw 4 --save-recipe FILE, and give --recipe FILE to all shards"
+                        .to_owned(),
+            });
+        }
         let mut prepared = self.prepare(observer, stop)?;
+        let sources: Vec<String> = prepared.model.files().map(verify::sha256).collect();
+        if codes {
+            let id = self.id(&prepared.plan, &sources);
+            return self.budgeted(compact::shard(prepared, shard, id)?);
+        }
         let plan = prepared.plan;
         check(&plan)?;
-        let sources: Vec<String> = prepared.model.files().map(verify::sha256).collect();
         let frames = frames(&plan);
         let conversion = Conversion {
             id: self.id(&plan, &sources),
@@ -52,9 +66,18 @@ impl Request {
         prepared.judge = None; // a shard is no model
         prepared.output = path(&prepared.output, shard);
         prepared.plan = shard_plan(plan, Head { shard, conversion }, frames, &prepared.output)?;
+        self.budgeted(prepared)
+    }
+
+    /// The same with the memory that its own tensors take.
+    fn budgeted(&self, mut prepared: Prepared) -> Result<Prepared> {
         prepared.budget = Budget::new(&prepared.plan, self.thread_count(), self.max_memory)?;
         if let Some(calibration) = &prepared.calibration {
             let bytes = calibrate::peak_bytes(&prepared.plan, calibration);
+            prepared.budget.calibrating(bytes, self.max_memory)?;
+        }
+        if prepared.plan.target.codes() {
+            let bytes = crate::compact::peak_bytes(&prepared.plan, prepared.budget.threads);
             prepared.budget.calibrating(bytes, self.max_memory)?;
         }
         Ok(prepared)
@@ -96,6 +119,9 @@ impl Request {
 impl Prepared {
     /// Whether the shard that is planned is there already, whole.
     pub fn is_done(&self) -> bool {
+        if self.plan.target.codes() {
+            return compact::is_done(self);
+        }
         let there = self.output.is_file().then(|| Read::open(&self.output).ok()).flatten();
         there.is_some_and(|read| *read.container.metadata() == self.plan.metadata && read.is_sound())
     }

@@ -22,6 +22,11 @@ const VERSION: &str = "rwkv-quant.model";
 const TYPE: &str = "rwkv-quant.type";
 /// The program.
 const PROGRAM: &str = "rwkv-quant.program";
+/// Bits a weight of the tensors that are coded, as `--recipe` reads them.
+const RECIPE: &str = "rwkv-quant.recipe";
+/// Sizes of the model: blocks, channels, those of the channel mix, heads, tokens.
+const SIZES: [&str; 5] =
+    ["rwkv-quant.layers", "rwkv-quant.embd", "rwkv-quant.ffn", "rwkv-quant.heads", "rwkv-quant.vocab"];
 /// SHA-256 of every file of the source.
 const SOURCES: &str = "rwkv-quant.source.sha256";
 
@@ -161,8 +166,18 @@ fn metadata(order: &Order<'_>) -> Result<Metadata> {
     let Order { model, about, recipe, sources, .. } = *order;
     let mut keys = about.general_with("general.type", Value::from("model"));
     let mut put = |key: &str, value: Value| keys.push((key.to_owned(), value));
+    if let Some((key, head)) = &recipe.shard {
+        put(key, Value::from(head.as_str()));
+    }
     put(VERSION, Value::from(model.version.name));
+    let dims = &model.dims;
+    for (key, size) in SIZES.into_iter().zip([dims.layers, dims.embd, dims.ffn, dims.heads, dims.vocab]) {
+        put(key, Value::U32(size.try_into().unwrap_or(u32::MAX)));
+    }
     put(TYPE, Value::from(recipe.file_type.name));
+    if recipe.file_type.coded {
+        put(RECIPE, Value::from(recipe.types.text(recipe.file_type, &[])));
+    }
     put(PROGRAM, Value::from(env!("CARGO_PKG_VERSION")));
     put(SOURCES, Value::strings(sources.iter().cloned()));
     keys.extend(recipe.importance.iter().flat_map(Importance::keys));

@@ -284,7 +284,7 @@ fn releases_tell_their_real_sizes() {
     assert_eq!(cells.len(), 2, "{found}");
     for cell in cells {
         let path = out.join(cell["path"].as_str().unwrap());
-        assert_eq!(cell["bytes"], bytes(&path).len(), "{cell}");
+        assert_eq!(cell["record"]["bytes"], bytes(&path).len(), "{cell}");
     }
 }
 

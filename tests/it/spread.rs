@@ -96,6 +96,34 @@ fn sets_and_what_stands_beside_them_are_spread_too() {
 }
 
 #[test]
+fn compact_files_are_spread_too() {
+    Spread::new(&[]).same("out.rwkvz", &[1, 3, 100]);
+    Spread::new(&["--type", "nf4"]).same("out.rwkvz", &[2]);
+    let made = Spread::new(&["--vocab", "bytes"]);
+    let (recipe, text) = (made.path("recipe.toml"), made.path("text.txt"));
+    fs::write(&text, &fs::read(testdata("heldout.txt")).unwrap()[..16 * 512]).unwrap();
+    let [recipe, text] = [&recipe, &text].map(|path| path.to_str().unwrap().to_owned());
+    ok(made.convert("a.rwkvz", &["--bpw", "4", "--save-recipe", &recipe]));
+    let calibrated = ["--recipe", &recipe, "--vocab", "bytes", "--calib", &text, "--calib-independent"];
+    Spread::new(&calibrated).same("out.rwkvz", &[3]);
+
+    let spread = Spread::new(&["--recipe", &recipe]);
+    spread.shards("out.rwkvz", 2);
+    let second = spread.path("out.rwkvz.shard-2of2");
+    let mut damaged = fs::read(&second).unwrap();
+    damaged[1000] ^= 1;
+    fs::write(&second, &damaged).unwrap();
+    let (status, said) = spread.merge("out.rwkvz");
+    assert!(status == 1 && said.contains("does not match its SHA-256"), "{said}");
+    fs::remove_file(&second).unwrap();
+    assert!(spread.merge("out.rwkvz").1.contains("shard 2/2 is missing"));
+    let ran = run(spread.convert("b.rwkvz", &["--shard", "1/2"]).iter().chain(&["--force".to_owned()]));
+    assert_eq!(ran.status, 0, "{}", ran.stderr);
+    let ran = run(made.convert("b.rwkvz", &["--shard", "1/2", "--bpw", "4"]));
+    assert!(ran.stderr.contains("a shard cannot know how small the others become"), "{}", ran.stderr);
+}
+
+#[test]
 fn what_does_not_fit_together_is_refused() {
     let spread = Spread::new(&["--type", "q4_0"]);
     let (status, said) = spread.merge("out.gguf");

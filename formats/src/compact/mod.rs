@@ -7,9 +7,11 @@ mod read;
 mod tests;
 mod tiles;
 mod verify;
+mod whole;
 
 pub use place::{CompactPlacement, Section, Storage, place};
 pub use tiles::{SectionWriter, Tiled, Tiles, section};
+pub use whole::whole;
 
 use std::io::Read;
 

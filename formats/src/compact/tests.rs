@@ -214,7 +214,7 @@ fn a_hostile_index_is_refused() {
             b(
                 r#""shape": [1152921504606846976], "offset": 128, "bytes": 64, "coding": "codes", "tile_rows": 1"#,
             ),
-            "do not end",
+            "its tiles would have 1152921504606846976 values",
         ),
         (
             b(r#""shape": [16], "offset": 128, "bytes": 64, "coding": "lossless", "tile_rows": 1"#),
@@ -232,6 +232,7 @@ fn a_hostile_index_is_refused() {
             format!(r#"{{"requires": ["x"], "metadata": [], "sections": [{good}, {good}]}}"#),
             "the feature \"x\"",
         ),
+        (r#"{"requires": ["x"], "sections": 7}"#.to_owned(), "the feature \"x\""),
         (r#"{"metadata": [], "sections": []}"#.to_owned(), "0 sections, not 2"),
         ("[".repeat(100_000), "broken"),
     ] {

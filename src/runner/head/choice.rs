@@ -15,7 +15,7 @@ pub static FORMS: &[(&str, &str)] = &[
         "6 bits of every row, then the rows that matter: the K likeliest tokens (1) exact by proof",
     ),
     ("clustered:K,P", "of K clusters the likeliest ones, up to the share P of the probability: approximate"),
-    ("FILE.safetensors", "the clusters that cluster-head wrote"),
+    ("FILE.rwkvz", "the clusters that cluster-head wrote, or FILE.safetensors"),
 ];
 
 /// A head that is asked for.
@@ -40,7 +40,7 @@ impl FromStr for Choice {
             let forms: Vec<&str> = FORMS.iter().map(|f| f.0).collect();
             format!("heads are {}", forms.join(", "))
         };
-        if text.ends_with(".safetensors") {
+        if text.ends_with(".rwkvz") || text.ends_with(".safetensors") {
             return Ok(Choice::Stored(text.into()));
         }
         match text.split_once(':') {

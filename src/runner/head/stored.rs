@@ -1,4 +1,4 @@
-//! Clusters in a file: safetensors with
+//! Clusters in a file, compact or safetensors, with
 //!
 //! ```text
 //! head.clusters.of_row    I32 [tokens]              the cluster of each row
@@ -11,6 +11,7 @@
 
 use std::path::Path;
 
+use formats::compact::{Section, Storage, whole};
 use formats::{Container, Limits, Metadata, Planned, Value};
 use quant::{Encoding, codec};
 
@@ -41,14 +42,9 @@ impl Clustered {
             (SPREAD, Encoding::F32, vec![clusters, cols], floats(self.spread.rows(0..clusters))),
             (OFFSETS, Encoding::F32, vec![clusters], floats(&self.offsets)),
         ];
-        let planned: Vec<Planned> = parts
-            .iter()
-            .map(|(name, encoding, shape, _)| Planned {
-                name: (*name).to_owned(),
-                encoding: *encoding,
-                shape: shape.clone(),
-            })
-            .collect();
+        let parts = parts.map(|(name, encoding, shape, bytes)| {
+            (Planned { name: name.to_owned(), encoding, shape }, bytes)
+        });
         let key = |name: &str, value: String| (name.to_owned(), Value::String(value));
         let mut keys: Metadata = vec![
             key(CLUSTERED_HEAD, "clustered".to_owned()),
@@ -56,12 +52,19 @@ impl Clustered {
             key("outside", self.outside.to_string()),
         ];
         keys.extend(self.fitted.iter().map(|sha256| key("fitted", sha256.clone())));
-        let placement = formats::safetensors::place(&keys, &planned)?;
-        let mut file = placement.head.clone();
-        for (offset, (.., bytes)) in placement.offsets.iter().zip(&parts) {
-            file.resize(*offset as usize, 0);
-            file.extend_from_slice(bytes);
-        }
+        let file = if path.extension().is_some_and(|e| e == "rwkvz") {
+            let section = |(planned, bytes)| (Section { planned, storage: Storage::Plain }, bytes);
+            whole(&keys, &parts.map(section))?
+        } else {
+            let planned: Vec<Planned> = parts.iter().map(|(planned, _)| planned.clone()).collect();
+            let placement = formats::safetensors::place(&keys, &planned)?;
+            let mut file = placement.head.clone();
+            for (offset, (_, bytes)) in placement.offsets.iter().zip(&parts) {
+                file.resize(*offset as usize, 0);
+                file.extend_from_slice(bytes);
+            }
+            file
+        };
         replace(path, &file)
     }
 
@@ -76,6 +79,7 @@ impl Clustered {
             help: "make it for this model: rwkv-quant cluster-head MODEL -o FILE".to_owned(),
         };
         let container = formats::open(path, &Limits::default())?;
+        container.format().verify_checksums(&container, &Limits::default())?;
         let text = |key: &str| container.value(key).and_then(Value::as_str);
         if text(CLUSTERED_HEAD) != Some("clustered") {
             return Err(unfit("holds no clustered output layer".to_owned()));
@@ -114,8 +118,12 @@ impl Clustered {
         if !(share > 0.0 && share <= 1.0) {
             return Err(unfit(format!("asks for a share of {share} of the probability")));
         }
+        let centers = floats(part(CENTERS, Encoding::F32, &[clusters, cols])?)?;
+        if !are_means(&centers, &of_row, &members, full)? {
+            return Err(unfit("holds the clusters of another head".to_owned()));
+        }
         Ok(Clustered {
-            centers: Dense::new(floats(part(CENTERS, Encoding::F32, &[clusters, cols])?)?, cols),
+            centers: Dense::new(centers, cols),
             spread: Dense::new(floats(part(SPREAD, Encoding::F32, &[clusters, cols])?)?, cols),
             offsets: floats(part(OFFSETS, Encoding::F32, &[clusters])?)?,
             fitted: fitted(&container),
@@ -125,6 +133,32 @@ impl Clustered {
             share,
         })
     }
+}
+
+/// How far the means of a head's rows may be from the centers: as far as rounding a model moves them.
+const NEAR: f64 = 0.05;
+
+/// Whether each center is about the mean of the rows of its cluster.
+fn are_means(centers: &[f32], of_row: &[u32], members: &[Vec<u32>], full: &FullRows<'_>) -> Result<bool> {
+    let cols = full.cols();
+    let (mut sums, mut row) = (vec![0.0; centers.len()], 0);
+    full.each_chunk(|rows| {
+        for values in rows.chunks_exact(cols) {
+            let start = of_row[row] as usize * cols;
+            sums[start..start + cols].iter_mut().zip(values).for_each(|(sum, v)| *sum += f64::from(*v));
+            row += 1;
+        }
+        Ok::<_, Error>(())
+    })?;
+    let (mut off, mut power) = (0.0, 0.0);
+    for ((sums, centers), members) in sums.chunks_exact(cols).zip(centers.chunks_exact(cols)).zip(members) {
+        let count = members.len() as f64;
+        for (sum, center) in sums.iter().zip(centers) {
+            off += (sum - count * f64::from(*center)).powi(2) / count.max(1.0);
+            power += count * f64::from(*center).powi(2);
+        }
+    }
+    Ok(off <= NEAR * power)
 }
 
 fn fitted(container: &Container) -> Option<String> {

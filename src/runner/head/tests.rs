@@ -29,7 +29,6 @@ fn heads_are_asked_for_by_name() {
 #[test]
 fn clusters_are_read_as_they_were_written() {
     let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("head.safetensors");
     let runner = runner("rwkv7-bytes.pth");
     let full = runner.full_rows();
     let tokens: Vec<u32> =
@@ -39,17 +38,28 @@ fn clusters_are_read_as_they_were_written() {
     let mut made = fit.cluster(&runner, Some(&mean_squares(&hidden))).unwrap();
     made.fit(&runner, &hidden, "text".to_owned());
     assert_eq!(made.of_row.len(), 256);
-    made.save(&file).unwrap();
-    let read = Clustered::open(&file, &full).unwrap();
-    assert_eq!((&read.of_row, &read.members, &read.offsets), (&made.of_row, &made.members, &made.offsets));
-    assert_eq!((read.outside, read.share, &read.fitted), (made.outside, made.share, &made.fitted));
-    assert_eq!(read.centers.rows(0..16), made.centers.rows(0..16));
-    let error = Model::open(&file, &[]).unwrap_err();
-    assert!(error.to_string().contains("is a clustered output layer, not a model"), "{error}");
+    let [compact, file] = ["head.rwkvz", "head.safetensors"].map(|name| folder.path().join(name));
+    for file in [&compact, &file] {
+        made.save(file).unwrap();
+        let read = Clustered::open(file, &full).unwrap();
+        assert_eq!(
+            (&read.of_row, &read.members, &read.offsets),
+            (&made.of_row, &made.members, &made.offsets)
+        );
+        assert_eq!((read.outside, read.share, &read.fitted), (made.outside, made.share, &made.fitted));
+        assert_eq!(read.centers.rows(0..16), made.centers.rows(0..16));
+        let error = Model::open(file, &[]).unwrap_err();
+        assert!(error.to_string().contains("is a clustered output layer, not a model"), "{error}");
+    }
     assert!(fit.cluster(&runner, None).is_ok());
     assert!(Fit { clusters: 257, ..fit }.cluster(&runner, None).is_err());
 
-    // Cut short, or with a row in no cluster.
+    // A bit of a row's cluster turned; cut short, or with a row in no cluster.
+    let mut wrong = std::fs::read(&compact).unwrap();
+    wrong[64] ^= 1;
+    std::fs::write(&compact, wrong).unwrap();
+    let error = Clustered::open(&compact, &full).unwrap_err().to_string();
+    assert!(error.contains("does not match its SHA-256"), "{error}");
     let bytes = std::fs::read(&file).unwrap();
     std::fs::write(&file, &bytes[..bytes.len() - 7]).unwrap();
     assert!(Clustered::open(&file, &full).is_err());

@@ -1,0 +1,191 @@
+//! Shards of compact files: each is such a file itself, of some of the tensors.
+//!
+//! Sections are as long as they become, so where each goes is told when all are there. The key
+//! [`KEY`] says which shard of which conversion it is, and in which order the tensors of all of them go.
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+
+use formats::compact::{Section, Storage, place};
+use formats::{Coded, Container, Layout, Limits, Mapped, Metadata, Planned, Sum, Tensor, Value, open};
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use super::merge::{Merged, STEP, ShardFile, find, listed};
+use super::{KEY, path};
+use crate::convert::Prepared;
+use crate::error::{Error, Result};
+use crate::pipeline::{Observer, Partial, Stop};
+use crate::plan::Write;
+use crate::shard::Shard;
+use crate::targets::Output;
+
+/// What a shard says of itself.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+struct Head {
+    shard: Shard,
+    /// A SHA-256 of all that the bytes of the file depend on.
+    id: String,
+    /// All tensors, in order.
+    tensors: Vec<String>,
+}
+
+/// A shard that was read.
+struct Read {
+    container: Container,
+    head: Head,
+}
+
+/// From a conversion with the SHA-256 `id` to one of its shards.
+///
+/// # Errors
+/// As [`Plan::settle`](crate::plan::Plan::settle).
+pub(super) fn shard(mut prepared: Prepared, shard: Shard, id: String) -> Result<Prepared> {
+    let plan = &mut prepared.plan;
+    let tensors = plan.tensors.iter().map(|t| t.name.clone()).collect();
+    let bytes: Vec<u64> = plan.tensors.iter().map(Write::bytes).collect();
+    let range = shard.range(&bytes);
+    plan.tensors.truncate(range.end);
+    plan.tensors.drain(..range.start);
+    plan.recipe.shard = Some((KEY.to_owned(), serde_json::json!(Head { shard, id, tensors }).to_string()));
+    prepared.output = path(&prepared.output, shard);
+    plan.settle(&prepared.model, &prepared.about, &prepared.output, &[])?;
+    Ok(prepared)
+}
+
+/// Whether the shard that is planned is there already, whole.
+pub(super) fn is_done(prepared: &Prepared) -> bool {
+    let Ok(read) = Read::open(&prepared.output) else { return false };
+    let planned = prepared.plan.recipe.shard.as_ref().map(|(_, head)| head.as_str());
+    let there = read.container.value(KEY).and_then(Value::as_str);
+    there == planned && read.check().is_ok()
+}
+
+/// Whether the shards of `out` are compact files.
+///
+/// # Errors
+/// If their folder cannot be read.
+pub(super) fn are_there(out: &Path) -> Result<bool> {
+    Ok(listed(out)?.iter().any(|(_, path)| Read::open(path).is_ok()))
+}
+
+/// As [`merge`](super::merge()).
+pub(super) fn merge(out: &Path, force: bool, observer: &dyn Observer, stop: &Stop) -> Result<Merged> {
+    let shards: Vec<Read> = find(out)?;
+    shards.iter().try_for_each(Read::check)?;
+    let parts = parts(&shards)?;
+    let sections: Vec<Section> = parts.iter().map(|(_, tensor)| section(tensor)).collect();
+    let metadata: Metadata =
+        shards[0].container.metadata().iter().filter(|(key, _)| key != KEY).cloned().collect();
+    let layout = Layout::from(place(&metadata, &sections)?);
+    let inputs: Vec<&Mapped> = shards.iter().flat_map(|s| s.container.files()).collect();
+    let files: [(&OsStr, u64); 1] = [(out.file_name().unwrap_or_default(), layout.total_bytes())];
+    let partial = Partial::create(out, Output::File, &files, &inputs, force, || Ok(()))?;
+    observer.begins(layout.total_bytes());
+    let copied = parts.par_iter().zip(layout.offsets()).map(|((container, tensor), offset)| {
+        let (from, mut sha256) = (&container.files()[tensor.file], Sha256::new());
+        for start in (0..tensor.bytes).step_by(STEP as usize) {
+            stop.check()?;
+            let (at, len) = (tensor.offset + start, STEP.min(tensor.bytes - start));
+            let bytes = from.slice(at, len).unwrap_or_default();
+            sha256.update(bytes);
+            partial.write_at(0, bytes, offset + start)?;
+            from.release(at..at + len);
+            observer.written(&tensor.name, len);
+        }
+        Ok(Sum { crc32: 0, sha256: sha256.finalize().into() })
+    });
+    let sums = copied.collect::<Result<Vec<Sum>>>()?;
+    for (offset, bytes) in layout.finish(&sums) {
+        partial.write_at(0, &bytes, offset)?;
+    }
+    // As a stranger would read it.
+    let written = open(partial.to_open(), &Limits::default())?;
+    written.format().verify_checksums(&written, &Limits::default())?;
+    observer.verified(layout.total_bytes());
+    let merged = Merged {
+        output: out.to_owned(),
+        shards: shards.len(),
+        tensors: parts.len(),
+        bytes: layout.total_bytes(),
+    };
+    partial.finish()?;
+    Ok(merged)
+}
+
+impl ShardFile for Read {
+    fn open(path: &Path) -> Result<Read> {
+        let container = open(path, &Limits::default())?;
+        let head = container.value(KEY).and_then(Value::as_str).unwrap_or_default();
+        match serde_json::from_str(head) {
+            Ok(head) => Ok(Read { head, container }),
+            Err(_) => Err(wrong(path, "is no shard of a compact file".to_owned())),
+        }
+    }
+
+    fn path(&self) -> &Path {
+        self.container.path()
+    }
+
+    fn shard(&self) -> Shard {
+        self.head.shard
+    }
+
+    fn is_of_one_conversion(&self, other: &Read) -> bool {
+        let of_all = |read: &Read| -> Vec<(String, Value)> {
+            read.container.metadata().iter().filter(|(key, _)| key != KEY).cloned().collect()
+        };
+        (&self.head.id, &self.head.tensors) == (&other.head.id, &other.head.tensors)
+            && of_all(self) == of_all(other)
+    }
+}
+
+impl Read {
+    /// Compares what is in it with its checksums.
+    fn check(&self) -> Result<()> {
+        self.container.format().verify_checksums(&self.container, &Limits::default())?;
+        Ok(())
+    }
+}
+
+/// Every tensor of the conversion, in order, each from the one shard that holds it.
+fn parts(shards: &[Read]) -> Result<Vec<(&Container, &Tensor)>> {
+    let mut found: BTreeMap<&str, (&Container, &Tensor)> = BTreeMap::new();
+    for Read { container, .. } in shards {
+        for tensor in container.tensors() {
+            if found.insert(&tensor.name, (container, tensor)).is_some() {
+                let what = format!("holds {:?}, which another shard holds too", tensor.name);
+                return Err(wrong(container.path(), what));
+            }
+        }
+    }
+    let tensors = &shards[0].head.tensors;
+    let parts = tensors.iter().map(|name| {
+        let what = || format!("no shard holds the tensor {name:?}");
+        found.remove(name.as_str()).ok_or_else(|| Error::Check { what: what() })
+    });
+    let parts = parts.collect::<Result<_>>()?;
+    match found.first_key_value() {
+        None => Ok(parts),
+        Some((name, (container, _))) => {
+            Err(wrong(container.path(), format!("holds {name:?}, which is not of its conversion")))
+        }
+    }
+}
+
+/// A section as it stands in a shard.
+fn section(tensor: &Tensor) -> Section {
+    let Tensor { name, encoding, shape, bytes, .. } = tensor.clone();
+    let storage = match tensor.coded {
+        None => Storage::Plain,
+        Some(Coded::Zstd) => Storage::Zstd(bytes),
+        Some(Coded::Tiles(tiles)) => Storage::Tiled(tiles, bytes),
+    };
+    Section { planned: Planned { name, encoding, shape }, storage }
+}
+
+fn wrong(path: &Path, what: String) -> Error {
+    Error::Model { path: PathBuf::from(path), what, help: "make this shard again".to_owned() }
+}
