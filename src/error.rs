@@ -123,7 +123,7 @@ pub enum Error {
         what: String,
     },
     /// The user stopped the work.
-    #[error("interrupted: nothing was written")]
+    #[error("interrupted")]
     Interrupted,
 }
 

@@ -83,6 +83,8 @@ pub(super) fn run(args: &Args, style: Style) -> Result<()> {
     args.gates.check().map_err(|what| Error::Usage { what, help: "correct the limit".to_owned() })?;
     for path in &args.save {
         EvaluationReport::format_of(path)?;
+        let inputs = [&args.model].into_iter().chain(&args.texts).chain(&args.against).chain(&args.candidate);
+        check_output(path, inputs.chain(args.run.files()))?;
     }
     stop_on_ctrl_c();
     let report = args.run.with_threads(|| evaluate(args, style))?;
@@ -91,6 +93,27 @@ pub(super) fn run(args: &Args, style: Style) -> Result<()> {
     }
     show(&report, style)?;
     check(&args.gates, &report)
+}
+
+/// Refuses a file for results that is read, or whose folder is missing: before the work, not after it.
+fn check_output<'a>(path: &Path, mut inputs: impl Iterator<Item = &'a PathBuf>) -> Result<()> {
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if !folder.is_dir() {
+        return Err(Error::Usage {
+            what: format!("the folder {} for the results does not exist", folder.display()),
+            help: "make it, or give another --save".to_owned(),
+        });
+    }
+    let real = path.canonicalize();
+    let is_input =
+        |input: &PathBuf| real.as_ref().is_ok_and(|real| input.canonicalize().is_ok_and(|i| i == *real));
+    if inputs.any(is_input) {
+        return Err(Error::Usage {
+            what: format!("{} is read here, and would be replaced by the results", path.display()),
+            help: "give the results another name".to_owned(),
+        });
+    }
+    Ok(())
 }
 
 fn evaluate(args: &Args, style: Style) -> Result<EvaluationReport> {

@@ -91,7 +91,7 @@ fn generate(args: &Args, style: Style) -> Result<()> {
             help: "give some text: --prompt TEXT".to_owned(),
         });
     }
-    let mut out = Output { gone: style == Style::Json };
+    let mut out = Output { streams: style != Style::Json, gone: false };
     if !args.no_echo {
         out.write(args.prompt.as_bytes())?;
     }
@@ -99,14 +99,18 @@ fn generate(args: &Args, style: Style) -> Result<()> {
     let start = Instant::now();
     let mut logits = Vec::new();
     for run in prompt.chunks(at_once) {
+        STOP.check()?;
         logits = after(run, &mut state)?;
     }
     let seconds = start.elapsed().as_secs_f64();
     let prompt = Passage { tokens: prompt, bytes: args.prompt.clone().into_bytes(), seconds };
     let start = Instant::now();
-    let (mut text, mut ended) = (Passage::default(), false);
-    while text.tokens.len() < args.tokens {
-        STOP.check()?;
+    let (mut text, mut ended, mut interrupted) = (Passage::default(), false, Ok(()));
+    while text.tokens.len() < args.tokens && !out.gone {
+        interrupted = STOP.check();
+        if interrupted.is_err() {
+            break;
+        }
         let token = sampler.choose(&logits);
         if coder.end() == Some(token) {
             ended = true;
@@ -119,11 +123,15 @@ fn generate(args: &Args, style: Style) -> Result<()> {
     }
     text.seconds = start.elapsed().as_secs_f64();
     out.write(b"\n")?;
+    if out.gone {
+        return Ok(());
+    }
     let generation = Generation::new(runner.model(), prompt, text, ended, choice, uses);
     match style {
         Style::Human => generation.human(&mut std::io::stderr()).or(Ok(())),
         Style::Json | Style::Quiet => show(&generation, style),
-    }
+    }?;
+    interrupted
 }
 
 /// Refuses choices that depend on more tokens than the `best` that a certified head proves.
@@ -153,25 +161,37 @@ fn after(
     let hidden = runner.run(&[run], std::slice::from_mut(state))?;
     let (logits, readings) = runner.logits_by(head, &hidden, &[run.len() - 1])?;
     readings.iter().for_each(|reading| uses.add(reading));
-    Ok(logits.row(0).to_vec())
+    let logits = logits.row(0).to_vec();
+    // (Of rows that a head did not read there is nothing but minus infinity.)
+    let is_sound = |v: &f32| v.is_finite() || (*v == f32::NEG_INFINITY && head.name() != "full");
+    match logits.iter().all(is_sound) && logits.iter().any(|v| v.is_finite()) {
+        true => Ok(logits),
+        false => Err(Error::Model {
+            path: runner.model().container.path().to_owned(),
+            what: "gives logits that are infinite or NaN".to_owned(),
+            help: "its last norm or head is damaged: `rwkv-quant verify` tells whether the file is"
+                .to_owned(),
+        }),
+    }
 }
 
 /// Standard output, as the text comes; a reader that went away ends it quietly.
 struct Output {
-    /// Whether nobody reads it.
+    /// Whether the text is written as it comes.
+    streams: bool,
+    /// Whether the reader went away.
     gone: bool,
 }
 
 impl Output {
     fn write(&mut self, bytes: &[u8]) -> Result<()> {
-        if self.gone {
+        if self.gone || !self.streams {
             return Ok(());
         }
         let mut out = std::io::stdout().lock();
         match out.write_all(bytes).and_then(|()| out.flush()) {
             Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => {
                 self.gone = true;
-                STOP.ask();
                 Ok(())
             }
             result => result.map_err(Error::io("write to", Path::new("standard output"))),

@@ -47,6 +47,11 @@ impl RunArgs {
         if self.fast { Arithmetic::Fast } else { self.device.clone() }
     }
 
+    /// The files that are read besides models and texts.
+    pub fn files(&self) -> impl Iterator<Item = &PathBuf> {
+        self.vocab.iter().chain(&self.adapters.lora).chain(&self.adapters.state)
+    }
+
     /// How models are run, all of them in the same buffers.
     pub fn options(&self) -> Options {
         Options {

@@ -1,5 +1,7 @@
 //! Running models over a text, side by side, and keeping what each says about every scored token.
 
+use std::cmp::Reverse;
+
 use rayon::prelude::*;
 
 use super::window::Sequence;
@@ -66,6 +68,8 @@ pub struct Load {
     pub sequences: usize,
 }
 
+/// Most memory for the states of sequences side by side, unless less was asked for.
+const STATE_BYTES: u64 = 256 << 20;
 /// Tokens of a pass: enough that decoding the weights is a small part of the work.
 const PASS_TOKENS: usize = 2048;
 /// Tokens whose logits are computed together.
@@ -118,9 +122,10 @@ impl Load {
     /// # Errors
     /// [`Error::Resources`] with the least that they need.
     pub fn within(models: &[&Runner], scored: usize, max_memory: Option<u64>) -> Result<Load> {
-        let full = Load { tokens: PASS_TOKENS, logits: LOGIT_ROWS, sequences: PASS_TOKENS };
-        let Some(max) = max_memory else { return Ok(full) };
         let needs = Needs::of(models, scored);
+        let states = (STATE_BYTES / needs.state).clamp(1, PASS_TOKENS as u64) as usize;
+        let full = Load { tokens: PASS_TOKENS, logits: LOGIT_ROWS, sequences: states };
+        let Some(max) = max_memory else { return Ok(full) };
         let least = needs.bytes(FEWEST_TOKENS, 1, 1);
         if max < least {
             let megabytes = least.div_ceil(1_000_000);
@@ -173,13 +178,18 @@ pub fn measure(
         comparisons: vec![Vec::new(); compared],
         scans: vec![Vec::new(); heads.len()],
     };
-    let mut at = 0;
-    while at < sequences.len() {
+    // Sequences of one length together: none waits for another.
+    let mut order: Vec<usize> = (0..sequences.len()).collect();
+    order.sort_by_key(|n| Reverse(sequences[*n].tokens.len()));
+    let mut parts: Vec<Part> = sequences.iter().map(|_| Part::default()).collect();
+    let mut left = order.as_slice();
+    while let Some(first) = left.first() {
         // As many sequences as a pass has room for; one that is longer takes several passes.
-        let longest = sequences[at].tokens.len().min(load.tokens).max(1);
+        let longest = sequences[*first].tokens.len().min(load.tokens).max(1);
         let side_by_side = (load.tokens / longest).clamp(1, load.sequences.max(1));
-        let group = &sequences[at..sequences.len().min(at + side_by_side)];
-        at += group.len();
+        let (now, later) = left.split_at(side_by_side.min(left.len()));
+        let group: Vec<Sequence> = now.iter().map(|n| sequences[*n].clone()).collect();
+        left = later;
         let mut states: Vec<Vec<State>> =
             models.iter().map(|m| group.iter().map(|_| m.start()).collect()).collect();
         let step = (load.tokens / group.len()).max(1);
@@ -198,18 +208,21 @@ pub fn measure(
                 .zip(&mut states)
                 .map(|(model, states)| model.run(&runs, states))
                 .collect::<Result<_>>()?;
-            score(models, heads, tokens, group, from, &runs, &hidden, load, &mut scored)?;
+            score(models, heads, tokens, &group, from, &runs, &hidden, load, &mut scored)?;
             progress(runs.iter().map(|r| r.len()).sum())?;
         }
-        // In the order of the text, however the sequences were cut into passes.
-        for part in scored {
-            measured.scores.extend(part.scores);
-            for (all, part) in measured.comparisons.iter_mut().zip(part.comparisons) {
-                all.extend(part);
-            }
-            for (all, part) in measured.scans.iter_mut().zip(part.scans) {
-                all.extend(part);
-            }
+        for (n, part) in now.iter().zip(scored) {
+            parts[*n] = part;
+        }
+    }
+    // In the order of the text, however the sequences were put together.
+    for part in parts {
+        measured.scores.extend(part.scores);
+        for (all, part) in measured.comparisons.iter_mut().zip(part.comparisons) {
+            all.extend(part);
+        }
+        for (all, part) in measured.scans.iter_mut().zip(part.scans) {
+            all.extend(part);
         }
     }
     Ok(measured)

@@ -84,7 +84,7 @@ pub fn cut(documents: &[Range<usize>], protocol: Protocol, limit: Option<usize>)
             }
             _ => {
                 let mut start = document.start;
-                while start + ctx <= document.end {
+                while start.checked_add(ctx).is_some_and(|end| end <= document.end) {
                     let tokens = start..start + ctx;
                     let from = match protocol {
                         // The token at ctx / 2 is the first input whose prediction counts.

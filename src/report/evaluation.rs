@@ -157,7 +157,8 @@ impl EvaluationReport {
             Format::Markdown => self.markdown(&mut text),
             Format::Csv => self.csv(&mut text),
         };
-        written.and_then(|()| std::fs::write(path, text)).map_err(Error::io("write the results to", path))
+        written.map_err(Error::io("write the results to", path))?;
+        crate::files::replace(path, &text)
     }
 
     fn rows(&self) -> impl Iterator<Item = (&Row, Option<&Against>)> {

@@ -63,8 +63,10 @@ impl Sampler {
             share >= f64::from(self.top_p)
         });
         likely.truncate(enough.map_or(likely.len(), |n| n + 1));
-        for (p, _) in &mut likely {
-            *p = p.powf(1.0 / f64::from(self.temperature));
+        // As parts of the likeliest one's: of however low a temperature, that one is left.
+        let most = likely.first().map_or(0.0, |l| f64::from(logit(l.1)));
+        for (p, id) in &mut likely {
+            *p = ((f64::from(logit(*id)) - most) / f64::from(self.temperature)).exp();
         }
         let mut left = self.random.unit() * likely.iter().map(|l| l.0).sum::<f64>();
         for (p, id) in &likely {
@@ -73,7 +75,7 @@ impl Sampler {
                 return *id;
             }
         }
-        likely.last().map_or(top as u32, |l| l.1)
+        top as u32
     }
 }
 
@@ -92,6 +94,8 @@ mod tests {
         // The two likeliest make 0.8.
         assert_eq!(share(Sampler::new(1.0, 0.7, 1).unwrap(), 2), 0.0);
         assert!((share(Sampler::new(1.0, 0.7, 2).unwrap(), 0) - 0.625).abs() < 0.03);
+        // So cold that all others have no probability at all.
+        assert_eq!(share(Sampler::new(1e-30, 1.0, 1).unwrap(), 0), 1.0);
         assert!(Sampler::new(-1.0, 1.0, 1).is_err() && Sampler::new(1.0, 1.5, 1).is_err());
     }
 }

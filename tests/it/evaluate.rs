@@ -378,3 +378,45 @@ fn texts_of_any_bytes_are_scored_and_damaged_ones_named() {
         "no token for the byte 0x63 at offset 2",
     );
 }
+
+/// Results go nowhere where something is read, and nowhere that is not there: said before the work.
+#[test]
+fn results_never_replace_what_is_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let (text, model) = (dir.path().join("text.md"), testdata("rwkv7-bytes.pth"));
+    std::fs::write(&text, "fn main() {}\n".repeat(20)).unwrap();
+    let before = std::fs::read(&text).unwrap();
+    let missing = dir.path().join("no-folder/results.json");
+    for (save, what) in [(&text, "is read here, and would be replaced"), (&missing, "does not exist")] {
+        let args =
+            ["eval-ppl".into(), model.clone(), text.clone(), "--ctx".into(), "64".into(), "--save".into()];
+        let ran = run(args.iter().chain([save]).map(|a| a.as_os_str()));
+        assert_eq!(ran.status, 2, "{}", ran.stderr);
+        assert!(ran.stderr.contains(what), "{}", ran.stderr);
+    }
+    assert_eq!(std::fs::read(&text).unwrap(), before);
+}
+
+/// What stands in which order makes no figure another, and windows that no text can fill are an error.
+#[test]
+fn the_order_of_documents_changes_no_figure() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = testdata("rwkv7-bytes.pth");
+    let document = |len: usize| serde_json::json!("let mut sum = 0; ".repeat(len)).to_string();
+    let perplexity = |name: &str, lengths: &[usize]| {
+        let path = dir.path().join(name);
+        let lines: Vec<String> = lengths.iter().map(|len| document(*len)).collect();
+        std::fs::write(&path, lines.join("\n")).unwrap();
+        let args = ["--format", "json", "eval-ppl", "--vocab", "bytes", "--document"];
+        let all = args.into_iter().map(std::ffi::OsString::from).chain([model.clone().into(), path.into()]);
+        json(all)["model"]["perplexity"]["value"].as_f64().unwrap()
+    };
+    let (a, b) = (perplexity("a.jsonl", &[1, 40, 2, 2]), perplexity("b.jsonl", &[40, 2, 1, 2]));
+    assert!((a / b - 1.0).abs() < 1e-12, "{a} {b}");
+    let text = dir.path().join("a.jsonl");
+    let ran =
+        run(["eval-ppl".into(), model, text.clone(), text, "--ctx".into(), usize::MAX.to_string().into()]
+            .iter()
+            .map(|a: &std::path::PathBuf| a.as_os_str()));
+    assert_eq!(ran.status, 2, "{}", ran.stderr);
+}
