@@ -4,6 +4,8 @@ use std::arch::x86_64::*;
 use std::ops::{Add, Div, Mul, Sub};
 
 use super::lanes::{BINADE, Lanes, MAGIC, MANTISSA};
+use crate::entropy::frequencies::{BITS, TOTAL};
+use crate::entropy::rans::{Decode, LANES, LOW};
 
 /// Proof that the processor has the instructions.
 #[derive(Clone, Copy)]
@@ -67,6 +69,41 @@ impl Lanes for Avx512 {
         let out = &mut out[..16];
         // SAFETY: see above.
         unsafe { _mm512_storeu_ps(out.as_mut_ptr(), v.0) }
+    }
+
+    #[inline(always)]
+    fn take_symbols(
+        self,
+        tables: &Decode,
+        which: &[u8; LANES],
+        states: &mut [u32; LANES],
+        window: &[u8; 2 * LANES],
+        out: &mut [u8; LANES],
+    ) -> usize {
+        let entries = tables.entries();
+        assert!(entries.len() >= TOTAL as usize);
+        let last = (entries.len() as u32 >> BITS) - 1;
+        // SAFETY: see above; entries are gathered from tables 0 to `last`, at 0 to TOTAL - 1 of each.
+        unsafe {
+            let low = _mm512_set1_epi32(TOTAL as i32 - 1);
+            let x = _mm512_loadu_si512(states.as_ptr().cast());
+            let table = _mm512_cvtepu8_epi32(_mm_loadu_si128(which.as_ptr().cast()));
+            let table = _mm512_min_epu32(table, _mm512_set1_epi32(last as i32));
+            let place = _mm512_or_si512(_mm512_slli_epi32::<BITS>(table), _mm512_and_si512(x, low));
+            let entry = _mm512_i32gather_epi32::<4>(place, entries.as_ptr().cast());
+            let symbols = _mm512_cvtepi32_epi8(_mm512_srli_epi32::<24>(entry));
+            _mm_storeu_si128(out.as_mut_ptr().cast(), symbols);
+            let less_one = _mm512_and_si512(_mm512_srli_epi32::<BITS>(entry), low);
+            let frequency = _mm512_add_epi32(less_one, _mm512_set1_epi32(1));
+            let shrunk = _mm512_mullo_epi32(frequency, _mm512_srli_epi32::<BITS>(x));
+            let x = _mm512_add_epi32(shrunk, _mm512_and_si512(entry, low));
+            let refill = _mm512_cmplt_epu32_mask(x, _mm512_set1_epi32(LOW as i32));
+            let words = _mm512_cvtepu16_epi32(_mm256_loadu_si256(window.as_ptr().cast()));
+            let words = _mm512_maskz_expand_epi32(refill, words);
+            let x = _mm512_mask_or_epi32(x, refill, _mm512_slli_epi32::<16>(x), words);
+            _mm512_storeu_si512(states.as_mut_ptr().cast(), x);
+            2 * refill.count_ones() as usize
+        }
     }
 
     #[inline(always)]

@@ -2,6 +2,8 @@
 
 use std::ops::{Add, Div, Mul, Sub};
 
+use crate::entropy::rans::{Decode, LANES, take_symbols};
+
 /// A set of instructions on vectors of [`N`](Lanes::N) floats.
 ///
 /// Every operation is the IEEE operation on each lane, so a lane computes exactly what a scalar program with the
@@ -34,6 +36,20 @@ pub(crate) trait Lanes: Copy {
 
     /// Writes `N` integers of -128 to 127, two's complement.
     fn store_i8(self, v: Self::F, out: &mut [u8]);
+
+    /// Decodes a symbol of each of sixteen states, whose words are in order in `window`: [`take_symbols`], which tells how
+    /// many bytes of those were read.
+    #[inline(always)]
+    fn take_symbols(
+        self,
+        tables: &Decode,
+        which: &[u8; LANES],
+        states: &mut [u32; LANES],
+        window: &[u8; 2 * LANES],
+        out: &mut [u8; LANES],
+    ) -> usize {
+        take_symbols(tables, which, states, window, out)
+    }
 
     /// The greatest lane; no lane is NaN.
     fn greatest(self, v: Self::F) -> f32;

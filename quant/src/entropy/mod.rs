@@ -11,7 +11,7 @@
 //! Decoders take nothing on trust: any bytes give values or an [`EntropyError`], in time and memory that what the
 //! caller asked for bounds, not what the bytes say.
 
-mod frequencies;
+pub(crate) mod frequencies;
 mod log;
 mod model;
 pub mod planes;

@@ -53,7 +53,7 @@ pub fn decode(bytes: &[u8], out: &mut [u8]) -> Result<(), EntropyError> {
             fields.end(WHAT)
         }
         CODED => {
-            let table = Decode::new(&Frequencies::read(&mut fields)?);
+            let table = Decode::new([&Frequencies::read(&mut fields)?].into_iter());
             arch::dispatch(DecodeBytes { decoder: Decoder::new(fields.0)?, table: &table, out })
         }
         other => Err(EntropyError::Field { what: "the kind of a plane of bytes", value: other.into() }),
@@ -70,8 +70,8 @@ impl Kernel for DecodeBytes<'_> {
     type Output = Result<(), EntropyError>;
 
     #[inline(always)]
-    fn run<S: Lanes>(mut self, _: S) -> Self::Output {
-        self.decoder.bytes(self.table, self.out);
+    fn run<S: Lanes>(mut self, lanes: S) -> Self::Output {
+        self.decoder.bytes(lanes, self.table, self.out);
         self.decoder.finish()
     }
 }

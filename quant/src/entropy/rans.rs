@@ -12,12 +12,13 @@
 
 use super::frequencies::{BITS, Frequencies, TOTAL};
 use super::{EntropyError, Fields};
+use crate::arch::Lanes;
 
 /// States that symbols go to in turn.
 pub const LANES: usize = 16;
 
 /// The least value of a state, and the one that encoding starts and decoding ends with.
-const LOW: u32 = 1 << 16;
+pub const LOW: u32 = 1 << 16;
 
 /// A table to encode with.
 #[derive(Clone, Debug)]
@@ -46,23 +47,29 @@ impl Encode {
     }
 }
 
-/// A table to decode with: for each value of the lowest bits of a state symbol (8 bits), frequency less one (12) and
-/// distance from the symbol's start (12).
+/// Tables to decode with, one behind the other: for each value of the lowest bits of a state symbol (8 bits), frequency
+/// less one (12) and distance from the symbol's start (12).
 #[derive(Clone, Debug)]
-pub struct Decode(Box<[u32; TOTAL as usize]>);
+pub struct Decode(Vec<u32>);
 
 impl Decode {
-    /// The table of `frequencies`.
-    pub fn new(frequencies: &Frequencies) -> Decode {
-        let mut out = Box::new([0; TOTAL as usize]);
-        let mut slots = out.iter_mut();
-        for (symbol, f) in (0u32..).zip(frequencies.parts()) {
-            let f = u32::from(*f);
-            for (distance, slot) in (0..f).zip(&mut slots) {
-                *slot = symbol << 24 | (f - 1) << BITS | distance;
+    /// The tables of these frequencies.
+    pub fn new<'a>(all: impl Iterator<Item = &'a Frequencies>) -> Decode {
+        let mut out = Vec::new();
+        for (n, frequencies) in all.enumerate() {
+            for (symbol, f) in (0u32..).zip(frequencies.parts()) {
+                let f = u32::from(*f);
+                out.extend((0..f).map(|distance| symbol << 24 | (f - 1) << BITS | distance));
             }
+            // Frequencies add up to the whole.
+            out.resize((n + 1) * TOTAL as usize, 0);
         }
         Decode(out)
+    }
+
+    /// The entries of all tables, [`TOTAL`] each.
+    pub fn entries(&self) -> &[u32] {
+        &self.0
     }
 }
 
@@ -107,6 +114,35 @@ impl Encoder {
     }
 }
 
+/// Takes a symbol off each of the first states, as many as `out` has, with the table that `which` has for it; tells how
+/// many bytes of `window` were read. What [`Lanes::take_symbols`] does on any processor.
+///
+/// # Panics
+/// If there is no such table.
+#[inline(always)]
+pub fn take_symbols(
+    tables: &Decode,
+    which: &[u8],
+    states: &mut [u32; LANES],
+    window: &[u8; 2 * LANES],
+    out: &mut [u8],
+) -> usize {
+    let mut at = 0;
+    for ((state, which), out) in states.iter_mut().zip(which).zip(out) {
+        let x = *state;
+        let entry = tables.0[usize::from(*which) << BITS | (x & (TOTAL - 1)) as usize];
+        *out = (entry >> 24) as u8;
+        let frequency = (entry >> BITS & (TOTAL - 1)) + 1;
+        let x = frequency * (x >> BITS) + (entry & (TOTAL - 1));
+        let i = at & (2 * LANES - 2);
+        let word = u32::from(u16::from_le_bytes([window[i], window[i + 1]]));
+        let refill = x < LOW;
+        *state = if refill { x << 16 | word } else { x };
+        at += 2 * usize::from(refill);
+    }
+    at
+}
+
 /// Gives symbols back from the first to the last.
 #[derive(Clone, Debug)]
 pub struct Decoder<'a> {
@@ -138,50 +174,44 @@ impl<'a> Decoder<'a> {
     /// # Panics
     /// If the lengths differ or there is no such table.
     #[inline(always)]
-    pub fn symbols(&mut self, tables: &[Decode], which: &[u8], out: &mut [u8]) {
+    pub(crate) fn symbols<S: Lanes>(&mut self, lanes: S, tables: &Decode, which: &[u8], out: &mut [u8]) {
         assert_eq!(which.len(), out.len());
         let (which, which_rest) = which.as_chunks::<LANES>();
         let (groups, rest) = out.as_chunks_mut::<LANES>();
         for (which, out) in which.iter().zip(groups) {
-            self.group(tables, which, out);
+            let window = self.window();
+            self.read += lanes.take_symbols(tables, which, &mut self.states, &window, out);
         }
-        self.group(tables, which_rest, rest);
+        self.rest(tables, which_rest, rest);
     }
 
     /// Decodes with one table.
     #[inline(always)]
-    pub fn bytes(&mut self, table: &Decode, out: &mut [u8]) {
-        for out in out.chunks_mut(LANES) {
-            self.group(std::slice::from_ref(table), &[0; LANES][..out.len()], out);
+    pub(crate) fn bytes<S: Lanes>(&mut self, lanes: S, table: &Decode, out: &mut [u8]) {
+        let (groups, rest) = out.as_chunks_mut::<LANES>();
+        for out in groups {
+            let window = self.window();
+            self.read += lanes.take_symbols(table, &[0; LANES], &mut self.states, &window, out);
         }
+        self.rest(table, &[0; LANES][..rest.len()], rest);
     }
 
-    /// One symbol of each of the first lanes.
+    /// The words that come next, zeros behind the end.
     #[inline(always)]
-    fn group(&mut self, tables: &[Decode], which: &[u8], out: &mut [u8]) {
+    fn window(&self) -> [u8; 2 * LANES] {
         let rest = self.words.get(self.read..).unwrap_or_default();
-        let mut padded = [0; 2 * LANES];
-        let window = match rest.first_chunk::<{ 2 * LANES }>() {
-            Some(window) => window,
-            None => {
-                padded[..rest.len()].copy_from_slice(rest);
-                &padded
-            }
-        };
-        let mut at = 0;
-        for ((state, which), out) in self.states.iter_mut().zip(which).zip(out) {
-            let x = *state;
-            let entry = tables[usize::from(*which)].0[(x & (TOTAL - 1)) as usize];
-            *out = (entry >> 24) as u8;
-            let frequency = (entry >> BITS & (TOTAL - 1)) + 1;
-            let x = frequency * (x >> BITS) + (entry & (TOTAL - 1));
-            let i = at & (2 * LANES - 2);
-            let word = u32::from(u16::from_le_bytes([window[i], window[i + 1]]));
-            let refill = x < LOW;
-            *state = if refill { x << 16 | word } else { x };
-            at += 2 * usize::from(refill);
+        if let Some(window) = rest.first_chunk::<{ 2 * LANES }>() {
+            return *window;
         }
-        self.read += at;
+        let mut padded = [0; 2 * LANES];
+        padded[..rest.len()].copy_from_slice(rest);
+        padded
+    }
+
+    /// One symbol of each of the first lanes: less than a whole group.
+    fn rest(&mut self, tables: &Decode, which: &[u8], out: &mut [u8]) {
+        let window = self.window();
+        self.read += take_symbols(tables, which, &mut self.states, &window, out);
     }
 
     /// Whether all was read and each lane is back where encoding started.
@@ -203,6 +233,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::arch::{self, Kernel};
 
     fn encode(symbols: &[u8], table: &Encode) -> Vec<u8> {
         let mut encoder = Encoder::default();
@@ -215,11 +246,21 @@ mod tests {
     }
 
     fn decode(stream: &[u8], table: &Decode, n: usize) -> Result<Vec<u8>, EntropyError> {
-        let mut decoder = Decoder::new(stream)?;
-        let mut out = vec![0; n];
-        decoder.bytes(table, &mut out);
-        decoder.finish()?;
-        Ok(out)
+        struct All<'a>(Decoder<'a>, &'a Decode, usize);
+        impl Kernel for All<'_> {
+            type Output = Result<Vec<u8>, EntropyError>;
+
+            fn run<S: Lanes>(mut self, lanes: S) -> Self::Output {
+                let mut out = vec![0; self.2];
+                self.0.bytes(lanes, self.1, &mut out);
+                self.0.finish()?;
+                Ok(out)
+            }
+        }
+        let at = |level| arch::with_limit(level, || arch::dispatch(All(Decoder::new(stream)?, table, n)));
+        let found: Vec<_> = arch::Level::available().map(at).collect();
+        assert!(found.iter().all(|f| *f == found[0]), "the same at every level");
+        found.into_iter().next().unwrap()
     }
 
     proptest! {
@@ -235,7 +276,7 @@ mod tests {
             let stream = encode(&symbols, &Encode::new(&frequencies));
             let bits = frequencies.bits(&counts) + 64.0 * 8.0;
             prop_assert!(8.0 * stream.len() as f64 <= bits * 1.001 + 16.0);
-            let table = Decode::new(&frequencies);
+            let table = Decode::new([&frequencies].into_iter());
             prop_assert_eq!(decode(&stream, &table, symbols.len()), Ok(symbols.clone()));
             if !symbols.is_empty() && stream.len() > 64 {
                 let short = decode(&stream[..stream.len() - 2], &table, symbols.len());
@@ -247,7 +288,7 @@ mod tests {
         fn any_bytes_are_symbols_or_an_error(
             stream in proptest::collection::vec(any::<u8>(), 0..400), n in 0usize..500,
         ) {
-            let table = Decode::new(&Frequencies::new(&std::array::from_fn(|i| i as u32)));
+            let table = Decode::new([&Frequencies::new(&std::array::from_fn(|i| i as u32))].into_iter());
             let _ = decode(&stream, &table, n);
         }
     }

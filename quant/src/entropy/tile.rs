@@ -98,14 +98,14 @@ impl Writer {
 #[derive(Clone, Debug)]
 pub struct Reader {
     model: Model,
-    tables: Vec<Decode>,
+    tables: Decode,
     shifted: bool,
 }
 
 impl Reader {
     /// For the tiles of a model.
     pub fn new(model: Model) -> Reader {
-        let tables = model.tables.iter().map(|t| Decode::new(&t.frequencies)).collect();
+        let tables = Decode::new(model.tables.iter().map(|t| &t.frequencies));
         let shifted = model.tables.iter().any(|t| t.shift > 0);
         Reader { model, tables, shifted }
     }
@@ -147,7 +147,7 @@ impl Kernel for DecodeTile<'_> {
     type Output = Result<(), EntropyError>;
 
     #[inline(always)]
-    fn run<S: Lanes>(mut self, _: S) -> Self::Output {
+    fn run<S: Lanes>(mut self, lanes: S) -> Self::Output {
         let Reader { model, tables, shifted } = self.reader;
         let cols = model.cols();
         let mut which = vec![0; cols];
@@ -159,7 +159,7 @@ impl Kernel for DecodeTile<'_> {
                     *which = model.table(*class, *column);
                 }
             }
-            self.decoder.symbols(tables, &which, &mut symbols);
+            self.decoder.symbols(lanes, tables, &which, &mut symbols);
             let mut escapes = false;
             for (out, symbol) in out.iter_mut().zip(&symbols) {
                 *out = f32::from(i16::from(*symbol) - 128);
