@@ -150,13 +150,13 @@ impl Kernel for DecodeTile<'_> {
     fn run<S: Lanes>(mut self, lanes: S) -> Self::Output {
         let Reader { model, tables, shifted } = self.reader;
         let cols = model.cols();
-        let mut which = vec![0; cols];
-        let mut symbols = vec![0; cols];
+        let (mut which, mut shifts, mut symbols) = (vec![0; cols], vec![0; cols], vec![0; cols]);
         let mut of = None;
         for (out, class) in self.out.chunks_exact_mut(cols.max(1)).zip(self.classes) {
             if of.replace(*class) != Some(*class) {
-                for (which, column) in which.iter_mut().zip(&model.columns) {
+                for ((which, shift), column) in which.iter_mut().zip(&mut shifts).zip(&model.columns) {
                     *which = model.table(*class, *column);
+                    *shift = model.tables[usize::from(*which)].shift;
                 }
             }
             self.decoder.symbols(lanes, tables, &which, &mut symbols);
@@ -166,13 +166,12 @@ impl Kernel for DecodeTile<'_> {
                 escapes |= *symbol == ESCAPE;
             }
             if escapes || *shifted {
-                for ((out, symbol), which) in out.iter_mut().zip(&symbols).zip(&which) {
-                    let shift = model.tables[usize::from(*which)].shift;
+                for ((out, symbol), shift) in out.iter_mut().zip(&symbols).zip(&shifts) {
                     let code = if *symbol == ESCAPE {
                         let v = self.listed.varint("a code by itself")?;
                         (v >> 1) as i32 ^ -((v & 1) as i32)
                     } else {
-                        ((i32::from(*symbol) - 128) << shift) + self.low.next(shift)? as i32
+                        ((i32::from(*symbol) - 128) << shift) + self.low.next(*shift)? as i32
                     };
                     *out = code as f32;
                 }
@@ -215,27 +214,33 @@ impl LowBits {
 #[derive(Debug, Default)]
 struct ReadBits<'a> {
     bytes: &'a [u8],
-    bits: u64,
-    n: u32,
+    /// Bits read.
+    at: usize,
 }
 
 impl ReadBits<'_> {
+    /// The next `n` bits, at most 32.
     #[inline(always)]
     fn next(&mut self, n: u8) -> Result<u32, EntropyError> {
-        while self.n < u32::from(n) {
-            let (byte, rest) = self.bytes.split_first().ok_or(EntropyError::Truncated("the lowest bits"))?;
-            self.bytes = rest;
-            self.bits |= u64::from(*byte) << self.n;
-            self.n += 8;
-        }
-        let value = self.bits & ((1 << n) - 1);
-        self.bits >>= n;
-        self.n -= u32::from(n);
+        let rest = self.bytes.get(self.at / 8..).unwrap_or_default();
+        let word = match rest.first_chunk::<8>() {
+            Some(word) => u64::from_le_bytes(*word),
+            None => {
+                if self.at + usize::from(n) > 8 * self.bytes.len() {
+                    return Err(EntropyError::Truncated("the lowest bits"));
+                }
+                let mut word = [0; 8];
+                word[..rest.len()].copy_from_slice(rest);
+                u64::from_le_bytes(word)
+            }
+        };
+        let value = word >> (self.at % 8) & ((1 << n) - 1);
+        self.at += usize::from(n);
         Ok(value as u32)
     }
 
     fn finish(self) -> Result<(), EntropyError> {
-        Fields(self.bytes).end("the lowest bits")
+        Fields(self.bytes.get(self.at.div_ceil(8)..).unwrap_or_default()).end("the lowest bits")
     }
 }
 
