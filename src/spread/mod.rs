@@ -7,7 +7,7 @@
 //!   frame.0           all of file 0 that is no tensor's data, piece behind piece; then those of the others
 //! ```
 //!
-//! (Those of compact files are compact files: [`compact`].) Every shard tells the whole frame, so merging needs neither the source nor the recipe. What is merged must be of one
+//! (Those of compact files are compact files.) Every shard tells the whole frame, so merging needs neither the source nor the recipe. What is merged must be of one
 //! conversion: the same source, recipe and layout, and a program that makes the same bytes of them.
 
 mod compact;

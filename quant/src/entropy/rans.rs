@@ -67,7 +67,7 @@ impl Decode {
         Decode(out)
     }
 
-    /// The entries of all tables, [`TOTAL`] each.
+    /// The entries of all tables, 4096 each.
     pub fn entries(&self) -> &[u32] {
         &self.0
     }
@@ -115,7 +115,7 @@ impl Encoder {
 }
 
 /// Takes a symbol off each of the first states, as many as `out` has, with the table that `which` has for it; tells how
-/// many bytes of `window` were read. What [`Lanes::take_symbols`] does on any processor.
+/// many bytes of `window` were read. The same on any processor.
 ///
 /// # Panics
 /// If there is no such table.
