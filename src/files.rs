@@ -59,12 +59,7 @@ pub fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
 /// # Errors
 /// [`Error::Io`]; as `write`.
 pub fn replace_by(path: &Path, write: impl FnOnce(&mut File) -> Result<()>) -> Result<()> {
-    if fs::metadata(path).is_ok_and(|there| !there.is_file() && !there.is_dir()) {
-        return Err(Error::Usage {
-            what: format!("{} is no regular file, and only such can be written", path.display()),
-            help: "name a file".to_owned(),
-        });
-    }
+    refuse_special(path)?;
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(".partial");
     let partial = path.with_file_name(name);
@@ -75,6 +70,20 @@ pub fn replace_by(path: &Path, write: impl FnOnce(&mut File) -> Result<()>) -> R
         fs::rename(&partial, path).map_err(Error::io("write", path))
     };
     written().inspect_err(|_| drop(fs::remove_file(&partial)))
+}
+
+/// An output must be no device, pipe or socket: it would be replaced by a file.
+///
+/// # Errors
+/// [`Error::Usage`].
+pub fn refuse_special(out: &Path) -> Result<()> {
+    match fs::metadata(out) {
+        Ok(there) if !there.is_file() && !there.is_dir() => Err(Error::Usage {
+            what: format!("{} is no regular file, and only such can be written", out.display()),
+            help: "name a file; --dry-run writes none".to_owned(),
+        }),
+        _ => Ok(()),
+    }
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use formats::Mapped;
 
 use crate::error::{Error, Result};
+use crate::files::refuse_special;
 use crate::plan::Plan;
 use crate::targets::{Output, SmallFile};
 
@@ -225,17 +226,6 @@ impl Drop for Partial {
                 let _ = fs::remove_dir(&self.path);
             }
         }
-    }
-}
-
-/// The output must be no device, pipe or socket: it would be replaced by a file.
-fn refuse_special(out: &Path) -> Result<()> {
-    match fs::metadata(out) {
-        Ok(there) if !there.is_file() && !there.is_dir() => Err(Error::Usage {
-            what: format!("{} is no regular file, and only such can be written", out.display()),
-            help: "name a file; --dry-run writes none".to_owned(),
-        }),
-        _ => Ok(()),
     }
 }
 
