@@ -91,6 +91,18 @@ mod tests {
     use super::*;
 
     #[test]
+    #[cfg(unix)]
+    fn devices_are_no_outputs() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("there");
+        assert!(refuse_special(&file).is_ok());
+        std::fs::write(&file, "x").unwrap();
+        assert!(refuse_special(&file).is_ok() && refuse_special(dir.path()).is_ok());
+        let error = replace(Path::new("/dev/null"), b"x").unwrap_err().to_string();
+        assert!(error.contains("/dev/null is no regular file"), "{error}");
+    }
+
+    #[test]
     fn what_is_too_large_or_no_file_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a");
