@@ -14,7 +14,7 @@ mod origin;
 mod overrides;
 mod tokens;
 
-pub use tokens::coder;
+pub use tokens::{coder, stated_coder};
 
 use std::path::Path;
 

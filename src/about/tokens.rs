@@ -29,14 +29,20 @@ pub(super) fn tokenizer(model: &Model, asked: Option<&Path>) -> Result<Tokenizer
     Bpe::load(folder, source.config(), model.dims.vocab).map(Tokenizer::Bpe)
 }
 
-/// What a model is run with: the tokenizer asked for, else the vocabulary in the source, else the one beside it, else
-/// the `tokenizer.json` of its folder, else the usual vocabulary of this size.
+/// What a model is run with: the tokenizer asked for, else the one that its source states, else the usual vocabulary of
+/// this size.
 ///
 /// # Errors
 /// If a file cannot be read or is no tokenizer that can be run, there is none, or it has more tokens than the model has
 /// rows for.
 pub fn coder(model: &Model, asked: Option<&Path>) -> Result<Coder> {
-    let coder = found(model, asked)?;
+    let coder = match asked {
+        Some(path) => Coder::load(path)?,
+        None => match stated_coder(model)? {
+            Some(stated) => stated,
+            None => Coder::greedy(usual(model)?),
+        },
+    };
     if coder.size() > model.dims.vocab {
         return Err(Error::Usage {
             what: format!(
@@ -52,34 +58,35 @@ pub fn coder(model: &Model, asked: Option<&Path>) -> Result<Coder> {
     Ok(coder)
 }
 
-fn found(model: &Model, asked: Option<&Path>) -> Result<Coder> {
-    if let Some(path) = asked {
-        return Coder::load(path);
+/// What a model's source states: the vocabulary in it, else the one beside it, else the `tokenizer.json` of its folder.
+///
+/// # Errors
+/// If a file cannot be read or is no tokenizer that can be run.
+pub fn stated_coder(model: &Model) -> Result<Option<Coder>> {
+    if let Some(vocab) = stated_vocab(model)? {
+        return Ok(Some(Coder::greedy(vocab)));
     }
-    if gguf::vocab_of(&model.container).is_none()
-        && let Some(folder) = origin::folder(&model.container)
-        && beside(&folder)?.is_none()
-        && let whole = folder.join("tokenizer.json")
-        && whole.is_file()
-    {
-        return Coder::load(&whole);
-    }
-    vocab(model, None).map(Coder::greedy)
+    let whole = origin::folder(&model.container).map(|folder| folder.join("tokenizer.json"));
+    whole.filter(|path| path.is_file()).map(|path| Coder::load(&path)).transpose()
 }
 
-/// The vocabulary asked for, else the one in the source, else the one beside it, else the usual one of this size.
+/// The vocabulary asked for, else the one that the source states, else the usual one of this size.
 fn vocab(model: &Model, asked: Option<&Path>) -> Result<Vocab> {
     if let Some(path) = asked {
         return Vocab::load(path);
     }
+    stated_vocab(model)?.map_or_else(|| usual(model), Ok)
+}
+
+/// The vocabulary in the source, else the one beside it.
+fn stated_vocab(model: &Model) -> Result<Option<Vocab>> {
     if let Some(vocab) = gguf::vocab_of(&model.container) {
-        return Ok(vocab);
+        return Ok(Some(vocab));
     }
-    if let Some(folder) = origin::folder(&model.container)
-        && let Some(vocab) = beside(&folder)?
-    {
-        return Ok(vocab);
-    }
+    origin::folder(&model.container).map_or(Ok(None), |folder| beside(&folder))
+}
+
+fn usual(model: &Model) -> Result<Vocab> {
     Vocab::usual(model.dims.vocab).ok_or_else(|| Error::Usage {
         what: format!(
             "no built-in vocabulary has {} tokens, as many as the model has rows for",

@@ -182,7 +182,9 @@ impl Adapter {
         let changes =
             format!("{name} of rank {} for {}", ranks.join(", "), plural(matrices, "matrix", "matrices"));
         let whole = (whole > 0).then(|| plural(whole, "whole tensor", "whole tensors"));
-        let said: Vec<String> = (matrices > 0).then_some(changes).into_iter().chain(whole).collect();
+        let alpha = self.alpha.map(|alpha| format!("alpha {alpha}"));
+        let said: Vec<String> =
+            (matrices > 0).then_some(changes).into_iter().chain(alpha).chain(whole).collect();
         said.join(", ")
     }
 }

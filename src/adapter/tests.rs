@@ -101,7 +101,7 @@ fn a_lora_is_added_times_alpha_over_rank_and_whole_tensors_stand_in() {
     let path = file(&folder, "lora.safetensors", &tensors);
     let (plain, mut model) = (model("rwkv7-bytes.pth"), model("rwkv7-bytes.pth"));
     let adapter = Adapter::read(&path, &model, Options { alpha: Some(8.0), ..Options::default() }).unwrap();
-    assert_eq!(adapter.about(), "LoRA of rank 1, 2, 4 for 3 matrices, 3 whole tensors");
+    assert_eq!(adapter.about(), "LoRA of rank 1, 2, 4 for 3 matrices, alpha 8, 3 whole tensors");
     adapter.merge(&mut model);
     let pair = |k: usize| (&tensors[k + 1].2, &tensors[k].2, tensors[k].1[0]);
     for (name, k) in [("blocks.1.att.key.weight", 0), ("blocks.0.ffn.value.weight", 2), ("head.weight", 4)] {

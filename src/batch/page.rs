@@ -121,12 +121,12 @@ fn positions(records: &[&Record]) -> Plot {
         |r: &Record| r.quality.iter().flat_map(|q| q.against.by_position.clone()).collect::<Vec<_>>();
     let all: Vec<_> = records.iter().flat_map(|r| buckets(r)).collect();
     let x = Scale::powers(2.0, all.iter().map(|b| b.from as f64));
-    let y = Scale::powers(10.0, all.iter().map(|b| b.kl));
+    let y = Scale::powers(10.0, all.iter().map(|b| b.kl.value));
     let count = |v: f64| format!("{v:.0}");
     let mut plot = Plot::new(("tokens read before", x, count), ("mean KL, nats", y, power));
     for (series, record) in records.iter().enumerate() {
         let points =
-            buckets(record).iter().map(|b| plot.at((x, b.from as f64), (y, b.kl.max(NO_KL)))).collect();
+            buckets(record).iter().map(|b| plot.at((x, b.from as f64), (y, b.kl.value.max(NO_KL)))).collect();
         plot.lines.push(Line { points, series, tip: title(record).to_owned() });
     }
     plot

@@ -203,9 +203,8 @@ impl<'a> Workshop<'a> {
         same_vocabulary(source.model(), artifact.model(), coder.vocab(), asked.is_some())?;
         let task = Task::new(&texts, coder, evaluation.protocol(), evaluation.windows)?;
         let models = [&source, &artifact];
-        let scored = task.tokens_run();
-        let held = self.memory.take(Load::full_bytes(&models, scored), self.stop)?;
-        let load = Load::within(&models, scored, Some(held.bytes))?;
+        let held = self.memory.take(Load::full_bytes(&models, task.work()), self.stop)?;
+        let load = Load::within(&models, task.work(), Some(held.bytes))?;
         let pool = crate::pipeline::pool(threads)?;
         let found = pool.install(|| task.run(&models, &[], load, |_| self.stop.check()))?;
         let tensors = pool.install(|| TensorError::all(source.model(), artifact.model()));

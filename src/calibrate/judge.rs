@@ -1,7 +1,7 @@
 //! How near a finished file is to its source, whatever was predicted when its types were chosen.
 
 use crate::error::Result;
-use crate::eval::{Estimate, Load, Sequence, measure, summarise};
+use crate::eval::{Estimate, Load, Sequence, Work, measure, summarise};
 use crate::model::Model;
 use crate::pipeline::Stop;
 use crate::runner::{Options, Runner};
@@ -34,7 +34,7 @@ impl Judge {
         };
         let sequences: Vec<Sequence> = self.held_out.iter().enumerate().map(sequence).collect();
         let models = [&source, &written];
-        let load = Load::within(&models, tokens.len(), None)?;
+        let load = Load::within(&models, Work { text: tokens.len(), scored: tokens.len() }, None)?;
         let measured = measure(&models, &[], &tokens, &sequences, load, |_| stop.check())?;
         let found = summarise(&measured, sequences.len(), tokens.len(), |_| 1);
         Ok(found.others.first().map(|(_, against)| against.kl))

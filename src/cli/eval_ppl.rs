@@ -5,12 +5,14 @@ use std::time::Instant;
 
 use super::runnable::RunArgs;
 use super::{STOP, show, stop_on_ctrl_c};
+use crate::about;
 use crate::calibrate::{Trace, shared};
 use crate::error::{Error, Result};
-use crate::eval::{Gates, Load, Protocol, Sequence, Setting, Task, measure, same_vocabulary};
+use crate::eval::{Corpus, Gates, Load, Protocol, Sequence, Setting, Task, Work, measure, same_vocabulary};
 use crate::model::Model;
 use crate::report::{EvaluationReport, Steps, Style};
 use crate::runner::{Arithmetic, Head, HeadChoice, Options, Runner};
+use crate::vocab::{Coder, Vocab};
 
 /// Measures how well models predict a text, and how far they are from a reference.
 #[derive(Debug, clap::Args)]
@@ -128,7 +130,7 @@ fn evaluate(args: &Args, style: Style) -> Result<EvaluationReport> {
         .iter()
         .map(|(path, adapted)| args.run.runner(path, *adapted, options.clone()))
         .collect::<Result<_>>()?;
-    let coder = args.run.coder(runners[0].model())?;
+    let coder = coder(args, runners[0].model())?;
     for other in &runners[1..] {
         same_vocabulary(runners[0].model(), other.model(), coder.vocab(), args.run.vocab.is_some())?;
     }
@@ -143,7 +145,7 @@ fn evaluate(args: &Args, style: Style) -> Result<EvaluationReport> {
     let models: Vec<&Runner> = runners.iter().collect();
     let heads = args.head.iter().map(|head| head.make(&runners[0])).collect::<Result<Vec<_>>>()?;
     let heads: Vec<&dyn Head> = heads.iter().map(Box::as_ref).collect();
-    let load = Load::within(&models, task.tokens_run(), args.run.max_memory)?;
+    let load = Load::within(&models, task.work(), args.run.max_memory)?;
     let arithmetic = &options.arithmetic;
     let arithmetic_kl = match arithmetic.is_exact() {
         true => None,
@@ -159,13 +161,40 @@ fn evaluate(args: &Args, style: Style) -> Result<EvaluationReport> {
         STOP.check()
     });
     steps.clear();
-    let setting = Setting { arithmetic: arithmetic.to_string(), arithmetic_kl, ..task.setting() };
+    let setting = Setting {
+        arithmetic: arithmetic.to_string(),
+        arithmetic_kl,
+        group_norm_epsilon: args.run.group_norm_epsilon,
+        dropped: args.run.drop.clone(),
+        ..task.setting()
+    };
     let models: Vec<&Model> = runners.iter().map(Runner::model).collect();
     let seconds = start.elapsed().as_secs_f64();
     let is_reference = args.against.is_some() || !heads.is_empty();
     let heads = (heads.as_slice(), runners[0].full_rows().bytes());
-    let warnings = shared_text(&models, &task);
+    let mut warnings = shared_text(&models, &task);
+    warnings.extend(too_short(&task));
     Ok(EvaluationReport::new(&models, heads, is_reference, setting, evaluation?, warnings, seconds))
+}
+
+/// The tokenizer of the models; one that knows no bytes if it only has to tell tokens and there is none.
+fn coder(args: &Args, model: &Model) -> Result<Coder> {
+    let is_needed = args.run.vocab.is_some() || !Corpus::are_tokens(&args.texts);
+    if is_needed || Vocab::usual(model.dims.vocab).is_some() || about::stated_coder(model)?.is_some() {
+        return args.run.coder(model);
+    }
+    Ok(Coder::greedy(Vocab::unknown(model.dims.vocab)))
+}
+
+/// How many documents nothing was scored of.
+fn too_short(task: &Task) -> Option<String> {
+    let (short, all) = (task.unscored_documents(), task.corpus.documents.len());
+    (short > 0).then(|| {
+        format!(
+            "{short} of {all} documents are shorter than a window and were not scored; --document or a smaller --ctx \
+             scores them"
+        )
+    })
 }
 
 /// Which models were calibrated on something that the text shares.
@@ -206,7 +235,7 @@ fn arithmetic_error(
         let exact = args.run.runner(other.model().container.path(), adapted, exact.clone())?;
         // All models stay open meanwhile.
         let all: Vec<&Runner> = runners.iter().chain([&exact]).collect();
-        let load = Load::within(&all, COMPARED_TOKENS, args.run.max_memory)?;
+        let load = Load::within(&all, Work { scored: COMPARED_TOKENS, ..task.work() }, args.run.max_memory)?;
         let measured = measure(&[&exact, other], &[], &task.corpus.tokens, &first, load, |_| STOP.check())?;
         let kls = measured.comparisons.iter().flatten().map(|c| c.kl);
         let mean = kls.clone().sum::<f64>() / kls.count().max(1) as f64;

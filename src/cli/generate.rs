@@ -7,7 +7,7 @@ use std::time::Instant;
 use super::runnable::RunArgs;
 use super::{STOP, show, stop_on_ctrl_c};
 use crate::error::{Error, Result};
-use crate::eval::Load;
+use crate::eval::{Load, Work};
 use crate::report::{Choice, Generation, HeadUse, Passage, Report, Style};
 use crate::runner::{Head, HeadChoice, Options, Runner, Sampler, State};
 
@@ -66,7 +66,8 @@ fn generate(args: &Args, style: Style) -> Result<()> {
     // Low-rank matrices are worth their memory where tokens come one by one, if there is enough.
     let options = Options { keep_low_rank: args.run.max_memory.is_none(), ..args.run.options() };
     let runner = args.run.runner(&args.model, true, options)?;
-    let at_once = Load::within(&[&runner], 1, args.run.max_memory)?.tokens.min(PROMPT_TOKENS);
+    let at_once =
+        Load::within(&[&runner], Work { text: 0, scored: 1 }, args.run.max_memory)?.tokens.min(PROMPT_TOKENS);
     let coder = args.run.coder(runner.model())?;
     let temperature = if args.greedy { 0.0 } else { args.temperature };
     let choice = Choice { temperature, top_p: args.top_p, top_k: args.top_k, seed: args.seed };
@@ -166,12 +167,7 @@ fn after(
     let is_sound = |v: &f32| v.is_finite() || (*v == f32::NEG_INFINITY && head.name() != "full");
     match logits.iter().all(is_sound) && logits.iter().any(|v| v.is_finite()) {
         true => Ok(logits),
-        false => Err(Error::Model {
-            path: runner.model().container.path().to_owned(),
-            what: "gives logits that are infinite or NaN".to_owned(),
-            help: "its last norm or head is damaged: `rwkv-quant verify` tells whether the file is"
-                .to_owned(),
-        }),
+        false => Err(runner.unsound_logits(None)),
     }
 }
 

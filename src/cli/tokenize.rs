@@ -21,7 +21,7 @@ pub(super) struct Args {
     /// Take tokens (decimal numbers between blanks) and print the bytes that they stand for
     #[arg(long)]
     decode: bool,
-    /// Vocabulary: a file (a coder.json too), or `world` or `bytes`
+    /// Vocabulary: a file (a tokenizer.json too), or `world` or `bytes`
     #[arg(long, value_name = "FILE", default_value = "world")]
     vocab: PathBuf,
     /// The model whose vocabulary to use
@@ -52,6 +52,9 @@ pub(super) fn run(args: &Args, style: Style) -> Result<()> {
             })
         })
         .collect::<Result<_>>()?;
+    if style != Style::Human {
+        return show(&Tokens::new(ids, &coder), style);
+    }
     let mut out = std::io::stdout().lock();
     match out.write_all(&coder.decode(&ids)).and_then(|()| out.flush()) {
         Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => {

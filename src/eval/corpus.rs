@@ -40,8 +40,13 @@ pub fn vocabulary_sha256(vocab: &Vocab) -> String {
 }
 
 impl Corpus {
+    /// Whether all files hold tokens, for which no vocabulary is needed.
+    pub fn are_tokens(paths: &[PathBuf]) -> bool {
+        paths.iter().all(|path| matches!(extension(path).as_str(), "npy" | "ids"))
+    }
+
     /// Reads files: `.jsonl` (a document a line: a string, or an object with a string `text`), `.npy` (tokens as
-    /// 2-, 4- or 8-byte integers), `.ids` (tokens as decimal numbers between blanks), and anything else as text, of
+    /// integers of any size), `.ids` (tokens as decimal numbers between blanks), and anything else as text, of
     /// any bytes.
     ///
     /// # Errors
@@ -54,8 +59,7 @@ impl Corpus {
             let bytes = std::fs::read(path).map_err(Error::read("text", path))?;
             hash.update(&bytes);
             corpus.file_bytes += bytes.len() as u64;
-            let extension = path.extension().and_then(|e| e.to_str()).unwrap_or_default();
-            let documents = match extension.to_ascii_lowercase().as_str() {
+            let documents = match extension(path).as_str() {
                 "jsonl" => json_lines(&bytes, coder),
                 "npy" => npy(&bytes).map(|ids| vec![ids]),
                 "ids" => decimal(&bytes).map(|ids| vec![ids]),
@@ -73,6 +77,11 @@ impl Corpus {
         corpus.sha256 = hash.finalize().iter().map(|b| format!("{b:02x}")).collect();
         Ok(corpus)
     }
+}
+
+/// The extension of a file in lower case.
+fn extension(path: &Path) -> String {
+    path.extension().and_then(|e| e.to_str()).unwrap_or_default().to_ascii_lowercase()
 }
 
 /// Whether a file starts as GGUF, safetensors, torch and compact files do.
@@ -94,6 +103,7 @@ fn unreadable(path: &Path, what: &str) -> Error {
 
 fn json_lines(bytes: &[u8], coder: &Coder) -> std::result::Result<Vec<Vec<u32>>, String> {
     let mut documents = Vec::new();
+    let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes); // the mark that Windows puts first
     for (n, line) in bytes.split(|b| *b == b'\n').enumerate() {
         if line.trim_ascii().is_empty() {
             continue;
@@ -111,7 +121,16 @@ fn json_lines(bytes: &[u8], coder: &Coder) -> std::result::Result<Vec<Vec<u32>>,
 
 fn decimal(bytes: &[u8]) -> std::result::Result<Vec<u32>, String> {
     let text = std::str::from_utf8(bytes).map_err(|_| "it is not UTF-8")?;
-    text.split_ascii_whitespace().map(|id| id.parse().map_err(|_| format!("{id:?} is no token"))).collect()
+    let shown = |id: &str| {
+        if id.len() > 24 {
+            format!("{:?}...", id.chars().take(20).collect::<String>())
+        } else {
+            format!("{id:?}")
+        }
+    };
+    text.split_ascii_whitespace()
+        .map(|id| id.parse().map_err(|_| format!("{} is no token", shown(id))))
+        .collect()
 }
 
 /// A one-dimensional array of numpy's format 1 or 2.
@@ -126,11 +145,16 @@ fn npy(bytes: &[u8]) -> std::result::Result<Vec<u32>, String> {
         Some((std::str::from_utf8(bytes.get(start..end)?).ok()?, bytes.get(end..)?))
     };
     let (header, data) = header().ok_or("it is no .npy file")?;
-    let (kind, size) = ["'<u2'", "'<i4'", "'<u4'", "'<i8'", "'<u8'"]
-        .into_iter()
-        .zip([2, 4, 4, 8, 8])
-        .find(|(kind, _)| header.contains(kind))
-        .ok_or_else(|| format!("it holds no integers: {header}"))?;
+    // The type: byte order, kind, and bytes of a number, as in '<u2'.
+    let kind = header.split_once("'descr': '").and_then(|(_, rest)| rest.split_once('\''));
+    let mut letters = kind.map_or("", |(kind, _)| kind).chars();
+    let (order, letter, size) = (letters.next(), letters.next(), letters.as_str());
+    let size = match (order, letter, size) {
+        (Some('<' | '>' | '|'), Some('i' | 'u'), "1" | "2" | "4" | "8") => {
+            usize::from(size.as_bytes()[0] - b'0')
+        }
+        _ => return Err(format!("it holds no integers: {header}")),
+    };
     let shape = header.split_once("'shape': (").and_then(|(_, rest)| rest.split_once(')'));
     let dims: Vec<&str> = shape.map_or("", |(dims, _)| dims).split(',').map(str::trim).collect();
     let count: usize = match dims[..] {
@@ -140,11 +164,14 @@ fn npy(bytes: &[u8]) -> std::result::Result<Vec<u32>, String> {
     if count.checked_mul(size) != Some(data.len()) {
         return Err(format!("it has {} bytes of data, not {count} times {size}", data.len()));
     }
-    let signed = kind.contains('i');
     let token = |bytes: &[u8]| {
-        let mut wide = [if signed && bytes[size - 1] > 127 { 255 } else { 0 }; 16];
-        wide[..size].copy_from_slice(bytes);
-        let id = i128::from_le_bytes(wide);
+        let mut bytes = bytes.to_vec();
+        if order == Some('>') {
+            bytes.reverse();
+        }
+        let is_negative = letter == Some('i') && bytes[size - 1] > 127;
+        bytes.resize(16, if is_negative { 255 } else { 0 });
+        let id = i128::from_le_bytes(bytes.try_into().unwrap_or_default());
         u32::try_from(id).map_err(|_| format!("{id} is no token"))
     };
     data.chunks_exact(size).map(token).collect()

@@ -35,7 +35,12 @@ impl Gates {
         ];
         let wrong = limits.into_iter().find_map(|(name, limit, range, help)| {
             let limit = limit.filter(|limit| !range.contains(limit))?;
-            Some(format!("{limit} is no limit of the {name}, which is {help}"))
+            let meant = if name.starts_with("top-1") && (1.0..=100.0).contains(&limit) {
+                format!(" ({limit} % is {})", limit / 100.0)
+            } else {
+                String::new()
+            };
+            Some(format!("{limit} is no limit of the {name}, which is {help}{meant}"))
         });
         wrong.map_or(Ok(()), Err)
     }

@@ -79,6 +79,15 @@ const FEWEST_TOKENS: u64 = 16;
 /// What the program takes besides activations: itself, a vocabulary, panels.
 const FIXED_BYTES: u64 = 60 << 20;
 
+/// How much is evaluated.
+#[derive(Clone, Copy, Debug)]
+pub struct Work {
+    /// Tokens of the text, all of which are held.
+    pub text: usize,
+    /// Tokens that are scored.
+    pub scored: usize,
+}
+
 /// What models take while they run side by side, in bytes. They run one after the other, in the same buffers.
 struct Needs {
     /// All the time: decoded vectors, and what is measured.
@@ -92,8 +101,8 @@ struct Needs {
 }
 
 impl Needs {
-    /// Of `models` that score so many tokens.
-    fn of(models: &[&Runner], scored: usize) -> Needs {
+    /// Of `models` that score so many tokens of a text of `text` tokens.
+    fn of(models: &[&Runner], Work { text, scored }: Work) -> Needs {
         let dims = || models.iter().map(|m| m.model().dims);
         // About 14 matrices as wide as the residual stream are alive at once, or 4 and a hidden layer with its copy
         // in strips.
@@ -102,7 +111,8 @@ impl Needs {
         let measured = size_of::<Score>() + models.len().saturating_sub(1) * size_of::<Comparison>();
         Needs {
             // What is measured is held twice while it is joined.
-            kept: models.iter().map(|m| m.kept_bytes()).sum::<u64>() + (2 * measured * scored) as u64,
+            kept: models.iter().map(|m| m.kept_bytes()).sum::<u64>()
+                + (2 * measured * scored + size_of::<u32>() * text) as u64,
             token: 4 * (pass + hidden).max(1) as u64,
             row: 4 * dims().map(|d| d.vocab).sum::<usize>().max(1) as u64,
             state: models.iter().map(|m| m.start().bytes()).sum::<u64>().max(1),
@@ -117,12 +127,12 @@ impl Needs {
 }
 
 impl Load {
-    /// What fits into `max_memory` when `models` score so many tokens side by side.
+    /// What fits into `max_memory` when `models` do such `work` side by side.
     ///
     /// # Errors
     /// [`Error::Resources`] with the least that they need.
-    pub fn within(models: &[&Runner], scored: usize, max_memory: Option<u64>) -> Result<Load> {
-        let needs = Needs::of(models, scored);
+    pub fn within(models: &[&Runner], work: Work, max_memory: Option<u64>) -> Result<Load> {
+        let needs = Needs::of(models, work);
         let states = (STATE_BYTES / needs.state).clamp(1, PASS_TOKENS as u64) as usize;
         let full = Load { tokens: PASS_TOKENS, logits: LOGIT_ROWS, sequences: states };
         let Some(max) = max_memory else { return Ok(full) };
@@ -152,8 +162,8 @@ impl Load {
     }
 
     /// The memory with which [`Load::within`] computes as much together as it pays.
-    pub fn full_bytes(models: &[&Runner], scored: usize) -> u64 {
-        Needs::of(models, scored).bytes(PASS_TOKENS as u64, LOGIT_ROWS as u64, 1)
+    pub fn full_bytes(models: &[&Runner], work: Work) -> u64 {
+        Needs::of(models, work).bytes(PASS_TOKENS as u64, LOGIT_ROWS as u64, 1)
     }
 }
 
@@ -281,7 +291,7 @@ fn score(
                 // The sum alone does not show a logit of minus infinity.
                 match sum.is_finite() && quant::check_finite(row).is_ok() {
                     true => Ok((row, sum, top)),
-                    false => Err(not_finite(model, place)),
+                    false => Err(model.unsound_logits(Some(place))),
                 }
             });
             let Some(first) = sums.next().transpose()? else { unreachable!("there is a model") };
@@ -342,12 +352,4 @@ fn same_best(a: &[f32], b: &[f32], k: usize) -> bool {
     };
     let (first, second) = (best(a), best(b));
     first == second && first.iter().all(|i| a[*i] == b[*i])
-}
-
-fn not_finite(model: &Runner, place: usize) -> Error {
-    Error::Model {
-        path: model.model().container.path().to_owned(),
-        what: format!("gives logits that are infinite or NaN for the token at place {place} of the text"),
-        help: "its last norm or head is damaged: `rwkv-quant verify` tells whether the file is".to_owned(),
-    }
 }

@@ -14,7 +14,7 @@ mod window;
 
 pub use corpus::{Corpus, sha256, vocabulary_sha256};
 pub use gates::Gates;
-pub use measure::{Comparison, Load, Measured, Scan, Score, measure};
+pub use measure::{Comparison, Load, Measured, Scan, Score, Work, measure};
 pub use statistics::{Bootstrap, Estimate, Random};
 pub use summary::{Against, Bucket, Evaluation, ModelScore, Quantiles, Read, Scored, summarise};
 pub use task::{Setting, Task, same_vocabulary};

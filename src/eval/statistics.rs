@@ -5,6 +5,7 @@
 //! computed from each draw. All figures use the same draws, so the difference of two models is judged on the same
 //! windows (paired).
 
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 /// Draws of the bootstrap.
@@ -22,40 +23,60 @@ pub struct Estimate {
     pub interval: Option<[f64; 2]>,
 }
 
-/// Drawn windows: for each draw, how often each window was drawn.
-#[derive(Clone, Debug)]
+/// Windows drawn with replacement, as often as there are windows: the same draws every time, made anew for every figure
+/// so that nothing need be kept of them.
+#[derive(Clone, Copy, Debug)]
 pub struct Bootstrap {
-    draws: Vec<Vec<u32>>,
+    windows: usize,
 }
 
 impl Bootstrap {
-    /// The draws for so many windows: always the same ones.
+    /// The draws for so many windows.
     pub fn new(windows: usize) -> Bootstrap {
-        let mut random = Random::new(0x5eed);
-        let draw = |_| {
-            let mut counts = vec![0; windows];
-            for _ in 0..windows {
-                counts[random.below(windows)] += 1;
-            }
-            counts
-        };
-        Bootstrap { draws: if windows < 2 { Vec::new() } else { (0..DRAWS).map(draw).collect() } }
+        Bootstrap { windows }
     }
 
     /// `f` of the sums over windows of `parts` (one row of sums a window).
-    pub fn estimate<const N: usize>(&self, parts: &[[f64; N]], f: impl Fn([f64; N]) -> f64) -> Estimate {
-        let sum = |count: &dyn Fn(usize) -> f64| {
+    pub fn estimate<const N: usize>(
+        &self,
+        parts: &[[f64; N]],
+        f: impl Fn([f64; N]) -> f64 + Sync,
+    ) -> Estimate {
+        let sums = |counts: &[u32]| {
             let mut total = [0.0; N];
-            for (i, part) in parts.iter().enumerate() {
-                let n = count(i);
+            for (part, n) in parts.iter().zip(counts) {
                 for (total, v) in total.iter_mut().zip(part) {
-                    *total += n * v;
+                    *total += f64::from(*n) * v;
                 }
             }
-            total
+            [f(total)]
         };
-        let value = f(sum(&|_| 1.0));
-        let mut drawn: Vec<f64> = self.draws.iter().map(|d| f(sum(&|i| f64::from(d[i])))).collect();
+        let [estimate] = self.estimates(sums);
+        estimate
+    }
+
+    /// Several figures that `f` computes at once from how often each window counts.
+    pub fn estimates<const N: usize>(&self, f: impl Fn(&[u32]) -> [f64; N] + Sync) -> [Estimate; N] {
+        let values = f(&vec![1; self.windows]);
+        let draws = if self.windows < 2 { 0 } else { DRAWS };
+        let drawn: Vec<[f64; N]> = (0..draws).into_par_iter().map(|n| f(&self.draw(n))).collect();
+        std::array::from_fn(|k| Estimate::of(values[k], drawn.iter().map(|d| d[k]).collect()))
+    }
+
+    /// How often each window is in a draw.
+    fn draw(&self, number: usize) -> Vec<u32> {
+        let mut random = Random::new(Random::new(number as u64).bits());
+        let mut counts = vec![0; self.windows];
+        for _ in 0..self.windows {
+            counts[random.below(self.windows)] += 1;
+        }
+        counts
+    }
+}
+
+impl Estimate {
+    /// A figure, from its values in the draws; without an error if there are none, or one of them cannot be computed.
+    fn of(value: f64, mut drawn: Vec<f64>) -> Estimate {
         if drawn.is_empty() || drawn.iter().any(|v| !v.is_finite()) {
             return Estimate { value, error: None, interval: None };
         }
@@ -74,6 +95,27 @@ pub fn quantile(sorted: &[f64], q: f64) -> f64 {
     let at = q * last as f64;
     let (low, high) = (sorted[at.floor() as usize], sorted[at.ceil() as usize]);
     low + (high - low) * at.fract()
+}
+
+/// [`quantile`] for each of ascending `shares`, of sorted values each of which counts `times` of its index; NaN of none.
+pub fn quantiles<const N: usize>(sorted: &[f64], times: impl Fn(usize) -> u32, shares: [f64; N]) -> [f64; N] {
+    let total: u64 = (0..sorted.len()).map(|i| u64::from(times(i))).sum();
+    let Some(last) = total.checked_sub(1) else { return [f64::NAN; N] };
+    // The value at a place of the list in which each stands as often as it counts; places are asked for in order.
+    let (mut next, mut end) = (0, 0);
+    let mut at = |place: u64| {
+        while end <= place {
+            end += u64::from(times(next));
+            next += 1;
+        }
+        sorted[next - 1]
+    };
+    shares.map(|share| {
+        let place = share * last as f64;
+        let low = at(place.floor() as u64);
+        let beyond = place.fract();
+        if beyond == 0.0 { low } else { low + (at(place.ceil() as u64) - low) * beyond }
+    })
 }
 
 /// Random numbers that are the same on every machine (SplitMix64).
@@ -115,6 +157,16 @@ mod tests {
         assert_eq!(quantile(&[1.0, 2.0, 4.0], 0.5), 2.0);
         assert_eq!(quantile(&[1.0, 2.0, 4.0], 0.75), 3.0);
         assert!(quantile(&[], 0.5).is_nan());
+    }
+
+    #[test]
+    fn counted_values_have_the_quantiles_of_their_list() {
+        let (values, times) = ([1.0, 2.0, 4.0, 8.0], [0u32, 3, 1, 2]);
+        let list = [2.0, 2.0, 2.0, 4.0, 8.0, 8.0];
+        let shares = [0.0, 0.3, 0.5, 0.75, 0.9, 1.0];
+        let found = quantiles(&values, |i| times[i], shares);
+        assert_eq!(found, shares.map(|share| quantile(&list, share)));
+        assert!(quantiles(&values, |_| 0, [0.5])[0].is_nan());
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::measure::{Comparison, Measured, Scan, Score};
-use super::statistics::{Bootstrap, Estimate, quantile};
+use super::statistics::{Bootstrap, Estimate, quantiles};
 
 /// What was scored.
 #[derive(Clone, Copy, Debug, PartialEq, Deserialize, Serialize)]
@@ -38,11 +38,11 @@ pub struct ModelScore {
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[allow(missing_docs)] // the names speak
 pub struct Quantiles {
-    pub median: f64,
-    pub p90: f64,
-    pub p99: f64,
-    pub p999: f64,
-    pub max: f64,
+    pub median: Estimate,
+    pub p90: Estimate,
+    pub p99: Estimate,
+    pub p999: Estimate,
+    pub max: Estimate,
 }
 
 /// How far a model is from the reference.
@@ -77,10 +77,10 @@ pub struct Bucket {
     pub to: usize,
     /// Number of scored tokens.
     pub tokens: usize,
-    /// Mean divergence.
-    pub kl: f64,
+    /// Mean divergence, in nats.
+    pub kl: Estimate,
     /// Mean negative log-likelihood of the model.
-    pub nats_per_token: f64,
+    pub nats_per_token: Estimate,
 }
 
 /// What another head of the same model read.
@@ -166,22 +166,20 @@ fn against(scores: &[Score], comparisons: &[Comparison], windows: usize, bootstr
         let change = (-c.nll).exp() - (-s.nll).exp();
         [c.kl, f64::from(u8::from(c.same_top)), c.nll - s.nll, change, change * change, 1.0]
     });
-    let mut kls: Vec<f64> = comparisons.iter().map(|c| c.kl).collect();
-    kls.sort_by(f64::total_cmp);
+    let mut kls: Vec<(f64, usize)> = comparisons.iter().zip(scores).map(|(c, s)| (c.kl, s.window)).collect();
+    kls.sort_by(|a, b| a.0.total_cmp(&b.0));
+    let (kls, window_of): (Vec<f64>, Vec<usize>) = kls.into_iter().unzip();
+    let shares = [0.5, 0.9, 0.99, 0.999, 1.0];
+    let [median, p90, p99, p999, max] =
+        bootstrap.estimates(|counts| quantiles(&kls, |i| counts[window_of[i]], shares));
     Against {
         kl: bootstrap.estimate(&parts, |p| p[0] / p[5]),
-        kl_quantiles: Quantiles {
-            median: quantile(&kls, 0.5),
-            p90: quantile(&kls, 0.9),
-            p99: quantile(&kls, 0.99),
-            p999: quantile(&kls, 0.999),
-            max: quantile(&kls, 1.0),
-        },
+        kl_quantiles: Quantiles { median, p90, p99, p999, max },
         top1: bootstrap.estimate(&parts, |p| p[1] / p[5]),
         ppl_ratio: bootstrap.estimate(&parts, |p| (p[2] / p[5]).exp()),
         rms_delta_p: bootstrap.estimate(&parts, |p| (p[4] / p[5]).sqrt()),
         mean_delta_p: bootstrap.estimate(&parts, |p| p[3] / p[5]),
-        by_position: by_position(scores, comparisons),
+        by_position: by_position(scores, comparisons, windows, bootstrap),
         kl_by_window: parts.iter().map(|p| p[0] / p[5]).collect(),
     }
 }
@@ -201,25 +199,29 @@ fn read(scores: &[Score], scans: &[Scan], windows: usize, bootstrap: &Bootstrap)
 }
 
 /// Tokens with 1, 2 to 3, 4 to 7, ... tokens before them; those without are in none (they are not scored).
-fn by_position(scores: &[Score], comparisons: &[Comparison]) -> Vec<Bucket> {
-    let mut buckets: Vec<Bucket> = Vec::new();
-    for (score, comparison) in scores.iter().zip(comparisons) {
-        let n = score.position.max(1).ilog2() as usize;
-        while buckets.len() <= n {
-            let from = 1 << buckets.len();
-            buckets.push(Bucket { from, to: 2 * from, tokens: 0, kl: 0.0, nats_per_token: 0.0 });
+fn by_position(
+    scores: &[Score],
+    comparisons: &[Comparison],
+    windows: usize,
+    bootstrap: &Bootstrap,
+) -> Vec<Bucket> {
+    let bucket_of = |score: &Score| score.position.max(1).ilog2();
+    let last = scores.iter().map(bucket_of).max();
+    let bucket = |n: u32| {
+        let parts = by_window(scores, windows, |i, score| match bucket_of(score) == n {
+            true => [comparisons[i].kl, comparisons[i].nll, 1.0],
+            false => [0.0; 3],
+        });
+        Bucket {
+            from: 1 << n,
+            to: 2 << n,
+            tokens: parts.iter().map(|p| p[2]).sum::<f64>() as usize,
+            kl: bootstrap.estimate(&parts, |[kl, _, n]| kl / n),
+            nats_per_token: bootstrap.estimate(&parts, |[_, nll, n]| nll / n),
         }
-        let bucket = &mut buckets[n];
-        bucket.tokens += 1;
-        bucket.kl += comparison.kl;
-        bucket.nats_per_token += comparison.nll;
-    }
-    buckets.retain(|b| b.tokens > 0);
-    for bucket in &mut buckets {
-        bucket.kl /= bucket.tokens as f64;
-        bucket.nats_per_token /= bucket.tokens as f64;
-    }
-    buckets
+    };
+    let buckets = (0..=last.unwrap_or(0)).map(bucket);
+    buckets.filter(|b| b.tokens > 0).collect()
 }
 
 #[cfg(test)]
@@ -251,7 +253,8 @@ mod tests {
         near(against.top1.value, 0.75);
         near(against.rms_delta_p.value, (0.0625f64 * 2.0 / 4.0).sqrt());
         near(against.mean_delta_p.value, 0.0);
-        near(against.kl_quantiles.max, 0.3);
+        near(against.kl_quantiles.max.value, 0.3);
+        near(against.kl_quantiles.median.value, 0.15);
         near(against.kl_by_window[0], 0.05);
         near(against.kl_by_window[1], 0.25);
         assert_eq!(

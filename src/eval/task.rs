@@ -4,14 +4,14 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::measure::{Load, measure};
+use super::measure::{Load, Work, measure};
 use super::summary::{Evaluation, summarise};
 use super::window::{Protocol, Sequence, cut};
 use super::{Corpus, vocabulary_sha256};
+use crate::about;
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::runner::{Head, Runner};
-use crate::targets::gguf;
 use crate::vocab::{Coder, Vocab};
 
 /// What was evaluated, and how: two evaluations with the same setting can be compared.
@@ -33,6 +33,12 @@ pub struct Setting {
     pub arithmetic: String,
     /// Mean divergence of that arithmetic from the exact one, where it is another.
     pub arithmetic_kl: Option<f64>,
+    /// Epsilon of the norm over heads, if it was another than the official runner's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group_norm_epsilon: Option<f32>,
+    /// Patterns of the tensors that the models were run without.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub dropped: Vec<String>,
 }
 
 /// A text cut into windows, for models of one vocabulary.
@@ -58,9 +64,20 @@ impl Task {
         Ok(Task { corpus, sequences, texts: texts.to_vec(), coder, protocol })
     }
 
+    /// How many documents are too short for any of their tokens to be scored.
+    pub fn unscored_documents(&self) -> usize {
+        let least = self.protocol.least_tokens();
+        self.corpus.documents.iter().filter(|d| d.len() < least).count()
+    }
+
     /// How many tokens every model is run over.
     pub fn tokens_run(&self) -> usize {
         self.sequences.iter().map(|s| s.tokens.len()).sum()
+    }
+
+    /// How much is evaluated. (Tokens that are run but not scored are counted as if they were.)
+    pub fn work(&self) -> Work {
+        Work { text: self.corpus.tokens.len(), scored: self.tokens_run() }
     }
 
     /// Runs all models, the first of which is the reference or the only one, and other `heads` of the first;
@@ -101,6 +118,8 @@ impl Task {
             stride,
             arithmetic: "f32".to_owned(),
             arithmetic_kl: None,
+            group_norm_epsilon: None,
+            dropped: Vec::new(),
         }
     }
 }
@@ -109,7 +128,7 @@ impl Task {
 /// first model's.
 ///
 /// # Errors
-/// [`Error::Usage`] that says what differs.
+/// [`Error::Usage`] that says what differs; whatever reading the vocabulary of `b` says.
 pub fn same_vocabulary(a: &Model, b: &Model, vocab: &Vocab, given: bool) -> Result<()> {
     let name = |m: &Model| m.container.path().display().to_string();
     let differ = |what: String| {
@@ -129,11 +148,13 @@ pub fn same_vocabulary(a: &Model, b: &Model, vocab: &Vocab, given: bool) -> Resu
             b.dims.vocab
         ));
     }
-    match gguf::vocab_of(&b.container).and_then(|v| v.padded(a.dims.vocab)) {
-        Some(own)
-            if !given
-                && Some(&own.tokens) != vocab.clone().padded(a.dims.vocab).map(|v| v.tokens).as_ref() =>
-        {
+    if given {
+        return Ok(());
+    }
+    // What a model states need not name all of its rows.
+    let whole = |vocab: &Vocab| vocab.clone().padded(a.dims.vocab).map(|v| v.tokens);
+    match about::stated_coder(b)? {
+        Some(own) if whole(own.vocab()).is_none_or(|own| Some(own) != whole(vocab)) => {
             differ(format!("{} and {} have different vocabularies", name(a), name(b)))
         }
         _ => Ok(()),

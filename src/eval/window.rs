@@ -28,6 +28,16 @@ pub enum Protocol {
     },
 }
 
+impl Protocol {
+    /// Fewest tokens of a document of which one is scored.
+    pub fn least_tokens(self) -> usize {
+        match self {
+            Protocol::Windows { ctx, .. } | Protocol::LlamaCpp { ctx } => ctx,
+            Protocol::Document { .. } => 2,
+        }
+    }
+}
+
 /// A run of tokens from an empty state.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sequence {
@@ -62,11 +72,19 @@ pub fn cut(documents: &[Range<usize>], protocol: Protocol, limit: Option<usize>)
         Protocol::Windows { ctx, stride } => (ctx, stride),
         Protocol::LlamaCpp { ctx } | Protocol::Document { ctx } => (ctx, ctx),
     };
-    if ctx < 2 || stride == 0 || stride > ctx || (matches!(protocol, Protocol::LlamaCpp { .. }) && ctx < 4) {
-        return Err(Error::Usage {
-            what: format!("windows of {ctx} tokens, {stride} apart, score nothing or leave tokens out"),
-            help: "give a --ctx of some hundred tokens, and a --stride from 1 to that".to_owned(),
-        });
+    let least = if matches!(protocol, Protocol::LlamaCpp { .. }) { 4 } else { 2 };
+    let wrong = if ctx < least {
+        Some((format!("a window of {ctx} tokens scores none"), format!("give --ctx {least} or more")))
+    } else if stride == 0 {
+        Some(("windows 0 tokens apart have no end".to_owned(), format!("give a --stride from 1 to {ctx}")))
+    } else if stride > ctx {
+        let what = format!("windows of {ctx} tokens that start {stride} apart leave tokens out");
+        Some((what, format!("give a --stride of {ctx} at most, or a larger --ctx")))
+    } else {
+        None
+    };
+    if let Some((what, help)) = wrong {
+        return Err(Error::Usage { what, help });
     }
     let mut sequences: Vec<Sequence> = Vec::new();
     for document in documents {
@@ -121,7 +139,10 @@ pub fn cut(documents: &[Range<usize>], protocol: Protocol, limit: Option<usize>)
         let longest = documents.iter().map(Range::len).max().unwrap_or(0);
         if longest < 2 {
             return Err(Error::Usage {
-                what: format!("the text is too short: {longest} tokens, of which the first is never scored"),
+                what: format!(
+                    "the text is too short: {longest} token{}, and the first is never scored",
+                    if longest == 1 { "" } else { "s" }
+                ),
                 help: "give a text of two tokens or more".to_owned(),
             });
         }

@@ -9,13 +9,15 @@ use super::conversion::adapters;
 use super::text::Table;
 use super::{Report, bytes, count, nats};
 use crate::error::{Error, Result};
-use crate::eval::{Against, Estimate, Evaluation, ModelScore, Read, Scored, Setting};
+use crate::eval::{Against, Bucket, Estimate, Evaluation, ModelScore, Read, Scored, Setting};
 use crate::model::Model;
 use crate::runner::Head;
 
 /// An evaluation of one model, or of several against a reference.
 #[derive(Debug, Serialize)]
 pub struct EvaluationReport {
+    /// The program and its version.
+    program: &'static str,
     #[serde(flatten)]
     setting: Setting,
     scored: Scored,
@@ -46,11 +48,11 @@ struct Row {
 }
 
 impl Row {
-    /// The last part of the path, by which people tell models apart, and the head.
-    fn name(&self) -> String {
+    /// `name`, and the head.
+    fn with_head(&self, name: &str) -> String {
         match &self.head {
-            None => name(&self.path),
-            Some(head) => format!("{}, head {}", name(&self.path), head.name),
+            None => name.to_owned(),
+            Some(head) => format!("{name}, head {}", head.name),
         }
     }
 }
@@ -115,6 +117,7 @@ impl EvaluationReport {
         candidates.sort_by(|a, b| a.against.kl.value.total_cmp(&b.against.kl.value));
         let model = row(models[0], None, evaluation.first);
         EvaluationReport {
+            program: concat!("rwkv-quant ", env!("CARGO_PKG_VERSION")),
             setting,
             scored: evaluation.scored,
             model,
@@ -161,6 +164,13 @@ impl EvaluationReport {
         crate::files::replace(path, &text)
     }
 
+    /// What people tell a model by: the last part of its path, unless another model's is the same.
+    fn name(&self, row: &Row) -> String {
+        let last = name(&row.path);
+        let is_shared = self.rows().any(|(other, _)| other.path != row.path && name(&other.path) == last);
+        row.with_head(if is_shared { &row.path } else { &last })
+    }
+
     fn rows(&self) -> impl Iterator<Item = (&Row, Option<&Against>)> {
         let first = std::iter::once((&self.model, None));
         first.chain(self.candidates.iter().map(|c| (&c.row, Some(&c.against))))
@@ -189,30 +199,40 @@ impl EvaluationReport {
     }
 
     fn markdown(&self, out: &mut dyn Write) -> io::Result<()> {
-        writeln!(
-            out,
-            "| model | size | perplexity | bits/byte | mean KL | 99 % KL | top-1 | ppl ratio | RMS \u{394}p |\n\
-             | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"
-        )?;
+        let line = |out: &mut dyn Write, cells: Vec<String>| writeln!(out, "| {} |", cells.join(" | "));
+        let table = |out: &mut dyn Write, titles: &[&str]| {
+            line(out, std::iter::once("model").chain(titles.iter().copied()).map(str::to_owned).collect())?;
+            writeln!(out, "| --- |{}", " ---: |".repeat(titles.len()))
+        };
+        let name = |row: &Row| self.name(row).replace('|', "\\|");
+        table(out, &["size", "perplexity", "nats/token", "bits/byte", "ppl ratio", "top-1", "RMS \u{394}p"])?;
         for (row, against) in self.rows() {
-            let [kl, high, top1, ratio, rms] = match against {
-                None => Default::default(),
-                Some(a) => [
-                    divergence(&a.kl),
-                    nats(a.kl_quantiles.p99),
-                    percent(&a.top1),
-                    both(&a.ppl_ratio, 5),
-                    percent(&a.rms_delta_p),
-                ],
-            };
-            let bits = row.score.bits_per_byte.map(|b| both(&b, 5)).unwrap_or_default();
-            writeln!(
-                out,
-                "| {} | {} | {} | {bits} | {kl} | {high} | {top1} | {ratio} | {rms} |",
-                row.name().replace('|', "\\|"),
-                bytes(row.file_bytes),
-                both(&row.score.perplexity, 4),
-            )?;
+            let bits = row.score.bits_per_byte.map(|b| interval(&b, 5)).unwrap_or_default();
+            let mut cells = vec![name(row), bytes(row.file_bytes), interval(&row.score.perplexity, 4)];
+            cells.extend([interval(&row.score.nats_per_token, 5), bits]);
+            cells.extend(match against {
+                None => <[String; 3]>::default(),
+                Some(a) => {
+                    [interval(&a.ppl_ratio, 5), percent_interval(&a.top1), percent_interval(&a.rms_delta_p)]
+                }
+            });
+            line(out, cells)?;
+        }
+        if let Some(first) = self.candidates.first() {
+            writeln!(out, "\nKullback-Leibler divergence from the reference, nats:\n")?;
+            table(out, &["mean", "median", "90 %", "99 %", "99.9 %", "max"])?;
+            for c in &self.candidates {
+                let q = &c.against.kl_quantiles;
+                let figures = [&c.against.kl, &q.median, &q.p90, &q.p99, &q.p999, &q.max];
+                line(out, std::iter::once(name(&c.row)).chain(figures.map(nats_interval)).collect())?;
+            }
+            writeln!(out, "\nIts mean by the number of tokens read before:\n")?;
+            let titles: Vec<String> = first.against.by_position.iter().map(positions_of).collect();
+            table(out, &titles.iter().map(String::as_str).collect::<Vec<_>>())?;
+            for c in &self.candidates {
+                let figures = c.against.by_position.iter().map(|b| nats_interval(&b.kl));
+                line(out, std::iter::once(name(&c.row)).chain(figures).collect())?;
+            }
         }
         for (model, adapter) in self.adapted() {
             writeln!(out, "\n{model} with {adapter}")?;
@@ -223,51 +243,55 @@ impl EvaluationReport {
         for head in self.heads() {
             writeln!(out, "\n{head}")?;
         }
-        writeln!(out, "\n{}", self.how())
+        writeln!(out, "\nIn brackets: the interval of 95 % of the bootstrap's draws. {}", self.how())
     }
 
     /// The models that were run with adapters or a tuned state, and each of these.
     fn adapted(&self) -> impl Iterator<Item = (String, &String)> {
-        self.rows().flat_map(|(row, _)| row.adapters.iter().map(|a| (row.name(), a)))
+        self.rows().flat_map(|(row, _)| row.adapters.iter().map(|a| (self.name(row), a)))
     }
 
+    /// A line a model, a column a figure: every estimate with its standard error and the ends of its interval.
     fn csv(&self, out: &mut dyn Write) -> io::Result<()> {
-        writeln!(
-            out,
-            "model,version,file_bytes,tokens,bytes,windows,perplexity,perplexity_error,nats_per_token,bits_per_byte,\
-             kl,kl_error,kl_median,kl_p90,kl_p99,kl_p999,kl_max,top1,top1_error,ppl_ratio,ppl_ratio_error,rms_delta_p,adapters"
-        )?;
-        let number = |v: Option<f64>| v.map(|v| v.to_string()).unwrap_or_default();
-        for (row, against) in self.rows() {
+        let buckets = self.candidates.first().map_or(0, |c| c.against.by_position.len());
+        for (n, (row, against)) in self.rows().enumerate() {
+            let mut line = CsvLine::default();
+            line.text("model", &row.with_head(&row.path));
+            line.text("version", row.version);
+            line.number("file_bytes", row.file_bytes);
+            line.number("tokens", self.scored.tokens);
+            line.number("bytes", self.scored.bytes);
+            line.number("windows", self.scored.windows);
             let score = &row.score;
-            let mut cells = vec![
-                quoted(&match &row.head {
-                    None => row.path.clone(),
-                    Some(head) => format!("{}, head {}", row.path, head.name),
-                }),
-                row.version.to_owned(),
-                row.file_bytes.to_string(),
-                self.scored.tokens.to_string(),
-                self.scored.bytes.to_string(),
-                self.scored.windows.to_string(),
-                score.perplexity.value.to_string(),
-                number(score.perplexity.error),
-                score.nats_per_token.value.to_string(),
-                number(score.bits_per_byte.map(|b| b.value)),
-            ];
-            match against {
-                None => cells.extend(std::iter::repeat_n(String::new(), 12)),
-                Some(a) => {
-                    let q = &a.kl_quantiles;
-                    cells.extend([a.kl.value.to_string(), number(a.kl.error)]);
-                    cells.extend([q.median, q.p90, q.p99, q.p999, q.max].map(|v| v.to_string()));
-                    cells.extend([a.top1.value.to_string(), number(a.top1.error)]);
-                    cells.extend([a.ppl_ratio.value.to_string(), number(a.ppl_ratio.error)]);
-                    cells.push(a.rms_delta_p.value.to_string());
-                }
+            line.estimate("perplexity", Some(score.perplexity));
+            line.estimate("nats_per_token", Some(score.nats_per_token));
+            line.estimate("nats_per_byte", score.nats_per_byte);
+            line.estimate("bits_per_byte", score.bits_per_byte);
+            let quantiles = against.map(|a| &a.kl_quantiles);
+            for (name, figure) in [
+                ("kl", against.map(|a| a.kl)),
+                ("kl_median", quantiles.map(|q| q.median)),
+                ("kl_p90", quantiles.map(|q| q.p90)),
+                ("kl_p99", quantiles.map(|q| q.p99)),
+                ("kl_p999", quantiles.map(|q| q.p999)),
+                ("kl_max", quantiles.map(|q| q.max)),
+                ("top1", against.map(|a| a.top1)),
+                ("ppl_ratio", against.map(|a| a.ppl_ratio)),
+                ("rms_delta_p", against.map(|a| a.rms_delta_p)),
+                ("mean_delta_p", against.map(|a| a.mean_delta_p)),
+            ] {
+                line.estimate(name, figure);
             }
-            cells.push(quoted(&row.adapters.join("; ")));
-            writeln!(out, "{}", cells.join(","))?;
+            for n in 0..buckets {
+                let of = |a: &Against| a.by_position[n];
+                let from = of(&self.candidates[0].against).from;
+                line.estimate(&format!("kl_from_{from}"), against.map(|a| of(a).kl));
+            }
+            line.text("adapters", &row.adapters.join("; "));
+            if n == 0 {
+                writeln!(out, "{}", line.names.join(","))?;
+            }
+            writeln!(out, "{}", line.cells.join(","))?;
         }
         Ok(())
     }
@@ -306,6 +330,12 @@ impl Report for EvaluationReport {
     fn human(&self, out: &mut dyn Write) -> io::Result<()> {
         writeln!(out, "{}", self.how())?;
         let arithmetic = &self.setting.arithmetic;
+        if let Some(epsilon) = self.setting.group_norm_epsilon {
+            writeln!(out, "epsilon of the norm over heads: {epsilon}")?;
+        }
+        if !self.setting.dropped.is_empty() {
+            writeln!(out, "without the tensors {}", self.setting.dropped.join(", "))?;
+        }
         match self.setting.arithmetic_kl {
             Some(kl) => writeln!(
                 out,
@@ -365,7 +395,7 @@ impl EvaluationReport {
             ">RMS \u{394}p",
         ]);
         for (row, against) in self.rows() {
-            let mut cells = vec![row.name(), bytes(row.file_bytes), both(&row.score.perplexity, 4)];
+            let mut cells = vec![self.name(row), bytes(row.file_bytes), both(&row.score.perplexity, 4)];
             match against {
                 None => cells.extend(
                     ["reference".to_owned()].into_iter().chain(std::iter::repeat_n(String::new(), 8)),
@@ -373,7 +403,7 @@ impl EvaluationReport {
                 Some(a) => {
                     let q = &a.kl_quantiles;
                     cells.extend([both(&a.ppl_ratio, 5), divergence(&a.kl)]);
-                    cells.extend([q.median, q.p90, q.p99, q.p999, q.max].map(nats));
+                    cells.extend([q.median, q.p90, q.p99, q.p999, q.max].map(|q| nats(q.value)));
                     cells.extend([percent(&a.top1), percent(&a.rms_delta_p)]);
                 }
             }
@@ -386,19 +416,46 @@ impl EvaluationReport {
         let Some(first) = self.candidates.first() else { return Ok(()) };
         writeln!(out, "mean KL by the number of tokens read before:")?;
         let mut titles = vec!["model".to_owned()];
-        titles.extend(first.against.by_position.iter().map(|b| format!(">{}-{}", b.from, b.to - 1)));
+        titles.extend(first.against.by_position.iter().map(|b| format!(">{}", positions_of(b))));
         let mut table = Table::new(&titles.iter().map(String::as_str).collect::<Vec<_>>());
         for c in &self.candidates {
-            let cells = c.against.by_position.iter().map(|b| nats(b.kl));
-            table.row(std::iter::once(c.row.name()).chain(cells));
+            let cells = c.against.by_position.iter().map(|b| divergence(&b.kl));
+            table.row(std::iter::once(self.name(&c.row)).chain(cells));
         }
         table.write(out)
     }
 }
 
-/// Text as a cell of CSV.
-fn quoted(text: &str) -> String {
-    format!("\"{}\"", text.replace('"', "\"\""))
+/// A line of CSV, and what its cells are called.
+#[derive(Default)]
+struct CsvLine {
+    names: Vec<String>,
+    cells: Vec<String>,
+}
+
+impl CsvLine {
+    fn cell(&mut self, name: &str, cell: String) {
+        self.names.push(name.to_owned());
+        self.cells.push(cell);
+    }
+
+    fn text(&mut self, name: &str, text: &str) {
+        self.cell(name, format!("\"{}\"", text.replace('"', "\"\"")));
+    }
+
+    fn number(&mut self, name: &str, number: impl ToString) {
+        self.cell(name, number.to_string());
+    }
+
+    /// Four cells, empty where there is no figure.
+    fn estimate(&mut self, name: &str, figure: Option<Estimate>) {
+        let number = |v: Option<f64>| v.map(|v| v.to_string()).unwrap_or_default();
+        let interval = figure.and_then(|f| f.interval);
+        self.cell(name, number(figure.map(|f| f.value)));
+        self.cell(&format!("{name}_error"), number(figure.and_then(|f| f.error)));
+        self.cell(&format!("{name}_low"), number(interval.map(|[low, _]| low)));
+        self.cell(&format!("{name}_high"), number(interval.map(|[_, high]| high)));
+    }
 }
 
 /// The last part of a path, by which people tell models apart.
@@ -424,6 +481,40 @@ fn divergence(e: &Estimate) -> String {
 
 /// A share as a percentage, and its standard error.
 fn percent(e: &Estimate) -> String {
-    let scaled = Estimate { value: 100.0 * e.value, error: e.error.map(|v| 100.0 * v), interval: None };
-    format!("{} %", both(&scaled, 3))
+    format!("{} %", both(&hundredfold(e), 3))
+}
+
+/// A figure and its interval.
+fn interval(e: &Estimate, digits: usize) -> String {
+    bracketed(e, |v| format!("{v:.digits$}"))
+}
+
+/// A divergence and its interval.
+fn nats_interval(e: &Estimate) -> String {
+    bracketed(e, nats)
+}
+
+/// A share as a percentage, and its interval.
+fn percent_interval(e: &Estimate) -> String {
+    format!("{} %", interval(&hundredfold(e), 3))
+}
+
+fn bracketed(e: &Estimate, text: impl Fn(f64) -> String) -> String {
+    match e.interval {
+        Some([low, high]) => format!("{} [{}, {}]", text(e.value), text(low), text(high)),
+        None => text(e.value),
+    }
+}
+
+fn hundredfold(e: &Estimate) -> Estimate {
+    Estimate {
+        value: 100.0 * e.value,
+        error: e.error.map(|v| 100.0 * v),
+        interval: e.interval.map(|ends| ends.map(|v| 100.0 * v)),
+    }
+}
+
+/// How many tokens stand before those of a bucket.
+fn positions_of(bucket: &Bucket) -> String {
+    format!("{}-{}", bucket.from, bucket.to - 1)
 }

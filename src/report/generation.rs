@@ -81,6 +81,11 @@ impl HeadUse {
         self.bytes += reading.bytes;
     }
 
+    /// Whether less than all rows were read.
+    fn is_partial(&self) -> bool {
+        self.rows < self.times * self.full_rows
+    }
+
     fn human(&self, out: &mut dyn Write) -> io::Result<()> {
         let times = self.times.max(1) as f64;
         writeln!(
@@ -135,6 +140,6 @@ impl Report for Generation {
             self.tokens.len(),
             self.tokens_per_second
         )?;
-        self.head.human(out)
+        if self.head.is_partial() { self.head.human(out) } else { Ok(()) }
     }
 }

@@ -139,6 +139,12 @@ fn an_adapted_model_is_the_merged_one() {
     }
 }
 
+/// Values of a row of the embedding.
+fn columns(model: &str) -> usize {
+    let (_, shape, _) = tensors(model).into_iter().find(|t| t.0 == "emb.weight").unwrap();
+    shape[1]
+}
+
 /// What is said of a model with one weight replaced.
 fn complaint(model: &str, tensor: &str, at: usize, weight: f32) -> String {
     let folder = tempfile::tempdir().unwrap();
@@ -166,6 +172,12 @@ fn damaged_weights_are_named_by_file_and_block() {
         }
         let error = complaint(model, "blocks.1.att.output.weight", 7, f32::INFINITY);
         assert!(error.ends_with("computes infinite or NaN values in block 1"), "{error}");
+        for tensor in ["emb.weight", "blocks.0.ln0.bias"] {
+            // (The text starts with "fn", and the first byte's row is the one that is damaged.)
+            let at = if tensor == "emb.weight" { usize::from(b'f') * columns(model) } else { 0 };
+            let error = complaint(model, tensor, at, f32::NAN);
+            assert!(error.ends_with("in the embedding or its norm, blocks.0.ln0"), "{error}");
+        }
         for weight in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
             let error = complaint(model, "head.weight", 1000, weight);
             assert!(

@@ -215,6 +215,7 @@ impl Runner {
         self.check_tokens(runs.iter().flat_map(|r| r.iter()))?;
         let mut pass = Pass::new(runs, states, self.pool.clone());
         let mut x = self.enter(&pass.tokens);
+        self.check(None, &x)?;
         pass.entry = self.entry(&x);
         for index in 0..self.model.dims.layers {
             self.block(Layer { runner: self, index }, &mut pass, &mut x)?;
@@ -320,7 +321,7 @@ impl Runner {
             self.model.tensors.iter().filter(|h| h.layer == layer.index).for_each(|h| self.forget(h));
         }
         self.products.as_ref().map_or(Ok(()), Products::check)?;
-        self.check(layer.index, x)
+        self.check(Some(layer.index), x)
     }
 
     /// What half of a block adds to the residual stream.
@@ -346,19 +347,33 @@ impl Runner {
         }
     }
 
-    /// Refuses values of the residual stream after block `index` that are not finite.
-    fn check(&self, index: usize, x: &Matrix) -> Result<()> {
-        if quant::check_finite(&x.data).is_err() {
-            return Err(Error::Model {
-                path: self.model.container.path().to_owned(),
-                what: format!("computes infinite or NaN values in block {index}"),
-                help:
-                    "a weight of that block is damaged or too large: `rwkv-quant verify` finds damaged ones, \
-                       `rwkv-quant diff` with a sound copy tells which"
-                        .to_owned(),
-            });
+    /// The error for logits that are not finite, for the token at `place` of a text if that is known.
+    pub fn unsound_logits(&self, place: Option<usize>) -> Error {
+        let place = place.map(|place| format!(" for the token at place {place} of the text"));
+        Error::Model {
+            path: self.model.container.path().to_owned(),
+            what: format!("gives logits that are infinite or NaN{}", place.unwrap_or_default()),
+            help: "its last norm or head is damaged: `rwkv-quant verify` tells whether the file is"
+                .to_owned(),
         }
-        Ok(())
+    }
+
+    /// Refuses values of the residual stream that are not finite after block `index`, or before the first.
+    fn check(&self, index: Option<usize>, x: &Matrix) -> Result<()> {
+        if quant::check_finite(&x.data).is_ok() {
+            return Ok(());
+        }
+        let place = match index {
+            Some(index) => format!("block {index}"),
+            None => "the embedding or its norm, blocks.0.ln0".to_owned(),
+        };
+        Err(Error::Model {
+            path: self.model.container.path().to_owned(),
+            what: format!("computes infinite or NaN values in {place}"),
+            help: "a weight there is damaged or too large: `rwkv-quant verify` finds damaged ones, `rwkv-quant diff` \
+                   with a sound copy tells which"
+                .to_owned(),
+        })
     }
 
     fn outer_norm(&self, name: &str) -> Norm<'_> {

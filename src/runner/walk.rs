@@ -179,7 +179,7 @@ impl Walk {
             let change = group.change(&self.runner, half, index);
             self.runner.tap = None;
             each_row(&mut group.x, |i, row| pass::add(row, change.row(i)));
-            self.runner.check(index, &group.x)?;
+            self.runner.check(Some(index), &group.x)?;
             progress()?;
         }
         self.passed += 1;

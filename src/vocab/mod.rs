@@ -79,6 +79,11 @@ impl Vocab {
         Vocab { name: BYTES.to_owned(), tokens }
     }
 
+    /// `size` tokens of which nobody knows what they stand for.
+    pub fn unknown(size: usize) -> Vocab {
+        Vocab { name: "unknown".to_owned(), tokens: vec![Token::Unused; size] }
+    }
+
     /// The vocabulary that a model of `size` tokens has if no other is given.
     pub fn usual(size: usize) -> Option<Vocab> {
         match size {

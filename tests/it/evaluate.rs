@@ -89,8 +89,26 @@ fn a_model_does_not_differ_from_itself_and_checks_are_kept() {
     assert_eq!(number(&found, "/candidates/0/against/ppl_ratio/value"), 1.0);
     let kl = number(&found, "/candidates/1/against/kl/value");
     assert!(kl > 1e-4 && kl < 1.0, "{kl}");
-    assert_eq!(fs::read_to_string(markdown).unwrap().lines().filter(|l| l.starts_with('|')).count(), 5);
-    assert_eq!(fs::read_to_string(csv).unwrap().lines().count(), 4);
+    // Three tables: of all models, and of the candidates' divergence, whole and by position.
+    let markdown = fs::read_to_string(markdown).unwrap();
+    assert_eq!(markdown.lines().filter(|l| l.starts_with('|')).count(), 5 + 4 + 4);
+    let csv = fs::read_to_string(csv).unwrap();
+    let lines: Vec<Vec<&str>> = csv.lines().map(|l| l.split(',').collect()).collect();
+    assert_eq!(lines.len(), 4);
+    let column = |name: &str| lines[0].iter().position(|n| *n == name).unwrap();
+    let kl_of = |ending: &str| lines[3][column(&format!("kl{ending}"))].parse::<f64>().unwrap();
+    assert_eq!(kl_of(""), kl);
+    assert!(kl_of("_low") < kl && kl < kl_of("_high") && kl_of("_error") > 0.0, "{csv}");
+    for figure in
+        ["kl_median", "kl_p999_high", "ppl_ratio_low", "nats_per_byte", "kl_from_256", "kl_from_1_error"]
+    {
+        assert!(lines[3][column(figure)].parse::<f64>().is_ok(), "{figure}");
+        assert!(lines.iter().all(|line| line.len() == lines[0].len()));
+    }
+    let [low, high] = ["0", "1"]
+        .map(|end| number(&found, &format!("/candidates/1/against/by_position/7/kl/interval/{end}")));
+    let middle = number(&found, "/candidates/1/against/by_position/7/kl/value");
+    assert!(low < middle && middle < high, "{low} {middle} {high}");
 
     let args = ["eval-ppl", &rough, &text, "--against", &model, "--max-kl", "0.00001", "--min-top1", "0.1"];
     let failed = run(args);
@@ -141,7 +159,7 @@ fn what_cannot_be_evaluated_is_said() {
     assert!(stderr.contains("check the path and the spelling"), "{stderr}");
     let gated = ["eval-ppl", &model, "/nowhere.txt", "--against", &model];
     for (flags, said) in [
-        (["--min-top1", "100"], "100 is no limit of the top-1 agreement, which is a share between 0 and 1"),
+        (["--min-top1", "97"], "which is a share between 0 and 1 (97 % is 0.97)"),
         (["--max-kl", "nan"], "NaN is no limit of the mean divergence"),
         (["--max-ppl-ratio", "0"], "0 is no limit of the perplexity ratio"),
         (["--threads", "0"], "0 is not in 1..=1024"),
@@ -323,6 +341,40 @@ fn models_with_different_vocabularies_are_not_compared() {
     let (a, b) = (file("plain", false), file("swapped", true));
     refused(&["eval-ppl", &b, &text, "--against", &a], 2, "have different vocabularies");
     ok(["eval-ppl", &b, &text, "--against", &a, "--vocab", "bytes"]);
+    // A folder states its vocabulary too, by a file in it.
+    let hf = folder.path().join("hf");
+    let hf = hf.to_str().unwrap();
+    ok(["convert", &model, hf, "--to", "hf", "--vocab", "bytes"]);
+    ok(["eval-ppl", hf, &text, "--against", &a]);
+    let listed = folder.path().join("hf/rwkv_vocab_v20230424.txt");
+    fs::copy(folder.path().join("swapped.txt"), &listed).unwrap();
+    refused(&["eval-ppl", hf, &text, "--against", &a], 2, "have different vocabularies");
+    ok(["eval-ppl", hf, &text, "--against", &a, "--vocab", "bytes"]);
+    // Candidates of the same name in different folders are told apart.
+    fs::create_dir(folder.path().join("other")).unwrap();
+    let twin = folder.path().join("other/plain.gguf").to_str().unwrap().to_owned();
+    fs::copy(&a, &twin).unwrap();
+    let shown = ok(["eval-ppl", &a, &text, "--against", &model, "--candidate", &twin]).stdout;
+    assert!(shown.contains(&a) && shown.contains(&twin), "{shown}");
+}
+
+/// Tokens need no vocabulary, only their number.
+#[test]
+fn tokens_are_scored_without_a_vocabulary() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = folder.path().join("few.pth");
+    crate::synthetic::write(&model, crate::synthetic::Shape { layers: 1, embd: 64, vocab: 12 }).unwrap();
+    let ids = folder.path().join("t.ids");
+    fs::write(&ids, "1 2 3 4 5 6 7 8 9 10 11 0").unwrap();
+    let (model, ids) = (model.to_str().unwrap(), ids.to_str().unwrap());
+    let found = json(["--format", "json", "eval-ppl", model, ids, "--ctx", "12"]);
+    assert_eq!((number(&found, "/scored/tokens"), number(&found, "/scored/bytes")), (11.0, 0.0));
+    assert_eq!(found["model"]["bits_per_byte"], Value::Null);
+    refused(
+        &["eval-ppl", model, path("rwkv7-bytes.pth").as_str()],
+        2,
+        "no built-in vocabulary has 12 tokens",
+    );
 }
 
 #[test]
@@ -367,7 +419,30 @@ fn texts_of_any_bytes_are_scored_and_damaged_ones_named() {
         1,
         "f.npy cannot be turned into tokens: it holds no integers",
     );
-    refused(&["eval-ppl", &model, &file("b.npy", &npy(">i4"))], 1, "it holds no integers");
+    refused(&["eval-ppl", &model, &file("b.npy", &npy("|b1"))], 1, "it holds no integers");
+    // Integers of any size and order are the same tokens.
+    let text = file("ab.txt", b"abba");
+    let bits = |text: &str| {
+        let found = json(["--format", "json", "eval-ppl", &model, text, "--document"]);
+        number(&found, "/model/bits_per_byte/value")
+    };
+    let expected = bits(&text);
+    let u16s: Vec<u8> = b"abba".iter().flat_map(|b| [0, *b]).collect();
+    for (name, array) in [("u1.npy", array("|u1", "(4,)", b"abba")), ("i2.npy", array(">i2", "(4,)", &u16s))]
+    {
+        assert_eq!(bits(&file(name, &array)), expected, "{name}");
+    }
+    let marked = file("marked.jsonl", b"\xef\xbb\xbf\"abba\"\n");
+    assert_eq!(bits(&marked), expected);
+    let mixed = file("mixed.jsonl", b"\"ab\"\n\"abba\"\n");
+    let found = json(["--format", "json", "eval-ppl", &model, &mixed, "--ctx", "4"]);
+    let warning = found["warnings"][0].as_str().unwrap();
+    assert!(warning.starts_with("1 of 2 documents are shorter than a window"), "{warning}");
+    refused(
+        &["eval-ppl", &model, &text, "--ctx", "4", "--stride", "5"],
+        2,
+        "that start 5 apart leave tokens out",
+    );
     refused(&["eval-ppl", &model, &file("n.npy", b"\x93NUMP")], 1, "it is no .npy file");
     refused(&["eval-ppl", &model, &file("w.ids", b"1 2 -3")], 1, "\"-3\" is no token");
     // A vocabulary without a token for a byte of the text.
