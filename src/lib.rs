@@ -18,6 +18,7 @@ pub mod files;
 pub mod hub;
 pub mod importance;
 pub mod model;
+pub mod page;
 pub mod pipeline;
 pub mod plan;
 pub mod recipe;
@@ -28,6 +29,7 @@ pub mod shard;
 pub mod size;
 pub mod spread;
 pub mod targets;
+pub mod templates;
 pub mod verify;
 pub mod vocab;
 

@@ -97,6 +97,12 @@ impl Shard {
     pub fn summary_name(&self) -> String {
         format!("summary-{}-of-{}.json", self.index, self.count)
     }
+
+    /// Whether some shard's summary is called so.
+    pub fn is_summary_name(name: &str) -> bool {
+        let numbers = name.strip_prefix("summary-").and_then(|n| n.strip_suffix(".json"));
+        numbers.is_some_and(|numbers| numbers.replacen("-of-", "/", 1).parse::<Shard>().is_ok())
+    }
 }
 
 impl fmt::Display for Shard {

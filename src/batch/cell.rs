@@ -4,11 +4,13 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::job::{Artifact, Gates, Job, Source};
+use super::outputs;
 use crate::calibrate::{Goals, Settings};
 use crate::convert::{Request, beside_goals};
 use crate::error::Result;
 use crate::model::wildcard;
 use crate::recipe::{FileType, Preset, Types};
+use crate::shard::Shard;
 use crate::targets;
 
 /// How artifacts are named where the job says nothing.
@@ -23,8 +25,55 @@ pub struct Place<'a> {
     pub artifact: &'a Artifact,
     /// In which type.
     pub file_type: &'static FileType,
-    /// The preset that says so.
-    pub preset: Option<Preset>,
+    /// What chose the types of the tensors.
+    pub choice: Choice,
+}
+
+/// What chooses the types of an artifact's tensors.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Choice {
+    /// The file type alone, or a recipe.
+    Type,
+    /// A preset.
+    Preset(Preset),
+    /// The most bytes.
+    Size(u64),
+    /// The most bits a weight.
+    Bits(f64),
+    /// The divergence.
+    Divergence(f64),
+}
+
+impl Choice {
+    /// What artifacts are called by it, beside the name of the type.
+    fn name(self) -> Option<String> {
+        let of = |bytes: u64, unit: u64, name: &str| {
+            bytes.is_multiple_of(unit).then(|| format!("{}{name}", bytes / unit))
+        };
+        Some(match self {
+            Choice::Type => return None,
+            Choice::Preset(preset) => preset.name().to_owned(),
+            Choice::Size(n) => of(n, 1_000_000, "mb")
+                .or_else(|| of(n, 1 << 20, "mib"))
+                .or_else(|| of(n, 1000, "kb"))
+                .unwrap_or_else(|| format!("{n}b")),
+            Choice::Bits(bits) => format!("{bits}bpw"),
+            Choice::Divergence(kl) => format!("kl{kl}"),
+        })
+    }
+
+    /// The same as the command line has it.
+    fn goals(self) -> Goals {
+        let mut goals = Goals::default();
+        match self {
+            Choice::Type => {}
+            Choice::Preset(preset) => goals.preset = Some(preset),
+            Choice::Size(bytes) => goals.target_size = Some(bytes),
+            Choice::Bits(bits) => goals.target_bpw = Some(bits),
+            Choice::Divergence(kl) => goals.target_kl = Some(kl),
+        }
+        goals
+    }
 }
 
 /// A cell: its place in the matrix, and where its artifact goes.
@@ -62,8 +111,8 @@ pub fn cells(job: &Job) -> Result<Vec<Cell<'_>>> {
             )
         })?;
         for artifact in job.artifacts.iter().filter(|a| a.wants(&source.name)) {
-            for (file_type, preset) in kinds(job, artifact)? {
-                let place = Place { source, artifact, file_type, preset };
+            for (file_type, choice) in kinds(job, artifact)? {
+                let place = Place { source, artifact, file_type, choice };
                 let template = artifact.name.as_deref().or(job.release.naming.as_deref()).unwrap_or(NAMING);
                 let name = place.name(template).map_err(|why| {
                     let help =
@@ -78,30 +127,52 @@ pub fn cells(job: &Job) -> Result<Vec<Cell<'_>>> {
     Ok(cells)
 }
 
-/// The types of an artifact, and the presets that say so.
-fn kinds(job: &Job, artifact: &Artifact) -> Result<Vec<(&'static FileType, Option<Preset>)>> {
+/// The types of an artifact, and what chooses those of its tensors.
+fn kinds(job: &Job, artifact: &Artifact) -> Result<Vec<(&'static FileType, Choice)>> {
     let wrong = |e: crate::Error| job.wrong(artifact.line, e.to_string(), "add type = \"...\"".to_owned());
     if !artifact.presets.is_empty() {
-        return artifact.presets.iter().map(|p| Ok((p.file_type()?, Some(*p)))).collect();
+        return artifact.presets.iter().map(|p| Ok((p.file_type()?, Choice::Preset(*p)))).collect();
     }
+    let sizes = artifact.target_sizes.iter().map(|n| Choice::Size(*n));
+    let bits = artifact.target_bpws.iter().map(|b| Choice::Bits(*b));
+    let divergences = artifact.target_kls.iter().map(|kl| Choice::Divergence(*kl));
+    let goals: Vec<Choice> = sizes.chain(bits).chain(divergences).collect();
     let types = match (&artifact.recipe, artifact.types.as_slice()) {
         (Some(path), _) => vec![Types::load(&job.resolved(path))?.0],
-        (None, []) if artifact.goals(None).is_wanted() => vec![beside_goals(artifact.target).map_err(wrong)?],
+        (None, []) if !goals.is_empty() => vec![beside_goals(artifact.target).map_err(wrong)?],
         (None, []) => vec![targets::type_or_default(artifact.target, None).map_err(wrong)?],
         (None, types) => types.to_vec(),
     };
-    Ok(types.into_iter().map(|t| (t, None)).collect())
+    let choices = if goals.is_empty() { vec![Choice::Type] } else { goals };
+    Ok(types.into_iter().flat_map(|t| choices.iter().map(move |choice| (t, *choice))).collect())
 }
 
-/// Refuses two cells of the same name. (Some systems take `a` and `A` for the same.)
+/// Refuses two cells of the same name, and names of what describes the release. (Some systems take `a` and `A` for the
+/// same.)
 fn distinct(job: &Job, cells: &[Cell]) -> Result<()> {
-    let mut seen: BTreeMap<String, usize> = BTreeMap::new();
+    // Where each name stands in the job file; what describes the release, and the cells, stands nowhere.
+    let mut seen: BTreeMap<String, Option<usize>> = BTreeMap::new();
+    for name in outputs::OF_RELEASE {
+        seen.insert(name.to_lowercase(), None);
+    }
     for cell in cells {
-        let line = cell.place.artifact.line;
-        if let Some(other) = seen.insert(cell.path().to_lowercase(), line) {
-            let what = match other == line {
-                true => format!("two artifacts are called {}", cell.path()),
-                false => format!("{} is the name of an artifact of line {other} too", cell.path()),
+        let (model, line) = (&cell.place.source.name, cell.place.artifact.line);
+        if seen.get(&model.to_lowercase()) == Some(&None) || Shard::is_summary_name(model) {
+            let what = format!("{model:?} is the name of a file that describes the release");
+            return Err(job.wrong(cell.place.source.line, what, "give the model another name".to_owned()));
+        }
+        for name in outputs::OF_MODEL {
+            seen.insert(format!("{model}/{name}").to_lowercase(), None);
+        }
+        let record = record_name(&cell.path());
+        for (path, owner) in [(cell.path(), Some(line)), (record, None)] {
+            let what = match seen.insert(path.to_lowercase(), owner) {
+                None => continue,
+                Some(None) => {
+                    format!("{path} is the name of a file that describes the release or an artifact")
+                }
+                Some(Some(other)) if other == line => format!("two artifacts are called {path}"),
+                Some(Some(other)) => format!("{path} is the name of an artifact of line {other} too"),
             };
             let help =
                 "give one of them another name = \"...\", or put {TYPE} or {target} into it".to_owned();
@@ -111,14 +182,19 @@ fn distinct(job: &Job, cells: &[Cell]) -> Result<()> {
     Ok(())
 }
 
+/// What the record of an artifact is called.
+pub(super) fn record_name(artifact: &str) -> String {
+    format!("{artifact}.json")
+}
+
 impl Place<'_> {
     /// The name that a template stands for, with the target's extension.
     fn name(&self, template: &str) -> std::result::Result<String, String> {
-        let kind = self.preset.map_or(self.file_type.name, Preset::name);
+        let kind = self.choice.name().unwrap_or_else(|| self.file_type.name.to_owned());
         let name = filled(template, |key| {
             Some(match key {
                 "model" => self.source.name.clone(),
-                "type" => kind.to_owned(),
+                "type" => kind.clone(),
                 "TYPE" => kind.to_uppercase(),
                 "target" => self.artifact.target.id().to_owned(),
                 _ => return None,
@@ -145,7 +221,7 @@ impl Cell<'_> {
 
     /// The conversion that makes the artifact in `folder`.
     pub fn request(&self, job: &Job, folder: &Path) -> Request {
-        let Place { source, artifact, file_type, preset } = self.place;
+        let Place { source, artifact, file_type, choice } = self.place;
         let mut about = source.metadata.clone();
         about.vocab = about.vocab.map(|path| named_or_file(job, path, &["world", "bytes"]));
         about.chat_template = about.chat_template.map(|path| named_or_file(job, path, &["world", "none"]));
@@ -153,8 +229,7 @@ impl Cell<'_> {
         let imatrix = source.imatrix.as_ref();
         let imatrix = imatrix.filter(|_| artifact.imatrix && !calibrated && !file_type.is_plain());
         let calibration = job.calibration_of(source).filter(|_| calibrated);
-        let goals = artifact.goals(preset);
-        let recipe = goals.recipe.as_deref().map(|path| job.resolved(path));
+        let recipe = artifact.recipe.as_deref().map(|path| job.resolved(path));
         Request {
             input: job.resolved(&source.source),
             output: folder.join(&self.name),
@@ -168,7 +243,7 @@ impl Cell<'_> {
             layers: artifact.layers,
             rescale: artifact.rescale,
             calibration: calibration.map(|c| c.settings(job)).unwrap_or_default(),
-            goals: Goals { recipe, ..goals },
+            goals: Goals { recipe, ..choice.goals() },
             split_max_size: artifact.split_max_size,
             drop: source.drop.clone(),
             about,
@@ -228,6 +303,16 @@ mod tests {
         assert_eq!(filled("plain", value).unwrap(), "plain");
         assert_eq!(filled("{b}", value).unwrap_err(), "{b} stands for nothing");
         assert!(filled("{a", value).is_err());
+    }
+
+    #[test]
+    fn choices_have_names() {
+        let name = |choice: Choice| choice.name().unwrap();
+        assert_eq!(name(Choice::Size(500_000_000)), "500mb");
+        assert_eq!(name(Choice::Size(900 << 20)), "900mib");
+        assert_eq!(name(Choice::Bits(4.5)), "4.5bpw");
+        assert_eq!(name(Choice::Divergence(0.01)), "kl0.01");
+        assert_eq!(Choice::Type.name(), None);
     }
 
     #[test]

@@ -31,19 +31,27 @@ impl Claim {
     pub fn take(path: &Path, stop: &Stop) -> Result<Claim> {
         loop {
             stop.check()?;
-            let mut options = OpenOptions::new();
-            options.read(true).write(true).create(true).truncate(false);
-            let mut file = options.open(path).map_err(Error::io("create", path))?;
-            match file.try_lock() {
-                Err(TryLockError::WouldBlock) => std::thread::sleep(PAUSE),
-                Err(TryLockError::Error(e)) => return Err(Error::io("lock", path)(e)),
-                // Whoever had it may have removed it meanwhile, so that it is nobody's any more.
-                Ok(()) if !is_at(&file, path) => {}
-                Ok(()) => {
-                    let mut note = String::new();
-                    file.read_to_string(&mut note).map_err(Error::io("read", path))?;
-                    return Ok(Claim { file, path: path.to_owned(), broken_off: !note.is_empty() });
-                }
+            match Claim::free(path)? {
+                Some(claim) => return Ok(claim),
+                None => std::thread::sleep(PAUSE),
+            }
+        }
+    }
+
+    /// The right that nobody has at this moment; `None` if somebody has it.
+    fn free(path: &Path) -> Result<Option<Claim>> {
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(false);
+        let mut file = options.open(path).map_err(Error::io("create", path))?;
+        match file.try_lock() {
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(e)) => Err(Error::io("lock", path)(e)),
+            // Whoever had it may have removed it meanwhile, so that it is nobody's any more.
+            Ok(()) if !is_at(&file, path) => Ok(None),
+            Ok(()) => {
+                let mut note = String::new();
+                file.read_to_string(&mut note).map_err(Error::io("read", path))?;
+                Ok(Some(Claim { file, path: path.to_owned(), broken_off: !note.is_empty() }))
             }
         }
     }
@@ -63,6 +71,41 @@ impl Drop for Claim {
         let _ = fs::remove_file(&self.path);
     }
 }
+
+/// What the lock of an artifact is called.
+pub(super) fn lock_name(artifact: &str) -> String {
+    format!(".{artifact}.lock")
+}
+
+/// Removes what killed workers left of artifacts in `folder` that are not wanted any more, unless somebody is at work on
+/// them: locks, and unfinished files.
+///
+/// # Errors
+/// [`Error::Io`].
+pub(super) fn sweep(folder: &Path, is_wanted: impl Fn(&str) -> bool) -> Result<()> {
+    let Ok(entries) = fs::read_dir(folder) else { return Ok(()) };
+    let names = entries.filter_map(|e| Some(e.ok()?.file_name().to_str()?.to_owned()));
+    let names: Vec<String> = names.collect();
+    let artifacts = names.iter().filter_map(|n| n.strip_prefix('.')?.strip_suffix(".lock"));
+    for artifact in artifacts.filter(|artifact| !is_wanted(artifact)) {
+        let path = folder.join(lock_name(artifact));
+        let Some(claim) = Claim::free(&path)? else { continue };
+        if claim.broken_off {
+            for ending in UNFINISHED {
+                let left = folder.join(format!("{artifact}{ending}"));
+                let removed = if left.is_dir() { fs::remove_dir_all(&left) } else { fs::remove_file(&left) };
+                match removed {
+                    Err(e) if e.kind() != ErrorKind::NotFound => return Err(Error::io("remove", &left)(e)),
+                    _ => {}
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What conversions leave behind the name of their output when they are killed.
+const UNFINISHED: [&str; 2] = [".partial", ".calibration"];
 
 /// Whether `path` still is this file.
 #[cfg(unix)]

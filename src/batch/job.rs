@@ -33,12 +33,12 @@
 use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
+use serde::Deserialize;
 use serde::de::{DeserializeOwned, Deserializer, Error as _};
-use serde::{Deserialize, Serialize};
 use toml::Spanned;
 
 use crate::about::Overrides;
-use crate::calibrate::{self, Goals, Settings};
+use crate::calibrate::{self, Settings};
 use crate::error::{Error, Result};
 use crate::eval::{self, Protocol, sha256};
 use crate::hub::Address;
@@ -196,13 +196,15 @@ pub struct Artifact {
     pub presets: Vec<Preset>,
     /// In their place, a file with the types of the tensors.
     pub recipe: Option<PathBuf>,
-    /// Most bytes, for which the types of the tensors are chosen.
-    #[serde(default, deserialize_with = "bytes")]
-    pub target_size: Option<u64>,
+    /// In place of types, most bytes, one number or a list, for which the types of the tensors are chosen.
+    #[serde(default, rename = "target_size", deserialize_with = "sizes")]
+    pub target_sizes: Vec<u64>,
     /// The same in bits a weight.
-    pub target_bpw: Option<f64>,
-    /// The divergence for which they are chosen.
-    pub target_kl: Option<f64>,
+    #[serde(default, rename = "target_bpw", deserialize_with = "numbers")]
+    pub target_bpws: Vec<f64>,
+    /// The divergence for which they are chosen, one or a list.
+    #[serde(default, rename = "target_kl", deserialize_with = "numbers")]
+    pub target_kls: Vec<f64>,
     /// Whether it is calibrated; with presets and goals it always is.
     #[serde(default)]
     pub calibrated: bool,
@@ -262,20 +264,9 @@ impl Artifact {
 
     /// Whether a text tells how it is rounded.
     pub fn is_calibrated(&self) -> bool {
-        let sized = !self.presets.is_empty() || self.goals(None).is_wanted();
-        self.calibrated || self.target_kl.is_some() || (sized && !self.target.codes())
-    }
-
-    /// What it is to reach, with paths as the job file has them.
-    pub fn goals(&self, preset: Option<Preset>) -> Goals {
-        Goals {
-            preset,
-            target_size: self.target_size,
-            target_bpw: self.target_bpw,
-            target_kl: self.target_kl,
-            recipe: self.recipe.clone(),
-            save_recipe: None,
-        }
+        let is_sized =
+            !(self.presets.is_empty() && self.target_sizes.is_empty() && self.target_bpws.is_empty());
+        self.calibrated || !self.target_kls.is_empty() || (is_sized && !self.target.codes())
     }
 }
 
@@ -359,6 +350,7 @@ impl Job {
                 return Err(self.wrong(model.line, what, "give one of them another name".to_owned()));
             }
         }
+        self.check_evaluation()?;
         for artifact in &self.artifacts {
             artifact.gates.or(&self.gates).quality().check().map_err(|what| {
                 self.wrong(artifact.line, what, "correct it here or in [gates]".to_owned())
@@ -377,14 +369,53 @@ impl Job {
         }
     }
 
+    /// That the texts can be cut as is asked for.
+    fn check_evaluation(&self) -> Result<()> {
+        let Some(evaluation) = &self.evaluation else { return Ok(()) };
+        if evaluation.texts.is_empty() {
+            let help = "name one, or leave [evaluation] out".to_owned();
+            return Err(self.wrong(1, "[evaluation] has no texts".to_owned(), help));
+        }
+        if evaluation.windows == Some(0) {
+            let what = "[evaluation] scores no window (windows = 0)".to_owned();
+            return Err(self.wrong(1, what, "give 1 or more".to_owned()));
+        }
+        evaluation
+            .protocol()
+            .check()
+            .map_err(|e| self.wrong(1, format!("[evaluation]: {e}"), e.help().unwrap_or_default().to_owned()))
+    }
+
+    /// That the files are there that many cells need: texts, importance matrices, recipes.
+    ///
+    /// # Errors
+    /// [`Error::Job`] with the first that is missing. (A missing source is its own cells' trouble.)
+    pub fn check_files(&self) -> Result<()> {
+        let calibrations = self.models.iter().filter_map(|m| Some((m.line, m.calibration.as_ref()?)));
+        let calibrations = calibrations.chain(self.calibration.iter().map(|c| (1, c)));
+        let texts = calibrations.flat_map(|(line, c)| c.texts.iter().map(move |text| (line, text)));
+        let texts = texts.filter(|(_, text)| text.as_path() != Path::new(calibrate::SELF));
+        let evaluated = self.evaluation.iter().flat_map(|e| e.texts.iter().map(|text| (1, text)));
+        let matrices = self.models.iter().filter_map(|m| Some((m.line, m.imatrix.as_ref()?)));
+        let recipes = self.artifacts.iter().filter_map(|a| Some((a.line, a.recipe.as_ref()?)));
+        for (line, path) in evaluated.chain(texts).chain(matrices).chain(recipes) {
+            let path = self.resolved(path);
+            if !path.exists() {
+                let help = "correct it; paths are relative to the job file".to_owned();
+                return Err(self.wrong(line, format!("there is no file {}", path.display()), help));
+            }
+        }
+        Ok(())
+    }
+
     /// That an artifact's types are chosen in one way, and by a text that is there.
     fn check_choice(&self, artifact: &Artifact) -> Result<()> {
         let ways = [
             ("preset", !artifact.presets.is_empty()),
             ("recipe", artifact.recipe.is_some()),
-            ("target_size", artifact.target_size.is_some()),
-            ("target_bpw", artifact.target_bpw.is_some()),
-            ("target_kl", artifact.target_kl.is_some()),
+            ("target_size", !artifact.target_sizes.is_empty()),
+            ("target_bpw", !artifact.target_bpws.is_empty()),
+            ("target_kl", !artifact.target_kls.is_empty()),
         ];
         let given: Vec<&str> = ways.iter().filter(|w| w.1).map(|w| w.0).collect();
         let typed = !artifact.types.is_empty();
@@ -520,17 +551,53 @@ fn file_types<'de, D: Deserializer<'de>>(from: D) -> std::result::Result<Vec<&'s
 }
 
 /// A number of bytes, or a text as the command line takes it.
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "a size is a number of bytes, or a text such as \"500MB\"")]
+enum Size {
+    Bytes(u64),
+    Text(String),
+}
+
+impl Size {
+    fn bytes<E: serde::de::Error>(self) -> std::result::Result<u64, E> {
+        match self {
+            Size::Bytes(bytes) => Ok(bytes),
+            Size::Text(text) => size::parse(&text).map_err(E::custom),
+        }
+    }
+}
+
 fn bytes<'de, D: Deserializer<'de>>(from: D) -> std::result::Result<Option<u64>, D::Error> {
-    #[derive(Deserialize, Serialize)]
-    #[serde(untagged, expecting = "a size is a number of bytes, or a text such as \"500MB\"")]
-    enum Size {
-        Bytes(u64),
-        Text(String),
+    Size::deserialize(from)?.bytes().map(Some)
+}
+
+/// One of something, or a list.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum OneOrMany<T> {
+    One(T),
+    Many(Vec<T>),
+}
+
+impl<T> OneOrMany<T> {
+    fn list(self) -> Vec<T> {
+        match self {
+            OneOrMany::One(one) => vec![one],
+            OneOrMany::Many(many) => many,
+        }
     }
-    match Size::deserialize(from)? {
-        Size::Bytes(bytes) => Ok(Some(bytes)),
-        Size::Text(text) => size::parse(&text).map(Some).map_err(D::Error::custom),
-    }
+}
+
+fn sizes<'de, D: Deserializer<'de>>(from: D) -> std::result::Result<Vec<u64>, D::Error> {
+    let list = OneOrMany::<Size>::deserialize(from);
+    let list =
+        list.map_err(|_| D::Error::custom("a size is a number of bytes or a text such as \"500MB\""))?;
+    list.list().into_iter().map(Size::bytes).collect()
+}
+
+fn numbers<'de, D: Deserializer<'de>>(from: D) -> std::result::Result<Vec<f64>, D::Error> {
+    let list = OneOrMany::<f64>::deserialize(from);
+    list.map(OneOrMany::list).map_err(|_| D::Error::custom("this is a number, or a list of numbers"))
 }
 
 #[cfg(test)]
@@ -602,6 +669,12 @@ mod tests {
                 "[[artifact]]\npreset = \"small\"",
                 "line 1: this is calibrated, and nothing says on what \"RWKV-x070-0.1B\" is | add [calibration]",
             ),
+            ("[evaluation]\ntexts = []", "line 1: [evaluation] has no texts | name one"),
+            (
+                "[evaluation]\ntexts = [\"t\"]\nctx = 8\nstride = 9",
+                "line 1: [evaluation]: windows of 8 tokens that start 9 apart leave tokens out | give a --stride",
+            ),
+            ("[[artifact]]\ntarget_bpw = \"x\"", "line 2: this is a number, or a list of numbers"),
             ("[release\n", "line 1: "),
             (
                 "[[model]]\nsource = \"RWKV-x070-0.1B.pth\"",

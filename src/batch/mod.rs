@@ -15,10 +15,9 @@
 
 mod cell;
 mod claim;
+mod inventory;
 mod job;
 mod outputs;
-mod page;
-mod plot;
 mod record;
 mod schedule;
 mod summary;
@@ -28,9 +27,10 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
-pub use cell::{Cell, Place, cells};
+pub use cell::{Cell, Choice, Place, cells};
+pub use inventory::inventory;
 pub use job::{Artifact, Calibration, Evaluation, Gates, Job, Release, Source};
-pub use outputs::{Manifest, ManifestModel, report};
+pub use outputs::{Manifest, ManifestModel};
 pub use record::{
     CalibrationRecord, Card, ChoiceRecord, FileRecord, Program, Quality, RecipeRecord, Record, Share,
     SourceRecord, TensorError,
@@ -75,9 +75,14 @@ pub fn run(
     listen: &(dyn Fn(&Outcome, usize, usize) + Sync),
 ) -> Result<Summary> {
     let cells = cells(job)?;
+    job.check_files()?;
     let memory = Memory::new(settings.max_memory);
     let out = settings.out.clone().unwrap_or_else(|| job.out());
     make_folder(&out)?;
+    if !settings.force {
+        let models: Vec<&str> = job.models.iter().map(|m| m.name.as_str()).collect();
+        refuse_strangers(&out, &models)?;
+    }
     let workshop = Workshop::new(job, &out, settings.force, settings.max_memory.is_some(), &memory, stop);
     let summary = run_with(job, &cells, settings, listen, |cell, threads| {
         stop.check()?;
@@ -136,16 +141,18 @@ pub fn merge(out: &Path) -> Result<Summary> {
     for entry in entries {
         let path = entry.map_err(Error::io("read", out))?.path();
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        if name.starts_with("summary-") && name.ends_with(".json") && name.contains("-of-") {
+        if Shard::is_summary_name(&name) {
             shards.push(Summary::read(&path)?);
         }
     }
     let summary = Summary::join(shards)?;
+    let models: Vec<&str> = summary.cells.iter().map(|cell| cell.model.as_str()).collect();
+    refuse_strangers(out, &models)?;
     for cell in summary.cells.iter().filter(|c| c.fate.is_good()) {
         let folder = out.join(&cell.model);
         if !cell.record.as_ref().is_some_and(|record| record.is_whole(&folder)) {
             return Err(Error::Check {
-                what: format!("{} is not in {}, though it was made", cell.path, out.display()),
+                what: format!("{} is not in {} as it was made", cell.path, out.display()),
             });
         }
     }
@@ -153,9 +160,28 @@ pub fn merge(out: &Path) -> Result<Summary> {
     Ok(summary)
 }
 
-/// Writes what describes a release.
+/// Refuses a folder that holds files of the names of those that describe a release, but none that did: they are
+/// somebody's.
+fn refuse_strangers(out: &Path, models: &[&str]) -> Result<()> {
+    let claim = sole(out)?;
+    if claim.broken_off || Manifest::is_at(&out.join(outputs::MANIFEST)) {
+        return Ok(());
+    }
+    let of_models = models.iter().flat_map(|model| outputs::OF_MODEL.map(|name| out.join(model).join(name)));
+    let all = outputs::OF_RELEASE.iter().map(|name| out.join(name)).chain(of_models);
+    match all.into_iter().find(|path| path.exists()) {
+        Some(path) => Err(Error::Usage {
+            what: format!("{} is there, and is of no release", path.display()),
+            help: "give another folder, --out FOLDER, or --force to replace it".to_owned(),
+        }),
+        None => Ok(()),
+    }
+}
+
+/// Writes what describes a release, and removes what killed runs left of artifacts that are not in it any more.
 fn publish(summary: &Summary, out: &Path) -> Result<()> {
-    let _claim = sole(out)?;
+    let mut claim = sole(out)?;
+    claim.begin()?;
     let files = outputs::all(summary)?;
     // Of a model that has no artifact any more, nothing praises any.
     for model in summary.cells.iter().map(|cell| out.join(&cell.model)) {
@@ -166,6 +192,9 @@ fn publish(summary: &Summary, out: &Path) -> Result<()> {
                 std::fs::remove_file(path).map_err(Error::io("remove", path))?;
             }
         }
+        claim::sweep(&model, |artifact| {
+            summary.cells.iter().any(|cell| out.join(&cell.path) == model.join(artifact))
+        })?;
     }
     for (path, bytes) in files {
         replace(&out.join(path), &bytes)?;

@@ -2,28 +2,35 @@
 //!
 //! All but the summary depends on the artifacts alone, so that it is the same wherever and whenever it is made.
 
-use minijinja::value::Serde;
-use minijinja::{AutoEscape, Environment, UndefinedBehavior};
+use std::path::Path;
+
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::page::page;
 use super::record::{self, FileRecord, Program, Record};
 use super::summary::{Fate, Outcome, Summary};
-use crate::error::{Error, Result};
-use crate::eval::Estimate;
-use crate::report::{bytes, count, nats};
+use crate::error::Result;
 use crate::targets::TARGETS;
+use crate::templates::{engine, fill};
+use crate::{files, page};
 
 /// Checksums of the artifacts of a model, or of all.
 pub(super) const SUMS: &str = "SHA256SUMS";
 /// The card of a model.
 pub(super) const CARD: &str = "README.md";
 
-/// The templates; the extension says how texts are escaped.
-const TEMPLATES: [(&str, &str); 4] = [
+/// Every artifact that belongs to the release.
+pub(super) const MANIFEST: &str = "manifest.json";
+/// What describes a release, besides the cards of its models.
+pub(super) const OF_RELEASE: [&str; 6] =
+    [SUMS, MANIFEST, "summary.json", "summary.md", "summary.xml", REPORT];
+/// What describes a model.
+pub(super) const OF_MODEL: [&str; 2] = [SUMS, CARD];
+/// The page with all that was measured.
+const REPORT: &str = "report.html";
+
+const TEMPLATES: [(&str, &str); 3] = [
     (CARD, include_str!("templates/README.md.jinja")),
-    ("report.html", include_str!("templates/report.html.jinja")),
     ("summary.md", include_str!("templates/summary.md.jinja")),
     ("summary.xml", include_str!("templates/summary.xml.jinja")),
 ];
@@ -53,6 +60,12 @@ pub struct ManifestModel {
 }
 
 impl Manifest {
+    /// Whether there is one at `path`.
+    pub(super) fn is_at(path: &Path) -> bool {
+        let text = files::text(path, "manifest", record::FILE_BYTES).ok();
+        text.is_some_and(|text| serde_json::from_str::<Manifest>(&text).is_ok())
+    }
+
     /// That of a run; what failed is not in it.
     fn of(summary: &Summary) -> Manifest {
         let mut models: Vec<ManifestModel> = Vec::new();
@@ -75,21 +88,13 @@ impl Manifest {
     }
 }
 
-/// `report.html`: one file that needs nothing else.
-///
-/// # Errors
-/// If the template cannot be filled.
-pub fn report(summary: &Summary) -> Result<Vec<u8>> {
-    fill(&engine().map_err(|e| mistake(&e))?, "report.html", page(summary))
-}
-
 /// Every file that describes the release: its path in the release's folder, and what is in it.
 ///
 /// # Errors
 /// If a template cannot be filled.
 pub(super) fn all(summary: &Summary) -> Result<Vec<(String, Vec<u8>)>> {
-    let engine = engine().map_err(|e| mistake(&e))?;
-    let fill = |name: &str, values: Value| fill(&engine, name, values);
+    let engine = engine(&TEMPLATES)?;
+    let fill = |name: &str, values: Value| fill(&engine, name, &values);
     let manifest = Manifest::of(summary);
     let mut all = Vec::new();
     let mut sums = String::new();
@@ -101,12 +106,12 @@ pub(super) fn all(summary: &Summary) -> Result<Vec<(String, Vec<u8>)>> {
     }
     let structured = |name: &str, bytes: Result<Vec<u8>>| bytes.map(|bytes| (name.to_owned(), bytes));
     all.push((SUMS.to_owned(), sums.into_bytes()));
-    all.push(structured("manifest.json", record::json(&manifest, "manifest.json".as_ref()))?);
+    all.push(structured(MANIFEST, record::json(&manifest, MANIFEST.as_ref()))?);
     all.push(structured("summary.json", record::json(summary, "summary.json".as_ref()))?);
     for name in ["summary.md", "summary.xml"] {
         all.push((name.to_owned(), fill(name, overview(summary))?));
     }
-    all.push(("report.html".to_owned(), report(summary)?));
+    all.push((REPORT.to_owned(), page::release(summary).html()?));
     Ok(all)
 }
 
@@ -190,57 +195,6 @@ fn overview(summary: &Summary) -> Value {
         "cells": summary.cells.iter().map(row).collect::<Vec<_>>(),
         "models": names.iter().map(suite).collect::<Vec<_>>(),
     })
-}
-
-/// The templates, and how they write numbers.
-fn engine() -> std::result::Result<Environment<'static>, minijinja::Error> {
-    let mut engine = Environment::new();
-    engine.set_undefined_behavior(UndefinedBehavior::SemiStrict);
-    engine.set_auto_escape_callback(|name| match name.rsplit('.').next() {
-        Some("html" | "xml") => AutoEscape::Html,
-        _ => AutoEscape::None,
-    });
-    engine.add_filter("bytes", bytes);
-    engine.add_filter("count", count);
-    engine.add_filter("fixed", |value: f64, digits: usize| format!("{value:.digits$}"));
-    engine.add_filter("estimate", |e: Serde<Estimate>, digits: usize| estimate(&e, digits, 1.0));
-    engine.add_filter("nats", nats);
-    engine.add_filter("divergence", |e: Serde<Estimate>| match e.error {
-        Some(error) => format!("{} \u{b1} {}", nats(e.value), nats(error)),
-        None => nats(e.value),
-    });
-    engine.add_filter("percent", |e: Serde<Estimate>| estimate(&e, 2, 100.0) + " %");
-    // XML knows no other control characters, however they are written.
-    engine.add_filter("printable", |text: String| {
-        text.replace(|c: char| c.is_control() && c != '\n' && c != '\t', " ")
-    });
-    for (name, source) in TEMPLATES {
-        engine.add_template(name, source)?;
-    }
-    Ok(engine)
-}
-
-/// A figure times `scale` and its standard error, with so many digits.
-fn estimate(e: &Estimate, digits: usize, scale: f64) -> String {
-    let value = e.value * scale;
-    match e.error.map(|error| error * scale) {
-        Some(error) => format!("{value:.digits$} \u{b1} {error:.digits$}"),
-        None => format!("{value:.digits$}"),
-    }
-}
-
-fn fill(engine: &Environment, name: &str, values: Value) -> Result<Vec<u8>> {
-    let text = engine.get_template(name).and_then(|t| t.render(Serde(values)));
-    text.map(|text| (text + "\n").into_bytes()).map_err(|e| mistake(&e))
-}
-
-/// A template that cannot be filled.
-fn mistake(error: &minijinja::Error) -> Error {
-    Error::Model {
-        path: error.name().unwrap_or("a template").into(),
-        what: format!("cannot be written: {error:#}"),
-        help: "this is a mistake in the program: please report it, with the job".to_owned(),
-    }
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use std::path::Path;
 
 use clap::ValueEnum;
 use formats::Mapped;
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::cell::Cell;
@@ -18,11 +19,12 @@ use crate::eval::{Against, ModelScore, Scored, Setting, sha256};
 use crate::model::Model;
 use crate::pipeline::GENERATION;
 use crate::plan::Plan;
+use crate::report::bytes;
 use crate::verify;
 use crate::{about::About, files};
 
 /// Largest record that is read.
-const FILE_BYTES: u64 = 64 << 20;
+pub(super) const FILE_BYTES: u64 = 64 << 20;
 
 /// What is known of a finished artifact.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
@@ -157,10 +159,13 @@ pub struct RecipeRecord {
 
 impl RecipeRecord {
     /// What people call artifacts of this kind: the preset, or else the type.
-    pub fn kind(&self) -> &str {
+    pub fn kind(&self) -> String {
         match &self.chosen {
-            Some(ChoiceRecord::Preset(name)) => name,
-            _ => &self.file_type,
+            Some(ChoiceRecord::Preset(name)) => name.clone(),
+            Some(ChoiceRecord::TargetSize(size)) => bytes(*size),
+            Some(ChoiceRecord::TargetBpw(bits)) => format!("{bits} bpw"),
+            Some(ChoiceRecord::TargetKl(kl)) => format!("KL {kl}"),
+            Some(ChoiceRecord::Recipe(_)) | None => self.file_type.clone(),
         }
     }
 }
@@ -275,6 +280,9 @@ pub struct Quality {
     pub setting: Setting,
     /// What was scored.
     pub scored: Scored,
+    /// The share of the text that the artifact was calibrated on, if it is any: it is better there than elsewhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub calibrated_on: Option<f64>,
     /// The source.
     pub source: ModelScore,
     /// The artifact.
@@ -404,10 +412,13 @@ impl Record {
         crate::files::replace(path, &json(self, path)?)
     }
 
-    /// Whether its files are in `folder`, as long as they were.
+    /// Whether its files are in `folder`, with the bytes that they had.
     pub(super) fn is_whole(&self, folder: &Path) -> bool {
-        let there = |f: &FileRecord| folder.join(&f.name).metadata().is_ok_and(|m| m.len() == f.bytes);
-        !self.files.is_empty() && self.files.iter().all(there)
+        let as_long = |f: &FileRecord| folder.join(&f.name).metadata().is_ok_and(|m| m.len() == f.bytes);
+        let is_same = |f: &FileRecord| {
+            FileRecord::of(&folder.join(&f.name), f.name.clone()).is_ok_and(|found| found == *f)
+        };
+        !self.files.is_empty() && self.files.iter().all(as_long) && self.files.par_iter().all(is_same)
     }
 }
 

@@ -5,12 +5,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use super::cell::{Cell, sketch};
-use super::claim::{Claim, make_folder};
+use super::cell::{Cell, Choice, record_name, sketch};
+use super::claim::{Claim, lock_name, make_folder};
 use super::job::{Evaluation, Job};
 use super::record::{FileRecord, Quality, Record, TensorError, address};
 use super::schedule::Memory;
 use crate::about;
+use crate::calibrate;
 use crate::convert::{Prepared, Request};
 use crate::error::{Error, Result};
 use crate::eval::{self, Load, Task, same_vocabulary, vocabulary_sha256};
@@ -103,7 +104,7 @@ impl<'a> Workshop<'a> {
             return Ok(refused);
         }
         make_folder(&folder)?;
-        let mut claim = Claim::take(&folder.join(format!(".{}.lock", cell.name)), self.stop)?;
+        let mut claim = Claim::take(&folder.join(lock_name(&cell.name)), self.stop)?;
         let path = record_path(&folder, cell);
         let sources = self.source(cell, &prepared.model);
         let mut planned = Record::planned(cell, &request, &prepared, &sources)?;
@@ -142,7 +143,7 @@ impl<'a> Workshop<'a> {
         }
         let quality = cell.gates.quality();
         let mut failures = record.quality.as_ref().map(|q| quality.failures(&q.against)).unwrap_or_default();
-        if let (Some(most), Some(found)) = (cell.place.artifact.target_kl, record.divergence)
+        if let (Choice::Divergence(most), Some(found)) = (cell.place.choice, record.divergence)
             && found > most
         {
             failures.push(format!(
@@ -210,9 +211,11 @@ impl<'a> Workshop<'a> {
         let tensors = pool.install(|| TensorError::all(source.model(), artifact.model()));
         let mut setting = task.setting();
         setting.texts = evaluation.texts.iter().map(|t| t.display().to_string()).collect();
+        let share = calibrate::share_of(artifact.model(), &task.corpus.tokens);
         let quality = |(score, against)| Quality {
             measurement,
             setting,
+            calibrated_on: share,
             scored: found.scored,
             source: found.first,
             artifact: score,
@@ -235,7 +238,7 @@ impl<'a> Workshop<'a> {
 
 /// Where the record of a cell is.
 fn record_path(folder: &Path, cell: &Cell) -> PathBuf {
-    folder.join(format!("{}.json", cell.name))
+    folder.join(record_name(&cell.name))
 }
 
 /// The record of a file within the model's folder.

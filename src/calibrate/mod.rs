@@ -48,7 +48,7 @@ pub use probe::{Probed, probe};
 pub use stats::{Stats, measure_all};
 pub use store::Store;
 pub use text::Text;
-pub use trace::{Trace, shared};
+pub use trace::{Trace, share_of};
 
 use crate::error::{Error, Result};
 

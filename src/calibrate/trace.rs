@@ -3,6 +3,7 @@
 use formats::{Metadata, Value, ValueKind};
 
 use super::Text;
+use crate::model::Model;
 
 /// Tokens of the runs that are compared: long enough that no two texts share one by chance.
 const RUN: usize = 16;
@@ -68,15 +69,21 @@ impl Trace {
     }
 
     /// The remembered runs of a file with these keys; `None` if it was not calibrated.
-    pub fn runs_in(metadata: &Metadata) -> Option<Vec<u32>> {
+    fn runs_in(metadata: &Metadata) -> Option<Vec<u32>> {
         let (_, value) = metadata.iter().find(|(key, _)| key == RUNS)?;
         let Value::Array(_, items) = value else { return None };
         Some(items.iter().filter_map(Value::as_u64).map(|n| n as u32).collect())
     }
 }
 
+/// The share of a text that `model` was calibrated on; `None` if it is nothing of it.
+pub fn share_of(model: &Model, tokens: &[u32]) -> Option<f64> {
+    let runs = Trace::runs_in(model.container.metadata())?;
+    Some(shared(&runs, tokens)).filter(|share| *share > 0.0)
+}
+
 /// The share of a text's remembered runs that are among `runs`, which are in order.
-pub fn shared(runs: &[u32], tokens: &[u32]) -> f64 {
+fn shared(runs: &[u32], tokens: &[u32]) -> f64 {
     let (mut all, mut found) = (0, 0);
     for run in remembered(tokens) {
         all += 1;

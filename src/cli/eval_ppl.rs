@@ -6,7 +6,7 @@ use std::time::Instant;
 use super::runnable::RunArgs;
 use super::{STOP, show, stop_on_ctrl_c};
 use crate::about;
-use crate::calibrate::{Trace, shared};
+use crate::calibrate::share_of;
 use crate::error::{Error, Result};
 use crate::eval::{Corpus, Gates, Load, Protocol, Sequence, Setting, Task, Work, measure, same_vocabulary};
 use crate::model::Model;
@@ -199,12 +199,8 @@ fn too_short(task: &Task) -> Option<String> {
 
 /// Which models were calibrated on something that the text shares.
 fn shared_text(models: &[&Model], task: &Task) -> Vec<String> {
-    let share = |model: &Model| {
-        let runs = Trace::runs_in(model.container.metadata())?;
-        Some(shared(&runs, &task.corpus.tokens)).filter(|share| *share > 0.0)
-    };
     let warning = |model: &&Model| {
-        let percent = 100.0 * share(model)?;
+        let percent = 100.0 * share_of(model, &task.corpus.tokens)?;
         let name = model.container.path().display();
         Some(format!(
             "{name} was calibrated on {percent:.1} % of this text, and is better there than elsewhere"

@@ -3,23 +3,23 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use crate::batch::{self, Summary};
 use crate::error::{Error, Result};
+use crate::page::Page;
 
-/// Renders the report of a batch from its summary.
+/// Renders the results of a run, as JSON, as a page: plots, tables, heat maps.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// The summary: summary.json of a release, or what `batch --format json` printed
-    summary: PathBuf,
+    /// summary.json of a release, or what `--format json` printed for batch, eval-ppl, diff or convert
+    results: PathBuf,
     /// The page to write (.html) [default: standard output]
     #[arg(long, short = 'o', value_name = "FILE")]
     out: Option<PathBuf>,
 }
 
 pub(super) fn run(args: &Args) -> Result<()> {
-    let page = batch::report(&Summary::read(&args.summary)?)?;
+    let page = Page::read(&args.results)?.html()?;
     match &args.out {
-        Some(out) => std::fs::write(out, page).map_err(Error::io("write", out)),
+        Some(out) => crate::files::replace(out, &page),
         None => {
             std::io::stdout().write_all(&page).map_err(Error::io("write to", Path::new("standard output")))
         }

@@ -100,10 +100,11 @@ impl Task {
 
     /// What is evaluated, and how, in exact arithmetic.
     pub fn setting(&self) -> Setting {
-        let (protocol, ctx, stride) = match self.protocol {
-            Protocol::Windows { ctx, stride } => ("windows", ctx, stride),
-            Protocol::LlamaCpp { ctx } => ("llama.cpp", ctx, ctx),
-            Protocol::Document { ctx } => ("document", ctx, ctx),
+        let (ctx, stride) = self.protocol.ctx_and_stride();
+        let protocol = match self.protocol {
+            Protocol::Windows { .. } => "windows",
+            Protocol::LlamaCpp { .. } => "llama.cpp",
+            Protocol::Document { .. } => "document",
         };
         Setting {
             texts: self.texts.iter().map(|p| p.display().to_string()).collect(),

@@ -29,6 +29,34 @@ pub enum Protocol {
 }
 
 impl Protocol {
+    /// Tokens of a window, and from window to window.
+    pub fn ctx_and_stride(self) -> (usize, usize) {
+        match self {
+            Protocol::Windows { ctx, stride } => (ctx, stride),
+            Protocol::LlamaCpp { ctx } | Protocol::Document { ctx } => (ctx, ctx),
+        }
+    }
+
+    /// Refuses windows that score nothing, or leave tokens out.
+    ///
+    /// # Errors
+    /// [`Error::Usage`].
+    pub fn check(self) -> Result<()> {
+        let (ctx, stride) = self.ctx_and_stride();
+        let least = if matches!(self, Protocol::LlamaCpp { .. }) { 4 } else { 2 };
+        let (what, help) = if ctx < least {
+            (format!("a window of {ctx} tokens scores none"), format!("give --ctx {least} or more"))
+        } else if stride == 0 {
+            ("windows 0 tokens apart have no end".to_owned(), format!("give a --stride from 1 to {ctx}"))
+        } else if stride > ctx {
+            let what = format!("windows of {ctx} tokens that start {stride} apart leave tokens out");
+            (what, format!("give a --stride of {ctx} at most, or a larger --ctx"))
+        } else {
+            return Ok(());
+        };
+        Err(Error::Usage { what, help })
+    }
+
     /// Fewest tokens of a document of which one is scored.
     pub fn least_tokens(self) -> usize {
         match self {
@@ -68,24 +96,8 @@ impl Sequence {
 /// # Errors
 /// [`Error::Usage`] if the protocol makes no sense or no text is long enough.
 pub fn cut(documents: &[Range<usize>], protocol: Protocol, limit: Option<usize>) -> Result<Vec<Sequence>> {
-    let (ctx, stride) = match protocol {
-        Protocol::Windows { ctx, stride } => (ctx, stride),
-        Protocol::LlamaCpp { ctx } | Protocol::Document { ctx } => (ctx, ctx),
-    };
-    let least = if matches!(protocol, Protocol::LlamaCpp { .. }) { 4 } else { 2 };
-    let wrong = if ctx < least {
-        Some((format!("a window of {ctx} tokens scores none"), format!("give --ctx {least} or more")))
-    } else if stride == 0 {
-        Some(("windows 0 tokens apart have no end".to_owned(), format!("give a --stride from 1 to {ctx}")))
-    } else if stride > ctx {
-        let what = format!("windows of {ctx} tokens that start {stride} apart leave tokens out");
-        Some((what, format!("give a --stride of {ctx} at most, or a larger --ctx")))
-    } else {
-        None
-    };
-    if let Some((what, help)) = wrong {
-        return Err(Error::Usage { what, help });
-    }
+    protocol.check()?;
+    let (ctx, stride) = protocol.ctx_and_stride();
     let mut sequences: Vec<Sequence> = Vec::new();
     for document in documents {
         match protocol {

@@ -1,5 +1,6 @@
 //! In place of the Hub's client, where that is not built in.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use super::Address;
@@ -9,7 +10,13 @@ pub(super) fn load(address: &Address) -> Result<PathBuf> {
     Err(absent(address, "load the file yourself and give its path"))
 }
 
-pub(super) fn commit(_: &Path, address: &Address, _: Option<bool>, _: &str) -> Result<String> {
+pub(super) fn commit(
+    _: &Path,
+    _: &BTreeSet<String>,
+    address: &Address,
+    _: Option<bool>,
+    _: &str,
+) -> Result<String> {
     Err(absent(address, "upload the folder yourself"))
 }
 

@@ -1,7 +1,9 @@
 //! The Hub's client: the crate `hf-hub`.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+use hf_hub::repository::{AddSource, CommitOperation};
 use hf_hub::{HFClientSync, HFError, RepoTypeModel};
 
 use super::Address;
@@ -31,10 +33,11 @@ pub(super) fn load(address: &Address) -> Result<PathBuf> {
     }
 }
 
-/// Puts everything in a folder into a repository, in one commit, whose address is given back. The repository is made if
+/// Puts `files` of a folder into a repository, in one commit, whose address is given back. The repository is made if
 /// `create` says so, and whether it is private.
 pub(super) fn commit(
     folder: &Path,
+    files: &BTreeSet<String>,
     address: &Address,
     create: Option<bool>,
     message: &str,
@@ -47,8 +50,12 @@ pub(super) fn commit(
         repository.private(private).exist_ok(true).send().map_err(failed)?;
     }
     let repository = client.model(&address.owner, &address.name);
-    let upload = repository.upload_folder().folder_path(folder).commit_message(message);
-    let upload = upload.maybe_path_in_repo(address.file.clone()).maybe_revision(address.revision.clone());
+    let add = |name: &String| CommitOperation::Add {
+        path_in_repo: address.file.as_ref().map_or(name.clone(), |place| format!("{place}/{name}")),
+        source: AddSource::File(folder.join(name)),
+    };
+    let upload = repository.create_commit().operations(files.iter().map(add).collect::<Vec<_>>());
+    let upload = upload.commit_message(message).maybe_revision(address.revision.clone());
     let done = upload.send().map_err(failed)?;
     Ok(done.commit_url.unwrap_or_else(|| address.to_string()))
 }

@@ -6,6 +6,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::{Address, client};
+use crate::batch::inventory;
 use crate::error::{Error, Result};
 use crate::files;
 use crate::verify::sha256;
@@ -24,8 +25,8 @@ pub struct Uploaded {
     pub files: usize,
 }
 
-/// Uploads the folder of a release, or that of one of its models, in one commit to the repository `to`. The repository is
-/// made if `create` says so, and whether it is private.
+/// Uploads the release in a folder, or one of its models, in one commit to the repository `to`: what its checksums name,
+/// and what describes that; whatever else is in the folder stays. The repository is made if `create` says so, and whether it is private.
 ///
 /// # Errors
 /// [`Error::Check`] if a file that the folder's checksums name is missing or another; [`Error::Usage`] if it holds
@@ -45,7 +46,12 @@ pub fn upload(folder: &Path, to: &Address, create: Option<bool>) -> Result<Uploa
     let title = folder.canonicalize().ok().and_then(|p| p.file_name().map(|n| n.display().to_string()));
     let message =
         format!("{}: {} files", title.unwrap_or_else(|| "Release".to_owned()), sums.lines().count());
-    Ok(Uploaded { commit: client::commit(folder, to, create, &message)?, files: sums.lines().count() })
+    let names = sums.lines().filter_map(|line| Some(line.split_once("  ")?.1));
+    let files = inventory(folder, names)?;
+    Ok(Uploaded {
+        commit: client::commit(folder, &files, to, create, &message)?,
+        files: sums.lines().count(),
+    })
 }
 
 /// Refuses folders in which something is being made.

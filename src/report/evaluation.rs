@@ -12,6 +12,7 @@ use crate::error::{Error, Result};
 use crate::eval::{Against, Bucket, Estimate, Evaluation, ModelScore, Read, Scored, Setting};
 use crate::model::Model;
 use crate::runner::Head;
+use crate::templates::{divergence, estimate};
 
 /// An evaluation of one model, or of several against a reference.
 #[derive(Debug, Serialize)]
@@ -465,23 +466,12 @@ fn name(path: &str) -> String {
 
 /// A figure and its standard error.
 fn both(e: &Estimate, digits: usize) -> String {
-    match e.error {
-        Some(error) => format!("{:.digits$} \u{b1} {error:.digits$}", e.value),
-        None => format!("{:.digits$}", e.value),
-    }
-}
-
-/// A divergence and its standard error.
-fn divergence(e: &Estimate) -> String {
-    match e.error {
-        Some(error) => format!("{} \u{b1} {}", nats(e.value), nats(error)),
-        None => nats(e.value),
-    }
+    estimate(e, digits, 1.0)
 }
 
 /// A share as a percentage, and its standard error.
 fn percent(e: &Estimate) -> String {
-    format!("{} %", both(&hundredfold(e), 3))
+    estimate(e, 3, 100.0) + " %"
 }
 
 /// A figure and its interval.

@@ -107,6 +107,8 @@ impl Request {
             "target": plan.target.id(),
             "type": recipe.file_type.name,
             "search": format!("{:?}", recipe.search),
+            // (Files of some formats do not hold what they were calibrated on.)
+            "calibration": recipe.calibration.as_ref().map(|trace| format!("{trace:?}")),
             "lora_alpha": self.adapters.lora_alpha,
             "state_layout": format!("{:?}", self.adapters.state_layout),
             "tensors": tensors,

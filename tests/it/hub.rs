@@ -195,6 +195,10 @@ mod built_in {
         fs::write(path("seven/.x.lock"), "").unwrap();
         assert!(upload(&[]).2.contains(".x.lock is unfinished"));
         fs::remove_file(path("seven/.x.lock")).unwrap();
+        // What else is there is nobody's business.
+        fs::write(path("seven/secrets.txt"), "mine").unwrap();
+        fs::write(path("notes.json"), "{}").unwrap();
+        fs::write(path("seven/README.md"), "the card").unwrap();
         let (status, said, why) = upload(&["--create", "--private"]);
         assert_eq!(status, 0, "{why}");
         assert!(said.contains("uploaded 1 files, with what describes them: https://hub/commit/1"), "{said}");
@@ -210,7 +214,9 @@ mod built_in {
             .map(|f| (f["value"]["path"].as_str().unwrap(), f["value"]["content"].as_str().unwrap()))
             .collect();
         files.sort_unstable();
-        assert_eq!((files[0].0, files[1]), ("v1/SHA256SUMS", ("v1/seven/seven-Q8_0.gguf", "d2VpZ2h0cw==")));
+        let names: Vec<&str> = files.iter().map(|f| f.0).collect();
+        assert_eq!(names, ["v1/SHA256SUMS", "v1/seven/README.md", "v1/seven/seven-Q8_0.gguf"]);
+        assert_eq!(files[2].1, "d2VpZ2h0cw==");
 
         fs::write(path("seven/seven-Q8_0.gguf"), "other").unwrap();
         let (status, _, said) = upload(&[]);

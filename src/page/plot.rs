@@ -41,6 +41,8 @@ struct Tick {
 pub(super) struct Line {
     pub points: Vec<[f64; 2]>,
     pub series: usize,
+    /// Whether it is the edge of what can be had.
+    pub is_front: bool,
     pub tip: String,
 }
 
@@ -50,8 +52,8 @@ pub(super) struct Dot {
     pub at: [f64; 2],
     pub label: String,
     pub tip: String,
-    /// Whether nothing is both smaller and better.
-    pub best: bool,
+    /// `best`, `rejected` or neither.
+    pub class: &'static str,
 }
 
 /// How values become places.
@@ -63,10 +65,13 @@ pub(super) struct Scale {
 }
 
 impl Scale {
-    /// From nought to a bit beyond the largest of `values`.
-    pub fn linear(values: impl Iterator<Item = f64>) -> Scale {
-        let high = values.fold(0.0, f64::max);
-        Scale { low: 0.0, high: if high > 0.0 { high * 1.08 } else { 1.0 }, base: None }
+    /// A bit more than what `values` span: from nought, if they are not far from it for their span.
+    pub fn linear(values: impl Iterator<Item = f64> + Clone) -> Scale {
+        let high = values.clone().fold(0.0, f64::max);
+        let low = values.fold(high, f64::min);
+        let span = if high > low { high - low } else { high };
+        let low = if low > 2.0 * span { low - 0.1 * span } else { 0.0 };
+        Scale { low, high: if high > 0.0 { high + 0.15 * span } else { 1.0 }, base: None }
     }
 
     /// By powers of `base` around the positive ones of `values`.
@@ -94,8 +99,8 @@ impl Scale {
                 [1.0, 2.0, 5.0, 10.0].map(|f| f * power).into_iter().find(|s| span / s <= 6.0).unwrap_or(span)
             }
         };
-        let count = (span / step).floor() as usize;
-        let values = (0..=count).map(|i| self.low + i as f64 * step);
+        let (first, last) = ((self.low / step).ceil() as i64, (self.high / step).floor() as i64);
+        let values = (first..=last).map(|i| i as f64 * step);
         values.map(|v| ((v - self.low) / span, self.base.map_or(v, |base| base.powf(v)))).collect()
     }
 }
@@ -146,6 +151,8 @@ mod tests {
     fn ticks_are_round() {
         let values = |scale: Scale| scale.ticks().into_iter().map(|(_, v)| v).collect::<Vec<_>>();
         assert_eq!(values(Scale::linear([3.0, 9.0].into_iter())), [0.0, 2.0, 4.0, 6.0, 8.0]);
+        let near = values(Scale::linear([90.0, 100.0].into_iter()));
+        assert_eq!(near, [90.0, 92.0, 94.0, 96.0, 98.0, 100.0]);
         let powers = values(Scale::powers(10.0, [0.002, 0.0, 0.3].into_iter()));
         assert_eq!(powers.len(), 4);
         assert!((powers[0] - 0.001).abs() < 1e-12 && powers[3] == 1.0, "{powers:?}");
