@@ -5,7 +5,7 @@
 //! tried on some rows, judged by moments of tokens that were held out. The default encoder with the diagonal alone is
 //! always a candidate, so that feedback never makes a matrix worse on those tokens.
 
-use quant::feedback::Feedback;
+use quant::feedback::{Feedback, Order};
 use quant::hessian::Hessian;
 use quant::low_rank::{Metric, Parts};
 use quant::{Codec, EncodeError, Rows};
@@ -64,6 +64,9 @@ pub enum Choice {
     Feedback {
         /// The share of the diagonal.
         shrinkage: f32,
+        /// Whether the columns of the largest inputs came first.
+        #[serde(default)]
+        ordered: bool,
         /// Whether codes and scales were moved one by one afterwards.
         polished: bool,
     },
@@ -119,9 +122,9 @@ impl Job<'_> {
         };
         let (method, mut choice) = match found {
             Ok(method) => {
-                let choice =
-                    Choice::Feedback { shrinkage: method.shrinkage, polished: method.polish.is_some() };
-                (Some(method), choice)
+                let Method { shrinkage, ordered, .. } = method;
+                let polished = method.polish.is_some();
+                (Some(method), Choice::Feedback { shrinkage, ordered, polished })
             }
             Err(why) => (None, Choice::Forced { why }),
         };
@@ -238,19 +241,35 @@ impl Job<'_> {
                         continue;
                     }
                 };
-                let method = Method { feedback, shrinkage, polish: None };
+                let method = Method { feedback, shrinkage, ordered: false, polish: None };
                 let error = error_of(&method);
                 if best.as_ref().is_none_or(|b| error < b.0) {
                     best = Some((error, method));
                 }
             }
         }
-        let Some((error, mut method)) = best else { return Ok(Err(why)) };
+        let Some((mut error, mut method)) = best else { return Ok(Err(why)) };
+        stop.check()?;
+        if let Some(other) = self.ordered(hessian, method.shrinkage) {
+            let ordered = error_of(&other);
+            if ordered < error {
+                (error, method) = (ordered, other);
+            }
+        }
         method.polish = hessian.clone().shrunk(method.shrinkage).ok();
         if error_of(&method) >= error {
             method.polish = None;
         }
         Ok(Ok(method))
+    }
+
+    /// The same with the columns of the largest inputs first; `None` if blocks do not end where rows do.
+    fn ordered(&self, hessian: &Hessian, shrinkage: f32) -> Option<Method> {
+        let block = self.codec.encoding().block_len();
+        let order =
+            (self.cols.is_multiple_of(block) && block >= 16).then_some(Order::Importance { block })?;
+        let feedback = Feedback::in_order(hessian, shrinkage, order).ok()?;
+        Some(Method { feedback, shrinkage, ordered: true, polish: None })
     }
 
     fn bytes_of(&self, rows: usize) -> usize {
@@ -274,6 +293,8 @@ struct Method {
     feedback: Feedback,
     /// How far its moments were shrunk.
     shrinkage: f32,
+    /// Whether the columns of the largest inputs come first.
+    ordered: bool,
     /// The same moments, if codes and scales are moved one by one afterwards.
     polish: Option<Hessian>,
 }

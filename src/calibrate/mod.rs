@@ -99,8 +99,17 @@ impl Settings {
     }
 
     /// Tokens in all.
-    fn tokens(&self) -> usize {
-        self.calib_tokens.unwrap_or(TOKENS)
+    ///
+    /// # Errors
+    /// [`Error::Usage`] if they are too few for two sequences.
+    fn tokens(&self) -> Result<usize> {
+        match self.calib_tokens.unwrap_or(TOKENS) {
+            tokens if tokens >= 2 * text::LEAST_TOKENS => Ok(tokens),
+            tokens => Err(Error::Usage {
+                what: format!("{tokens} tokens are too few to calibrate on"),
+                help: "give --calib-tokens of some thousands; 65536 is usual".to_owned(),
+            }),
+        }
     }
 
     /// The file with measurements that is asked for in place of a text.

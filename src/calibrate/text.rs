@@ -40,7 +40,7 @@ impl Text {
         runner: impl FnOnce() -> Result<Runner>,
         stop: &Stop,
     ) -> Result<Text> {
-        let (ctx, tokens) = (settings.ctx()?, settings.tokens());
+        let (ctx, tokens) = (settings.ctx()?, settings.tokens()?);
         if settings.is_self() && settings.calib.len() > 1 {
             return Err(Error::Usage {
                 what: format!("texts and the word {SELF} are both given to calibrate on"),

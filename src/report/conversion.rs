@@ -264,7 +264,21 @@ fn warnings(plan: &Plan) -> Vec<String> {
         "channels are rescaled: LoRA adapters and token-shift states made for the original no longer fit"
             .to_owned()
     });
-    plan.objections.iter().map(|o| format!("the model {}", o.what)).chain(equalized).collect()
+    let objections = plan.objections.iter().map(|o| format!("the model {}", o.what));
+    objections.chain(equalized).chain(little_text(plan)).collect()
+}
+
+/// That the moments of some matrices are taken from fewer tokens than they have dimensions.
+fn little_text(plan: &Plan) -> Option<String> {
+    let tokens = plan.recipe.calibration.as_ref()?.tokens;
+    let quantized = plan.tensors.iter().filter(|t| !t.encoding.is_plain());
+    let widest = quantized.map(|t| t.values.cols()).max()?;
+    (tokens < widest).then(|| {
+        format!(
+            "{tokens} tokens of calibration are few for matrices of {widest} inputs: their correlations are hardly known; \
+             64 thousand tokens are good"
+        )
+    })
 }
 
 /// Adapters and tuned state of a model, with the files that they come from.

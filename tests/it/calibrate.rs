@@ -330,6 +330,11 @@ fn what_cannot_be_is_refused_by_name() {
         (&["-t", "q4_k_m", "--calib", &calib, "self"], 2, "texts and the word self are both given"),
         (&["-t", "q4_k_m", "--calib", &calib, "--calib-ctx", "4"], 2, "sequences of 4 tokens are too short"),
         (
+            &["-t", "q4_k_m", "--calib", &calib, "--calib-tokens", "0"],
+            2,
+            "0 tokens are too few to calibrate on",
+        ),
+        (
             &["--calib", &calib, "--target-size", "100kB"],
             2,
             "100000 bytes are too few for this model: the smallest",
