@@ -49,6 +49,9 @@ pub struct Options<'a> {
     pub unscaled: bool,
 }
 
+/// Most that a LoRA is multiplied by: trainings have 0.1 to 100 or so, and with more, weights soon are no numbers.
+const LARGEST_SCALE: f32 = 1e4;
+
 /// The key of a LoRA's alpha in a GGUF file.
 pub const ALPHA_KEY: &str = "adapter.lora.alpha";
 
@@ -289,6 +292,15 @@ impl<'a> Reader<'a> {
                     .to_owned(),
             })?;
             let scale = alpha / pair.rank() as f32;
+            if scale.abs() > LARGEST_SCALE {
+                return Err(Error::Usage {
+                    what: format!(
+                        "the alpha {alpha} would multiply the adapter by {scale}, as no training does"
+                    ),
+                    help: "give the alpha of the training; its rank, if it was trained without scaling"
+                        .to_owned(),
+                });
+            }
             return Ok(vec![Arc::new(LowRank { scale, ..pair })]);
         };
         let find = |part: &str| {

@@ -223,6 +223,11 @@ fn what_does_not_belong_is_refused() {
     let key = "blocks.0.att.key";
     for (tensors, alpha, text) in [
         (lora(key, &[4, 256], &[256, 4]), None, "is a LoRA, whose scale its file does not hold"),
+        (
+            lora(key, &[4, 256], &[256, 4]),
+            Some(1e6),
+            "the alpha 1000000 would multiply the adapter by 250000",
+        ),
         (lora(key, &[4, 255], &[256, 4]), Some(4.0), "do not make the 256 x 256 of blocks.0.att.key.weight"),
         (lora(key, &[4, 256], &[256, 3]), Some(4.0), "has the shape [4, 256] and its counterpart [256, 3]"),
         (lora("blocks.2.att.key", &[4, 256], &[256, 4]), Some(4.0), "belongs to no matrix of the model"),

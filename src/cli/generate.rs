@@ -73,10 +73,10 @@ fn generate(args: &Args, style: Style) -> Result<()> {
     let choice = Choice { temperature, top_p: args.top_p, top_k: args.top_k, seed: args.seed };
     let top_k = choice.top_k.map(|k| k as usize);
     let mut sampler = Sampler::new(choice.temperature, choice.top_p, choice.seed)?.among(top_k);
-    if let HeadChoice::Certified(best) = args.head {
-        proven(best, sampler.depends_on())?;
-    }
     let head = args.head.make(&runner)?;
+    if (1..runner.model().dims.vocab).contains(&head.exact()) {
+        proven(head.exact(), sampler.depends_on())?;
+    }
     let mut uses = HeadUse::new(head.name(), &runner);
     let mut after = |run: &[u32], state: &mut State| after(&runner, head.as_ref(), run, state, &mut uses);
     let mut prompt = coder.encode(args.prompt.as_bytes()).map_err(|e| Error::Usage {

@@ -2,6 +2,7 @@
 
 mod batch;
 mod calibrate;
+mod certify_head;
 mod cluster_head;
 mod convert;
 mod derived;
@@ -61,13 +62,15 @@ enum Command {
     Calibrate(calibrate::Args),
     /// Puts the rows of the output layer into clusters, so that a token reads few of them (generate --head)
     ClusterHead(cluster_head::Args),
+    /// Writes a 6-bit copy of the output layer with which the best tokens are exact by proof (generate --head)
+    CertifyHead(certify_head::Args),
     /// Puts together a conversion that was spread over machines (convert --shard)
     Merge(merge::Args),
     /// Makes a release: many models in many types, measured, judged and described
     Batch(Box<batch::Args>),
     /// Uploads a finished release to the Hugging Face Hub
     Upload(upload::Args),
-    /// Renders the report of a batch, a page for browsers, from its summary
+    /// Renders the results of a run as a page for browsers, from its JSON
     Report(report::Args),
     /// Shows what is in a file: version, sizes, tokenizer, metadata, tensors
     Inspect(inspect::Args),
@@ -97,6 +100,7 @@ pub fn main() -> ExitCode {
         Command::Convert(args) => convert::run(&args, cli.format),
         Command::Calibrate(args) => calibrate::run(&args, cli.format),
         Command::ClusterHead(args) => cluster_head::run(&args, cli.format),
+        Command::CertifyHead(args) => certify_head::run(&args, cli.format),
         Command::Merge(args) => merge::run(&args, cli.format),
         Command::Batch(args) => batch::run(&args, cli.format),
         Command::Upload(args) => upload::run(&args, cli.format),

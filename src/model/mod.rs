@@ -30,7 +30,7 @@ pub use detect::{Dropped, Held, Model};
 pub use lazy::Lazy;
 pub use naming::{FLA, HUGGING_FACE, NAMINGS, Naming, Stored};
 pub(crate) use naming::{prefab, web_rwkv};
-pub use refused::{CLUSTERED_HEAD, companion};
+pub use refused::{HEAD, companion};
 pub use shape::{Dims, Ranks};
 pub use slot::{Dim, Rank, Role, Scope, Slot};
 

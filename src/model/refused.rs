@@ -3,7 +3,7 @@
 use formats::Container;
 
 /// The key that marks a file of clusters of a head's rows.
-pub const CLUSTERED_HEAD: &str = "rwkv-quant.head";
+pub const HEAD: &str = "rwkv-quant.head";
 
 /// A kind of file that cannot be converted.
 struct Refused {
@@ -106,9 +106,9 @@ pub(super) fn find(container: &Container) -> Option<(String, String)> {
             "put all of them together: rwkv-quant merge OUTPUT".into(),
         ));
     }
-    if container.value(CLUSTERED_HEAD).is_some() {
+    if container.value(HEAD).is_some() {
         return Some((
-            "is a clustered output layer, not a model, and no runtime that we write for can use it".into(),
+            "is an output layer to be read in part, not a model, and no runtime that we write for can use it".into(),
             "give the model that it was made for to generate or eval-ppl, and this file as --head".into(),
         ));
     }

@@ -1,4 +1,4 @@
-//! The rows of an output layer in clusters.
+//! Output layers that are read in part, and were written: in clusters, or with a certified copy.
 
 use std::io::{self, Write};
 use std::path::Path;
@@ -77,6 +77,56 @@ impl Report for Clustering {
         writeln!(
             out,
             "written   {} ({} a token are read of it), in {:.1} s; eval-ppl --head tells how good it is",
+            self.output,
+            bytes(self.scanned_bytes),
+            self.seconds
+        )
+    }
+}
+
+/// A certified copy that was made and written.
+#[derive(Debug, Serialize)]
+pub struct Certification {
+    source: SourceSummary,
+    model: ModelSummary,
+    rows: usize,
+    /// How many of the likeliest tokens are exact.
+    best: usize,
+    output: String,
+    /// Bytes that are read of it for every token, before any row of the model.
+    scanned_bytes: u64,
+    seconds: f64,
+}
+
+impl Certification {
+    /// Of the head of `runner`'s model, of which `scanned_bytes` are read for every token.
+    pub fn new(
+        runner: &Runner,
+        scanned_bytes: u64,
+        best: usize,
+        output: &Path,
+        seconds: f64,
+    ) -> Certification {
+        Certification {
+            source: SourceSummary::of(&runner.model().container),
+            model: ModelSummary::of(runner.model()),
+            rows: runner.full_rows().rows(),
+            best,
+            output: output.display().to_string(),
+            scanned_bytes,
+            seconds,
+        }
+    }
+}
+
+impl Report for Certification {
+    fn human(&self, out: &mut dyn Write) -> io::Result<()> {
+        self.source.human(out)?;
+        self.model.human(out)?;
+        writeln!(out, "certified {} rows in 6 bits; the best {} are exact by proof", self.rows, self.best)?;
+        writeln!(
+            out,
+            "written   {} ({} a token are read of it), in {:.1} s",
             self.output,
             bytes(self.scanned_bytes),
             self.seconds

@@ -22,7 +22,7 @@ use std::io::{self, Write};
 use serde::Serialize;
 
 pub use batch::{CellList, outcome_line};
-pub use clustering::Clustering;
+pub use clustering::{Certification, Clustering};
 pub use conversion::Conversion;
 pub use diff::DiffReport;
 pub use evaluation::{EvaluationReport, Format};

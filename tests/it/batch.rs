@@ -274,6 +274,60 @@ fn presets_and_recipes_are_calibrated_once() {
     );
 }
 
+/// Sizes, bits and divergences are as good as types: one or a list, each with a name of its own.
+#[test]
+fn goals_make_artifacts_of_their_own_names() {
+    let place = Place::new(
+        r#"
+[[model]]
+source = "SOURCES/rwkv7-bytes.pth"
+name = "seven"
+[[artifact]]
+target = "rwkvz"
+target_bpw = [3.5, 5]
+[[artifact]]
+target = "rwkvz"
+target_size = "1500KB"
+"#,
+    );
+    place.ok("out", &[]);
+    let tree = place.tree("out");
+    let artifacts: Vec<&str> = names(&tree).into_iter().filter(|n| n.ends_with(".rwkvz")).collect();
+    assert_eq!(artifacts, ["seven/seven-1500KB.rwkvz", "seven/seven-3.5BPW.rwkvz", "seven/seven-5BPW.rwkvz"]);
+    let size = |name: &str| tree[Path::new(name)].len();
+    assert!(size(artifacts[0]) <= 1_500_000 && size(artifacts[1]) < size(artifacts[2]));
+}
+
+/// What is somebody's is not replaced, what is damaged is made again, and what is left of nobody goes.
+#[test]
+fn a_release_takes_care_of_what_it_finds() {
+    let place = Place::new(JOB);
+    fs::create_dir_all(place.path("out/seven")).unwrap();
+    for (name, text) in [("out/README.md", "not ours"), ("out/seven/README.md", "my notes")] {
+        fs::write(place.path(name), text).unwrap();
+    }
+    let (status, said) = place.run("out", &[]);
+    assert_eq!(status, 2, "{said}");
+    assert!(said.contains("out/seven/README.md is there, and is of no release"), "{said}");
+    assert_eq!(fs::read_to_string(place.path("out/seven/README.md")).unwrap(), "my notes");
+    place.ok("out", &["--force"]);
+    assert_eq!(fs::read_to_string(place.path("out/README.md")).unwrap(), "not ours");
+    let tree = place.tree("out");
+
+    // Damage that leaves the length as it was.
+    let artifact = place.path("out/seven/seven-Q8_0.gguf");
+    let mut bytes = fs::read(&artifact).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(&artifact, bytes).unwrap();
+    // What a killed run left of an artifact that is not wanted any more.
+    fs::write(place.path("out/seven/.seven-OLD.gguf.lock"), "being written\n").unwrap();
+    fs::write(place.path("out/seven/seven-OLD.gguf.partial"), "half").unwrap();
+    place.ok("out", &[]);
+    assert_eq!(place.fates("out")["seven/seven-Q8_0.gguf"], "made");
+    assert!(place.tree("out") == tree);
+}
+
 #[test]
 fn gates_that_fail_fail_the_cell_and_nothing_else() {
     let gated = JOB.replace(
@@ -377,6 +431,27 @@ fn a_wrong_job_is_refused_before_any_work() {
         &JOB.replace("type = \"f16\"", "type = \"f16\"\nmodels = [\"eight*\"]"),
         "line 16: no model is called \"eight*\"",
         "the models are seven, rwkv4-bytes",
+    );
+    refused(
+        &JOB.replace("ctx = 128", "ctx = 1"),
+        "line 1: [evaluation]: a window of 1 tokens scores none",
+        "give",
+    );
+    refused(
+        &JOB.replace("SOURCES/heldout.txt", "nowhere.txt"),
+        "line 1: there is no file DIR/nowhere.txt",
+        "correct it; paths are relative to the job file",
+    );
+    refused(
+        &JOB.replace("name = \"seven\"", "name = \"report.html\""),
+        "line 8: \"report.html\" is the name of a file that describes the release",
+        "give the model another name",
+    );
+    refused(
+        &JOB.replace("type = \"f16\"", "target = \"hf\"\nname = \"README.md\"")
+            .replace("target = \"safetensors\"\n", ""),
+        "line 16: seven/README.md is the name of a file that describes the release",
+        "give one of them another name",
     );
     place.write(JOB);
     fs::write(place.path("file"), "").unwrap();

@@ -495,3 +495,33 @@ fn the_order_of_documents_changes_no_figure() {
             .map(|a: &std::path::PathBuf| a.as_os_str()));
     assert_eq!(ran.status, 2, "{}", ran.stderr);
 }
+
+/// Whatever a run said as JSON becomes a page.
+#[test]
+fn results_become_pages() {
+    let folder = tempfile::tempdir().unwrap();
+    let (text, model) = (text(&folder, 3000), path("rwkv7-bytes.pth"));
+    let place = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let (quantized, found, page) = (place("q4.gguf"), place("found.json"), place("page.html"));
+    for (args, parts) in [
+        (
+            vec!["convert", &model, &quantized, "-t", "q4_0"],
+            &["blk.0.", "class=\"map\"", "bits a weight of every tensor", "block 1"][..],
+        ),
+        (
+            vec!["eval-ppl", &quantized, &text, "--against", &model],
+            &["rwkv7-bytes.pth, the reference", "<polyline", "q4.gguf", "tokens read before"],
+        ),
+        (vec!["diff", &model, &quantized], &["relative error", "blocks.1.ffn.key.weight", "q4_0"]),
+    ] {
+        let said = ok(["--format", "json"].iter().chain(&args)).stdout;
+        fs::write(&found, said).unwrap();
+        ok(["report", &found, "-o", &page]);
+        let html = fs::read_to_string(&page).unwrap();
+        for part in parts {
+            assert!(html.contains(part), "{args:?}: no {part}");
+        }
+    }
+    fs::write(&found, "{}").unwrap();
+    refused(&["report", &found], 1, "holds no results that can be shown: it is of another kind");
+}

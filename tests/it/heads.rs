@@ -208,6 +208,7 @@ fn all_clusters_are_the_full_head() {
 
 #[test]
 fn a_certified_head_writes_the_same_text() {
+    let folder = tempfile::tempdir().unwrap();
     for name in MODELS {
         let model = path(name);
         let tokens = |more: &[&str]| {
@@ -218,6 +219,11 @@ fn a_certified_head_writes_the_same_text() {
         let (greedy, rows) = tokens(&["--greedy"]);
         let (certified, fewer) = tokens(&["--greedy", "--head", "certified"]);
         assert_eq!(greedy, certified);
+        let stored = folder.path().join(format!("{name}.rwkvz")).to_str().unwrap().to_owned();
+        ok(["certify-head", &model, "-o", &stored]);
+        assert_eq!(tokens(&["--greedy", "--head", &stored]), (greedy, fewer));
+        let free = run(["generate", &model, "-p", "fn", "--head", &stored]);
+        assert!(free.status == 2 && free.stderr.contains("depends on all logits"), "{}", free.stderr);
         assert!(rows == 256.0 && fewer < 64.0, "{rows} {fewer}");
         let sampled = ["--top-k", "12", "--seed", "3", "--temperature", "0.9", "--top-p", "0.95"];
         let certified = [&sampled[..], &["--head", "certified:12"]].concat();

@@ -15,14 +15,14 @@ use crate::runner::Logits;
 use crate::runner::weight::{By, Encoded, Inputs, Values, Weight};
 
 /// How the copy is stored.
-static COPY: &ggml::Q6K = &ggml::Q6K;
+pub(super) static COPY: &ggml::Q6K = &ggml::Q6K;
 
 /// A copy of 6 bits, and how far each of its rows can be from the full one.
 #[derive(Debug)]
 pub struct Certified {
-    best: usize,
-    copy: Encoded,
-    bounds: Bounds,
+    pub(super) best: usize,
+    pub(super) copy: Encoded,
+    pub(super) bounds: Bounds,
 }
 
 impl Certified {
@@ -56,6 +56,11 @@ impl Certified {
         let copy = Encoded { codec: COPY, bytes, rows: full.rows(), cols };
         Ok(Certified { best, copy, bounds: Bounds::from_rows(bounds) })
     }
+
+    /// Bytes that are read for every token, before any full row.
+    pub fn always_bytes(&self) -> u64 {
+        (self.copy.bytes.len() + size_of_val(self.bounds.rows())) as u64
+    }
 }
 
 impl Head for Certified {
@@ -70,7 +75,7 @@ impl Head for Certified {
     fn logits(&self, full: &FullRows<'_>, inputs: &Inputs<'_>) -> (Logits, Vec<Reading>) {
         let x = inputs.0;
         let copy = Weight { values: Values::Encoded(&self.copy), by: By::Exact, key: None, tap: None };
-        let always = (self.copy.bytes.len() + size_of_val(self.bounds.rows())) as u64;
+        let always = self.always_bytes();
         each_input(copy.multiply(x), |i, logits| {
             let rows = self.bounds.survivors(logits, x.row(i), self.best);
             full.fill(x.row(i), &rows, logits);

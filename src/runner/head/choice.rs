@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use super::{Certified, Clustered, Fit, Full, Head};
+use super::{Certified, Fit, Full, Head, stored};
 use crate::error::{Error, Result};
 use crate::runner::Runner;
 
@@ -15,7 +15,7 @@ pub static FORMS: &[(&str, &str)] = &[
         "6 bits of every row, then the rows that matter: the K likeliest tokens (1) exact by proof",
     ),
     ("clustered:K,P", "of K clusters the likeliest ones, up to the share P of the probability: approximate"),
-    ("FILE.rwkvz", "the clusters that cluster-head wrote, or FILE.safetensors"),
+    ("FILE.rwkvz", "what cluster-head or certify-head wrote, or FILE.safetensors"),
 ];
 
 /// A head that is asked for.
@@ -27,7 +27,7 @@ pub enum Choice {
     Certified(usize),
     /// Clusters made on the spot, fitted to no text.
     Clustered(Fit),
-    /// Clusters in a file.
+    /// Clusters, or a certified copy, in a file.
     Stored(PathBuf),
 }
 
@@ -71,11 +71,19 @@ pub fn parse_share(text: &str) -> std::result::Result<f32, String> {
 }
 
 impl Choice {
+    /// A certified head whose `best` likeliest tokens are exact.
+    ///
+    /// # Errors
+    /// [`Error::Model`] if the model's head has no such form.
+    pub fn certified(best: usize, runner: &Runner) -> Result<Certified> {
+        Certified::new(&runner.full_rows(), best).map_err(|what| runner.unfit_head(what))
+    }
+
     /// The head for a model.
     ///
     /// # Errors
     /// [`Error::Usage`] if products are not exact (what is proven holds for f32), or as [`Fit::cluster`];
-    /// [`Error::Model`] if the model's head has no such form, or the file holds no clusters of it.
+    /// [`Error::Model`] if the model's head has no such form, or the file holds nothing of it.
     pub fn make(&self, runner: &Runner) -> Result<Box<dyn Head>> {
         if *self != Choice::Full && !runner.is_exact() {
             return Err(Error::Usage {
@@ -85,12 +93,9 @@ impl Choice {
         }
         Ok(match self {
             Choice::Full => Box::new(Full),
-            Choice::Certified(best) => {
-                let made = Certified::new(&runner.full_rows(), *best);
-                Box::new(made.map_err(|what| runner.unfit_head(what))?)
-            }
+            Choice::Certified(best) => Box::new(Choice::certified(*best, runner)?),
             Choice::Clustered(fit) => Box::new(fit.cluster(runner, None)?),
-            Choice::Stored(path) => Box::new(Clustered::open(path, &runner.full_rows())?),
+            Choice::Stored(path) => stored::open(path, &runner.full_rows())?,
         })
     }
 }

@@ -5,7 +5,7 @@
 //! certified.rs  a copy of 6 bits of all rows, then the rows that can still be among the best: exact by proof
 //! clustered.rs  the rows of the clusters that seem likeliest: an approximation
 //! fit.rs        how the clusters of a model are made, and fitted to a text
-//! stored.rs     clusters in a file
+//! stored/       clusters and certified copies in files
 //! choice.rs     how a head is asked for
 //! ```
 //! A [`Head`] gives logits for all tokens, and says which rows of the full matrix it read for them ([`Reading`]).

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use super::stored::HeadFile;
 use super::*;
 use crate::model::Model;
 use crate::runner::{Options, Runner};
@@ -41,7 +42,7 @@ fn clusters_are_read_as_they_were_written() {
     let [compact, file] = ["head.rwkvz", "head.safetensors"].map(|name| folder.path().join(name));
     for file in [&compact, &file] {
         made.save(file).unwrap();
-        let read = Clustered::open(file, &full).unwrap();
+        let read = Clustered::read(&HeadFile::open(file).unwrap(), &full).unwrap();
         assert_eq!(
             (&read.of_row, &read.members, &read.offsets),
             (&made.of_row, &made.members, &made.offsets)
@@ -49,7 +50,7 @@ fn clusters_are_read_as_they_were_written() {
         assert_eq!((read.outside, read.share, &read.fitted), (made.outside, made.share, &made.fitted));
         assert_eq!(read.centers.rows(0..16), made.centers.rows(0..16));
         let error = Model::open(file, &[]).unwrap_err();
-        assert!(error.to_string().contains("is a clustered output layer, not a model"), "{error}");
+        assert!(error.to_string().contains("is an output layer to be read in part, not a model"), "{error}");
     }
     assert!(fit.cluster(&runner, None).is_ok());
     assert!(Fit { clusters: 257, ..fit }.cluster(&runner, None).is_err());
@@ -58,17 +59,39 @@ fn clusters_are_read_as_they_were_written() {
     let mut wrong = std::fs::read(&compact).unwrap();
     wrong[64] ^= 1;
     std::fs::write(&compact, wrong).unwrap();
-    let error = Clustered::open(&compact, &full).unwrap_err().to_string();
+    let error = stored::open(&compact, &full).unwrap_err().to_string();
     assert!(error.contains("does not match its SHA-256"), "{error}");
     let bytes = std::fs::read(&file).unwrap();
     std::fs::write(&file, &bytes[..bytes.len() - 7]).unwrap();
-    assert!(Clustered::open(&file, &full).is_err());
+    assert!(stored::open(&file, &full).is_err());
     let mut wrong = bytes.clone();
     let header = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize + 8;
     wrong[header..header + 4].copy_from_slice(&16u32.to_le_bytes());
     std::fs::write(&file, wrong).unwrap();
-    let error = Clustered::open(&file, &full).unwrap_err().to_string();
+    let error = stored::open(&file, &full).unwrap_err().to_string();
     assert!(error.ends_with("puts a row into cluster 16 of 16"), "{error}");
+}
+
+#[test]
+fn certified_heads_are_read_as_they_were_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let runner = runner("rwkv7-bytes.pth");
+    let made = Choice::certified(3, &runner).unwrap();
+    for name in ["head.rwkvz", "head.safetensors"] {
+        let file = folder.path().join(name);
+        made.save(&runner.full_rows(), &file).unwrap();
+        let read = Certified::read(&HeadFile::open(&file).unwrap(), &runner.full_rows()).unwrap();
+        assert_eq!((read.best, &read.copy.bytes), (3, &made.copy.bytes));
+        assert_eq!(read.bounds, made.bounds);
+        assert_eq!(Choice::Stored(file.clone()).make(&runner).unwrap().exact(), 3);
+        // Of rows that are a little other ones nothing is proven.
+        let other = self::runner("rwkv6-bytes.pth");
+        let error = stored::open(&file, &other.full_rows()).unwrap_err().to_string();
+        assert!(
+            error.contains("is certified for another head") || error.contains("as this model's head needs"),
+            "{error}"
+        );
+    }
 }
 
 /// On the text that they were fitted to, clusters have their true probability on average, and so has what is not read.
