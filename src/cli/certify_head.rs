@@ -9,7 +9,7 @@ use crate::report::{Certification, Style};
 use crate::runner::{HeadChoice, Options, Runner};
 
 /// Writes what a certified output layer reads of every row, so that `generate` and `eval-ppl --head FILE` need not make
-/// it: a .rwkvz or .safetensors file.
+/// it: a .rwkvz file.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     #[command(flatten)]
@@ -20,7 +20,7 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: &Args, style: Style) -> Result<()> {
-    show(&args.common.run("a certified head", &["rwkvz", "safetensors"], || certify(args))?, style)
+    show(&args.common.run("a certified head", &["rwkvz"], || certify(args))?, style)
 }
 
 fn certify(args: &Args) -> Result<Certification> {

@@ -108,7 +108,8 @@ pub(super) fn find(container: &Container) -> Option<(String, String)> {
     }
     if container.value(HEAD).is_some() {
         return Some((
-            "is an output layer to be read in part, not a model, and no runtime that we write for can use it".into(),
+            "is an output layer to be read in part, not a model, and no runtime that we write for can use it"
+                .into(),
             "give the model that it was made for to generate or eval-ppl, and this file as --head".into(),
         ));
     }

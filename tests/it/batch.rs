@@ -283,10 +283,10 @@ fn goals_make_artifacts_of_their_own_names() {
 source = "SOURCES/rwkv7-bytes.pth"
 name = "seven"
 [[artifact]]
-target = "rwkvz"
+target = "compact"
 target_bpw = [3.5, 5]
 [[artifact]]
-target = "rwkvz"
+target = "compact"
 target_size = "1500KB"
 "#,
     );

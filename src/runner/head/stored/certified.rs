@@ -1,4 +1,4 @@
-//! A certified head in a file, with
+//! A certified head in a compact file (safetensors has no such blocks), with
 //!
 //! ```text
 //! head.certified.copy    Q6_K [tokens, channels]  every row in 6 bits
