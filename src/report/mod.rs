@@ -66,7 +66,7 @@ pub trait Report: Serialize {
 pub fn show<R: Report>(report: &R, style: Style) -> io::Result<()> {
     let mut out = io::stdout().lock();
     match style {
-        Style::Human => report.human(&mut out)?,
+        Style::Human => report.human(&mut Plain(&mut out))?,
         Style::Json => {
             serde_json::to_writer_pretty(&mut out, report)?;
             writeln!(out)?;
@@ -74,6 +74,34 @@ pub fn show<R: Report>(report: &R, style: Style) -> io::Result<()> {
         Style::Quiet => {}
     }
     out.flush()
+}
+
+/// Text in which control characters are escaped: names and metadata of files may hold what commands a terminal.
+struct Plain<W>(W);
+
+impl<W: Write> Write for Plain<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        // (Texts are formatted piece by piece, and every piece is whole characters.)
+        let text = String::from_utf8_lossy(bytes);
+        let is_command = |c: char| c.is_control() && !matches!(c, '\n' | '\t');
+        match text.contains(is_command) {
+            false => self.0.write_all(bytes)?,
+            true => {
+                for c in text.chars() {
+                    if is_command(c) {
+                        write!(self.0, "{}", c.escape_default())?
+                    } else {
+                        write!(self.0, "{c}")?
+                    }
+                }
+            }
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
 }
 
 /// Writes an error to standard error: what, why, and what to do next.
@@ -90,10 +118,26 @@ pub fn show_error(error: &Error, style: Style) {
         Style::Human | Style::Quiet => {
             let red = anstyle::AnsiColor::Red.on_default().bold();
             let cyan = anstyle::AnsiColor::Cyan.on_default().bold();
-            writeln!(err, "{red}error{red:#}: {error}").and_then(|()| match error.help() {
-                Some(help) => writeln!(err, "{cyan}help{cyan:#}: {help}"),
+            let told = write!(err, "{red}error{red:#}: ").and_then(|()| writeln!(Plain(&mut err), "{error}"));
+            told.and_then(|()| match error.help() {
+                Some(help) => {
+                    write!(err, "{cyan}help{cyan:#}: ").and_then(|()| writeln!(Plain(&mut err), "{help}"))
+                }
                 None => Ok(()),
             })
         }
     };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn terminals_are_not_commanded() {
+        let mut out = Vec::new();
+        let name = "a\u{1b}[2Jb\u{9b}c\u{7}";
+        writeln!(Plain(&mut out), "name\t{name} \u{e9}").unwrap();
+        assert_eq!(String::from_utf8(out).unwrap(), "name\ta\\u{1b}[2Jb\\u{9b}c\\u{7} \u{e9}\n");
+    }
 }
