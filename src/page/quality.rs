@@ -8,6 +8,11 @@ use crate::report::{bytes, nats};
 /// Divergences below this are no differences of models but of arithmetic.
 const NO_KL: f64 = 1e-10;
 
+/// Whether a model differs from its reference at all.
+pub(super) fn is_lossy(against: &Against) -> bool {
+    against.kl.value > NO_KL
+}
+
 /// A model that was compared with its reference.
 pub(super) struct Compared<'a> {
     /// What it is called beside others.
@@ -28,7 +33,7 @@ impl Compared<'_> {
 
 /// The figures of those that differ from the reference at all.
 pub(super) fn figures(all: &[Compared]) -> Vec<Figure> {
-    let lossy: Vec<&Compared> = all.iter().filter(|c| c.kl() > NO_KL).collect();
+    let lossy: Vec<&Compared> = all.iter().filter(|c| is_lossy(c.against)).collect();
     if lossy.is_empty() {
         return Vec::new();
     }

@@ -1,7 +1,7 @@
 //! The page of a release.
 
 use super::heat::{self, Field, Heat};
-use super::quality::{Compared, figures};
+use super::quality::{Compared, figures, is_lossy};
 use super::{Cell, Page, Section, Table};
 use crate::batch::{Fate, Outcome, Record, Summary};
 use crate::eval::Estimate;
@@ -95,16 +95,16 @@ fn compared(cell: &Outcome) -> Option<Compared<'_>> {
 }
 
 fn map(record: &Record) -> Option<Heat> {
-    let tensors = &record.quality.as_ref()?.tensors;
-    if tensors.iter().all(|t| t.relative == 0.0) {
-        return None;
-    }
-    let fields = tensors.iter().filter(|t| t.relative > 0.0 || !t.encoding.starts_with('f')).map(|t| {
-        let bits = t.bytes as f64 * 8.0 / t.weights.max(1) as f64;
-        let tip =
-            format!("{}: {}, {bits:.2} bits a weight, relative error {:.6}", t.name, t.encoding, t.relative);
-        (t.name.clone(), Field { text: format!("{bits:.1}"), tip, heat: heat::of_error(t.relative) })
-    });
+    let quality = record.quality.as_ref().filter(|q| is_lossy(&q.against))?;
+    let fields =
+        quality.tensors.iter().filter(|t| t.relative > 0.0 || !t.encoding.starts_with('f')).map(|t| {
+            let bits = t.bytes as f64 * 8.0 / t.weights.max(1) as f64;
+            let tip = format!(
+                "{}: {}, {bits:.2} bits a weight, relative error {:.6}",
+                t.name, t.encoding, t.relative
+            );
+            (t.name.clone(), Field { text: format!("{bits:.1}"), tip, heat: heat::of_error(t.relative) })
+        });
     let name = record.files.first().map_or("", |f| f.name.as_str()).to_owned();
     let caption = "error of every tensor, relative to its size; bits a weight in the fields";
     Heat::new(name, caption, heat::ERRORS, fields)

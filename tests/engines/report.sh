@@ -36,7 +36,7 @@ check "nothing is wrong with the page" bash -c "! grep CONSOLE '$out/log'"
 check "tables sort up" grep -q 'data-up="true"' "$out/dom"
 check "tables sort down" grep -q 'data-down="true"' "$out/dom"
 check "all artifacts are in the table" grep -q "data-rows=\"$(count last)\"" "$out/dom"
-check "plots are there: two for each model that has quantized files" test "$(grep -c '<svg' "$out/dom")" = "$(count plots)"
+check "plots are there: two for each model that has quantized files" test "$(grep -c 'role="img"' "$out/dom")" = "$(count plots)"
 for width in 1280 390; do
     browse --hide-scrollbars --window-size=$width,2400 --screenshot="$PWD/target/report-$width.png" "file://$page"
     check "a screenshot of $width pixels" test -s "target/report-$width.png"
