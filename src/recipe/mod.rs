@@ -279,6 +279,7 @@ fn fits(encoding: Encoding, rows: usize, cols: usize) -> bool {
     let (row, matrix) = match encoding {
         Encoding::Int8 => (32, 128),
         Encoding::Fp4 => (64, 256),
+        Encoding::Nf4 => (1, 64),
         other => (other.block_len(), 1),
     };
     cols.is_multiple_of(row) && (rows * cols).is_multiple_of(matrix)
@@ -323,5 +324,7 @@ mod tests {
         assert_eq!(fitting(Encoding::Fp4, 4, 32), Encoding::Int8);
         assert_eq!(fitting(Encoding::Fp4, 2, 64), Encoding::Int8);
         assert_eq!(fitting(Encoding::Fp4, 64, 48), Encoding::F16);
+        assert_eq!(fitting(Encoding::Nf4, 64, 48), Encoding::Nf4);
+        assert_eq!(fitting(Encoding::Nf4, 3, 48), Encoding::F16);
     }
 }
