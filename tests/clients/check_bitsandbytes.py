@@ -31,7 +31,7 @@ STATE = ".quant_state.bitsandbytes__nf4"
 TEXT = ROOT / "testdata/heldout.txt"
 CTX, WINDOWS = 512, 4
 LIMIT = 1e-5
-COARSE = 1e-2
+COARSE = 2e-3
 
 failed = passed = 0
 
@@ -123,10 +123,10 @@ def in_transformers(folder, torch, bnb, transformers, load_file):
     theirs = transformers.AutoModelForCausalLM.from_pretrained(plain, quantization_config=config, dtype="auto")
     theirs.save_pretrained(folder / "theirs")
     saved, written = (tensors(path, load_file) for path in (folder / "theirs", ours))
-    # transformers keeps time_decay and time_first in f32, whatever they were.
-    same = list(saved) == list(written) and all(torch.equal(t, written[name].to(t.dtype)) for name, t in saved.items())
-    four = all(t.dtype == written[name].dtype for name, t in saved.items() if ".time_" not in name)
-    check("the tensors are those that transformers saves, in its order", same and four, f"{len(saved)} tensors")
+    same = saved.keys() == written.keys() and all(torch.equal(t, written[name].to(t.dtype)) for name, t in saved.items())
+    # transformers keeps time_decay and time_first in f32, whatever they were, and wide types stand first.
+    kept = [[(k, t.dtype) for k, t in all.items() if not k.endswith(("time_decay", "time_first"))] for all in (saved, written)]
+    check("the tensors are those that transformers saves, in its order", same and kept[0] == kept[1], f"{len(saved)} tensors")
     said = json.loads((folder / "theirs/config.json").read_text())["quantization_config"]
     asked = json.loads((ours / "config.json").read_text())["quantization_config"]
     check("so is what config.json says of it", all(said[k] == v for k, v in asked.items() if k != "llm_int8_skip_modules"))
@@ -136,6 +136,7 @@ def in_transformers(folder, torch, bnb, transformers, load_file):
     for module in model.modules():
         if isinstance(module, bnb.nn.Linear4bit):
             module.compute_dtype = module.weight.quant_state.dtype = torch.float32
+            module.support_avx512bf16_for_cpu = False  # that kernel multiplies in bf16 whatever it is asked for
     found = loss(model, torch)
     check("transformers in f32", abs(found - expected) <= LIMIT, f"{found:.6f}, ours {expected:.6f} nats a byte")
 
