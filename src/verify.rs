@@ -3,8 +3,7 @@
 use formats::compact::Tiled;
 use formats::{Checksums, Container, Limits, Tensor};
 use quant::coding::Decoder;
-use quant::web_rwkv::Fp4;
-use quant::{Codec, check_finite, codec};
+use quant::{check_finite, codec, codec_of_levels};
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
@@ -70,8 +69,8 @@ pub fn finite(container: &Container) -> Result<Vec<&Tensor>> {
         }
         let Some(codec) = codec(t.encoding) else { continue };
         let (len, size) = (t.encoding.block_len(), t.encoding.block_bytes());
-        let codebook = container.codebook(t).map(|codebook| Fp4 { codebook });
-        let codec = codebook.as_ref().map_or(codec, |fp4| fp4 as &dyn Codec);
+        let of_levels = container.codebook(t).and_then(|levels| codec_of_levels(t.encoding, levels));
+        let codec = of_levels.as_deref().unwrap_or(codec);
         let stored = if t.split.is_some() { t.encoding.code_bytes() } else { size };
         let (step, blocks) = (STEP / len, container.bytes(t).len() / stored);
         (0..blocks.div_ceil(step)).into_par_iter().try_for_each(|n| {

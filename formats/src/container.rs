@@ -219,6 +219,13 @@ impl Container {
         Ok(Container { held, ..all })
     }
 
+    /// The same files with other tensors in them, which are checked.
+    pub(crate) fn with_tensors(self, tensors: Vec<Tensor>, limits: &Limits) -> Result<Container> {
+        let Container { format, path, files, metadata, config, held, .. } = self;
+        let container = Container::new(format, &path, files, tensors, metadata, limits)?;
+        Ok(Container { config, held, ..container })
+    }
+
     /// The same container with other metadata.
     #[must_use]
     pub(crate) fn with_metadata(mut self, change: impl FnOnce(&mut Metadata)) -> Self {

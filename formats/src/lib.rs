@@ -12,6 +12,7 @@
 //! Writing starts with a *placement*: a format turns the list of tensors to come and the metadata into the
 //! finished head of the file and the offset of every tensor ([`Placement`]), before any work is done.
 
+pub mod bitsandbytes;
 pub mod compact;
 mod container;
 mod cursor;

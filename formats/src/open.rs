@@ -9,13 +9,14 @@ use crate::limits::Limits;
 use crate::mapped::{Mapped, dangling};
 use crate::shards::Part;
 use crate::unknown::not_a_model;
-use crate::{hf, shards};
+use crate::{bitsandbytes, hf, shards};
 
 /// Opens a model: a file of any of the [`FORMATS`], any part of a sharded set, the `*.index.json` of one,
 /// or a folder with one model in it.
 ///
 /// A part or an index opens the whole set, whose files must all be there. A `config.json` beside files
-/// with Hugging Face's names, or in the folder, comes with it ([`Container::config`]).
+/// with Hugging Face's names, or in the folder, comes with it ([`Container::config`]). Matrices that
+/// [`bitsandbytes`] serialized are one tensor each.
 ///
 /// # Errors
 /// [`Error::Io`](crate::Error::Io) if it cannot be opened or is no regular file;
@@ -23,11 +24,12 @@ use crate::{hf, shards};
 /// [`Error::NotOneModel`](crate::Error::NotOneModel) for a folder without a model or with several;
 /// [`Error::MissingShard`](crate::Error::MissingShard); else whatever the format's reader says.
 pub fn open(path: &Path, limits: &Limits) -> Result<Container> {
-    if std::fs::metadata(path).map_err(dangling(path))?.is_dir() {
+    let container = if std::fs::metadata(path).map_err(dangling(path))?.is_dir() {
         hf::open_folder(path, limits)
     } else {
         open_file(path, limits)
-    }
+    };
+    bitsandbytes::joined(container?, limits)
 }
 
 /// Opens a file and what belongs to it.

@@ -1,8 +1,9 @@
 //! The trait that every encoding of weights implements, and the list of them.
 
+use crate::codebook::Codebook;
 use crate::feedback::Feedback;
 use crate::hessian::Hessian;
-use crate::{Encoding, float, fp8, ggml, web_rwkv};
+use crate::{Encoding, float, fp8, ggml, nf4, web_rwkv};
 
 /// Rows of weights to encode.
 #[derive(Clone, Copy, Debug)]
@@ -166,11 +167,21 @@ pub static CODECS: &[&dyn Codec] = &[
     &ggml::IQ2XXS,
     &web_rwkv::Int8,
     &web_rwkv::NF4,
+    &nf4::NF4,
 ];
 
 /// The codec of `encoding`, if it is one of [`CODECS`].
 pub fn codec(encoding: Encoding) -> Option<&'static dyn Codec> {
     CODECS.iter().copied().find(|c| c.encoding() == encoding)
+}
+
+/// The codec of an encoding of 4-bit codes that stand for `levels`; `None` if it is no such encoding.
+pub fn codec_of_levels(encoding: Encoding, levels: Codebook) -> Option<Box<dyn Codec>> {
+    match encoding {
+        Encoding::Fp4 => Some(Box::new(web_rwkv::Fp4 { codebook: levels })),
+        Encoding::Nf4 => Some(Box::new(nf4::Blocks { codebook: levels })),
+        _ => None,
+    }
 }
 
 /// Checks that every value is finite.

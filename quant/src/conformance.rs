@@ -25,7 +25,7 @@ fn bound(encoding: Encoding) -> f32 {
         Encoding::Q3K => 0.3,
         Encoding::Q2K => 0.6,
         Encoding::Int8 => 0.005,
-        Encoding::Fp4 => 0.16,
+        Encoding::Fp4 | Encoding::Nf4 => 0.16,
         other => panic!("state the bound of {other}"),
     }
 }

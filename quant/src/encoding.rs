@@ -7,7 +7,8 @@ use std::str::FromStr;
 ///
 /// Elements are stored in blocks of [`block_len`](Encoding::block_len) values that take
 /// [`block_bytes`](Encoding::block_bytes) bytes; plain types are blocks of one. The names are those of the
-/// projects that define the types (ggml's for the block formats, web-rwkv's for `int8` and `fp4`), in lower case.
+/// projects that define the types (ggml's for the block formats, web-rwkv's for `int8` and `fp4`, bitsandbytes' for `nf4`), in
+/// lower case.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
 #[allow(missing_docs)] // the names speak; sizes are in the table below
@@ -43,6 +44,7 @@ pub enum Encoding {
     IQ2XXS,
     Int8,
     Fp4,
+    Nf4,
 }
 
 /// One row of the table: encoding, name, values in a block, bytes in a block.
@@ -81,6 +83,7 @@ const TABLE: &[Row] = &[
     (Encoding::IQ2XXS,  "iq2_xxs", 256,  66),
     (Encoding::Int8,    "int8",    128, 132),
     (Encoding::Fp4,     "fp4",      64,  34),
+    (Encoding::Nf4,     "nf4",      64,  36),
 ];
 
 // The table stands in the order of the enum, so that an encoding is its own index.
@@ -120,7 +123,7 @@ impl Encoding {
 
     /// Whether blocks run on across the ends of rows, so that only the number of all values counts.
     pub const fn crosses_rows(self) -> bool {
-        matches!(self, Encoding::Int8 | Encoding::Fp4)
+        matches!(self, Encoding::Int8 | Encoding::Fp4 | Encoding::Nf4)
     }
 
     /// How many bytes at the start of a block are codes, if files keep the codes of all blocks in one place and the
@@ -128,7 +131,7 @@ impl Encoding {
     pub const fn code_bytes(self) -> usize {
         match self {
             Encoding::Int8 => 128,
-            Encoding::Fp4 => 32,
+            Encoding::Fp4 | Encoding::Nf4 => 32,
             _ => self.block_bytes(),
         }
     }

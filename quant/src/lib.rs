@@ -38,5 +38,5 @@ pub mod nf4;
 mod random;
 pub mod web_rwkv;
 
-pub use codec::{CODECS, Codec, EncodeError, Rows, check_finite, codec};
+pub use codec::{CODECS, Codec, EncodeError, Rows, check_finite, codec, codec_of_levels};
 pub use encoding::Encoding;

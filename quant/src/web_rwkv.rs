@@ -39,7 +39,7 @@ pub static NF4: Fp4 = Fp4 { codebook: codebook::NF4 };
 pub static SF4: Fp4 = Fp4 { codebook: codebook::SF4 };
 
 /// Scales tried for a block of fp4, in steps of 1/64 around the largest magnitude.
-const STEPS: std::ops::RangeInclusive<i32> = -12..=12;
+pub(crate) const STEPS: std::ops::RangeInclusive<i32> = -12..=12;
 
 impl Int8 {
     const BLOCK: usize = Encoding::Int8.block_len();

@@ -4,8 +4,7 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
-use quant::web_rwkv::Fp4;
-use quant::{Codec, codec};
+use quant::{Codec, codec, codec_of_levels};
 
 use super::branch::{divide_weights, stored};
 use super::listen::listener;
@@ -82,8 +81,9 @@ pub fn encode(
         listener.enter(stage, &open, stop)?;
         for target in &stage.targets {
             let write = &plan.tensors[target.write];
-            let fp4 = codebooks[target.write].map(|codebook| Fp4 { codebook });
-            let Some(form) = Form::of(write, fp4.as_ref()) else { continue };
+            let of_levels =
+                codebooks[target.write].and_then(|levels| codec_of_levels(write.encoding, levels));
+            let Some(form) = Form::of(write, of_levels.as_deref()) else { continue };
             if open.contains(target)
                 && let Some(moments) = listener.moments(target.key)?
             {
@@ -215,11 +215,12 @@ enum Form<'a> {
 }
 
 impl<'a> Form<'a> {
-    /// That of a planned tensor, whose codebook is fitted if it has one; `None` if there is nothing to choose.
-    fn of(write: &Write, fp4: Option<&'a Fp4>) -> Option<Form<'a>> {
+    /// That of a planned tensor, of levels that are chosen already if it has its own; `None` if there is nothing to
+    /// choose.
+    fn of(write: &Write, of_levels: Option<&'a dyn Codec>) -> Option<Form<'a>> {
         match write.coded {
             Some(Coded::Codes { bits, rank }) => Some(Form::Codes(bits, rank)),
-            _ => fp4.map(|fp4| fp4 as &dyn Codec).or_else(|| codec(write.encoding)).map(Form::Blocks),
+            _ => of_levels.or_else(|| codec(write.encoding)).map(Form::Blocks),
         }
     }
 
@@ -241,7 +242,8 @@ impl<'a> Form<'a> {
         let encoded = match *self {
             Form::Blocks(codec) => {
                 let rank = plan.recipe.branches.as_ref().filter(|b| b.takes(write)).map(|b| b.rank);
-                let job = Job { codec, rows, cols, read: &read, fit, held_out, rank };
+                let job =
+                    Job { codec, rows, cols, read: &read, fit, held_out, order: plan.recipe.order, rank };
                 job.encode(stop)?.map_err(Unencodable::Weight)
             }
             Form::Codes(bits, rank) => {

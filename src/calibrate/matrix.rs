@@ -26,6 +26,18 @@ const TRIED_ROWS: usize = 128;
 /// Values of rows that are encoded together.
 const TOGETHER: usize = 1 << 22;
 
+/// In which order the columns of matrices are rounded with feedback.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum ColumnOrder {
+    /// As they stand
+    #[default]
+    Natural,
+    /// Those of the largest inputs first, as far as blocks and groups allow
+    Importance,
+    /// Of both the one that is better on the held-out tokens, for each matrix
+    Best,
+}
+
 /// What became of a matrix.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Outcome {
@@ -102,6 +114,8 @@ pub(super) struct Job<'a> {
     /// Moments of the tokens that it is fitted to, and of those that judge.
     pub fit: &'a Moments,
     pub held_out: &'a Moments,
+    /// In which order its columns are rounded.
+    pub order: ColumnOrder,
     /// The dimensions of its branch, if it may get one.
     pub rank: Option<usize>,
 }
@@ -252,7 +266,7 @@ impl Job<'_> {
         stop.check()?;
         if let Some(other) = self.ordered(hessian, method.shrinkage) {
             let ordered = error_of(&other);
-            if ordered < error {
+            if ordered < error || self.order == ColumnOrder::Importance {
                 (error, method) = (ordered, other);
             }
         }
@@ -263,7 +277,8 @@ impl Job<'_> {
         Ok(Ok(method))
     }
 
-    /// The same with the columns of the largest inputs first; `None` if blocks do not end where rows do.
+    /// The same with the columns of the largest inputs first; `None` if that is not asked for, or blocks do not end where
+    /// rows do.
     fn ordered(&self, hessian: &Hessian, shrinkage: f32) -> Option<Method> {
         let block = self.codec.encoding().block_len();
         let order =

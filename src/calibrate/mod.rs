@@ -42,7 +42,7 @@ pub use encode::{Calibration, Done, divide, encode, identity, peak_bytes};
 pub use goals::{Chosen, Goals};
 pub use judge::Judge;
 pub use listen::Source;
-pub use matrix::{Choice, Gain, Outcome};
+pub use matrix::{Choice, ColumnOrder, Gain, Outcome};
 pub use measure::{importance, mean_squares};
 pub use probe::{Probed, probe};
 pub use stats::{Stats, measure_all};

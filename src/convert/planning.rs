@@ -151,6 +151,7 @@ impl Request {
             calibration: text.as_ref().map(Trace::of).or_else(|| Trace::read(model.container.metadata())),
             equalized: Vec::new(),
             shard: None,
+            order: self.calib_order,
             branches: self.branches.wanted().filter(|_| !target.codes()),
             within: self.branches.wanted().filter(|_| target.codes()),
             layers: self.layers,
@@ -240,7 +241,13 @@ impl Request {
             imatrix: self.imatrix.clone(),
             output: self.output.clone(),
             calibration,
-            how: format!("{:?} {:?} {:?}", self.is_independent(), self.equalize, self.adapters),
+            how: format!(
+                "{:?} {:?} {:?} {:?}",
+                self.is_independent(),
+                self.calib_order,
+                self.equalize,
+                self.adapters
+            ),
             done: Done::default(),
             adapter_bytes,
             most_bytes: most,

@@ -8,8 +8,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use formats::{Container, Tensor};
-use quant::web_rwkv::Fp4;
-use quant::{Codec, Encoding, codec};
+use quant::{Encoding, codec, codec_of_levels};
 
 use super::change::{Alteration, Change, Map};
 use super::channels::Channels;
@@ -172,11 +171,11 @@ fn decode_run(container: &Container, tensor: &Tensor, first: usize, out: &mut [f
 }
 
 fn decode(container: &Container, tensor: &Tensor, bytes: &[u8], out: &mut [f32]) {
-    match (codec(tensor.encoding), container.codebook(tensor)) {
-        (_, Some(codebook)) => Fp4 { codebook }.decode(bytes, out),
-        (Some(codec), None) => codec.decode(bytes, out),
+    let of_levels = container.codebook(tensor).and_then(|levels| codec_of_levels(tensor.encoding, levels));
+    match of_levels.as_deref().or_else(|| codec(tensor.encoding)) {
+        Some(codec) => codec.decode(bytes, out),
         // `Lazy::of` takes tensors of encodings that have a codec only.
-        (None, None) => unreachable!("no codec decodes {}", tensor.encoding),
+        None => unreachable!("no codec decodes {}", tensor.encoding),
     }
 }
 

@@ -3,8 +3,7 @@
 use std::ops::Range;
 
 use quant::codebook::Codebook;
-use quant::web_rwkv::Fp4;
-use quant::{Codec, EncodeError, Encoding, Rows, check_finite, codec};
+use quant::{EncodeError, Encoding, Rows, check_finite, codec, codec_of_levels};
 
 use super::Budget;
 use crate::error::{Error, Result};
@@ -99,9 +98,8 @@ impl Chunk {
     ) -> Result<&'a [u8]> {
         let write = &plan.tensors[self.tensor];
         let (cols, container) = (write.values.cols(), &model.container);
-        let fp4 = codebook.map(|codebook| Fp4 { codebook });
-        let codec = fp4.as_ref().map(|fp4| fp4 as &dyn Codec).or_else(|| codec(write.encoding));
-        let Some(codec) = codec else {
+        let of_levels = codebook.and_then(|levels| codec_of_levels(write.encoding, levels));
+        let Some(codec) = of_levels.as_deref().or_else(|| codec(write.encoding)) else {
             return Err(self.cannot(write, plan, model, EncodeError::ReadOnly(write.encoding)));
         };
         buffers.bytes.resize(self.bytes(plan) as usize, 0);

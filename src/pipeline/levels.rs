@@ -23,6 +23,8 @@ pub(crate) fn codebooks(plan: &Plan, model: &Model, stop: &Stop) -> Result<Vec<O
         (Encoding::Fp4, Search::Best, _) => fitted(write, model, stop).map(Some),
         (Encoding::Fp4, Search::Standard, Levels::Nf4) => Ok(Some(NF4)),
         (Encoding::Fp4, Search::Standard, Levels::Sf4) => Ok(Some(SF4)),
+        // The kernels of bitsandbytes know no others.
+        (Encoding::Nf4, ..) => Ok(Some(NF4)),
         _ => Ok(None),
     };
     plan.tensors.par_iter().map(codebook).collect()

@@ -8,7 +8,7 @@ use quant::Encoding;
 pub use types::{TensorType, Types};
 
 use crate::branches::Branches;
-use crate::calibrate::Trace;
+use crate::calibrate::{ColumnOrder, Trace};
 use crate::error::{Error, Result};
 use crate::importance::Importance;
 use crate::model::Role;
@@ -32,6 +32,8 @@ pub struct Recipe {
     pub types: Types,
     /// Names of the pairs of tensors whose channels were rescaled ([`Pair`](crate::rescale::Pair)).
     pub equalized: Vec<&'static str>,
+    /// In which order columns are rounded with feedback.
+    pub order: ColumnOrder,
     /// Which matrices get branches of low rank in an adapter, if any.
     pub branches: Option<Branches>,
     /// Which matrices may have such a branch in the file itself.
@@ -56,6 +58,7 @@ impl Recipe {
             calibration: None,
             types: Types::default(),
             equalized: Vec::new(),
+            order: ColumnOrder::default(),
             branches: None,
             within: None,
             shard: None,
@@ -279,6 +282,7 @@ fn fits(encoding: Encoding, rows: usize, cols: usize) -> bool {
     let (row, matrix) = match encoding {
         Encoding::Int8 => (32, 128),
         Encoding::Fp4 => (64, 256),
+        Encoding::Nf4 => (1, 64),
         other => (other.block_len(), 1),
     };
     cols.is_multiple_of(row) && (rows * cols).is_multiple_of(matrix)
@@ -323,5 +327,7 @@ mod tests {
         assert_eq!(fitting(Encoding::Fp4, 4, 32), Encoding::Int8);
         assert_eq!(fitting(Encoding::Fp4, 2, 64), Encoding::Int8);
         assert_eq!(fitting(Encoding::Fp4, 64, 48), Encoding::F16);
+        assert_eq!(fitting(Encoding::Nf4, 64, 48), Encoding::Nf4);
+        assert_eq!(fitting(Encoding::Nf4, 3, 48), Encoding::F16);
     }
 }

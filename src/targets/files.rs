@@ -4,7 +4,10 @@ use std::ffi::OsString;
 use std::path::Path;
 
 use formats::compact::Storage;
-use formats::{INDEX_SUFFIX, Layout, Metadata, Planned, Value, index, part_name, pth, safetensors};
+use formats::{
+    INDEX_SUFFIX, Layout, Metadata, Placement, Planned, Value, bitsandbytes, index, part_name, pth,
+    safetensors,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::about::About;
@@ -70,11 +73,28 @@ impl Files {
     /// Files in safetensors, with an index if there are several. They say that they are torch's (`format`), as
     /// transformers wants.
     pub(super) fn safetensors(out: &Path, groups: &[&[Planned]]) -> Result<Files> {
+        Files::in_safetensors(out, groups, groups, safetensors::place)
+    }
+
+    /// The same with matrices in nf4 as bitsandbytes serializes them, which are decoded to torch's `dtype`.
+    pub(super) fn bitsandbytes(out: &Path, groups: &[&[Planned]], dtype: &str) -> Result<Files> {
+        let stored: Vec<Vec<Planned>> = groups.iter().map(|g| bitsandbytes::stored(g, dtype)).collect();
+        let stored: Vec<&[Planned]> = stored.iter().map(Vec::as_slice).collect();
+        Files::in_safetensors(out, groups, &stored, |m, tensors| bitsandbytes::place(m, tensors, dtype))
+    }
+
+    /// Files in safetensors of each of `groups`, which hold the tensors `stored`.
+    fn in_safetensors(
+        out: &Path,
+        groups: &[&[Planned]],
+        stored: &[&[Planned]],
+        place: impl Fn(&Metadata, &[Planned]) -> formats::Result<Placement>,
+    ) -> Result<Files> {
         let metadata: Metadata = vec![("format".to_owned(), Value::from("pt"))];
         let names = names(out, groups.len())?;
         let mut files = Vec::new();
         for (tensors, name) in groups.iter().zip(&names) {
-            let layout = safetensors::place(&metadata, tensors)?.into();
+            let layout = place(&metadata, tensors)?.into();
             files.push(PlannedFile { name: name.clone(), layout });
         }
         let mut small = Vec::new();
@@ -82,7 +102,7 @@ impl Files {
             let mut name = out.file_name().unwrap_or_default().to_owned();
             name.push(INDEX_SUFFIX);
             // Names of several are Unicode.
-            let places = names.iter().zip(groups).filter_map(|(name, group)| Some((name.to_str()?, *group)));
+            let places = names.iter().zip(stored).filter_map(|(name, group)| Some((name.to_str()?, *group)));
             small.push(SmallFile { name, bytes: index(places).into_bytes() });
         }
         Ok(Files { metadata, files, small })

@@ -242,7 +242,11 @@ pub fn admit(target: &dyn Target, model: &Model, file_type: &FileType) -> Result
     if !target.holds(file_type) {
         return Err(Error::Usage {
             what: format!("there are no {} files of the type {}", target.name(), file_type.name),
-            help: format!("the types are {}", type_names(target).join(", ")),
+            help: format!(
+                "the types are {}{}",
+                type_names(target).join(", "),
+                holders(target, model, file_type)
+            ),
         });
     }
     let lacking = |what: &str, flag: &str| {
@@ -267,6 +271,19 @@ pub fn admit(target: &dyn Target, model: &Model, file_type: &FileType) -> Result
             })
         }
         _ => Ok(()),
+    }
+}
+
+/// Which other targets of the same kind hold the model in files of this type, as the end of a sentence.
+fn holders(target: &dyn Target, model: &Model, file_type: &FileType) -> String {
+    let others = TARGETS.iter().filter(|t| t.content() == target.content() && t.takes(model.version));
+    let others: Vec<String> = others
+        .filter(|t| t.holds(file_type))
+        .map(|t| format!("{} ({})", asked_for_by(*t), t.runtimes()))
+        .collect();
+    match others.is_empty() {
+        true => String::new(),
+        false => format!("; {} is one of {}", file_type.name, others.join("; ")),
     }
 }
 

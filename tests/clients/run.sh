@@ -4,6 +4,7 @@
 #   RWKV_QUANT_DATA   more models, optional    (../shared/data)
 #   CLIENTS_VENV      the Python environment   (target/clients-venv)
 #   TORCH_PYTHON      a Python with the same packages and torch, optional: more checks of check_targets.py
+#   BITSANDBYTES_PYTHON   one with torch, transformers 4, bitsandbytes and accelerate, optional: check_bitsandbytes.py
 # Ends with "N passed, N failed" and exits non-zero on failure.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -34,6 +35,7 @@ done
 "$venv/bin/python" -B "$here/check_adapters.py"
 "$venv/bin/python" -B "$here/check_perplexity.py"
 "${TORCH_PYTHON:-$venv/bin/python}" -B "$here/check_targets.py"
+"${BITSANDBYTES_PYTHON:-${TORCH_PYTHON:-$venv/bin/python}}" -B "$here/check_bitsandbytes.py"
 
 # web-rwkv is a program of its own crates (3 minutes of a core to build, once), and needs a Vulkan device: Mesa's is the CPU.
 if ! ls /usr/share/vulkan/icd.d/*.json >/dev/null 2>&1; then

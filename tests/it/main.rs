@@ -6,6 +6,7 @@ mod about;
 mod adapters;
 mod agreement;
 mod batch;
+mod bitsandbytes;
 mod calibrate;
 mod compact;
 mod convert;

@@ -4,6 +4,7 @@ use formats::Planned;
 use quant::Encoding;
 use serde_json::{Map, Value, json};
 
+use super::bitsandbytes;
 use crate::error::Result;
 use crate::model::{Model, Rank, Version};
 use crate::targets::Order;
@@ -35,11 +36,18 @@ pub(super) fn config(order: &Order<'_>, groups: &[&[Planned]]) -> Result<Value> 
     for key in ["dtype", "quantization_config"] {
         config.remove(key); // of the source's weights
     }
+    let quantized = bitsandbytes::is_wanted(order.recipe.file_type);
     let dims = &model.dims;
     let mut set = |key: &str, value: Value| config.insert(key.to_owned(), value);
     set("model_type", json!(model_type));
     set("architectures", json!([class]));
-    set("torch_dtype", json!(dtype(groups)));
+    if quantized {
+        let dtype = bitsandbytes::dtype(model, groups);
+        set("torch_dtype", json!(dtype));
+        set("quantization_config", bitsandbytes::quantization(model, dtype));
+    } else {
+        set("torch_dtype", json!(dtype(groups)));
+    }
     set("vocab_size", json!(dims.vocab));
     set("hidden_size", json!(dims.embd));
     set("num_hidden_layers", json!(dims.layers));
@@ -58,7 +66,10 @@ pub(super) fn config(order: &Order<'_>, groups: &[&[Planned]]) -> Result<Value> 
             config.entry("head_size_divisor").or_insert(json!(8));
         }
         config.entry("context_length").or_insert(json!(CONTEXT_LENGTH));
-        config.entry("rescale_every").or_insert(json!(RESCALE_EVERY));
+        let rescale = config.entry("rescale_every").or_insert(json!(RESCALE_EVERY));
+        if quantized {
+            *rescale = json!(0);
+        }
     }
     Ok(Value::Object(config))
 }
@@ -98,7 +109,7 @@ fn seven(model: &Model, epsilon: f64, config: &mut Map<String, Value>) {
 }
 
 /// torch's name of the type that most of the weights have.
-fn dtype(groups: &[&[Planned]]) -> &'static str {
+pub(super) fn dtype(groups: &[&[Planned]]) -> &'static str {
     let weights = |encoding| {
         let all = groups.iter().flat_map(|g| g.iter()).filter(|t| t.encoding == encoding);
         all.filter_map(Planned::bytes).sum::<u64>() / encoding.block_bytes() as u64

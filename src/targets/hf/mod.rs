@@ -9,7 +9,10 @@
 //! The folder gets `config.json`, the weights (with an index if they are split), the vocabulary if it is known, and,
 //! if the source is such a folder itself, its other small files: the tokenizer's, the code's, the settings of
 //! generation. Code is never made up: a folder made from a checkpoint needs that of its architecture installed.
+//!
+//! Weights are plain, or those of the blocks' matrices in the 4 bits of [bitsandbytes], loaded without quantizing.
 
+mod bitsandbytes;
 mod config;
 mod small;
 mod vocabulary;
@@ -57,7 +60,7 @@ impl Target for HuggingFace {
     }
 
     fn holds(&self, file_type: &FileType) -> bool {
-        file_type.is_plain()
+        file_type.is_plain() || bitsandbytes::is_wanted(file_type)
     }
 
     fn default_type(&self) -> Option<&'static str> {
@@ -117,7 +120,11 @@ impl Target for HuggingFace {
     }
 
     fn files(&self, order: &Order<'_>, groups: &[&[Planned]]) -> Result<Files> {
-        let mut files = Files::safetensors(Path::new(WEIGHTS), groups)?;
+        let mut files = if bitsandbytes::is_wanted(order.recipe.file_type) {
+            Files::bitsandbytes(Path::new(WEIGHTS), groups, bitsandbytes::dtype(order.model, groups))?
+        } else {
+            Files::safetensors(Path::new(WEIGHTS), groups)?
+        };
         let mut put = |name: &str, text: String| {
             files.small.push(SmallFile { name: OsString::from(name), bytes: text.into_bytes() });
         };
@@ -142,12 +149,16 @@ fn item(held: &Held, naming: &Naming, model: &Model, file_type: &FileType) -> Re
         help: "please report this file as a bug".to_owned(),
     };
     let stored = naming.store(model.version, held.slot).ok_or_else(unfit)?;
+    let fixed = match bitsandbytes::is_wanted(file_type) {
+        true => bitsandbytes::encoding(model, held)?,
+        false => plain(model, held, file_type)?,
+    };
     let values = if stored.transposed { held.values.transposed() } else { shaped(held, model.version) };
     Ok(Item {
         name: stored.name_in(held.layer),
         role: held.slot.role,
         values: values.ok_or_else(unfit)?,
-        fixed: Some(plain(model, held, file_type)?),
+        fixed: Some(fixed),
         unread: false,
     })
 }

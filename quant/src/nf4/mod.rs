@@ -8,7 +8,12 @@
 //! ```
 //!
 //! 4.5 bits a weight, 4.127 with double quantization. The error is at most half the widest gap of the levels (0.15)
-//! times `absmax`. Codes are byte for byte those of bitsandbytes 0.50 on a CPU.
+//! times `absmax`. Codes are byte for byte those of bitsandbytes 0.50 on a CPU. [`Blocks`] is the codec of codes and
+//! `absmax` without double quantization.
+
+mod blocks;
+
+pub use blocks::{Blocks, NF4};
 
 use crate::codebook::Codebook;
 use crate::codec::{EncodeError, check_finite};
@@ -35,7 +40,7 @@ pub fn encode(
     check_finite(values)?;
     assert_eq!(codes.len(), values.len().div_ceil(2));
     assert_eq!(absmax.len(), values.len().div_ceil(BLOCK));
-    let bounds: [f32; 15] = std::array::from_fn(|i| (codebook[i] + codebook[i + 1]) / 2.0);
+    let bounds = bounds(codebook);
     for ((x, codes), absmax) in values.chunks(BLOCK).zip(codes.chunks_mut(BLOCK / 2)).zip(absmax) {
         *absmax = x.iter().fold(0.0f32, |m, v| m.max(v.abs()));
         let mut scaled = [0.0; BLOCK];
@@ -60,6 +65,11 @@ pub fn encode(
 
 /// Below this magnitude a block is scaled as if this were its largest.
 const SMALLEST: f32 = 1e-38;
+
+/// Where a level gives way to the next: in the middle.
+fn bounds(codebook: &Codebook) -> [f32; 15] {
+    std::array::from_fn(|i| (codebook[i] + codebook[i + 1]) / 2.0)
+}
 
 /// The number of bounds below `v`: a value on a bound goes to the lower level.
 #[inline(always)]
@@ -183,12 +193,12 @@ mod tests {
     use super::*;
     use crate::codebook::NF4;
 
-    fn golden(name: &str) -> Vec<u8> {
+    pub(super) fn golden(name: &str) -> Vec<u8> {
         let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../testdata/golden/bitsandbytes/");
         std::fs::read(format!("{folder}{name}")).unwrap()
     }
 
-    fn floats(name: &str) -> Vec<f32> {
+    pub(super) fn floats(name: &str) -> Vec<f32> {
         golden(name).as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect()
     }
 
