@@ -18,7 +18,7 @@
 //! code without a symbol, which is listed by itself.
 
 use super::frequencies::BITS;
-use super::{EntropyError, Fields, Frequencies, planes, push_counted};
+use super::{EntropyError, Fields, Frequencies, low_bits, planes, push_counted};
 
 /// The symbol of codes without one.
 pub(super) const ESCAPE: u8 = 0;
@@ -27,7 +27,7 @@ pub(super) const ESCAPE: u8 = 0;
 const GREATEST: u8 = 100;
 
 /// The greatest shift: codes have 23 bits.
-const SHIFT: u8 = 20;
+const SHIFT: u8 = low_bits::MOST;
 
 /// Codes of this mean magnitude lose nothing that counts when their lowest bit is not coded.
 const LARGE: u64 = 10;

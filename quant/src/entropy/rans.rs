@@ -136,9 +136,10 @@ pub fn take_symbols(
         let x = frequency * (x >> BITS) + (entry & (TOTAL - 1));
         let i = at & (2 * LANES - 2);
         let word = u32::from(u16::from_le_bytes([window[i], window[i + 1]]));
-        let refill = x < LOW;
-        *state = if refill { x << 16 | word } else { x };
-        at += 2 * usize::from(refill);
+        // Whether is as good as random: no branch.
+        let refill = u32::from(x < LOW);
+        *state = x << (16 * refill) | word * refill;
+        at += 2 * refill as usize;
     }
     at
 }
@@ -169,20 +170,20 @@ impl<'a> Decoder<'a> {
         Ok(Decoder { states, words: fields.0, read: 0 })
     }
 
-    /// Decodes `out.len()` symbols, each with the table that `which` has for it.
-    ///
-    /// # Panics
-    /// If the lengths differ or there is no such table.
+    /// Decodes a symbol of each lane with the table that `which` has for it.
     #[inline(always)]
-    pub(crate) fn symbols<S: Lanes>(&mut self, lanes: S, tables: &Decode, which: &[u8], out: &mut [u8]) {
-        assert_eq!(which.len(), out.len());
-        let (which, which_rest) = which.as_chunks::<LANES>();
-        let (groups, rest) = out.as_chunks_mut::<LANES>();
-        for (which, out) in which.iter().zip(groups) {
-            let window = self.window();
-            self.read += lanes.take_symbols(tables, which, &mut self.states, &window, out);
-        }
-        self.rest(tables, which_rest, rest);
+    pub(crate) fn group<S: Lanes>(
+        &mut self,
+        lanes: S,
+        tables: &Decode,
+        which: &[u8; LANES],
+        out: &mut [u8; LANES],
+    ) {
+        let rest = self.words.get(self.read..).unwrap_or_default();
+        self.read += match rest.first_chunk() {
+            Some(window) => lanes.take_symbols(tables, which, &mut self.states, window, out),
+            None => take_symbols(tables, which, &mut self.states, &padded(rest), out),
+        };
     }
 
     /// Decodes with one table.
@@ -190,28 +191,15 @@ impl<'a> Decoder<'a> {
     pub(crate) fn bytes<S: Lanes>(&mut self, lanes: S, table: &Decode, out: &mut [u8]) {
         let (groups, rest) = out.as_chunks_mut::<LANES>();
         for out in groups {
-            let window = self.window();
-            self.read += lanes.take_symbols(table, &[0; LANES], &mut self.states, &window, out);
+            self.group(lanes, table, &[0; LANES], out);
         }
         self.rest(table, &[0; LANES][..rest.len()], rest);
     }
 
-    /// The words that come next, zeros behind the end.
-    #[inline(always)]
-    fn window(&self) -> [u8; 2 * LANES] {
+    /// Decodes a symbol of each of the first lanes: less than a whole group.
+    pub(crate) fn rest(&mut self, tables: &Decode, which: &[u8], out: &mut [u8]) {
         let rest = self.words.get(self.read..).unwrap_or_default();
-        if let Some(window) = rest.first_chunk::<{ 2 * LANES }>() {
-            return *window;
-        }
-        let mut padded = [0; 2 * LANES];
-        padded[..rest.len()].copy_from_slice(rest);
-        padded
-    }
-
-    /// One symbol of each of the first lanes: less than a whole group.
-    fn rest(&mut self, tables: &Decode, which: &[u8], out: &mut [u8]) {
-        let window = self.window();
-        self.read += take_symbols(tables, which, &mut self.states, &window, out);
+        self.read += take_symbols(tables, which, &mut self.states, &padded(rest), out);
     }
 
     /// Whether all was read and each lane is back where encoding started.
@@ -226,6 +214,14 @@ impl<'a> Decoder<'a> {
         }?;
         if self.states == [LOW; LANES] { Ok(()) } else { Err(EntropyError::State) }
     }
+}
+
+/// The words that come next, zeros behind the end.
+fn padded(rest: &[u8]) -> [u8; 2 * LANES] {
+    let mut window = [0; 2 * LANES];
+    let n = rest.len().min(window.len());
+    window[..n].copy_from_slice(&rest[..n]);
+    window
 }
 
 #[cfg(test)]
