@@ -88,21 +88,26 @@ impl Default for Encoder {
 }
 
 impl Encoder {
-    /// Puts `symbol` before all that were given already.
+    /// Puts a symbol of each of the first lanes, with the table that `which` has for it, before all that were given
+    /// already.
     ///
     /// # Panics
-    /// If there is no such lane. The table must [know](Encode::knows) the symbol.
+    /// If there is no such table. Tables must [know](Encode::knows) their symbols.
     #[inline(always)]
-    pub fn push(&mut self, lane: usize, table: &Encode, symbol: u8) {
-        let Symbol { frequency, start } = table.0[usize::from(symbol)];
-        debug_assert!(frequency > 0);
-        let frequency = frequency.max(1);
-        let mut x = self.states[lane];
-        if u64::from(x) >= u64::from(frequency) << (32 - BITS) {
-            self.words.push(x as u16);
-            x >>= 16;
+    pub fn push(&mut self, tables: &[Encode], which: &[u8], symbols: &[u8]) {
+        let (mut words, mut n) = ([0; LANES], 0);
+        for ((state, which), symbol) in self.states.iter_mut().zip(which).zip(symbols).rev() {
+            let Symbol { frequency, start } = tables[usize::from(*which)].0[usize::from(*symbol)];
+            debug_assert!(frequency > 0);
+            let frequency = frequency.max(1);
+            // Whether a word is written is as good as random: no branch.
+            words[n % LANES] = *state as u16;
+            let full = u64::from(*state) >= u64::from(frequency) << (32 - BITS);
+            n += usize::from(full);
+            let x = *state >> (16 * u32::from(full));
+            *state = ((x / frequency) << BITS) + x % frequency + start;
         }
-        self.states[lane] = ((x / frequency) << BITS) + x % frequency + start;
+        self.words.extend(&words[..n]);
     }
 
     /// Appends the stream.
@@ -233,8 +238,8 @@ mod tests {
 
     fn encode(symbols: &[u8], table: &Encode) -> Vec<u8> {
         let mut encoder = Encoder::default();
-        for (i, symbol) in symbols.iter().enumerate().rev() {
-            encoder.push(i % LANES, table, *symbol);
+        for symbols in symbols.chunks(LANES).rev() {
+            encoder.push(std::slice::from_ref(table), &[0; LANES], symbols);
         }
         let mut out = Vec::new();
         encoder.finish(&mut out);

@@ -48,31 +48,28 @@ impl Writer {
         let mut listed = Vec::new();
         let mut classes = Vec::with_capacity(values.len() / cols.max(1));
         let mut symbols = vec![ESCAPE; values.len()];
-        let mut which = vec![0; cols];
-        let mut of = None;
+        let mut of_class = BTreeMap::new();
         for (row, symbols) in values.chunks_exact(cols.max(1)).zip(symbols.chunks_exact_mut(cols.max(1))) {
             let class = self.model.row_class(row);
             classes.push(class);
-            self.tables_of(class, &mut of, &mut which);
-            for ((code, out), table) in row.iter().zip(symbols).zip(&which) {
-                let table = usize::from(*table);
-                let shift = self.model.tables[table].shift;
-                *out = symbol(*code, shift);
-                if !self.tables[table].knows(*out) {
-                    *out = ESCAPE;
-                }
-                if *out == ESCAPE {
+            let columns: &Columns = of_class.entry(class).or_insert_with(|| Columns::new(&self.model, class));
+            for (((code, out), table), shift) in
+                row.iter().zip(symbols).zip(&columns.which).zip(&columns.shifts)
+            {
+                let found = symbol(*code, *shift);
+                if found != ESCAPE && self.tables[usize::from(*table)].knows(found) {
+                    *out = found;
+                    low.push(*code, *shift);
+                } else {
                     push_varint((code << 1 ^ code >> 31) as u32, &mut listed);
-                } else if shift > 0 {
-                    low.push(*code, shift);
                 }
             }
         }
         let mut encoder = rans::Encoder::default();
         for (row, class) in symbols.chunks_exact(cols.max(1)).zip(&classes).rev() {
-            self.tables_of(*class, &mut of, &mut which);
-            for (j, (symbol, table)) in row.iter().zip(&which).enumerate().rev() {
-                encoder.push(j % LANES, &self.tables[usize::from(*table)], *symbol);
+            let which = &of_class[class].which;
+            for (symbols, which) in row.chunks(LANES).zip(which.chunks(LANES)).rev() {
+                encoder.push(&self.tables, which, symbols);
             }
         }
         let mut part = Vec::new();
@@ -85,15 +82,6 @@ impl Writer {
         push_counted(&part, out);
         push_counted(&low.finish(), out);
         out.extend(listed);
-    }
-
-    /// The table of each column for rows of a class, unless they are there already.
-    fn tables_of(&self, class: u8, of: &mut Option<u8>, which: &mut [u8]) {
-        if of.replace(class) != Some(class) {
-            for (which, column) in which.iter_mut().zip(&self.model.columns) {
-                *which = self.model.table(class, *column);
-            }
-        }
     }
 }
 
