@@ -143,7 +143,7 @@ pub fn take_symbols(
         let word = u32::from(u16::from_le_bytes([window[i], window[i + 1]]));
         // Whether is as good as random: no branch.
         let refill = u32::from(x < LOW);
-        *state = x << (16 * refill) | word * refill;
+        *state = (x << (16 * refill)) | (word * refill);
         at += 2 * refill as usize;
     }
     at
