@@ -29,16 +29,42 @@ pub struct Verified {
     pub sha256: Vec<String>,
 }
 
-/// Reads all of a container: each tensor is decoded, and each file hashed.
+/// Reads all of a container: each tensor is decoded, and each file hashed meanwhile.
 ///
 /// # Errors
 /// [`Error::Weight`] with the first value that is not finite; [`Error::Format`] if a checksum in the container
 /// disagrees with its data; [`Error::Model`] if a file goes on behind its end.
 pub fn verify(container: &Container) -> Result<Verified> {
-    let checksums = match container.format().verify_checksums(container, &Limits::default())? {
+    let (sound, sha256) =
+        rayon::join(|| sound(container), || container.files().par_iter().map(sha256).collect());
+    Ok(Verified { sha256, ..sound? })
+}
+
+/// Compares the checksums in a container with its bytes, and nothing else: no weight is decoded.
+///
+/// # Errors
+/// [`Error::Format`] with the first that disagrees; [`Error::Usage`] if there are none.
+pub fn checksums(container: &Container) -> Result<Verified> {
+    match own_checksums(container)? {
+        0 => Err(Error::Usage {
+            what: format!("{} holds no checksums", container.path().display()),
+            help: "leave --checksums out, and give --sha256 HEX if you know what it must be".to_owned(),
+        }),
+        checksums => Ok(Verified { checksums, tensors: 0, values: 0, sha256: Vec::new() }),
+    }
+}
+
+/// How many checksums there are, all of them right.
+fn own_checksums(container: &Container) -> Result<usize> {
+    Ok(match container.format().verify_checksums(container, &Limits::default())? {
         Checksums::Match(count) => count,
         Checksums::Absent => 0,
-    };
+    })
+}
+
+/// All but the SHA-256 of files.
+fn sound(container: &Container) -> Result<Verified> {
+    let checksums = own_checksums(container)?;
     if let Some((file, bytes)) = container.format().stray_bytes(container) {
         return Err(Error::Model {
             path: container.files()[file].path().to_owned(),
@@ -46,13 +72,9 @@ pub fn verify(container: &Container) -> Result<Verified> {
             help: "two files may have been joined, or a copy gone wrong: get a sound copy".to_owned(),
         });
     }
-    let mut verified = Verified { checksums, tensors: 0, values: 0, sha256: Vec::new() };
-    for t in finite(container)? {
-        verified.tensors += 1;
-        verified.values += t.elements();
-    }
-    verified.sha256 = container.files().iter().map(sha256).collect();
-    Ok(verified)
+    let decoded = finite(container)?;
+    let values = decoded.iter().map(|t| t.elements()).sum();
+    Ok(Verified { checksums, tensors: decoded.len(), values, sha256: Vec::new() })
 }
 
 /// Decodes all of a container and looks for values that are not finite; gives the tensors that it decoded.
@@ -60,30 +82,36 @@ pub fn verify(container: &Container) -> Result<Verified> {
 /// # Errors
 /// [`Error::Weight`] with the first such value.
 pub fn finite(container: &Container) -> Result<Vec<&Tensor>> {
-    let mut decoded = Vec::new();
-    for t in container.tensors().iter().filter(|t| t.encoding.is_real()) {
-        if let Some(tiled) = container.tiled(t) {
-            finite_tiles(container, t, &tiled)?;
-            decoded.push(t);
-            continue;
-        }
-        let Some(codec) = codec(t.encoding) else { continue };
-        let (len, size) = (t.encoding.block_len(), t.encoding.block_bytes());
-        let of_levels = container.codebook(t).and_then(|levels| codec_of_levels(t.encoding, levels));
-        let codec = of_levels.as_deref().unwrap_or(codec);
-        let stored = if t.split.is_some() { t.encoding.code_bytes() } else { size };
-        let (step, blocks) = (STEP / len, container.bytes(t).len() / stored);
-        (0..blocks.div_ceil(step)).into_par_iter().try_for_each(|n| {
-            // A strided tensor spans elements that are not its own; they are weights of the same storage.
-            let range = n * step..blocks.min((n + 1) * step);
-            let mut values = vec![0.0; range.len() * len];
-            codec.decode(&container.blocks(t, range.clone()), &mut values);
-            container.release(t, (range.start * size) as u64..(range.end * size) as u64);
-            finite_values(container, t, range.start * len, &values)
-        })?;
-        decoded.push(t);
+    // Of several errors the first, whichever was found first.
+    let checked: Vec<Result<Option<&Tensor>>> =
+        container.tensors().par_iter().map(|t| Ok(finite_tensor(container, t)?.then_some(t))).collect();
+    checked.into_iter().filter_map(Result::transpose).collect()
+}
+
+/// Decodes a tensor and looks for values that are not finite; whether it has values that can be decoded.
+fn finite_tensor(container: &Container, t: &Tensor) -> Result<bool> {
+    if !t.encoding.is_real() {
+        return Ok(false);
     }
-    Ok(decoded)
+    if let Some(tiled) = container.tiled(t) {
+        finite_tiles(container, t, &tiled)?;
+        return Ok(true);
+    }
+    let Some(codec) = codec(t.encoding) else { return Ok(false) };
+    let (len, size) = (t.encoding.block_len(), t.encoding.block_bytes());
+    let of_levels = container.codebook(t).and_then(|levels| codec_of_levels(t.encoding, levels));
+    let codec = of_levels.as_deref().unwrap_or(codec);
+    let stored = if t.split.is_some() { t.encoding.code_bytes() } else { size };
+    let (step, blocks) = (STEP / len, container.bytes(t).len() / stored);
+    (0..blocks.div_ceil(step)).into_par_iter().try_for_each(|n| {
+        // A strided tensor spans elements that are not its own; they are weights of the same storage.
+        let range = n * step..blocks.min((n + 1) * step);
+        let mut values = vec![0.0; range.len() * len];
+        codec.decode(&container.blocks(t, range.clone()), &mut values);
+        container.release(t, (range.start * size) as u64..(range.end * size) as u64);
+        finite_values(container, t, range.start * len, &values)
+    })?;
+    Ok(true)
 }
 
 /// Decodes all tiles of a tensor and looks for values that are not finite.

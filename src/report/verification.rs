@@ -72,6 +72,9 @@ impl Report for Verification {
         for f in &self.sha256 {
             writeln!(out, "sha256    {}  {}", f.sha256, f.path)?;
         }
+        if self.sha256.is_empty() {
+            return writeln!(out, "{} checksums right; no weight was decoded", self.checksums);
+        }
         writeln!(
             out,
             "sound: {} tensors with {} values, all finite{}{}",

@@ -40,6 +40,8 @@ fn checkpoints_of_every_version_come_back_bit_by_bit() {
         let compact = dir.path().join("m.rwkvz");
         convert(&source, &compact, &["--force"]);
         ok([&args(&["verify"])[..], &[compact.clone().into()]].concat());
+        let said = ok([&args(&["verify", "--checksums"])[..], &[compact.clone().into()]].concat()).stdout;
+        assert!(said.contains(" checksums right; no weight was decoded"), "{said}");
         assert_eq!(greatest(&diff(&source, &compact), "max"), 0.0, "{name}");
         assert!(bytes(&compact).len() as f64 <= 0.76 * bytes(&source).len() as f64, "{name}");
         // What it expands to is what the source becomes.

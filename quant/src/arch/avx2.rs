@@ -4,6 +4,24 @@ use std::arch::x86_64::*;
 use std::ops::{Add, Div, Mul, Sub};
 
 use super::lanes::{BINADE, Lanes, MAGIC, MANTISSA};
+use crate::entropy::frequencies::{BITS, TOTAL};
+use crate::entropy::low_bits::{MOST, WINDOW};
+use crate::entropy::rans::{Decode, LANES, LOW};
+
+/// For every set of eight lanes the place that each has among those that are in it.
+static PLACES: [[u8; 8]; 256] = {
+    let mut places = [[0; 8]; 256];
+    let mut set = 0;
+    while set < 256 {
+        let mut lane = 0;
+        while lane < 8 {
+            places[set][lane] = (set & ((1 << lane) - 1)).count_ones() as u8;
+            lane += 1;
+        }
+        set += 1;
+    }
+    places
+};
 
 /// Proof that the processor has the instructions.
 #[derive(Clone, Copy)]
@@ -12,7 +30,7 @@ pub(crate) struct Avx2(());
 impl Avx2 {
     /// Can only be called where the compiler knows of the instructions, or after a check.
     #[inline]
-    #[target_feature(enable = "avx2,f16c")]
+    #[target_feature(enable = "avx2,f16c,popcnt")]
     pub(super) fn new() -> Avx2 {
         Avx2(())
     }
@@ -45,6 +63,89 @@ operator!(Sub, sub, _mm256_sub_ps);
 operator!(Mul, mul, _mm256_mul_ps);
 operator!(Div, div, _mm256_div_ps);
 
+/// Two times eight bytes.
+#[inline(always)]
+fn halves(bytes: &[u8; 16]) -> &[[u8; 8]] {
+    bytes.as_chunks().0
+}
+
+// SAFETY of all blocks: `self` exists, so the processor has the instructions; the pointers come from arrays, and from
+// slices whose length is checked first.
+impl Avx2 {
+    /// [`Lanes::take_symbols`] of eight lanes: the symbols, and how many bytes of `words` were read.
+    #[inline(always)]
+    fn take_eight(
+        self,
+        tables: &Decode,
+        which: [u8; 8],
+        states: &mut [u32],
+        words: &[u8],
+    ) -> (__m256i, usize) {
+        let entries = tables.entries();
+        assert!(entries.len() >= TOTAL as usize);
+        let last = (entries.len() as u32 >> BITS) - 1;
+        let (states, words) = (&mut states[..8], &words[..16]);
+        // SAFETY: see above; entries are gathered from tables 0 to `last`, at 0 to TOTAL - 1 of each.
+        unsafe {
+            let low = _mm256_set1_epi32(TOTAL as i32 - 1);
+            let x = _mm256_loadu_si256(states.as_ptr().cast());
+            let table = _mm256_cvtepu8_epi32(_mm_cvtsi64_si128(i64::from_le_bytes(which)));
+            let table = _mm256_min_epu32(table, _mm256_set1_epi32(last as i32));
+            let table = _mm256_slli_epi32::<{ BITS as i32 }>(table);
+            let place = _mm256_or_si256(table, _mm256_and_si256(x, low));
+            let entry = _mm256_i32gather_epi32::<4>(entries.as_ptr().cast(), place);
+            let less_one = _mm256_and_si256(_mm256_srli_epi32::<{ BITS as i32 }>(entry), low);
+            let frequency = _mm256_add_epi32(less_one, _mm256_set1_epi32(1));
+            let shrunk = _mm256_mullo_epi32(frequency, _mm256_srli_epi32::<{ BITS as i32 }>(x));
+            let x = _mm256_add_epi32(shrunk, _mm256_and_si256(entry, low));
+            let over = _mm256_srli_epi32::<{ LOW.ilog2() as i32 }>(x);
+            let refill = _mm256_cmpeq_epi32(over, _mm256_setzero_si256());
+            let set = _mm256_movemask_ps(_mm256_castsi256_ps(refill)) as usize;
+            let words = _mm256_cvtepu16_epi32(_mm_loadu_si128(words.as_ptr().cast()));
+            let places = _mm256_cvtepu8_epi32(_mm_cvtsi64_si128(i64::from_le_bytes(PLACES[set])));
+            let words = _mm256_permutevar8x32_epi32(words, places);
+            let refilled = _mm256_or_si256(_mm256_slli_epi32::<16>(x), words);
+            let x = _mm256_blendv_epi8(x, refilled, refill);
+            _mm256_storeu_si256(states.as_mut_ptr().cast(), x);
+            (_mm256_srli_epi32::<24>(entry), 2 * set.count_ones() as usize)
+        }
+    }
+
+    /// [`Lanes::join_low_bits`] of eight lanes from bit `at` on: where the next begins.
+    #[inline(always)]
+    fn join_eight(
+        self,
+        symbols: [u8; 8],
+        shifts: [u8; 8],
+        window: &[u8; WINDOW],
+        at: usize,
+        out: &mut [f32],
+    ) -> usize {
+        let out = &mut out[..8];
+        // SAFETY: see above; words are gathered from bytes 0 to WINDOW - 4.
+        unsafe {
+            let symbols = _mm256_cvtepu8_epi32(_mm_cvtsi64_si128(i64::from_le_bytes(symbols)));
+            let shifts = _mm256_cvtepu8_epi32(_mm_cvtsi64_si128(i64::from_le_bytes(shifts)));
+            let shifts = _mm256_min_epu32(shifts, _mm256_set1_epi32(MOST.into()));
+            // Where the bits of each end: sums of 2 and 4 neighbours, then of the lower four with the higher.
+            let mut ends = _mm256_add_epi32(shifts, _mm256_slli_si256::<4>(shifts));
+            ends = _mm256_add_epi32(ends, _mm256_slli_si256::<8>(ends));
+            let lower = _mm256_permutevar8x32_epi32(ends, _mm256_set1_epi32(3));
+            ends = _mm256_add_epi32(ends, _mm256_blend_epi32::<0xf0>(_mm256_setzero_si256(), lower));
+            let starts = _mm256_add_epi32(_mm256_sub_epi32(ends, shifts), _mm256_set1_epi32(at as i32));
+            let bytes = _mm256_srli_epi32::<3>(starts);
+            let bytes = _mm256_min_epu32(bytes, _mm256_set1_epi32(WINDOW as i32 - 4));
+            let words = _mm256_i32gather_epi32::<1>(window.as_ptr().cast(), bytes);
+            let words = _mm256_srlv_epi32(words, _mm256_and_si256(starts, _mm256_set1_epi32(7)));
+            let high = _mm256_sllv_epi32(_mm256_set1_epi32(-1), shifts);
+            let symbols = _mm256_sllv_epi32(_mm256_sub_epi32(symbols, _mm256_set1_epi32(128)), shifts);
+            let codes = _mm256_add_epi32(symbols, _mm256_andnot_si256(high, words));
+            _mm256_storeu_ps(out.as_mut_ptr(), _mm256_cvtepi32_ps(codes));
+            at + _mm256_extract_epi32::<7>(ends) as usize
+        }
+    }
+}
+
 // SAFETY of all blocks: `self` exists, so the processor has the instructions; the pointers come from slices whose
 // length is checked first.
 impl Lanes for Avx2 {
@@ -71,6 +172,40 @@ impl Lanes for Avx2 {
         let out = &mut out[..8];
         // SAFETY: see above.
         unsafe { _mm256_storeu_ps(out.as_mut_ptr(), v.0) }
+    }
+
+    #[inline(always)]
+    fn take_symbols(
+        self,
+        tables: &Decode,
+        which: &[u8; LANES],
+        states: &mut [u32; LANES],
+        window: &[u8; 2 * LANES],
+        out: &mut [u8; LANES],
+    ) -> usize {
+        let (low, at) = self.take_eight(tables, halves(which)[0], &mut states[..8], &window[..16]);
+        let (high, read) = self.take_eight(tables, halves(which)[1], &mut states[8..], &window[at..at + 16]);
+        // SAFETY: see above.
+        unsafe {
+            let halves = _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_packus_epi32(low, high));
+            let (low, high) = (_mm256_castsi256_si128(halves), _mm256_extracti128_si256::<1>(halves));
+            _mm_storeu_si128(out.as_mut_ptr().cast(), _mm_packus_epi16(low, high));
+        }
+        at + read
+    }
+
+    #[inline(always)]
+    fn join_low_bits(
+        self,
+        symbols: &[u8; LANES],
+        shifts: &[u8; LANES],
+        window: &[u8; WINDOW],
+        at: usize,
+        out: &mut [f32; LANES],
+    ) -> usize {
+        let [symbols, shifts] = [halves(symbols), halves(shifts)];
+        let middle = self.join_eight(symbols[0], shifts[0], window, at, &mut out[..8]);
+        self.join_eight(symbols[1], shifts[1], window, middle, &mut out[8..]) - at
     }
 
     #[inline(always)]

@@ -5,6 +5,7 @@ use std::ops::{Add, Div, Mul, Sub};
 
 use super::lanes::{BINADE, Lanes, MAGIC, MANTISSA};
 use crate::entropy::frequencies::{BITS, TOTAL};
+use crate::entropy::low_bits::{MOST, WINDOW};
 use crate::entropy::rans::{Decode, LANES, LOW};
 
 /// Proof that the processor has the instructions.
@@ -14,7 +15,7 @@ pub(crate) struct Avx512(());
 impl Avx512 {
     /// Can only be called where the compiler knows of the instructions, or after a check.
     #[inline]
-    #[target_feature(enable = "avx2,f16c,avx512f,avx512bw,avx512dq,avx512vl")]
+    #[target_feature(enable = "avx2,f16c,popcnt,avx512f,avx512bw,avx512dq,avx512vl")]
     pub(super) fn new() -> Avx512 {
         Avx512(())
     }
@@ -103,6 +104,41 @@ impl Lanes for Avx512 {
             let x = _mm512_mask_or_epi32(x, refill, _mm512_slli_epi32::<16>(x), words);
             _mm512_storeu_si512(states.as_mut_ptr().cast(), x);
             2 * refill.count_ones() as usize
+        }
+    }
+
+    #[inline(always)]
+    fn join_low_bits(
+        self,
+        symbols: &[u8; LANES],
+        shifts: &[u8; LANES],
+        window: &[u8; WINDOW],
+        at: usize,
+        out: &mut [f32; LANES],
+    ) -> usize {
+        // SAFETY: see above; words are gathered from bytes 0 to WINDOW - 4.
+        unsafe {
+            let zero = _mm512_setzero_si512();
+            let symbols = _mm512_cvtepu8_epi32(_mm_loadu_si128(symbols.as_ptr().cast()));
+            let shifts = _mm512_cvtepu8_epi32(_mm_loadu_si128(shifts.as_ptr().cast()));
+            let shifts = _mm512_min_epu32(shifts, _mm512_set1_epi32(MOST.into()));
+            // Where the bits of each end: sums of 2, 4, 8, and 16 neighbours.
+            let mut ends = _mm512_add_epi32(shifts, _mm512_alignr_epi32::<15>(shifts, zero));
+            ends = _mm512_add_epi32(ends, _mm512_alignr_epi32::<14>(ends, zero));
+            ends = _mm512_add_epi32(ends, _mm512_alignr_epi32::<12>(ends, zero));
+            ends = _mm512_add_epi32(ends, _mm512_alignr_epi32::<8>(ends, zero));
+            let starts = _mm512_sub_epi32(ends, shifts);
+            let starts = _mm512_add_epi32(starts, _mm512_set1_epi32(at as i32));
+            let bytes = _mm512_srli_epi32::<3>(starts);
+            let bytes = _mm512_min_epu32(bytes, _mm512_set1_epi32(WINDOW as i32 - 4));
+            let words = _mm512_i32gather_epi32::<1>(bytes, window.as_ptr().cast());
+            let words = _mm512_srlv_epi32(words, _mm512_and_si512(starts, _mm512_set1_epi32(7)));
+            let high = _mm512_sllv_epi32(_mm512_set1_epi32(-1), shifts);
+            let symbols = _mm512_sub_epi32(symbols, _mm512_set1_epi32(128));
+            let codes =
+                _mm512_add_epi32(_mm512_sllv_epi32(symbols, shifts), _mm512_andnot_si512(high, words));
+            _mm512_storeu_ps(out.as_mut_ptr(), _mm512_cvtepi32_ps(codes));
+            _mm_extract_epi32::<3>(_mm512_extracti32x4_epi32::<3>(ends)) as usize
         }
     }
 

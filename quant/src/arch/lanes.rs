@@ -2,6 +2,7 @@
 
 use std::ops::{Add, Div, Mul, Sub};
 
+use crate::entropy::low_bits::{WINDOW, join_low_bits};
 use crate::entropy::rans::{Decode, LANES, take_symbols};
 
 /// A set of instructions on vectors of [`N`](Lanes::N) floats.
@@ -49,6 +50,19 @@ pub(crate) trait Lanes: Copy {
         out: &mut [u8; LANES],
     ) -> usize {
         take_symbols(tables, which, states, window, out)
+    }
+
+    /// Codes from symbols and lowest bits: [`join_low_bits`], which tells how many bits were read.
+    #[inline(always)]
+    fn join_low_bits(
+        self,
+        symbols: &[u8; LANES],
+        shifts: &[u8; LANES],
+        window: &[u8; WINDOW],
+        at: usize,
+        out: &mut [f32; LANES],
+    ) -> usize {
+        join_low_bits(symbols, shifts, window, at, out)
     }
 
     /// The greatest lane; no lane is NaN.

@@ -28,7 +28,7 @@ pub enum Level {
     Scalar,
     /// What every processor of the architecture has: SSE2 on x86-64, NEON on AArch64, else plain Rust.
     Baseline,
-    /// AVX2 and F16C.
+    /// AVX2, F16C, POPCNT.
     Avx2,
     /// AVX-512 F, BW, DQ, VL.
     Avx512,
@@ -44,7 +44,11 @@ impl Level {
         match self {
             Level::Scalar | Level::Baseline => true,
             #[cfg(target_arch = "x86_64")]
-            Level::Avx2 => is_x86_feature_detected!("avx2") && is_x86_feature_detected!("f16c"),
+            Level::Avx2 => {
+                is_x86_feature_detected!("avx2")
+                    && is_x86_feature_detected!("f16c")
+                    && is_x86_feature_detected!("popcnt")
+            }
             #[cfg(target_arch = "x86_64")]
             Level::Avx512 => {
                 Level::Avx2.is_available()
@@ -108,13 +112,13 @@ pub(crate) fn dispatch<K: Kernel>(kernel: K) -> K::Output {
 }
 
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,f16c")]
+#[target_feature(enable = "avx2,f16c,popcnt")]
 fn avx2<K: Kernel>(kernel: K) -> K::Output {
     kernel.run(avx2::Avx2::new())
 }
 
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,f16c,avx512f,avx512bw,avx512dq,avx512vl")]
+#[target_feature(enable = "avx2,f16c,popcnt,avx512f,avx512bw,avx512dq,avx512vl")]
 fn avx512<K: Kernel>(kernel: K) -> K::Output {
     kernel.run(avx512::Avx512::new())
 }

@@ -246,13 +246,12 @@ impl Reader {
         if let Some(row) = scales.iter().position(|s| !s.is_finite()) {
             return Err(EntropyError::Field { what: "a row whose scale is not finite", value: row as u64 });
         }
-        self.tiles.decode(fields.0, out)?;
-        let scales = scales.into_iter().chain(std::iter::repeat(1.0));
-        for (row, scale) in out.chunks_exact_mut(cols.max(1)).zip(scales) {
+        self.tiles.decode(fields.0, out, |n, row| {
+            let scale = scales.get(n).copied().unwrap_or(1.0);
             for (v, step) in row.iter_mut().zip(&self.steps) {
                 *v *= scale * step;
             }
-        }
+        })?;
         if let Some(branch) = &self.branch {
             branch.add(&up, out);
         }

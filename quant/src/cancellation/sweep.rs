@@ -36,7 +36,11 @@ impl Kernel for Round<'_> {
         let cols = self.inverse.len().max(1);
         for (row, codes) in self.values.chunks_exact(cols).zip(self.codes.chunks_exact_mut(cols)) {
             for ((v, inverse), code) in row.iter().zip(self.inverse).zip(codes) {
-                *code = nearest(v * inverse) as i32;
+                let v = v * inverse;
+                // No time for NaN, which a product of 0 and infinity can be.
+                let v = if v.is_nan() { 0.0 } else { v.clamp(-LIMIT, LIMIT) };
+                // The integer is in the lowest bits.
+                *code = (v + MAGIC).to_bits() as i32 - MAGIC.to_bits() as i32;
             }
         }
     }

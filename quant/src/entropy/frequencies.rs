@@ -36,9 +36,10 @@ impl Frequencies {
         // and frequency f is worth about c / f.
         let mut over = out.iter().map(|f| i32::from(*f)).sum::<i32>() - TOTAL as i32;
         let mut worth: [f64; 256] = std::array::from_fn(|i| f64::from(counts[i]) / f64::from(out[i].max(1)));
+        let used: Vec<usize> = (0..256).filter(|i| out[*i] > 0).collect();
         while over != 0 {
             let less = over > 0;
-            let usable = (0..256).filter(|i| out[*i] > u16::from(less));
+            let usable = used.iter().copied().filter(|i| out[*i] > u16::from(less));
             let found = if less {
                 usable.reduce(|a, b| if worth[b] < worth[a] { b } else { a })
             } else {

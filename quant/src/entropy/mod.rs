@@ -13,6 +13,7 @@
 
 pub(crate) mod frequencies;
 mod log;
+pub(crate) mod low_bits;
 mod model;
 pub mod planes;
 pub mod rans;

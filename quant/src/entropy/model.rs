@@ -17,8 +17,10 @@
 //! spread evenly over so few values. Symbol `128 + v` stands for a code `v` (shifted) of -127 to 127, symbol 0 for any
 //! code without a symbol, which is listed by itself.
 
+use std::collections::BTreeMap;
+
 use super::frequencies::BITS;
-use super::{EntropyError, Fields, Frequencies, planes, push_counted};
+use super::{EntropyError, Fields, Frequencies, low_bits, planes, push_counted};
 
 /// The symbol of codes without one.
 pub(super) const ESCAPE: u8 = 0;
@@ -27,7 +29,7 @@ pub(super) const ESCAPE: u8 = 0;
 const GREATEST: u8 = 100;
 
 /// The greatest shift: codes have 23 bits.
-const SHIFT: u8 = 20;
+const SHIFT: u8 = low_bits::MOST;
 
 /// Codes of this mean magnitude lose nothing that counts when their lowest bit is not coded.
 const LARGE: u64 = 10;
@@ -124,9 +126,10 @@ impl Model {
                 let found: Vec<i32> = values.chunks_exact(cols.max(1)).map(of).collect();
                 model.classifier.origin = found.iter().copied().min().unwrap_or(0);
                 let greatest = found.iter().map(|l| l - model.classifier.origin).max().unwrap_or(0);
-                model.rows = Some(greatest.clamp(0, GREATEST.into()) as u8);
-                for (class, row) in classes.iter_mut().zip(values.chunks_exact(cols.max(1))) {
-                    *class = model.row_class(row);
+                let greatest = greatest.clamp(0, GREATEST.into());
+                model.rows = Some(greatest as u8);
+                for (class, level) in classes.iter_mut().zip(found) {
+                    *class = (level - model.classifier.origin).clamp(0, greatest) as u8;
                 }
             }
             let coded = model.fit_tables(sample, &classes);
@@ -151,13 +154,23 @@ impl Model {
         let levels = 1
             + usize::from(self.rows.unwrap_or(0))
             + usize::from(self.columns.iter().copied().max().unwrap_or(0));
-        let mut sums = vec![(0u64, 0u64); levels];
         let level = |row: u8, column: u8| usize::from(row) + usize::from(column);
-        for (row, class) in sample.values.chunks_exact(sample.cols.max(1)).zip(rows) {
-            for (v, column) in row.iter().zip(&self.columns) {
-                let (count, sum) = &mut sums[level(*class, *column)];
-                *count += 1;
+        let by_row = || sample.values.chunks_exact(sample.cols.max(1)).zip(rows);
+        // For each class of rows their number, and the sums of their columns.
+        let mut of_class = BTreeMap::new();
+        for (row, class) in by_row() {
+            let (count, sums) = of_class.entry(*class).or_insert_with(|| (0, vec![0u64; sample.cols]));
+            *count += 1;
+            for (sum, v) in sums.iter_mut().zip(row) {
                 *sum += u64::from(v.unsigned_abs());
+            }
+        }
+        let mut sums = vec![(0u64, 0u64); levels];
+        for (class, (rows, of_columns)) in of_class {
+            for (of_column, column) in of_columns.iter().zip(&self.columns) {
+                let (count, sum) = &mut sums[level(class, *column)];
+                *count += rows;
+                *sum += of_column;
             }
         }
         let shifts: Vec<u8> = sums
@@ -165,10 +178,12 @@ impl Model {
             .map(|(count, sum)| (0..SHIFT).find(|s| sum >> s <= LARGE * count).unwrap_or(SHIFT))
             .collect();
         let mut counts = vec![[0u32; 256]; levels];
-        for (row, class) in sample.values.chunks_exact(sample.cols.max(1)).zip(rows) {
+        for (row, class) in by_row() {
+            // Every level that a column of the row can have.
+            let (counts, shifts) = (&mut counts[usize::from(*class)..], &shifts[usize::from(*class)..]);
             for (v, column) in row.iter().zip(&self.columns) {
-                let level = level(*class, *column);
-                counts[level][usize::from(symbol(*v, shifts[level]))] += 1;
+                let column = usize::from(*column);
+                counts[column][usize::from(symbol(*v, shifts[column]))] += 1;
             }
         }
         let mut groups: Vec<Group> = shifts.iter().zip(counts).map(|(s, c)| Group::new(1, *s, c)).collect();

@@ -25,10 +25,10 @@ pub fn encode(bytes: &[u8], out: &mut Vec<u8>) {
         let start = out.len();
         out.push(CODED);
         frequencies.write(out);
-        let table = Encode::new(&frequencies);
+        let table = [Encode::new(&frequencies)];
         let mut encoder = Encoder::default();
-        for (i, b) in bytes.iter().enumerate().rev() {
-            encoder.push(i % LANES, &table, *b);
+        for bytes in bytes.chunks(LANES).rev() {
+            encoder.push(&table, &[0; LANES], bytes);
         }
         encoder.finish(out);
         if out.len() - start <= bytes.len() {

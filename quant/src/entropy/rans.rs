@@ -88,21 +88,26 @@ impl Default for Encoder {
 }
 
 impl Encoder {
-    /// Puts `symbol` before all that were given already.
+    /// Puts a symbol of each of the first lanes, with the table that `which` has for it, before all that were given
+    /// already.
     ///
     /// # Panics
-    /// If there is no such lane. The table must [know](Encode::knows) the symbol.
+    /// If there is no such table. Tables must [know](Encode::knows) their symbols.
     #[inline(always)]
-    pub fn push(&mut self, lane: usize, table: &Encode, symbol: u8) {
-        let Symbol { frequency, start } = table.0[usize::from(symbol)];
-        debug_assert!(frequency > 0);
-        let frequency = frequency.max(1);
-        let mut x = self.states[lane];
-        if u64::from(x) >= u64::from(frequency) << (32 - BITS) {
-            self.words.push(x as u16);
-            x >>= 16;
+    pub fn push(&mut self, tables: &[Encode], which: &[u8], symbols: &[u8]) {
+        let (mut words, mut n) = ([0; LANES], 0);
+        for ((state, which), symbol) in self.states.iter_mut().zip(which).zip(symbols).rev() {
+            let Symbol { frequency, start } = tables[usize::from(*which)].0[usize::from(*symbol)];
+            debug_assert!(frequency > 0);
+            let frequency = frequency.max(1);
+            // Whether a word is written is as good as random: no branch.
+            words[n % LANES] = *state as u16;
+            let full = u64::from(*state) >= u64::from(frequency) << (32 - BITS);
+            n += usize::from(full);
+            let x = *state >> (16 * u32::from(full));
+            *state = ((x / frequency) << BITS) + x % frequency + start;
         }
-        self.states[lane] = ((x / frequency) << BITS) + x % frequency + start;
+        self.words.extend(&words[..n]);
     }
 
     /// Appends the stream.
@@ -136,9 +141,10 @@ pub fn take_symbols(
         let x = frequency * (x >> BITS) + (entry & (TOTAL - 1));
         let i = at & (2 * LANES - 2);
         let word = u32::from(u16::from_le_bytes([window[i], window[i + 1]]));
-        let refill = x < LOW;
-        *state = if refill { x << 16 | word } else { x };
-        at += 2 * usize::from(refill);
+        // Whether is as good as random: no branch.
+        let refill = u32::from(x < LOW);
+        *state = (x << (16 * refill)) | (word * refill);
+        at += 2 * refill as usize;
     }
     at
 }
@@ -169,20 +175,20 @@ impl<'a> Decoder<'a> {
         Ok(Decoder { states, words: fields.0, read: 0 })
     }
 
-    /// Decodes `out.len()` symbols, each with the table that `which` has for it.
-    ///
-    /// # Panics
-    /// If the lengths differ or there is no such table.
+    /// Decodes a symbol of each lane with the table that `which` has for it.
     #[inline(always)]
-    pub(crate) fn symbols<S: Lanes>(&mut self, lanes: S, tables: &Decode, which: &[u8], out: &mut [u8]) {
-        assert_eq!(which.len(), out.len());
-        let (which, which_rest) = which.as_chunks::<LANES>();
-        let (groups, rest) = out.as_chunks_mut::<LANES>();
-        for (which, out) in which.iter().zip(groups) {
-            let window = self.window();
-            self.read += lanes.take_symbols(tables, which, &mut self.states, &window, out);
-        }
-        self.rest(tables, which_rest, rest);
+    pub(crate) fn group<S: Lanes>(
+        &mut self,
+        lanes: S,
+        tables: &Decode,
+        which: &[u8; LANES],
+        out: &mut [u8; LANES],
+    ) {
+        let rest = self.words.get(self.read..).unwrap_or_default();
+        self.read += match rest.first_chunk() {
+            Some(window) => lanes.take_symbols(tables, which, &mut self.states, window, out),
+            None => take_symbols(tables, which, &mut self.states, &padded(rest), out),
+        };
     }
 
     /// Decodes with one table.
@@ -190,28 +196,15 @@ impl<'a> Decoder<'a> {
     pub(crate) fn bytes<S: Lanes>(&mut self, lanes: S, table: &Decode, out: &mut [u8]) {
         let (groups, rest) = out.as_chunks_mut::<LANES>();
         for out in groups {
-            let window = self.window();
-            self.read += lanes.take_symbols(table, &[0; LANES], &mut self.states, &window, out);
+            self.group(lanes, table, &[0; LANES], out);
         }
         self.rest(table, &[0; LANES][..rest.len()], rest);
     }
 
-    /// The words that come next, zeros behind the end.
-    #[inline(always)]
-    fn window(&self) -> [u8; 2 * LANES] {
+    /// Decodes a symbol of each of the first lanes: less than a whole group.
+    pub(crate) fn rest(&mut self, tables: &Decode, which: &[u8], out: &mut [u8]) {
         let rest = self.words.get(self.read..).unwrap_or_default();
-        if let Some(window) = rest.first_chunk::<{ 2 * LANES }>() {
-            return *window;
-        }
-        let mut padded = [0; 2 * LANES];
-        padded[..rest.len()].copy_from_slice(rest);
-        padded
-    }
-
-    /// One symbol of each of the first lanes: less than a whole group.
-    fn rest(&mut self, tables: &Decode, which: &[u8], out: &mut [u8]) {
-        let window = self.window();
-        self.read += take_symbols(tables, which, &mut self.states, &window, out);
+        self.read += take_symbols(tables, which, &mut self.states, &padded(rest), out);
     }
 
     /// Whether all was read and each lane is back where encoding started.
@@ -228,6 +221,14 @@ impl<'a> Decoder<'a> {
     }
 }
 
+/// The words that come next, zeros behind the end.
+fn padded(rest: &[u8]) -> [u8; 2 * LANES] {
+    let mut window = [0; 2 * LANES];
+    let n = rest.len().min(window.len());
+    window[..n].copy_from_slice(&rest[..n]);
+    window
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -237,8 +238,8 @@ mod tests {
 
     fn encode(symbols: &[u8], table: &Encode) -> Vec<u8> {
         let mut encoder = Encoder::default();
-        for (i, symbol) in symbols.iter().enumerate().rev() {
-            encoder.push(i % LANES, table, *symbol);
+        for symbols in symbols.chunks(LANES).rev() {
+            encoder.push(std::slice::from_ref(table), &[0; LANES], symbols);
         }
         let mut out = Vec::new();
         encoder.finish(&mut out);

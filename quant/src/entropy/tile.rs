@@ -7,6 +7,9 @@
 //! ...     codes without a symbol: zigzag in LEB128, in their order
 //! ```
 
+use std::collections::BTreeMap;
+
+use super::low_bits::{Pack, Unpack};
 use super::model::{ESCAPE, symbol};
 use super::rans::{Decode, Decoder, Encode, LANES};
 use super::{Codes, EntropyError, Fields, Model, planes, push_counted, push_varint, rans};
@@ -41,35 +44,32 @@ impl Writer {
     pub fn encode(&self, codes: Codes<'_>, out: &mut Vec<u8>) {
         let Codes { values, cols } = codes;
         assert!(cols == self.model.cols() && values.len().is_multiple_of(cols.max(1)));
-        let mut low = LowBits::default();
+        let mut low = Pack::default();
         let mut listed = Vec::new();
         let mut classes = Vec::with_capacity(values.len() / cols.max(1));
         let mut symbols = vec![ESCAPE; values.len()];
-        let mut which = vec![0; cols];
-        let mut of = None;
+        let mut of_class = BTreeMap::new();
         for (row, symbols) in values.chunks_exact(cols.max(1)).zip(symbols.chunks_exact_mut(cols.max(1))) {
             let class = self.model.row_class(row);
             classes.push(class);
-            self.tables_of(class, &mut of, &mut which);
-            for ((code, out), table) in row.iter().zip(symbols).zip(&which) {
-                let table = usize::from(*table);
-                let shift = self.model.tables[table].shift;
-                *out = symbol(*code, shift);
-                if !self.tables[table].knows(*out) {
-                    *out = ESCAPE;
-                }
-                if *out == ESCAPE {
+            let columns: &Columns = of_class.entry(class).or_insert_with(|| Columns::new(&self.model, class));
+            for (((code, out), table), shift) in
+                row.iter().zip(symbols).zip(&columns.which).zip(&columns.shifts)
+            {
+                let found = symbol(*code, *shift);
+                if found != ESCAPE && self.tables[usize::from(*table)].knows(found) {
+                    *out = found;
+                    low.push(*code, *shift);
+                } else {
                     push_varint((code << 1 ^ code >> 31) as u32, &mut listed);
-                } else if shift > 0 {
-                    low.push(*code as u32 & ((1 << shift) - 1), shift);
                 }
             }
         }
         let mut encoder = rans::Encoder::default();
         for (row, class) in symbols.chunks_exact(cols.max(1)).zip(&classes).rev() {
-            self.tables_of(*class, &mut of, &mut which);
-            for (j, (symbol, table)) in row.iter().zip(&which).enumerate().rev() {
-                encoder.push(j % LANES, &self.tables[usize::from(*table)], *symbol);
+            let which = &of_class[class].which;
+            for (symbols, which) in row.chunks(LANES).zip(which.chunks(LANES)).rev() {
+                encoder.push(&self.tables, which, symbols);
             }
         }
         let mut part = Vec::new();
@@ -82,15 +82,6 @@ impl Writer {
         push_counted(&part, out);
         push_counted(&low.finish(), out);
         out.extend(listed);
-    }
-
-    /// The table of each column for rows of a class, unless they are there already.
-    fn tables_of(&self, class: u8, of: &mut Option<u8>, which: &mut [u8]) {
-        if of.replace(class) != Some(class) {
-            for (which, column) in which.iter_mut().zip(&self.model.columns) {
-                *which = self.model.table(class, *column);
-            }
-        }
     }
 }
 
@@ -110,14 +101,19 @@ impl Reader {
         Reader { model, tables, shifted }
     }
 
-    /// Fills `out` with the codes of a tile.
+    /// Fills `out` with the codes of a tile. `finish` gets every row as soon as it is there: its number and its codes.
     ///
     /// # Errors
     /// [`EntropyError`] unless `bytes` are a tile of as many rows; `out` is then unspecified.
     ///
     /// # Panics
     /// If `out` is no whole number of rows.
-    pub fn decode(&self, bytes: &[u8], out: &mut [f32]) -> Result<(), EntropyError> {
+    pub fn decode(
+        &self,
+        bytes: &[u8],
+        out: &mut [f32],
+        finish: impl FnMut(usize, &mut [f32]),
+    ) -> Result<(), EntropyError> {
         let cols = self.model.cols();
         assert!(out.len().is_multiple_of(cols.max(1)));
         let mut fields = Fields(bytes);
@@ -129,118 +125,109 @@ impl Reader {
             }
         }
         let decoder = Decoder::new(fields.counted("the coded symbols")?)?;
-        let low = ReadBits { bytes: fields.counted("the lowest bits")?, ..ReadBits::default() };
-        arch::dispatch(DecodeTile { reader: self, classes: &classes, decoder, low, listed: fields, out })
+        let low = Unpack::new(fields.counted("the lowest bits")?);
+        let codes = ReadCodes { low, listed: fields, shifted: self.shifted };
+        arch::dispatch(DecodeTile { reader: self, classes: &classes, decoder, codes, out, finish })
     }
 }
 
-struct DecodeTile<'a> {
+struct DecodeTile<'a, F> {
     reader: &'a Reader,
     classes: &'a [u8],
     decoder: Decoder<'a>,
-    low: ReadBits<'a>,
-    listed: Fields<'a>,
+    codes: ReadCodes<'a>,
     out: &'a mut [f32],
+    finish: F,
 }
 
-impl Kernel for DecodeTile<'_> {
+impl<F: FnMut(usize, &mut [f32])> Kernel for DecodeTile<'_, F> {
     type Output = Result<(), EntropyError>;
 
     #[inline(always)]
     fn run<S: Lanes>(mut self, lanes: S) -> Self::Output {
-        let Reader { model, tables, shifted } = self.reader;
+        let Reader { model, tables, .. } = self.reader;
         let cols = model.cols();
-        let (mut which, mut shifts, mut symbols) = (vec![0; cols], vec![0; cols], vec![0; cols]);
-        let mut of = None;
-        for (out, class) in self.out.chunks_exact_mut(cols.max(1)).zip(self.classes) {
-            if of.replace(*class) != Some(*class) {
-                for ((which, shift), column) in which.iter_mut().zip(&mut shifts).zip(&model.columns) {
-                    *which = model.table(*class, *column);
-                    *shift = model.tables[usize::from(*which)].shift;
-                }
+        let mut of_class = BTreeMap::new();
+        for (n, (row, class)) in self.out.chunks_exact_mut(cols.max(1)).zip(self.classes).enumerate() {
+            let columns: &Columns = of_class.entry(*class).or_insert_with(|| Columns::new(model, *class));
+            let (which, which_rest) = columns.which.as_chunks::<LANES>();
+            let (shifts, shifts_rest) = columns.shifts.as_chunks::<LANES>();
+            let (groups, rest) = row.as_chunks_mut::<LANES>();
+            let mut symbols = [0; LANES];
+            for ((out, which), shifts) in groups.iter_mut().zip(which).zip(shifts) {
+                self.decoder.group(lanes, tables, which, &mut symbols);
+                self.codes.group(lanes, &symbols, shifts, out)?;
             }
-            self.decoder.symbols(lanes, tables, &which, &mut symbols);
-            let mut escapes = false;
-            for (out, symbol) in out.iter_mut().zip(&symbols) {
-                *out = f32::from(i16::from(*symbol) - 128);
-                escapes |= *symbol == ESCAPE;
-            }
-            if escapes || *shifted {
-                for ((out, symbol), shift) in out.iter_mut().zip(&symbols).zip(&shifts) {
-                    let code = if *symbol == ESCAPE {
-                        let v = self.listed.varint("a code by itself")?;
-                        (v >> 1) as i32 ^ -((v & 1) as i32)
-                    } else {
-                        ((i32::from(*symbol) - 128) << shift) + self.low.next(*shift)? as i32
-                    };
-                    *out = code as f32;
-                }
-            }
+            let symbols = &mut symbols[..rest.len()];
+            self.decoder.rest(tables, which_rest, symbols);
+            self.codes.each(symbols, shifts_rest, rest)?;
+            (self.finish)(n, row);
         }
         self.decoder.finish()?;
-        self.low.finish()?;
-        self.listed.end("a tile")
+        self.codes.low.finish()?;
+        self.codes.listed.end("a tile")
     }
 }
 
-/// Collects bits, lowest first.
-#[derive(Debug, Default)]
-struct LowBits {
-    bytes: Vec<u8>,
-    bits: u64,
-    n: u32,
+/// How the columns of rows of a class are coded.
+struct Columns {
+    which: Vec<u8>,
+    shifts: Vec<u8>,
 }
 
-impl LowBits {
-    fn push(&mut self, value: u32, n: u8) {
-        self.bits |= u64::from(value) << self.n;
-        self.n += u32::from(n);
-        while self.n >= 8 {
-            self.bytes.push(self.bits as u8);
-            self.bits >>= 8;
-            self.n -= 8;
-        }
-    }
-
-    fn finish(mut self) -> Vec<u8> {
-        if self.n > 0 {
-            self.bytes.push(self.bits as u8);
-        }
-        self.bytes
+impl Columns {
+    fn new(model: &Model, class: u8) -> Columns {
+        let which: Vec<u8> = model.columns.iter().map(|column| model.table(class, *column)).collect();
+        let shifts = which.iter().map(|table| model.tables[usize::from(*table)].shift).collect();
+        Columns { which, shifts }
     }
 }
 
-/// Gives them back.
-#[derive(Debug, Default)]
-struct ReadBits<'a> {
-    bytes: &'a [u8],
-    /// Bits read.
-    at: usize,
+/// What codes have beside their symbols.
+struct ReadCodes<'a> {
+    low: Unpack<'a>,
+    listed: Fields<'a>,
+    /// Whether any have lowest bits.
+    shifted: bool,
 }
 
-impl ReadBits<'_> {
-    /// The next `n` bits, at most 32.
+impl ReadCodes<'_> {
+    /// The codes of sixteen symbols.
     #[inline(always)]
-    fn next(&mut self, n: u8) -> Result<u32, EntropyError> {
-        let rest = self.bytes.get(self.at / 8..).unwrap_or_default();
-        let word = match rest.first_chunk::<8>() {
-            Some(word) => u64::from_le_bytes(*word),
-            None => {
-                if self.at + usize::from(n) > 8 * self.bytes.len() {
-                    return Err(EntropyError::Truncated("the lowest bits"));
-                }
-                let mut word = [0; 8];
-                word[..rest.len()].copy_from_slice(rest);
-                u64::from_le_bytes(word)
+    fn group<S: Lanes>(
+        &mut self,
+        lanes: S,
+        symbols: &[u8; LANES],
+        shifts: &[u8; LANES],
+        out: &mut [f32; LANES],
+    ) -> Result<(), EntropyError> {
+        // All are looked at: that takes fewer instructions.
+        let escaped = symbols.iter().fold(false, |escaped, symbol| escaped | (*symbol == ESCAPE));
+        if !escaped && !self.shifted {
+            for (out, symbol) in out.iter_mut().zip(symbols) {
+                *out = f32::from(i16::from(*symbol) - 128);
             }
-        };
-        let value = word >> (self.at % 8) & ((1 << n) - 1);
-        self.at += usize::from(n);
-        Ok(value as u32)
+            return Ok(());
+        }
+        if !escaped && self.low.codes(lanes, symbols, shifts, out) {
+            return Ok(());
+        }
+        self.each(symbols, shifts, out)
     }
 
-    fn finish(self) -> Result<(), EntropyError> {
-        Fields(self.bytes.get(self.at.div_ceil(8)..).unwrap_or_default()).end("the lowest bits")
+    /// The codes of any symbols, one after the other.
+    #[inline(never)]
+    fn each(&mut self, symbols: &[u8], shifts: &[u8], out: &mut [f32]) -> Result<(), EntropyError> {
+        for ((out, symbol), shift) in out.iter_mut().zip(symbols).zip(shifts) {
+            let code = if *symbol == ESCAPE {
+                let v = self.listed.varint("a code by itself")?;
+                (v >> 1) as i32 ^ -((v & 1) as i32)
+            } else {
+                ((i32::from(*symbol) - 128) << shift) + self.low.next(*shift)?
+            };
+            *out = code as f32;
+        }
+        Ok(())
     }
 }
 
@@ -270,10 +257,10 @@ mod tests {
         Writer::new(model).encode(Codes { values: all, cols }, &mut bytes);
         let reader = Reader::new(Model::read(&head, cols).unwrap());
         let mut out = vec![0.0; all.len()];
-        reader.decode(&bytes, &mut out).unwrap();
+        reader.decode(&bytes, &mut out, |_, _| ()).unwrap();
         assert!(out.iter().zip(all).all(|(out, code)| *out == *code as f32));
         for end in (0..bytes.len()).step_by(97) {
-            assert!(reader.decode(&bytes[..end], &mut out).is_err(), "{end} of {}", bytes.len());
+            assert!(reader.decode(&bytes[..end], &mut out, |_, _| ()).is_err(), "{end} of {}", bytes.len());
         }
         head.len() + bytes.len()
     }
@@ -303,11 +290,11 @@ mod tests {
             let mut out = vec![0.0; all.len()];
             let mut damaged = bytes.clone();
             damaged[at.index(bytes.len())] ^= flip;
-            let _ = reader.decode(&damaged, &mut out);
+            let _ = reader.decode(&damaged, &mut out, |_, _| ());
             let i = at.index(head.len());
             head[i] ^= flip;
             if let Ok(model) = Model::read(&head, cols) {
-                let _ = Reader::new(model).decode(&bytes, &mut out);
+                let _ = Reader::new(model).decode(&bytes, &mut out, |_, _| ());
             }
             prop_assert!(Model::read(&head[..i], cols).is_err());
         }
@@ -315,7 +302,7 @@ mod tests {
         #[test]
         fn any_bytes_are_a_model_or_an_error(bytes in proptest::collection::vec(0..5u8, 0..200)) {
             if let Ok(model) = Model::read(&bytes, 7) {
-                let _ = Reader::new(model).decode(&bytes, &mut [0.0; 21]);
+                let _ = Reader::new(model).decode(&bytes, &mut [0.0; 21], |_, _| ());
             }
         }
     }
