@@ -298,10 +298,13 @@ fn a_damaged_section_is_named() {
     let mut damaged = bytes(&compact);
     damaged[5000] ^= 1;
     std::fs::write(&compact, damaged).unwrap();
+    let checked = run([&args(&["verify", "--checksums"])[..], &[source.clone().into()]].concat());
+    assert_eq!(checked.status, 0, "a torch archive has checksums: {}", checked.stderr);
     for args in [
         vec!["diff".into(), source.clone().into_os_string(), compact.clone().into_os_string()],
         vec!["generate".into(), compact.clone().into_os_string(), "--prompt".into(), "x".into()],
         vec!["verify".into(), compact.clone().into_os_string()],
+        vec!["verify".into(), "--checksums".into(), compact.clone().into_os_string()],
         vec![
             "convert".into(),
             compact.clone().into_os_string(),
