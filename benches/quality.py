@@ -4,6 +4,7 @@
     python benches/quality.py ladder [--models v4,v5.2,v6,v7] [--record FILE.json]
     python benches/quality.py presets [--record FILE.json]
     python benches/quality.py texts [--types q4_k_m,q3_k_m] [--record FILE.json]
+    python benches/quality.py orders [--types q4_k_m,q3_k_m] [--record FILE.json]
     python benches/quality.py llama --llama-bin DIR [--types ...] [--extension rwkvz] [--record FILE.json]
 
 
@@ -13,6 +14,7 @@ rwkv.cpp's Q4_0, which has neither importance matrices nor branches. Branches ta
 once more, at the size of file and branches together. `difference` is that from the step before, window by window.
 `presets`: what `convert --preset` gives.
 `texts`: calibration on the text, on as many tokens that the model samples itself (`--calib self`, two seeds), and on a quarter of both.
+`orders`: columns rounded as they stand, those of the largest inputs first, and what held-out tokens choose (`--calib-order`).
 `llama`: llama-quantize --imatrix, from a GGUF in bf16 as the checkpoint is (what it keeps of it is as small as can be), against
 `convert --calib TEXT --target-size ITS_BYTES`, both from the same text; with --extension rwkvz, our compact files of the same size.
 
@@ -135,7 +137,6 @@ def presets(args, work, calibration, judge):
 
 
 def texts(args, work, calibration, judge):
-    rows = []
     few = ["--calib-tokens", CALIBRATION * WINDOW // 4]
     variants = {
         "text": ["--calib", calibration],
@@ -144,6 +145,18 @@ def texts(args, work, calibration, judge):
         "text, a quarter": ["--calib", calibration, *few],
         "self, a quarter": ["--calib", "self", *few],
     }
+    return calibrated(args, work, judge, "calibration", variants)
+
+
+def orders(args, work, calibration, judge):
+    order = lambda name: ["--calib", calibration, "--calib-order", name]  # noqa: E731
+    return calibrated(args, work, judge, "order", {name: order(name) for name in ("natural", "importance", "best")})
+
+
+def calibrated(args, work, judge, key, variants):
+    """Every type of every model rounded, and in each of the variants (name: flags), the first of which the others are compared with."""
+    rows = []
+    base = next(iter(variants))
     for version in args.models.split(","):
         source = ROOT / f"testdata/rwkv{version.removeprefix('v')}-bytes.pth"
         for kind in args.types.split(","):
@@ -153,9 +166,9 @@ def texts(args, work, calibration, judge):
                 seconds[name] = convert(source, files[name], "--type", kind, *flags)
             kls = dict(zip(files, divergences(source, list(files.values()), judge)))
             for name in files:
-                row = {"model": source.name, "type": kind, "calibration": name, "kl": interval(kls[name])}
-                if name in variants and name != "text":
-                    row["difference_from_text"] = interval([b - a for a, b in zip(kls["text"], kls[name])])
+                row = {"model": source.name, "type": kind, key: name, "kl": interval(kls[name])}
+                if name in variants and name != base:
+                    row[f"difference_from_{base}"] = interval([b - a for a, b in zip(kls[base], kls[name])])
                 rows.append({**row, "seconds": round(seconds[name], 1)})
                 print(json.dumps(rows[-1]), flush=True)
     return rows
@@ -195,13 +208,14 @@ def main():
         ("ladder", ladder, "v4,v5.2,v6,v7"),
         ("presets", presets, "v6,v7"),
         ("texts", texts, "v6,v7"),
+        ("orders", orders, "v6,v7"),
         ("llama", llama, "v6,v7"),
     ]:
         command = commands.add_parser(name)
         command.set_defaults(work=work)
         command.add_argument("--models", default=models)
         command.add_argument("--record", type=Path)
-        if name == "texts":
+        if name in ("texts", "orders"):
             command.add_argument("--types", default="q4_k_m,q3_k_m")
         if name == "llama":
             command.add_argument("--llama-bin", type=Path, required=True)
