@@ -177,7 +177,10 @@ impl Plan {
             if given.is_some() && !target.plans_layers() {
                 return Err(Error::Usage {
                     what: format!("{flag} means nothing for {}", target.name()),
-                    help: format!("leave it out, or write a .prefab for {}", targets::web_rwkv::RUNTIMES),
+                    help: format!(
+                        "leave it out, or write a .prefab for {}",
+                        targets::web_rwkv::prefab::RUNTIMES
+                    ),
                 });
             }
         }
@@ -352,18 +355,18 @@ fn choose(item: Item, target: &dyn Target, model: &Model, recipe: &Recipe) -> Re
 
 /// Refuses types of single tensors that are not in the file, or that the target cannot hold.
 fn check_types(items: &[Item], recipe: &Recipe, target: &dyn Target) -> Result<()> {
-    let rungs = target.rungs();
+    let types = target.recipe_types();
     for (name, stored) in &recipe.types.0 {
         let wrong = |what: String, help: &str| Err(Error::Usage { what, help: help.to_owned() });
         let held = match stored {
-            TensorType::Encoding(encoding) => rungs.contains(encoding),
+            TensorType::Encoding(encoding) => types.contains(encoding),
             TensorType::Bits(_) => target.codes(),
         };
         match items.iter().find(|i| i.name == *name) {
             None => {
                 return wrong(
-                    format!("the recipe gives a type to {name:?}, and there is no such tensor"),
-                    "use the recipe of this very model and target",
+                    format!("the recipe gives a type to {name:?}, and the file has no such tensor"),
+                    "use the recipe of this very model and target; --dry-run shows the names in the file",
                 );
             }
             Some(item) if item.fixed.is_some_and(|fixed| TensorType::Encoding(fixed) != *stored) => {

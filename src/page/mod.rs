@@ -7,7 +7,7 @@
 //! conversion  convert:   the types that the tensors got
 //! ```
 //!
-//! A [`Page`] is sections of tables, [figures](Figure) and [heat maps](Heat); the template only draws them.
+//! A [`Page`] is sections of tables, figures and heat maps; the template only draws them.
 
 mod comparison;
 mod conversion;

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use formats::Mapped;
 
 use crate::error::{Error, Result};
-use crate::files::refuse_special;
+use crate::files::{self, refuse_special};
 use crate::plan::Plan;
 use crate::targets::{Output, SmallFile};
 
@@ -30,6 +30,9 @@ pub(crate) struct Partial {
     force: bool,
     finished: bool,
 }
+
+/// Largest index that is looked into.
+const INDEX_BYTES: u64 = 64 << 20;
 
 /// One file of it.
 struct Unfinished {
@@ -229,12 +232,20 @@ impl Drop for Partial {
     }
 }
 
-/// The output must not be one of the files that are read.
+/// The output must not be one of the files that are read, the folder of them, or their index.
 pub(crate) fn refuse_input(inputs: &[&Mapped], out: &Path) -> Result<()> {
     let Ok(real) = out.canonicalize() else { return Ok(()) };
+    let index = match real.to_str().is_some_and(|name| name.ends_with(formats::INDEX_SUFFIX)) {
+        true => files::text(&real, "index", INDEX_BYTES).unwrap_or_default(),
+        false => String::new(),
+    };
+    let is_indexed = |input: &Path| {
+        let name = input.file_name().unwrap_or_default().to_string_lossy();
+        input.parent() == real.parent() && index.contains(&format!("{name:?}"))
+    };
     let is_input = |f: &&Mapped| {
         let input = f.path().canonicalize();
-        input.is_ok_and(|input| input == real || input.parent() == Some(&real))
+        input.is_ok_and(|input| input == real || input.parent() == Some(&real) || is_indexed(&input))
     };
     if !inputs.iter().any(is_input) {
         return Ok(());

@@ -137,9 +137,10 @@ pub(super) fn plain(model: &Model, held: &Held, file_type: &FileType) -> Result<
         path: model.container.path().to_owned(),
         tensor: held.name(),
         what: format!(
-            "is stored as {}, which cannot be kept in such a file",
+            "is stored as {}, and the file is to have the types of its source, which are to be plain",
             stored.map_or("several types", Encoding::name)
         ),
-        help: "choose the type that it is decoded to: --type f16, bf16 or f32".to_owned(),
+        help: "say which type it gets: --type f16, bf16 or f32, or a quantized one that `rwkv-quant targets` lists"
+            .to_owned(),
     })
 }

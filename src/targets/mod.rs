@@ -90,6 +90,11 @@ pub trait Target: Send + Sync {
         &[]
     }
 
+    /// The types that a recipe may give to such a tensor.
+    fn recipe_types(&self) -> &'static [Encoding] {
+        self.rungs()
+    }
+
     /// Whether an adapter in it says how it is scaled.
     fn keeps_alpha(&self) -> bool {
         false

@@ -337,3 +337,22 @@ fn what_is_never_read_makes_no_difference_and_stray_bytes_do() {
     assert_eq!(ran.status, 1);
     assert!(ran.stderr.contains("goes on for 3 bytes behind its last tensor"), "{}", ran.stderr);
 }
+
+/// The index of a sharded source is input as much as its shards are.
+#[test]
+fn the_index_of_the_input_is_never_replaced() {
+    let dir = tempfile::tempdir().unwrap();
+    let place = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let (set, index) = (place("m.safetensors"), place("m.safetensors.index.json"));
+    let source = testdata("rwkv7-bytes.pth");
+    ok(["convert", source.to_str().unwrap(), &set, "--split-max-size", "1MB"]);
+    let before = std::fs::read(&index).unwrap();
+    let again = ["convert", &index, &set, "--split-max-size", "300KB", "--type", "f16", "--force"];
+    let refused = run(again);
+    assert!(
+        refused.status == 2 && refused.stderr.contains("is the input, which is never changed"),
+        "{}",
+        refused.stderr
+    );
+    assert_eq!(std::fs::read(&index).unwrap(), before);
+}

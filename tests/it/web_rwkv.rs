@@ -313,3 +313,30 @@ fn what_web_rwkv_would_compute_wrong_is_refused() {
         ".prefab",
     );
 }
+
+/// A recipe gives single matrices another type, and the rest stays as the file type says.
+#[test]
+fn recipes_mix_types_of_matrices() {
+    let dir = tempfile::tempdir().unwrap();
+    let place = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let (recipe, out) = (place("recipe.toml"), place("mixed.prefab"));
+    std::fs::write(
+        &recipe,
+        "type = \"nf4\"\n[tensors]\n\"layers.0.ffn.w_k\" = \"int8\"\n\"layers.1.att.w_o\" = \"f16\"\n",
+    )
+    .unwrap();
+    let source = testdata("rwkv7-bytes.pth");
+    let done = json(["--format", "json", "convert", source.to_str().unwrap(), &out, "--recipe", &recipe]);
+    let encoding = |name: &str| {
+        let tensors = done["tensors"].as_array().unwrap();
+        tensors.iter().find(|t| t["name"] == name).unwrap()["encoding"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(
+        ["layers.0.ffn.w_k", "layers.1.att.w_o", "layers.1.ffn.w_k"].map(encoding),
+        ["int8", "f16", "fp4"]
+    );
+    ok(["verify", &out]);
+    std::fs::write(&recipe, "type = \"nf4\"\n[tensors]\n\"layers.0.ffn.w_k\" = \"q4_k\"\n").unwrap();
+    let refused = run(["convert", source.to_str().unwrap(), &out, "-f", "--recipe", &recipe]);
+    assert!(refused.status == 2 && refused.stderr.contains("prefab files cannot"), "{}", refused.stderr);
+}

@@ -105,7 +105,7 @@ impl Matrix<'_> {
         }
         let (shape, elements) = self.shape(&said.shape)?;
         if !elements.is_multiple_of(BLOCK) {
-            let what = format!("{elements} weights of bitsandbytes, no whole blocks of {BLOCK},");
+            let what = format!("{elements} weights of bitsandbytes, no whole blocks of {BLOCK}");
             return Err(blame.unsupported(what, HELP));
         }
         let codes = self.part("", |e| e.is_plain(), elements as u64 / 2)?;

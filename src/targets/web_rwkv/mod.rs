@@ -14,7 +14,7 @@
 //! Source: web-rwkv 0.10.20, `runtime/loader.rs`, `runtime/v4.rs` to `v7.rs` and the shaders (read), and what it
 //! computes with files made for it (tests/clients/check_web_rwkv.py).
 
-mod prefab;
+pub(crate) mod prefab;
 mod st;
 
 pub use prefab::Prefab;
@@ -28,8 +28,6 @@ use crate::model::{Dim, Held, Lazy, Map, Model, Rank, Role, Stored, Version};
 const PAD: usize = 8;
 /// What the rows of f16 matrices must be multiples of.
 const LANES: usize = 4;
-
-pub(crate) const RUNTIMES: &str = "web-rwkv, Ai00, RWKV-Runner, RWKV App";
 
 /// Whether web-rwkv runs this version: 5.0 has no gate and is taken for version 4; of 7a the parts that it does not know
 /// are passed over without a word.

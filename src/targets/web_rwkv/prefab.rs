@@ -23,6 +23,9 @@ use crate::targets::{Files, Item, Objection, Order, PlannedFile, Target};
 /// The target `.prefab`.
 pub struct Prefab;
 
+/// Who loads such files.
+pub(crate) const RUNTIMES: &str = "web-rwkv, Ai00, RWKV App";
+
 /// The fields outside the layers, in the order of web-rwkv's structures; the norms are called otherwise before
 /// version 7.
 const OUTSIDE: &[&str] = &["embed.ln.w", "embed.ln.b", "embed.w", "head.ln.w", "head.ln.b", "head.w"];
@@ -86,7 +89,7 @@ impl Target for Prefab {
     }
 
     fn runtimes(&self) -> &'static str {
-        "web-rwkv, Ai00, RWKV App"
+        RUNTIMES
     }
 
     fn extensions(&self) -> &'static [&'static str] {
@@ -99,6 +102,10 @@ impl Target for Prefab {
 
     fn holds(&self, file_type: &FileType) -> bool {
         matches!(file_type.matrix, Encoding::F16 | Encoding::Int8 | Encoding::Fp4)
+    }
+
+    fn recipe_types(&self) -> &'static [Encoding] {
+        &[Encoding::F16, Encoding::Int8, Encoding::Fp4]
     }
 
     fn mixes(&self) -> &'static [Mix] {

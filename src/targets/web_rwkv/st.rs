@@ -3,7 +3,7 @@
 use formats::{Metadata, Planned};
 use quant::Encoding;
 
-use super::{RUNTIMES, padded_vocabulary, prepared, takes, unfit};
+use super::{padded_vocabulary, prepared, takes, unfit};
 use crate::adapter::Layout;
 use crate::error::Result;
 use crate::model::{Model, Role, Version, web_rwkv};
@@ -25,7 +25,7 @@ impl Target for St {
     }
 
     fn runtimes(&self) -> &'static str {
-        RUNTIMES
+        "web-rwkv, Ai00, RWKV-Runner, RWKV App"
     }
 
     fn extensions(&self) -> &'static [&'static str] {
