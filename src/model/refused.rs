@@ -78,6 +78,9 @@ const REFUSED: &[Refused] = &[
 
 /// If `container` holds what goes beside a model: what that is, and what to do with it.
 pub fn companion(container: &Container) -> Option<(&'static str, &'static str)> {
+    if container.value(HEAD).is_some() {
+        return Some(("an output layer to be read in part", "give its model, and this file as --head"));
+    }
     const ADAPTER: &[&str] = &[".lora_A", ".lora_B", ".lora_a", ".lora_b", ".disha", ".bone"];
     let names = || container.tensors().iter().map(|t| t.name.as_str());
     // Of flash-linear-attention's models, the names of the low-rank matrices go on behind `.lora.0`.

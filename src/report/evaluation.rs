@@ -506,5 +506,8 @@ fn hundredfold(e: &Estimate) -> Estimate {
 
 /// How many tokens stand before those of a bucket.
 fn positions_of(bucket: &Bucket) -> String {
-    format!("{}-{}", bucket.from, bucket.to - 1)
+    match bucket.to - bucket.from {
+        1 => bucket.from.to_string(),
+        _ => format!("{}-{}", bucket.from, bucket.to - 1),
+    }
 }

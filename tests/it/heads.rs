@@ -221,6 +221,7 @@ fn a_certified_head_writes_the_same_text() {
         assert_eq!(greedy, certified);
         let stored = folder.path().join(format!("{name}.rwkvz")).to_str().unwrap().to_owned();
         ok(["certify-head", &model, "-o", &stored]);
+        ok(["verify", &stored]);
         assert_eq!(tokens(&["--greedy", "--head", &stored]), (greedy, fewer));
         let free = run(["generate", &model, "-p", "fn", "--head", &stored]);
         assert!(free.status == 2 && free.stderr.contains("depends on all logits"), "{}", free.stderr);
