@@ -22,7 +22,10 @@ pub fn parse(text: &str) -> Result<u64, String> {
         "t" | "tib" => 1024.0 * 1024.0 * 1024.0 * 1024.0,
         _ => return Err(format!("{unit:?} is no unit: use MB, GB, MiB or GiB")),
     };
-    Ok((number * factor) as u64)
+    match (number * factor) as u64 {
+        0 => Err(format!("{text:?} is not even a byte")),
+        bytes => Ok(bytes),
+    }
 }
 
 #[cfg(test)]
@@ -35,6 +38,7 @@ mod tests {
         assert_eq!(parse("2GB"), Ok(2_000_000_000));
         assert_eq!(parse("1.5G"), Ok(3 << 29));
         assert_eq!(parse("123"), Ok(123));
+        assert!(parse("0MB").is_err());
         assert!(parse("big").is_err());
         assert!(parse("5 apples").is_err());
         assert!(parse("").is_err());

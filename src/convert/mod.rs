@@ -66,7 +66,7 @@ pub struct Request {
     /// --imatrix. Adapters and token-shift states made for the model no longer fit
     #[arg(long)]
     pub equalize: bool,
-    /// Spread the tensors over files that hold at most so much of them
+    /// Spread the tensors over files that hold at most so much of them (a larger tensor has a file of its own)
     #[arg(long, value_name = "SIZE", value_parser = size::parse)]
     pub split_max_size: Option<u64>,
     /// Quantize the first N blocks only (.prefab)
