@@ -281,8 +281,8 @@ impl Job<'_> {
     /// rows do.
     fn ordered(&self, hessian: &Hessian, shrinkage: f32) -> Option<Method> {
         let block = self.codec.encoding().block_len();
-        let order =
-            (self.cols.is_multiple_of(block) && block >= 16).then_some(Order::Importance { block })?;
+        let can = self.order != ColumnOrder::Natural && self.cols.is_multiple_of(block) && block >= 16;
+        let order = can.then_some(Order::Importance { block })?;
         let feedback = Feedback::in_order(hessian, shrinkage, order).ok()?;
         Some(Method { feedback, shrinkage, ordered: true, polish: None })
     }
