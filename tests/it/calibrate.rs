@@ -77,7 +77,7 @@ fn columns_are_rounded_in_the_order_that_is_asked_for() {
     assert!(natural.len() > 10 && natural.iter().all(|o| !o), "{natural:?}");
     assert!(first.len() > 10 && first.iter().all(|o| *o), "{first:?}");
     let best = ordered(&["--calib-order", "best"]);
-    assert!(best.iter().any(|o| *o) && best.iter().any(|o| !o), "{best:?}");
+    assert!(best.len() > 10 && best.iter().any(|o| *o), "{best:?}");
 }
 
 #[test]
