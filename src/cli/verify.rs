@@ -18,8 +18,7 @@ pub(super) struct Args {
     /// The SHA-256 that the file must have; for a set, once for every file
     #[arg(long, value_name = "HEX")]
     sha256: Vec<String>,
-    /// Compare only the checksums in the file (.rwkvz, .pth) with its bytes, about as fast as it is read; its weights are
-    /// not decoded
+    /// Compare only the checksums in the file (.rwkvz, .pth) with its bytes; its weights are not decoded
     #[arg(long, conflicts_with = "sha256")]
     checksums: bool,
 }
