@@ -6,7 +6,7 @@
     python benches/quality.py texts [--types q4_k_m,q3_k_m] [--record FILE.json]
     python benches/quality.py orders [--types q4_k_m,q3_k_m] [--record FILE.json]
     python benches/quality.py llama --llama-bin DIR [--types ...] [--extension rwkvz] [--record FILE.json]
-
+    python benches/quality.py rates --llama-bin DIR [--bpw 3,4,5] [--pypi FILE.json] [--record FILE.json]
 
 `ladder`: rounding, longer search, importance, feedback of errors, rescaled channels, chosen types, branches of low rank; each step
 has all those before it, but for the importance, which calibration measures itself. Versions 6 and 7 as GGUF q4_k_m, 4 and 5.2 as
@@ -17,6 +17,10 @@ once more, at the size of file and branches together. `difference` is that from 
 `orders`: columns rounded as they stand, those of the largest inputs first, and what held-out tokens choose (`--calib-order`).
 `llama`: llama-quantize --imatrix, from a GGUF in bf16 as the checkpoint is (what it keeps of it is as small as can be), against
 `convert --calib TEXT --target-size ITS_BYTES`, both from the same text; with --extension rwkvz, our compact files of the same size.
+
+`rates`: compact files of so many bits a weight, and the smallest of the rivals' files that is as near to the source: those of
+llama-quantize --imatrix, and with --pypi those of the record of vs_rwkv_quant_pypi.py, which is measured on the same text.
+(llama-quantize keeps so much in F32 that its smallest file of such small models has 4.4 bits, so none is as small as ours of 3.)
 
 The text to calibrate on is the first 128 windows of 512 tokens of testdata/heldout.txt; KL against the source is measured on the
 last 64 windows by `rwkv-quant eval-ppl` with the weights as stored and f32 arithmetic. Intervals of 95 % are bootstrapped over
@@ -174,16 +178,23 @@ def calibrated(args, work, judge, key, variants):
     return rows
 
 
+def quantized_by_llama(args, source, work, calibration):
+    """The types, each with llama-quantize's file of `source`, as they are made."""
+    full, imatrix = work / f"{source.stem}.bf16.gguf", work / f"{source.stem}.imatrix.gguf"
+    convert(source, full, "--type", "bf16")
+    run(args.llama_bin / "llama-imatrix", "-m", full, "-f", calibration, "-o", imatrix, "-c", WINDOW, "-t", 2, "-ngl", 0)
+    for kind in args.types.split(","):
+        theirs = work / f"{source.stem}.{kind}.llama.gguf"
+        run(args.llama_bin / "llama-quantize", "--imatrix", imatrix, full, theirs, kind)
+        yield kind, theirs
+
+
 def llama(args, work, calibration, judge):
     rows = []
     for version in args.models.split(","):
         source = ROOT / f"testdata/rwkv{version.removeprefix('v')}-bytes.pth"
-        full, imatrix = work / f"{version}.bf16.gguf", work / f"{version}.imatrix.gguf"
-        convert(source, full, "--type", "bf16")
-        run(args.llama_bin / "llama-imatrix", "-m", full, "-f", calibration, "-o", imatrix, "-c", WINDOW, "-t", 2, "-ngl", 0)
-        for kind in args.types.split(","):
-            theirs, ours = work / f"{version}.{kind}.llama.gguf", work / f"{version}.{kind}.{args.extension}"
-            run(args.llama_bin / "llama-quantize", "--imatrix", imatrix, full, theirs, kind)
+        for kind, theirs in quantized_by_llama(args, source, work, calibration):
+            ours = work / f"{version}.{kind}.{args.extension}"
             size = theirs.stat().st_size
             seconds = convert(source, ours, "--calib", calibration, "--target-size", size)
             their_kl, our_kl = divergences(source, [theirs, ours], judge)
@@ -201,6 +212,38 @@ def llama(args, work, calibration, judge):
     return rows
 
 
+def rates(args, work, calibration, judge):
+    rows = []
+    for version in args.models.split(","):
+        source = ROOT / f"testdata/rwkv{version.removeprefix('v')}-bytes.pth"
+        theirs = dict(quantized_by_llama(args, source, work, calibration))
+        ours = {bpw: work / f"{version}.{bpw}.rwkvz" for bpw in args.bpw.split(",")}
+        for bpw, out in ours.items():
+            convert(source, out, "--calib", calibration, "--bpw", bpw)
+        files = [*theirs.values(), *ours.values()]
+        kls = dict(zip(files, divergences(source, files, judge)))
+        rivals = [
+            {"file": f"llama-quantize {kind}", "bytes": path.stat().st_size, "kl": interval(kls[path])}
+            for kind, path in theirs.items()
+        ]
+        for row in json.loads(args.pypi.read_text()) if args.pypi else []:
+            [name] = [name for name in row["kl"] if "PyPI" in name]
+            if row["model"] == source.name:
+                file = f"{name}, {row['preset']}"
+                rivals.append({"file": file, "bytes": row["bytes"][name], "kl": row["kl"][name]})
+        for bpw, out in ours.items():
+            row = {"model": source.name, "bpw": float(bpw), "bytes": out.stat().st_size, "kl": interval(kls[out])}
+            near = [r for r in rivals if r["kl"]["mean"] <= row["kl"]["mean"]]
+            row["smallest_rival_as_near"] = min(near, key=lambda r: r["bytes"], default=None)
+            # Where none is as near, the nearest says how much at least.
+            rival = row["smallest_rival_as_near"] or min(rivals, key=lambda r: r["kl"]["mean"])
+            row["nearest_rival"] = None if near else rival
+            row["bytes_ratio"] = row["bytes"] / rival["bytes"]
+            rows.append(row)
+            print(json.dumps(row), flush=True)
+    return rows
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True)
@@ -210,6 +253,7 @@ def main():
         ("texts", texts, "v6,v7"),
         ("orders", orders, "v6,v7"),
         ("llama", llama, "v6,v7"),
+        ("rates", rates, "v6,v7"),
     ]:
         command = commands.add_parser(name)
         command.set_defaults(work=work)
@@ -217,9 +261,13 @@ def main():
         command.add_argument("--record", type=Path)
         if name in ("texts", "orders"):
             command.add_argument("--types", default="q4_k_m,q3_k_m")
-        if name == "llama":
+        if name in ("llama", "rates"):
             command.add_argument("--llama-bin", type=Path, required=True)
             command.add_argument("--types", default=LLAMA_TYPES)
+        if name == "rates":
+            command.add_argument("--bpw", default="3,4,5")
+            command.add_argument("--pypi", type=Path)
+        if name == "llama":
             command.add_argument("--extension", default="gguf", choices=["gguf", "rwkvz"])
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:

@@ -1,7 +1,7 @@
 //! Writes a small compact file with everything that version 1 has: every encoding and coding, every kind of metadata.
 //!
 //! ```text
-//! cargo run -p rwkv-quant-formats --example compact_sample testdata/compat/compact-1.rwkvz
+//! cargo run -p rwkv-quant-formats --example compact_sample FILE.rwkvz
 //! ```
 
 use std::error::Error;
@@ -12,6 +12,7 @@ use quant::cancellation::Design;
 use quant::coding::Coding;
 use quant::feedback::Feedback;
 use quant::hessian::Hessian;
+use quant::nf4::{NF4, nested};
 use quant::{CODECS, Codec, Encoding, Rows, codec, lossless};
 
 const ROWS: usize = 24;
@@ -46,6 +47,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     });
     let exact = section(&[], &tiles.collect::<Vec<_>>())?;
     add("lossless", Encoding::BF16, &[2, ROWS / 2, COLS], tiled(Coding::Lossless, &exact), exact);
+    let blocks = encode(&NF4, &values)?;
+    let tiles = blocks.chunks(TILE_ROWS * COLS / Encoding::Nf4.block_len() * Encoding::Nf4.block_bytes());
+    let nested = section(&[], &tiles.map(nested::encode).collect::<Vec<_>>())?;
+    add("nf4_dq", Encoding::Nf4, &[ROWS, COLS], tiled(Coding::Nf4Dq, &nested), nested);
 
     let moments: Vec<f32> = (0..COLS * COLS)
         .map(|i| (i / COLS, i % COLS))

@@ -13,6 +13,8 @@ use crate::error::{Error, Result};
 #[derive(Debug)]
 pub struct Mapped {
     path: PathBuf,
+    /// What tells the file from all others, if anything does.
+    identity: Option<(u64, u64)>,
     map: Option<Mmap>,
 }
 
@@ -34,7 +36,7 @@ impl Mapped {
             0 => None,
             _ => Some(unsafe { Mmap::map(&file) }.map_err(Error::io("map", path))?),
         };
-        Ok(Mapped { path: path.to_owned(), map })
+        Ok(Mapped { path: path.to_owned(), identity: identity(&meta), map })
     }
 
     /// The file.
@@ -52,6 +54,28 @@ impl Mapped {
         let start = usize::try_from(offset).ok()?;
         let end = usize::try_from(offset.checked_add(len)?).ok()?;
         self.bytes().get(start..end)
+    }
+
+    /// The file once more, to be read front to back; `None` if that cannot be, or if another file has its name by now.
+    pub fn reopened(&self) -> Option<File> {
+        let file = File::open(&self.path).ok()?;
+        let same = identity(&file.metadata().ok()?) == Some(self.identity?);
+        same.then_some(file)
+    }
+
+    /// Says that `range` is needed soon: the disk reads it meanwhile, beside all else that is said so.
+    pub fn expect(&self, range: Range<u64>) {
+        #[cfg(unix)]
+        if let Some(map) = &self.map {
+            let end = range.end.min(map.len() as u64);
+            if range.start < end {
+                // A failure only means that it is read when it is touched.
+                let len = (end - range.start) as usize;
+                let _ = map.advise_range(memmap2::Advice::WillNeed, range.start as usize, len);
+            }
+        }
+        #[cfg(not(unix))]
+        let _ = range;
     }
 
     /// Says that `range` is not needed for now: its pages leave this process' resident memory (and come
@@ -75,6 +99,17 @@ impl Mapped {
         }
         #[cfg(not(unix))]
         let _ = range;
+    }
+}
+
+/// The numbers of a file and of the disk that it lies on.
+fn identity(meta: &Metadata) -> Option<(u64, u64)> {
+    #[cfg(unix)]
+    return Some((std::os::unix::fs::MetadataExt::dev(meta), std::os::unix::fs::MetadataExt::ino(meta)));
+    #[cfg(not(unix))]
+    {
+        let _ = meta;
+        None
     }
 }
 

@@ -12,9 +12,9 @@ use std::error::Error;
 use std::time::Instant;
 
 use quant::cancellation::{Design, Reader, sample};
-use quant::coding::tile_rows;
+use quant::coding::{Coding, Decoder, tile_rows};
 use quant::entropy::EntropyError;
-use quant::{CODECS, Codec, EncodeError, Rows, ggml, lossless};
+use quant::{CODECS, Codec, EncodeError, Encoding, Rows, ggml, lossless, nf4};
 
 /// Bytes of bf16 that are coded together.
 const LOSSLESS_BYTES: usize = 1 << 18;
@@ -37,21 +37,22 @@ fn main() -> Result<(), Box<dyn Error>> {
         println!(
             "| type | bits | blocks | any rate | its bits | ratio |\n| --- | --- | --- | --- | --- | --- |"
         );
+        let row = |name: &str, bits: f64, decoded: &[f32]| -> Result<(), Box<dyn Error>> {
+            let blocks = error(values, decoded);
+            let coded = Coded::new(values, *cols, bits)?;
+            let ours = error(values, &coded.decode()?);
+            let (its_bits, ratio) = (coded.bits_per_weight(values.len()), ours / blocks);
+            println!("| {name} | {bits:.4} | {blocks:.3e} | {ours:.3e} | {its_bits:.4} | {ratio:.2} |");
+            Ok(())
+        };
         for codec in CODECS.iter().filter(|c| c.can_encode() && !c.encoding().is_plain()) {
             let e = codec.encoding();
-            if !cols.is_multiple_of(e.block_len()) {
-                continue;
+            if cols.is_multiple_of(e.block_len()) {
+                row(e.name(), e.bits_per_weight(), &through(*codec, values, *cols)?)?;
             }
-            let blocks = error(values, &through(*codec, values, *cols)?);
-            let coded = Coded::new(values, *cols, e.bits_per_weight())?;
-            let ours = error(values, &coded.decode()?);
-            println!(
-                "| {e} | {:.4} | {blocks:.3e} | {ours:.3e} | {:.4} | {:.2} |",
-                e.bits_per_weight(),
-                coded.bits_per_weight(values.len()),
-                ours / blocks,
-            );
         }
+        let (decoded, bits) = through_nf4_dq(values, *cols)?;
+        row("nf4_dq", bits, &decoded)?;
         let (part, _, _) = time_lossless(values)?;
         println!("\nbf16 without loss: {part:.4} of its bytes");
     }
@@ -107,6 +108,21 @@ impl Coded {
         let bytes = self.head.len() + self.tiles.iter().map(Vec::len).sum::<usize>();
         8.0 * bytes as f64 / weights as f64
     }
+}
+
+/// Weights decoded from tiles of nf4 with double quantization, and the bits that each takes.
+fn through_nf4_dq(values: &[f32], cols: usize) -> Result<(Vec<f32>, f64), Box<dyn Error>> {
+    let decoder = Decoder::new(Coding::Nf4Dq, &[], cols)?;
+    let (mut decoded, mut bytes) = (vec![0.0; values.len()], 0);
+    let of_tile = tile_rows(cols) * cols;
+    for (values, out) in values.chunks(of_tile).zip(decoded.chunks_mut(of_tile)) {
+        let mut blocks = vec![0; values.len() / nf4::BLOCK * Encoding::Nf4.block_bytes()];
+        nf4::NF4.encode_best(Rows::new(values, cols), &mut blocks)?;
+        let tile = nf4::nested::encode(&blocks);
+        decoder.decode(&tile, out)?;
+        bytes += tile.len();
+    }
+    Ok((decoded, 8.0 * bytes as f64 / values.len() as f64))
 }
 
 /// Weights decoded from blocks.

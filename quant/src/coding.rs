@@ -7,8 +7,10 @@
 //! | --- | --- | --- | --- |
 //! | `lossless` | the bf16 that it was | none | [`lossless`] |
 //! | `codes` | a code times a step, f32 | [`cancellation::Design::head`] | [`cancellation::Design::encode`] |
+//! | `nf4_dq` | one of the block of nf4 that it stands in | none | [`nested::encode`] |
 
 use crate::entropy::EntropyError;
+use crate::nf4::{NF4, nested};
 use crate::{Codec, Encoding, cancellation, float, lossless};
 
 /// Values of a tile, about: a tile has as many whole rows as fit, and one at least.
@@ -27,17 +29,20 @@ pub enum Coding {
     Lossless,
     /// Codes of uniform steps, at any number of bits.
     Codes,
+    /// Blocks of nf4, their scales quantized in turn. Rows are whole blocks.
+    Nf4Dq,
 }
 
 impl Coding {
     /// Every coding.
-    pub const ALL: [Coding; 2] = [Coding::Lossless, Coding::Codes];
+    pub const ALL: [Coding; 3] = [Coding::Lossless, Coding::Codes, Coding::Nf4Dq];
 
     /// Its name in files.
     pub const fn name(self) -> &'static str {
         match self {
             Coding::Lossless => "lossless",
             Coding::Codes => "codes",
+            Coding::Nf4Dq => "nf4_dq",
         }
     }
 
@@ -51,6 +56,7 @@ impl Coding {
         match self {
             Coding::Lossless => Encoding::BF16,
             Coding::Codes => Encoding::F32,
+            Coding::Nf4Dq => Encoding::Nf4,
         }
     }
 }
@@ -63,6 +69,7 @@ pub struct Decoder(Kind);
 enum Kind {
     Lossless,
     Codes(Box<cancellation::Reader>),
+    Nf4Dq,
 }
 
 impl Decoder {
@@ -71,13 +78,15 @@ impl Decoder {
     /// # Errors
     /// [`EntropyError`] if it is no such head.
     pub fn new(coding: Coding, head: &[u8], cols: usize) -> Result<Decoder, EntropyError> {
-        Ok(Decoder(match coding {
-            Coding::Lossless if head.is_empty() => Kind::Lossless,
-            Coding::Lossless => {
-                return Err(EntropyError::LeftOver { what: "the head of bf16", bytes: head.len() });
-            }
-            Coding::Codes => Kind::Codes(cancellation::Reader::new(head, cols)?.into()),
-        }))
+        let kind = match coding {
+            Coding::Codes => return Ok(Decoder(Kind::Codes(cancellation::Reader::new(head, cols)?.into()))),
+            Coding::Lossless => Kind::Lossless,
+            Coding::Nf4Dq => Kind::Nf4Dq,
+        };
+        match head.len() {
+            0 => Ok(Decoder(kind)),
+            bytes => Err(EntropyError::LeftOver { what: "the head of tiles that need none", bytes }),
+        }
     }
 
     /// Fills `out` with the values of a tile.
@@ -96,6 +105,12 @@ impl Decoder {
                 float::BF16.decode(&bytes, out);
                 Ok(())
             }
+            Kind::Nf4Dq => {
+                let mut blocks = vec![0; out.len() / Encoding::Nf4.block_len() * Encoding::Nf4.block_bytes()];
+                nested::decode(tile, &mut blocks)?;
+                NF4.decode(&blocks, out);
+                Ok(())
+            }
         }
     }
 
@@ -109,6 +124,7 @@ impl Decoder {
     pub fn decode_bytes(&self, tile: &[u8], out: &mut [u8]) -> Result<(), EntropyError> {
         match &self.0 {
             Kind::Lossless => lossless::decode(tile, out),
+            Kind::Nf4Dq => nested::decode(tile, out),
             Kind::Codes(reader) => {
                 let (out, rest) = out.as_chunks_mut::<4>();
                 assert!(rest.is_empty());
@@ -134,7 +150,7 @@ mod tests {
     fn names_are_read_back() {
         for coding in Coding::ALL {
             assert_eq!(Coding::named(coding.name()), Some(coding));
-            assert!(coding.decoded().is_plain());
+            assert!(coding.decoded().is_real());
         }
         assert_eq!(Coding::named("zip"), None);
     }
@@ -153,22 +169,25 @@ mod tests {
             (0..64 * cols).map(|_| half::bf16::from_f64(random.normal()).to_f32()).collect();
         let bf16: Vec<u8> = values.iter().flat_map(|v| half::bf16::from_f32(*v).to_le_bytes()).collect();
         for coding in Coding::ALL {
-            let (head, mut tile) = match coding {
-                Coding::Lossless => (Vec::new(), Vec::new()),
+            let (mut head, mut tile) = (Vec::new(), Vec::new());
+            match coding {
+                Coding::Lossless => lossless::encode(&bf16, &mut tile),
                 Coding::Codes => {
                     let design = Design::fit(Rows::new(&values, cols), 64, None, 5.0).unwrap();
-                    let mut tile = Vec::new();
                     design.encode(&values, None, &mut tile).unwrap();
-                    (design.head().to_vec(), tile)
+                    head = design.head().to_vec();
                 }
-            };
-            if coding == Coding::Lossless {
-                lossless::encode(&bf16, &mut tile);
+                Coding::Nf4Dq => {
+                    let mut blocks = vec![0; 64 * Encoding::Nf4.block_bytes()];
+                    NF4.encode(Rows::new(&values, cols), &mut blocks).unwrap();
+                    tile = nested::encode(&blocks);
+                }
             }
             let decoder = Decoder::new(coding, &head, cols).unwrap();
             let mut decoded = vec![0.0; values.len()];
             decoder.decode(&tile, &mut decoded).unwrap();
-            let mut bytes = vec![0; values.len() * coding.decoded().block_bytes()];
+            let row_bytes = coding.decoded().row_bytes(cols as u64).unwrap() as usize;
+            let mut bytes = vec![0; 64 * row_bytes];
             decoder.decode_bytes(&tile, &mut bytes).unwrap();
             let mut again = vec![0.0; values.len()];
             crate::codec(coding.decoded()).unwrap().decode(&bytes, &mut again);
@@ -178,5 +197,6 @@ mod tests {
         }
         assert!(Decoder::new(Coding::Lossless, &[0], cols).is_err());
         assert!(Decoder::new(Coding::Codes, &[0], cols).is_err());
+        assert!(Decoder::new(Coding::Nf4Dq, &[0], cols).is_err());
     }
 }

@@ -43,11 +43,7 @@ pub(super) fn divide_weights(
     let metric = importance.map_or(Metric::Plain, Metric::Diagonal);
     let cols = write.values.cols();
     let encode = |codec: &dyn Codec, rows: Rows<'_>, out: &mut [u8]| {
-        let rows = Rows { importance, ..rows };
-        match search {
-            Search::Standard => codec.encode(rows, out),
-            Search::Best => codec.encode_best(rows, out),
-        }
+        search.encode(codec, Rows { importance, ..rows }, out)
     };
     let power = metric.error(cols, values, &vec![0.0; values.len()]);
     let relative = |error: f64| if power > 0.0 { error / power } else { 0.0 };

@@ -1,16 +1,18 @@
-//! One matrix of a compact file: codes of any rate, errors fed back.
+//! One matrix of a compact file: codes of any rate, errors fed back; or blocks in tiles.
 //!
-//! By how much the moments are shrunk towards their diagonal is tried on the rows that steps are fitted to anyway, each
-//! time at the rate asked for, judged by moments of tokens that were held out. The codes without feedback are
-//! always a candidate.
+//! Of codes, by how much the moments are shrunk towards their diagonal is tried on the rows that steps are fitted to
+//! anyway, each time at the rate asked for, judged by moments of tokens that were held out. The codes without feedback
+//! are always a candidate.
 
-use std::io::Cursor;
+use std::io::{self, Cursor};
 
-use formats::compact::{Tiled, Tiles};
+use formats::compact::{Tiled, Tiles, section};
+use quant::Encoding;
 use quant::cancellation::Design;
 use quant::coding::{Coding, Decoder, tile_rows};
 use quant::feedback::Feedback;
 use quant::hessian::Hessian;
+use quant::nf4::{self, nested};
 use rayon::prelude::*;
 
 use super::matrix::{Choice, Encoded, Gain, Outcome, SHRINKAGES};
@@ -124,11 +126,21 @@ impl From<Unencodable> for Tried {
     }
 }
 
-/// The values of a section of codes; `None` if it is none.
-pub(super) fn decoded(section: &[u8], rows: usize, cols: usize) -> Option<Vec<f32>> {
-    let tiles = Tiles { coding: Coding::Codes, rows: tile_rows(cols) };
+/// The section of blocks of nf4, their scales quantized in turn.
+///
+/// # Errors
+/// If a tile has 4 GiB or more.
+pub(super) fn nf4_dq(blocks: &[u8], cols: usize) -> io::Result<Vec<u8>> {
+    let of_tile = tile_rows(cols) * cols / nf4::BLOCK * Encoding::Nf4.block_bytes();
+    let tiles: Vec<Vec<u8>> = blocks.par_chunks(of_tile.max(1)).map(nested::encode).collect();
+    section(&[], &tiles)
+}
+
+/// The values of a section of that coding; `None` if it is none.
+pub(super) fn decoded(section: &[u8], coding: Coding, rows: usize, cols: usize) -> Option<Vec<f32>> {
+    let tiles = Tiles { coding, rows: tile_rows(cols) };
     let tiled = Tiled::new(section, tiles, rows)?;
-    let decoder = Decoder::new(Coding::Codes, tiled.head, cols).ok()?;
+    let decoder = Decoder::new(coding, tiled.head, cols).ok()?;
     let mut values = vec![0.0; rows * cols];
     let all: Vec<&[u8]> = tiled.from(0).collect();
     let parts = values.par_chunks_mut((tiles.rows * cols).max(1)).zip(all);

@@ -4,7 +4,8 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
-use quant::{Codec, codec, codec_of_levels};
+use quant::coding::Coding;
+use quant::{Codec, codec, codec_of_levels, nf4};
 
 use super::branch::{divide_weights, stored};
 use super::listen::listener;
@@ -212,6 +213,8 @@ enum Form<'a> {
     Blocks(&'a dyn Codec),
     /// Codes, at so many bits a weight, and perhaps a branch of that rank.
     Codes(f64, usize),
+    /// Blocks of nf4 with double quantization.
+    Nf4Dq,
 }
 
 impl<'a> Form<'a> {
@@ -220,6 +223,7 @@ impl<'a> Form<'a> {
     fn of(write: &Write, of_levels: Option<&'a dyn Codec>) -> Option<Form<'a>> {
         match write.coded {
             Some(Coded::Codes { bits, rank }) => Some(Form::Codes(bits, rank)),
+            Some(Coded::Nf4Dq) => Some(Form::Nf4Dq),
             _ => of_levels.or_else(|| codec(write.encoding)).map(Form::Blocks),
         }
     }
@@ -239,16 +243,25 @@ impl<'a> Form<'a> {
             write.values.release(&model.container, rows);
         };
         let (rows, cols) = (write.values.rows(), write.values.cols());
+        let order = plan.recipe.order;
+        let blocks = |codec: &dyn Codec, rank| {
+            let job = Job { codec, rows, cols, read: &read, fit, held_out, order, rank };
+            job.encode(stop).map(|encoded| encoded.map_err(Unencodable::Weight))
+        };
         let encoded = match *self {
             Form::Blocks(codec) => {
                 let rank = plan.recipe.branches.as_ref().filter(|b| b.takes(write)).map(|b| b.rank);
-                let job =
-                    Job { codec, rows, cols, read: &read, fit, held_out, order: plan.recipe.order, rank };
-                job.encode(stop)?.map_err(Unencodable::Weight)
+                blocks(codec, rank)?
             }
             Form::Codes(bits, rank) => {
-                coded::encode(&Matrix { rows, cols, read: &read }, (bits, rank), fit, held_out, stop)
+                let matrix = Matrix { rows, cols, read: &read, search: plan.recipe.search };
+                coded::encode(&matrix, (bits, rank), fit, held_out, stop)
             }
+            // The errors that are told leave out that of the scales, some thousandths of them.
+            Form::Nf4Dq => blocks(&nf4::NF4, None)?.and_then(|encoded| {
+                let bytes = coded::nf4_dq(&encoded.bytes, cols)?;
+                Ok(Encoded { bytes, ..encoded })
+            }),
         };
         match encoded {
             Ok(encoded) => {
@@ -267,7 +280,8 @@ impl<'a> Form<'a> {
     fn decode(&self, kept: &Kept, write: &Write) -> Option<Vec<f32>> {
         let (rows, cols) = (write.values.rows(), write.values.cols());
         let codec = match self {
-            Form::Codes(..) => return coded::decoded(kept.bytes.bytes(), rows, cols),
+            Form::Codes(..) => return coded::decoded(kept.bytes.bytes(), Coding::Codes, rows, cols),
+            Form::Nf4Dq => return coded::decoded(kept.bytes.bytes(), Coding::Nf4Dq, rows, cols),
             Form::Blocks(codec) => codec,
         };
         let mut values = vec![0.0; rows * cols];

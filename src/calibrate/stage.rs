@@ -1,6 +1,5 @@
 //! The order in which matrices are encoded: those whose inputs hang on others come after them.
 
-use crate::compact::Coded;
 use crate::model::{Held, Model, Role};
 use crate::plan::{Plan, Write};
 use crate::runner::{Half, Key};
@@ -77,7 +76,7 @@ fn targets(plan: &Plan, model: &Model, wanted: impl Fn(&Held) -> bool) -> Vec<Ta
 /// Whether it is rounded: its rows are whole blocks of several values, or coded at some rate.
 fn is_rounded(write: &Write) -> bool {
     if let Some(coded) = write.coded {
-        return matches!(coded, Coded::Codes { .. });
+        return coded.is_rounded();
     }
     !write.encoding.is_plain() && write.encoding.row_bytes(write.values.cols() as u64).is_some()
 }

@@ -51,7 +51,7 @@ pub fn hold(container: &mut Container) -> Result<()> {
         let Some(tiled) = container.tiled(tensor) else { continue };
         let error = |e| tile_error(container, tensor, e);
         let decoder = Decoder::new(tiled.tiles.coding, tiled.head, cols(tensor)).map_err(error)?;
-        let row_bytes = cols(tensor) * tensor.encoding.block_bytes();
+        let row_bytes = tensor.encoding.row_bytes(cols(tensor) as u64).unwrap_or(0) as usize;
         let mut values = vec![0; tensor.rows() * row_bytes];
         let of_tile = tiled.tiles.rows.saturating_mul(row_bytes).max(1);
         let tiles: Vec<&[u8]> = tiled.from(0).collect();

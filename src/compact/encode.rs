@@ -7,12 +7,14 @@ use formats::compact::SectionWriter;
 use quant::cancellation::{self, Design, Reader};
 use quant::coding::tile_rows;
 use quant::feedback::Feedback;
+use quant::nf4::{self, nested};
 use quant::{EncodeError, Encoding, Rows, check_finite, codec, lossless};
 use rayon::prelude::*;
 
 use super::Coded;
 use crate::error::Error;
 use crate::pipeline::Stop;
+use crate::recipe::Search;
 
 /// How hard small tensors are packed.
 const LEVEL: i32 = 19;
@@ -29,6 +31,8 @@ pub struct Matrix<'a> {
     pub cols: usize,
     /// Reads some rows.
     pub read: &'a (dyn Fn(Range<usize>, &mut [f32]) + Sync),
+    /// How long codes of blocks are looked for.
+    pub search: Search,
 }
 
 /// Why a matrix could not be coded.
@@ -89,6 +93,11 @@ impl Matrix<'_> {
                 let mut tile = Vec::new();
                 lossless::encode(&encoded(values, self.cols, Encoding::BF16)?, &mut tile);
                 Ok(tile)
+            }),
+            Coded::Nf4Dq => self.tiles(&[], stop, out, |values| {
+                let mut blocks = vec![0; values.len() / nf4::BLOCK * Encoding::Nf4.block_bytes()];
+                self.search.encode(&nf4::NF4, Rows::new(values, self.cols), &mut blocks)?;
+                Ok(nested::encode(&blocks))
             }),
             Coded::Zstd => {
                 let mut values = vec![0.0; self.rows * self.cols];

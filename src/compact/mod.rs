@@ -18,12 +18,13 @@ mod sections;
 
 pub use decode::{hold, read, tile_error};
 pub use encode::{Matrix, Unencodable, off_by};
-pub use rates::{Rates, Weighed, least_bytes, nominal, rates, types, weigh, weighed};
+pub use rates::{MOST_BITS, Rates, Weighed, least_bytes, nominal, rates, types, weigh, weighed};
 pub use sections::{encode, peak_bytes, shrink};
 
 use formats::compact::{Storage, Tiles};
 use quant::Encoding;
 use quant::coding::{Coding, tile_rows};
+use quant::nf4::nested;
 
 use crate::model::Role;
 
@@ -49,6 +50,8 @@ pub enum Coded {
         /// Dimensions of the branch of low rank that they may have beside them.
         rank: usize,
     },
+    /// Blocks of nf4 with double quantization.
+    Nf4Dq,
 }
 
 /// Most values of a tensor that is packed with zstd: readers unpack it when they open the file.
@@ -57,6 +60,11 @@ const ZSTD_VALUES: usize = 1 << 16;
 const LOSSLESS: f64 = 0.7;
 
 impl Coded {
+    /// Whether it is rounded for what meets it: what is as it was has nothing to choose.
+    pub fn is_rounded(self) -> bool {
+        matches!(self, Coded::Codes { .. } | Coded::Nf4Dq)
+    }
+
     /// How values of this encoding are coded at best, without another loss.
     pub fn exactly(encoding: Encoding, values: usize) -> Option<Coded> {
         match encoding {
@@ -75,6 +83,7 @@ impl Coded {
             Coded::Lossless if values < FEWEST as u64 => plain as u64,
             Coded::Lossless => (LOSSLESS * plain) as u64,
             Coded::Codes { bits, .. } => (bits * values as f64 / 8.0).ceil() as u64,
+            Coded::Nf4Dq => (nested::BITS * values as f64 / 8.0).ceil() as u64,
         }
     }
 
@@ -92,6 +101,7 @@ impl Coded {
             Coded::Zstd => None,
             Coded::Lossless => Some(Coding::Lossless),
             Coded::Codes { .. } => Some(Coding::Codes),
+            Coded::Nf4Dq => Some(Coding::Nf4Dq),
         }
     }
 }

@@ -17,8 +17,10 @@ use crate::plan::Plan;
 use crate::recipe::{TensorType, Types};
 use crate::targets::Item;
 
-/// Fewest and most bits a weight of a tensor: below, next to nothing is left; above, bf16 without loss is no larger.
-const BITS: std::ops::RangeInclusive<f64> = 1.0..=10.0;
+/// Most bits a weight of a tensor: above, bf16 without loss is no larger.
+pub const MOST_BITS: f64 = 10.0;
+/// Fewest and most: below, next to nothing is left.
+const BITS: std::ops::RangeInclusive<f64> = 1.0..=MOST_BITS;
 
 /// About what a section takes beside its rate: the lengths of its tiles, and what it is off by.
 const SECTION_BYTES: u64 = 24;

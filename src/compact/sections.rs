@@ -119,6 +119,7 @@ fn section(n: usize, second: bool, plan: &Plan, model: &Model, store: &Store, st
             write.values.read(container, rows.clone(), out);
             write.values.release(container, rows);
         },
+        search: plan.recipe.search,
     };
     let coded = write.coded.unwrap_or(Coded::Zstd);
     store

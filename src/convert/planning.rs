@@ -233,6 +233,7 @@ impl Request {
         }
         let most_bytes = recipe.branches.as_ref().map(|b| b.most_bytes(&plan, &model)).transpose()?;
         let adapter_bytes = most_bytes.unwrap_or_default();
+        let search = plan.recipe.search;
         Ok(Prepared {
             model,
             plan,
@@ -242,7 +243,7 @@ impl Request {
             output: self.output.clone(),
             calibration,
             how: format!(
-                "{:?} {:?} {:?} {:?}",
+                "{search:?} {:?} {:?} {:?} {:?}",
                 self.is_independent(),
                 self.calib_order,
                 self.equalize,

@@ -42,7 +42,7 @@ impl Budget {
         if max_bytes < least {
             return Err(Error::Resources {
                 what: format!("this conversion needs {} of memory at least", mib(least)),
-                help: format!("allow more than {}: --max-memory {}", mib(max_bytes), mib(least)),
+                help: format!("allow that much: --max-memory {}", mib(least)),
             });
         }
         let per_thread = |threads: usize| {

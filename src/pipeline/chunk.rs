@@ -9,7 +9,6 @@ use super::Budget;
 use crate::error::{Error, Result};
 use crate::model::{Lazy, Model};
 use crate::plan::{Part, Plan, Write};
-use crate::recipe::Search;
 use crate::targets::{self, Target};
 use crate::verify::DAMAGED;
 
@@ -122,10 +121,7 @@ impl Chunk {
             _ => {
                 let importance = write.importance.as_deref();
                 let rows = Rows { importance, ..Rows::new(&buffers.values, cols) };
-                let encoded = match plan.recipe.search {
-                    Search::Standard => codec.encode(rows, &mut buffers.bytes),
-                    Search::Best => codec.encode_best(rows, &mut buffers.bytes),
-                };
+                let encoded = plan.recipe.search.encode(codec, rows, &mut buffers.bytes);
                 encoded.map_err(|e| self.cannot(write, plan, model, e))?;
             }
         }

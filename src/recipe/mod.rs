@@ -4,7 +4,7 @@ mod presets;
 mod types;
 
 pub use presets::Preset;
-use quant::Encoding;
+use quant::{Codec, EncodeError, Encoding, Rows};
 pub use types::{TensorType, Types};
 
 use crate::branches::Branches;
@@ -126,6 +126,27 @@ pub enum Search {
     Best,
 }
 
+impl Search {
+    /// Encodes `rows` into `out`, looking so long.
+    ///
+    /// # Errors
+    /// As [`Codec::encode`].
+    ///
+    /// # Panics
+    /// As [`Codec::encode`].
+    pub fn encode(
+        self,
+        codec: &dyn Codec,
+        rows: Rows<'_>,
+        out: &mut [u8],
+    ) -> std::result::Result<(), EncodeError> {
+        match self {
+            Search::Standard => codec.encode(rows, out),
+            Search::Best => codec.encode_best(rows, out),
+        }
+    }
+}
+
 /// A file type: the name people ask for, and the encoding that each role gets under it.
 #[derive(Debug, PartialEq, Eq)]
 pub struct FileType {
@@ -193,8 +214,8 @@ const SOURCE: &str = "source";
 /// The file type of any number of bits a weight.
 pub const CODED: &str = "coded";
 
-/// Every file type: `source`, web-rwkv's, and llama-quantize's, as far as their encodings can be made here. Its mixtures
-/// of types know the tensor names of other architectures only, so for RWKV-6 and 7 q4_k_s, q4_k_m and the like are one and the same
+/// Every file type: `source`, web-rwkv's, bitsandbytes' (`nf4_dq`: with double quantization), and llama-quantize's, as
+/// far as their encodings can be made here. Its mixtures of types know the tensor names of other architectures only, so for RWKV-6 and 7 q4_k_s, q4_k_m and the like are one and the same
 /// there, and here. (For the hybrids with Qwen2 it gives some `ffn_down` more bits; that mixture is not made here.)
 #[rustfmt::skip]
 pub static FILE_TYPES: &[FileType] = &[
@@ -222,6 +243,7 @@ pub static FILE_TYPES: &[FileType] = &[
     FileType { head: Encoding::Int8, ..levels("nf4_l", Levels::Nf4) },
     levels("nf4",       Levels::Nf4),
     levels("sf4",       Levels::Sf4),
+    FileType { low_rank: Encoding::Int8, ..of_one("nf4_dq", Encoding::Nf4) },
     FileType { coded: true, ..of_one(CODED, Encoding::F32) },
 ];
 

@@ -13,10 +13,11 @@ use super::text::Table;
 use super::{Report, bytes, count};
 use crate::branches::Branches;
 use crate::calibrate::{Choice, Chosen, Outcome};
+use crate::compact::{self, Coded};
 use crate::eval::Estimate;
 use crate::model::{Model, Role};
 use crate::pipeline::Budget;
-use crate::plan::Plan;
+use crate::plan::{Plan, Write as Planned};
 use crate::recipe::Fallback;
 use crate::targets::Output;
 
@@ -265,18 +266,34 @@ fn warnings(plan: &Plan) -> Vec<String> {
             .to_owned()
     });
     let objections = plan.objections.iter().map(|o| format!("the model {}", o.what));
-    objections.chain(equalized).chain(little_text(plan)).collect()
+    objections.chain(equalized).chain(little_text(plan)).chain(sated(plan)).collect()
 }
 
 /// That the moments of some matrices are taken from fewer tokens than they have dimensions.
 fn little_text(plan: &Plan) -> Option<String> {
     let tokens = plan.recipe.calibration.as_ref()?.tokens;
-    let quantized = plan.tensors.iter().filter(|t| !t.encoding.is_plain());
+    let is_rounded = |t: &&Planned| t.coded.map_or(!t.encoding.is_plain(), Coded::is_rounded);
+    let quantized = plan.tensors.iter().filter(is_rounded);
     let widest = quantized.map(|t| t.values.cols()).max()?;
     (tokens < widest).then(|| {
         format!(
             "{tokens} tokens of calibration are few for matrices of {widest} inputs: their correlations are hardly known; \
              64 thousand tokens are good"
+        )
+    })
+}
+
+/// That a larger file was asked for than codes can be.
+fn sated(plan: &Plan) -> Option<String> {
+    let bits = |t: &Planned| match t.coded {
+        Some(Coded::Codes { bits, .. }) => Some(bits),
+        _ => None,
+    };
+    let least = plan.tensors.iter().filter_map(bits).min_by(f64::total_cmp)?;
+    (least >= compact::MOST_BITS).then(|| {
+        format!(
+            "every matrix has {least} bits a weight, the most there are, and is still rounded: without a size, bf16 is \
+             kept bit by bit, in about 11"
         )
     })
 }

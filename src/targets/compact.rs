@@ -55,7 +55,7 @@ impl Target for Compact {
     }
 
     fn holds(&self, file_type: &FileType) -> bool {
-        file_type.levels == Levels::Nf4
+        file_type.levels == Levels::Nf4 // of sf4, the levels could not be told
     }
 
     fn default_type(&self) -> Option<&'static str> {
@@ -80,6 +80,9 @@ impl Target for Compact {
                 let branches =
                     recipe.within.as_ref().filter(|b| b.wants(&item.name, item.role, &item.values));
                 Some(Coded::Codes { bits, rank: branches.map_or(0, |b| b.rank) })
+            }
+            None if encoding == Encoding::Nf4 && !recipe.file_type.is_source() => {
+                is_whole(encoding, item).then_some(Coded::Nf4Dq)
             }
             None => Coded::exactly(encoding, item.values.elements()),
         }
@@ -128,16 +131,19 @@ fn plain(held: &Held, model: &Model, file_type: &FileType) -> Result<Encoding> {
     if !file_type.is_source() {
         return blinkdl::plain(model, held, file_type);
     }
-    let is_coded = |i: usize| {
+    let coding = |i: usize| {
         let tensor = model.container.tensors().get(i);
         let tiled = tensor.and_then(|t| model.container.tiled(t));
-        tiled.is_some_and(|tiled| tiled.tiles.coding == Coding::Codes)
+        tiled.map(|tiled| tiled.tiles.coding).filter(|coding| *coding != Coding::Lossless)
     };
-    if held.values.sources().any(is_coded) {
+    if let Some(coding) = held.values.sources().find_map(coding) {
         return Err(Error::Tensor {
             path: model.container.path().to_owned(),
             tensor: held.name(),
-            what: "is stored as codes, which cannot be copied: their values would take 4 bytes each".to_owned(),
+            what: format!(
+                "is stored as {}, which cannot be copied: its values would take 4 bytes each",
+                coding.name()
+            ),
             help: "give it a size (--bpw, --target-size), or the type that it is decoded to: --type f16, bf16 or f32"
                 .to_owned(),
         });
@@ -148,6 +154,11 @@ fn plain(held: &Held, model: &Model, file_type: &FileType) -> Result<Encoding> {
         }
         _ => blinkdl::plain(model, held, file_type),
     }
+}
+
+/// Whether its rows are whole blocks.
+fn is_whole(encoding: Encoding, item: &Item) -> bool {
+    encoding.row_bytes(item.values.cols() as u64).is_some()
 }
 
 fn can_encode(encoding: Encoding) -> bool {

@@ -44,6 +44,7 @@ fn calibrated_files_are_nearer_to_the_source() {
         ("rwkv6-bytes.pth", "b.gguf", "q3_k_m", 0.8),
         ("rwkv4-bytes.pth", "c.bin", "q4_0", 0.8),
         ("rwkv7-bytes.pth", "d.prefab", "nf4", 0.9),
+        ("rwkv7-bytes.pth", "e.rwkvz", "nf4_dq", 0.9),
     ] {
         let (model, plain, better) =
             (model(name), out(dir.path(), &format!("plain-{file}")), out(dir.path(), file));

@@ -99,6 +99,7 @@ fn sets_and_what_stands_beside_them_are_spread_too() {
 fn compact_files_are_spread_too() {
     Spread::new(&[]).same("out.rwkvz", &[1, 3, 100]);
     Spread::new(&["--type", "nf4"]).same("out.rwkvz", &[2]);
+    Spread::new(&["--type", "nf4_dq"]).same("out.rwkvz", &[3]);
     let made = Spread::new(&["--vocab", "bytes"]);
     let (recipe, text) = (made.path("recipe.toml"), made.path("text.txt"));
     fs::write(&text, &fs::read(testdata("heldout.txt")).unwrap()[..16 * 512]).unwrap();

@@ -1,5 +1,7 @@
 //! The index: JSON that says what the sections are.
 
+use std::ops::Range;
+
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Blame, Result};
@@ -37,6 +39,21 @@ pub(super) struct Entry {
     pub tile_rows: Option<u64>,
     pub offset: u64,
     pub bytes: u64,
+}
+
+impl Entry {
+    /// Which of its bytes are looked at when the file is opened: all of a zstd frame, or the lengths of tiles.
+    pub fn looked_at(&self) -> Range<u64> {
+        let bytes = match (&self.coding, self.tile_rows) {
+            (None, _) => 0,
+            (Some(_), None) => self.bytes,
+            (Some(_), Some(rows)) => {
+                let rows_of_all = self.shape.iter().rev().skip(1).fold(1, |n: u64, d| n.saturating_mul(*d));
+                self.bytes.min(rows_of_all.div_ceil(rows.max(1)).saturating_add(1).saturating_mul(4))
+            }
+        };
+        self.offset..self.offset.saturating_add(bytes)
+    }
 }
 
 /// A value and its type.

@@ -105,6 +105,8 @@ pub(super) fn read(file: Mapped, limits: &Limits) -> Result<Container> {
     let blame = Blame { path: &path, format: NAME };
     let footer = Footer::read(&file, limits, blame)?;
     let index = footer.index(blame)?;
+    // All are looked at, one after the other: the disk need not wait for that.
+    index.sections.iter().for_each(|entry| file.expect(entry.looked_at()));
     let (mut tensors, mut held, mut packed) = (Vec::new(), Vec::new(), 0);
     let mut end = HEAD_BYTES;
     for entry in &index.sections {
@@ -179,6 +181,10 @@ fn tensor(
                 return Err(blame.malformed(format!("{encoding} cannot be coded as {name:?}")));
             }
             let cols = tensor.shape.last().copied().unwrap_or(1);
+            if encoding.row_bytes(cols as u64).is_none() {
+                let what = format!("its rows of {cols} are no whole blocks, which {name:?} codes");
+                return Err(blame.malformed(what));
+            }
             let (values, one) = (rows.saturating_mul(cols), rows == 1 || tensor.rows() == 1);
             if values > if one { ROW_VALUES } else { TILE_VALUES } {
                 return Err(blame.malformed(format!("its tiles would have {values} values")));

@@ -1,5 +1,8 @@
 //! Checking the data of compact files against the SHA-256s in them.
 
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom};
+use std::panic::resume_unwind;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
@@ -9,25 +12,26 @@ use super::NAME;
 use super::index::Entry;
 use super::read::Footer;
 use crate::container::Container;
-use crate::error::{Blame, Result};
+use crate::error::{Blame, Error, Result};
 use crate::format::Checksums;
 use crate::limits::Limits;
 use crate::mapped::Mapped;
 
-/// How much is read before its pages are given back.
-const CHUNK_BYTES: u64 = 4 << 20;
+/// How much is hashed at a time.
+const CHUNK_BYTES: u64 = 1 << 20;
 
 /// Reads every section, several at a time, and compares it with its SHA-256.
 ///
 /// # Errors
-/// [`Error::Malformed`](crate::Error::Malformed) that names the first damaged section.
+/// [`Error::Malformed`] that names the first damaged section; [`Error::Io`].
 pub(super) fn sums(container: &Container, limits: &Limits) -> Result<Checksums> {
     let mut verified = 0;
     for file in container.files() {
         let blame = Blame { path: file.path(), format: NAME };
         let footer = Footer::read(file, limits, blame)?;
         let entries = footer.index(blame)?.sections;
-        if let Some(damaged) = first_damaged(file, &entries, footer.sums) {
+        let damaged = first_damaged(file, &entries, footer.sums).map_err(Error::io("read", file.path()))?;
+        if let Some(damaged) = damaged {
             let what = "the section does not match its SHA-256: it is damaged";
             return Err(blame.malformed(what).at(damaged.offset).in_tensor(&damaged.name));
         }
@@ -37,35 +41,62 @@ pub(super) fn sums(container: &Container, limits: &Limits) -> Result<Checksums> 
 }
 
 /// The first section that does not match its sum.
-fn first_damaged<'a>(file: &Mapped, entries: &'a [Entry], sums: &[[u8; 32]]) -> Option<&'a Entry> {
-    let (next, first) = (AtomicUsize::new(0), AtomicUsize::new(usize::MAX));
-    let work = || {
+fn first_damaged<'a>(
+    file: &Mapped,
+    entries: &'a [Entry],
+    sums: &[[u8; 32]],
+) -> io::Result<Option<&'a Entry>> {
+    let next = AtomicUsize::new(0);
+    let work = || -> io::Result<Option<usize>> {
+        let mut bytes = Bytes::of(file);
         loop {
             let n = next.fetch_add(1, Ordering::Relaxed);
-            let Some((entry, sum)) = entries.get(n).zip(sums.get(n)) else { break };
-            if sha256(file, entry) != *sum {
-                first.fetch_min(n, Ordering::Relaxed);
+            let Some((entry, sum)) = entries.get(n).zip(sums.get(n)) else { return Ok(None) };
+            if bytes.sha256(entry)? != *sum {
+                return Ok(Some(n)); // all that is left lies behind it
             }
         }
     };
-    let threads = thread::available_parallelism().map_or(1, Into::into).min(entries.len());
-    thread::scope(|scope| {
-        for _ in 1..threads {
-            scope.spawn(work);
-        }
-        work();
-    });
-    entries.get(first.into_inner())
+    let found = thread::scope(|scope| {
+        let threads = thread::available_parallelism().map_or(1, usize::from).min(entries.len());
+        let others: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
+        let mine = work();
+        let others = others.into_iter().map(|t| t.join().unwrap_or_else(|panic| resume_unwind(panic)));
+        others.chain([mine]).collect::<io::Result<Vec<_>>>()
+    })?;
+    Ok(found.into_iter().flatten().min().and_then(|n| entries.get(n)))
 }
 
-fn sha256(file: &Mapped, entry: &Entry) -> [u8; 32] {
-    let mut hash = Sha256::new();
-    let (mut at, end) = (entry.offset, entry.offset.saturating_add(entry.bytes));
-    while at < end {
-        let len = CHUNK_BYTES.min(end - at);
-        hash.update(file.slice(at, len).unwrap_or_default());
-        file.release(at..at + len);
-        at += len;
+/// The bytes of a file as one thread gets them: read if they can be, since from a map they come a few pages at a time.
+struct Bytes<'a> {
+    map: &'a Mapped,
+    file: Option<File>,
+    buffer: Vec<u8>,
+}
+
+impl<'a> Bytes<'a> {
+    fn of(map: &'a Mapped) -> Bytes<'a> {
+        Bytes { map, file: map.reopened(), buffer: vec![0; CHUNK_BYTES as usize] }
     }
-    hash.finalize().into()
+
+    fn sha256(&mut self, entry: &Entry) -> io::Result<[u8; 32]> {
+        let mut hash = Sha256::new();
+        let (mut at, end) = (entry.offset, entry.offset.saturating_add(entry.bytes));
+        if let Some(file) = &mut self.file {
+            file.seek(SeekFrom::Start(at))?;
+        }
+        while at < end {
+            let len = CHUNK_BYTES.min(end - at);
+            if let Some(file) = &mut self.file {
+                let part = &mut self.buffer[..len as usize];
+                file.read_exact(part)?;
+                hash.update(&*part);
+            } else {
+                hash.update(self.map.slice(at, len).unwrap_or_default());
+                self.map.release(at..at + len);
+            }
+            at += len;
+        }
+        Ok(hash.finalize().into())
+    }
 }

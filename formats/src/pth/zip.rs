@@ -137,7 +137,9 @@ struct End {
 impl End {
     fn find(file: &[u8], blame: Blame<'_>) -> Result<End> {
         let Some(at) = end_record(file) else {
-            return Err(blame.malformed("the end of the zip archive is missing: the file is cut short"));
+            return Err(blame.malformed(
+                "the end of the zip archive is missing: the file is cut short, or goes on behind it",
+            ));
         };
         let mut cursor = Cursor::starting_at(file, at as u64 + 4, blame);
         let what = "the end of the zip archive";

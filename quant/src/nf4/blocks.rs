@@ -187,7 +187,7 @@ fn check(rows: Rows<'_>, out: &[u8]) -> Result<(), EncodeError> {
 }
 
 /// The scale at the end of a block.
-fn scale_of(block: &[u8]) -> f32 {
+pub(super) fn scale_of(block: &[u8]) -> f32 {
     let bytes = [block[CODE_BYTES], block[CODE_BYTES + 1], block[CODE_BYTES + 2], block[CODE_BYTES + 3]];
     f32::from_le_bytes(bytes)
 }

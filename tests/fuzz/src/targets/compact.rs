@@ -2,8 +2,8 @@
 
 use formats::compact::{Section, Storage, Tiles, place, section};
 use formats::{Layout, Metadata, Planned, Sum, Value};
-use quant::Encoding;
 use quant::coding::{Coding, tile_rows};
+use quant::{Codec, Encoding};
 
 use crate::Target;
 
@@ -16,7 +16,7 @@ fn seeds() -> Vec<Vec<u8>> {
 
 /// A file with a tensor of each coding. (Its checksums are wrong, which opening does not look at.)
 fn whole() -> Option<Vec<u8>> {
-    let (rows, cols) = (6, 32);
+    let (rows, cols) = (6, 64);
     let values: Vec<f32> = (0..rows * cols).map(|i| ((i * 37 % 101) as f32 - 50.0) / 64.0).collect();
     let design =
         quant::cancellation::Design::fit(quant::Rows::new(&values, cols), rows, None, 4.0).ok()?;
@@ -24,9 +24,12 @@ fn whole() -> Option<Vec<u8>> {
     design.encode(&values, None, &mut codes).ok()?;
     let bf16: Vec<u8> = values.iter().flat_map(|v| (v.to_bits() >> 16).to_le_bytes()[..2].to_vec()).collect();
     quant::lossless::encode(&bf16, &mut lossless);
+    let mut blocks = vec![0; rows * Encoding::Nf4.block_bytes()];
+    quant::nf4::NF4.encode(quant::Rows::new(&values, cols), &mut blocks).ok()?;
     let data = [
         section(design.head(), &[codes]).ok()?,
         section(&[], &[lossless]).ok()?,
+        section(&[], &[quant::nf4::nested::encode(&blocks)]).ok()?,
         zstd::bulk::compress(&[7; 40], 3).ok()?,
         vec![1; 34],
     ];
@@ -36,7 +39,8 @@ fn whole() -> Option<Vec<u8>> {
     let storages = [
         (Encoding::F32, vec![rows, cols], tiled(Coding::Codes, &data[0])),
         (Encoding::BF16, vec![rows, cols], tiled(Coding::Lossless, &data[1])),
-        (Encoding::F16, vec![20], Storage::Zstd(data[2].len() as u64)),
+        (Encoding::Nf4, vec![rows, cols], tiled(Coding::Nf4Dq, &data[2])),
+        (Encoding::F16, vec![20], Storage::Zstd(data[3].len() as u64)),
         (Encoding::Q8_0, vec![1, 32], Storage::Plain),
     ];
     let sections: Vec<Section> = storages
@@ -50,7 +54,7 @@ fn whole() -> Option<Vec<u8>> {
     let layout = Layout::from(place(&metadata, &sections).ok()?);
     let mut file = vec![0; layout.total_bytes() as usize];
     let data = layout.offsets().iter().copied().zip(data);
-    for (offset, bytes) in layout.finish(&[Sum::default(); 4]).into_iter().chain(data) {
+    for (offset, bytes) in layout.finish(&[Sum::default(); 5]).into_iter().chain(data) {
         file[offset as usize..][..bytes.len()].copy_from_slice(&bytes);
     }
     Some(file)
