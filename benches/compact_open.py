@@ -83,6 +83,7 @@ def main():
         "bytes": path.stat().st_size,
         "read_cold": best(runs, plain, path),
         "read_warm": best(runs, plain),
+        "open_cold": best(runs, lambda: run("inspect", path), path),
         "open_warm": best(runs, lambda: run("inspect", path)),
         "checksums_cold": best(runs, checksums, path),
         "checksums_warm": best(runs, checksums),

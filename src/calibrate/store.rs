@@ -1,7 +1,8 @@
 //! Finished matrices on disk: what a run that was killed had done already.
 //!
 //! A folder beside the output holds `identity`, which says for what exactly its matrices were made, and for each one its
-//! bytes, the factors of its branch, and what is to be said about it. Every file is complete: it gets its name when it is.
+//! bytes, the factors of its branch, and what is to be said about it. Every file is complete: it gets its name when it
+//! is. The SHA-256 of what is kept stands in a file of its own beside it; what does not match it was never made.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -13,6 +14,7 @@ use super::matrix::{Encoded, Outcome};
 use crate::compact::Unencodable;
 use crate::error::{Error, Result};
 use crate::files::replace;
+use crate::verify::sha256;
 
 /// Sections of fewer bytes are coded again by a run that goes on.
 const LARGE_BYTES: u64 = 1 << 20;
@@ -81,10 +83,11 @@ impl Store {
         let path = self.file(write, "json");
         let Ok(text) = fs::read_to_string(&path) else { return Ok(None) };
         let Ok(outcome) = serde_json::from_str::<Outcome>(&text) else { return Ok(None) };
-        let bytes = Mapped::open(&self.file(write, "bytes"))?;
-        let factors = Some(self.file(write, "factors")).filter(|path| path.exists());
-        let factors = factors.map(|path| Mapped::open(&path));
-        Ok(Some(Kept { bytes, factors: factors.transpose()?, outcome }))
+        let Some(bytes) = sealed(&self.file(write, "bytes"))? else { return Ok(None) };
+        let path = self.file(write, "factors");
+        let factors = sealed(&path)?;
+        let is_whole = factors.is_some() || !path.exists();
+        Ok(is_whole.then_some(Kept { bytes, factors, outcome }))
     }
 
     /// Keeps what tensor `write` of the plan became.
@@ -92,9 +95,13 @@ impl Store {
     /// # Errors
     /// [`Error::Io`].
     pub(super) fn keep(&self, write: usize, encoded: &Encoded) -> Result<()> {
-        replace(&self.file(write, "bytes"), &encoded.bytes)?;
+        let path = self.file(write, "bytes");
+        replace(&path, &encoded.bytes)?;
+        seal(&path)?;
         if let Some(factors) = &encoded.factors {
-            replace(&self.file(write, "factors"), factors)?;
+            let path = self.file(write, "factors");
+            replace(&path, factors)?;
+            seal(&path)?;
         }
         // Who finds the outcome finds the rest.
         let outcome = serde_json::to_string(&encoded.outcome).unwrap_or_default();
@@ -106,8 +113,7 @@ impl Store {
     /// # Errors
     /// If it cannot be read.
     pub fn section(&self, write: usize) -> Result<Option<Mapped>> {
-        let path = self.file(write, "section");
-        Ok(if path.exists() { Some(Mapped::open(&path)?) } else { None })
+        sealed(&self.file(write, "section"))
     }
 
     /// Keeps what `work` writes as what tensor `write` of the plan is coded as; a `second`, smaller one for this run only,
@@ -136,6 +142,9 @@ impl Store {
         }
         let path = self.file(write, if is_large && !second { "section" } else { "for_now" });
         fs::rename(&partial, &path).map_err(Error::io("rename", &partial))?;
+        if is_large && !second {
+            seal(&path)?;
+        }
         Ok(Ok(Mapped::open(&path)?))
     }
 
@@ -150,6 +159,28 @@ impl Store {
     fn file(&self, write: usize, kind: &str) -> PathBuf {
         self.folder.join(format!("{write:05}.{kind}"))
     }
+}
+
+/// Keeps the SHA-256 of a finished file beside it.
+fn seal(path: &Path) -> Result<()> {
+    let bytes = Mapped::open(path)?;
+    replace(&seal_of(path), sha256(&bytes).as_bytes())
+}
+
+fn seal_of(path: &Path) -> PathBuf {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(".sha256");
+    path.with_file_name(name)
+}
+
+/// A file that was sealed; `None` if there is none, or if it is no longer what it was.
+fn sealed(path: &Path) -> Result<Option<Mapped>> {
+    let Ok(sum) = fs::read_to_string(seal_of(path)) else { return Ok(None) };
+    if !path.exists() {
+        return Ok(None);
+    }
+    let bytes = Mapped::open(path)?;
+    Ok((sha256(&bytes) == sum).then_some(bytes))
 }
 
 /// Refuses a folder of somebody else's: what is in it would be removed.

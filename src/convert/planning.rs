@@ -53,10 +53,14 @@ impl Request {
     /// Refuses flags that would change nothing.
     fn refuse_idle(&self, target: &dyn Target, file_type: &FileType) -> Result<()> {
         let (content, plain) = (target.content(), file_type.is_plain());
+        // Of compact files only codes have branches.
+        let by_rate = file_type.coded || self.goals.is_wanted() || self.goals.recipe.is_some();
+        let fixed = target.codes() && !by_rate;
         let (adapter, gguf) = (content == Content::Adapter, target.id() == targets::gguf::Gguf.id());
         for (flag, idle) in [
             ("--imatrix", self.imatrix.is_some() && (plain || !gguf)),
             ("--search best", self.search == Search::Best && (plain || file_type.coded)),
+            ("--low-rank", self.branches.low_rank.is_some() && fixed),
             ("--layers", self.layers.is_some() && plain && target.plans_layers()),
             ("--state", self.adapters.state.is_some() && adapter),
             ("--lora", self.adapters.lora.is_some() && content == Content::State),

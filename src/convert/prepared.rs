@@ -204,8 +204,12 @@ impl Prepared {
                 let sources: Vec<String> = source.files().map(sha256).collect();
                 plan.settle(source, about, out, &sources)?;
                 // Rates are met nearly, a size is to be met.
-                while let Some(over) = most.and_then(|most| plan.total_bytes().checked_sub(most + 1)) {
-                    if !compact::shrink(plan, over + 1, source, &store, stop)? {
+                loop {
+                    let over = most.map_or(0, |most| plan.total_bytes().saturating_sub(most));
+                    if over == 0 {
+                        break;
+                    }
+                    if !compact::shrink(plan, over, source, &store, stop)? {
                         return Err(too_small(plan.total_bytes()));
                     }
                     plan.settle(source, about, out, &sources)?;

@@ -140,7 +140,8 @@ pub(super) fn plain(model: &Model, held: &Held, file_type: &FileType) -> Result<
             "is stored as {}, and the file is to have the types of its source, which are to be plain",
             stored.map_or("several types", Encoding::name)
         ),
-        help: "say which type it gets: --type f16, bf16 or f32, or a quantized one that `rwkv-quant targets` lists"
-            .to_owned(),
+        help:
+            "say which type it gets: --type f16, bf16, f32, or any other of the target (`rwkv-quant targets`)"
+                .to_owned(),
     })
 }

@@ -74,6 +74,11 @@ impl Target for Compact {
         &[Encoding::Q8_0, Encoding::Q6K, Encoding::Q5K, Encoding::Q4K, Encoding::Q3K, Encoding::Q2K]
     }
 
+    fn recipe_types(&self) -> &'static [Encoding] {
+        use Encoding::*;
+        &[F32, F16, BF16, Q8_0, Q6K, Q5K, Q5_1, Q5_0, Q4K, Q4_1, Q4_0, IQ4NL, IQ4XS, Q3K, Q2K, Int8, Fp4, Nf4]
+    }
+
     fn coded(&self, item: &Item, encoding: Encoding, recipe: &Recipe) -> Option<Coded> {
         match recipe.types.bits(&item.name) {
             Some(bits) => {

@@ -139,6 +139,12 @@ fn a_killed_run_goes_on_where_it_was() {
     child.wait().unwrap();
     if store.exists() {
         assert_eq!(modified(first.as_ref().unwrap()), before);
+        // Nor is what the disk lost taken for what was made.
+        let kept = store.join(first.as_ref().unwrap()).with_extension("bytes");
+        let mut bytes = fs::read(&kept).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        fs::write(&kept, bytes).unwrap();
     }
     ok(convert(&file).into_iter().chain(["-f".to_owned()]));
     assert!(fs::read(&file).unwrap() == fs::read(&whole).unwrap());

@@ -253,6 +253,7 @@ fn goals_and_types_that_make_no_sense_are_refused() {
         ("m.rwkvz", &["--bpw", "0.2"], "bytes are too few for this model: the smallest file has"),
         ("m.rwkvz", &["--bpw", "0"], "are no positive number"),
         ("m.rwkvz", &["--type", "sf4"], "there are no compact files of the type sf4"),
+        ("m.rwkvz", &["--type", "nf4_dq", "--low-rank", "4"], "--low-rank changes nothing"),
     ] {
         let out = dir.path().join(out);
         let ran =
@@ -261,6 +262,33 @@ fn goals_and_types_that_make_no_sense_are_refused() {
         assert_eq!(ran.status, 2, "{flags:?}: {}", ran.stderr);
         assert!(ran.stderr.contains(what), "{flags:?}: {}", ran.stderr);
         assert!(!out.exists());
+    }
+}
+
+/// Single tensors of any type that compact files hold, and at any rate beside fixed types.
+#[test]
+fn recipes_mix_all_types() {
+    let dir = tempfile::tempdir().unwrap();
+    let source = testdata("rwkv7-bytes.pth");
+    let [recipe, out, expanded] = ["r.toml", "m.rwkvz", "m.safetensors"].map(|name| dir.path().join(name));
+    for kind in ["nf4_dq", "q4_k_m"] {
+        let stored = [
+            ("blocks.0.att.key.weight", "\"nf4\"", "nf4_dq"),
+            ("blocks.0.att.value.weight", "\"int8\"", "int8"),
+            ("blocks.1.att.key.weight", "\"bf16\"", "lossless"),
+            ("blocks.1.att.value.weight", "4.5", "codes"),
+            ("blocks.1.ffn.key.weight", "\"q6_k\"", "q6_k"),
+        ];
+        let lines: String = stored.iter().map(|(name, said, _)| format!("\"{name}\" = {said}\n")).collect();
+        std::fs::write(&recipe, format!("type = \"{kind}\"\n[tensors]\n{lines}")).unwrap();
+        convert(&source, &out, &["--recipe", recipe.to_str().unwrap(), "--force"]);
+        let found = json([&args(&["--format", "json", "inspect"])[..], &[out.clone().into()]].concat());
+        for (name, _, encoding) in stored {
+            let tensor = found["tensors"].as_array().unwrap().iter().find(|t| t["name"] == name).unwrap();
+            assert_eq!(tensor["encoding"], encoding, "{kind}: {name}");
+        }
+        convert(&out, &expanded, &["--type", "f32", "--force"]);
+        assert_eq!(greatest(&diff(&out, &expanded), "max"), 0.0, "{kind}");
     }
 }
 
@@ -274,6 +302,7 @@ fn a_size_that_is_too_large_is_said_to_be() {
         all.extend([source.clone().into(), out.clone().into()]);
         json(all)["warnings"].to_string()
     };
+    assert!(warnings("1e30").contains("most there are"), "no number is too large");
     assert!(warnings("12").contains("without a size, bf16 is kept bit by bit"), "{}", warnings("12"));
     assert_eq!(warnings("6"), "[]");
 }

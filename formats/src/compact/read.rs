@@ -42,6 +42,7 @@ impl<'a> Footer<'a> {
             return Err(blame.malformed("its first bytes are those of another format").at(0));
         }
         known(head.u32("the version")?, blame)?;
+        zero(head.u32("the version")?, blame)?;
         let start = len.checked_sub(FOOTER_BYTES).filter(|start| *start >= HEAD_BYTES);
         let start = start.ok_or_else(|| blame.malformed("it has no footer: the file was cut off"))?;
         if !file.bytes().ends_with(END) {
@@ -53,9 +54,10 @@ impl<'a> Footer<'a> {
         let json_bytes = blame.within("bytes of index", footer.u64("the footer")?, limits.header_bytes)?;
         let count = blame.within("tensors", footer.u64("the footer")?, limits.tensors)?;
         let version = footer.u32("the footer")?;
-        footer.u32("the footer")?;
+        let zeros = footer.u32("the footer")?;
         let sum = footer.take(SUM_BYTES, "the footer")?;
         known(version, blame)?;
+        zero(zeros, blame)?;
         let fits = count
             .checked_mul(SUM_BYTES)
             .and_then(|sums| offset.checked_add(index_bytes)?.checked_add(sums))
@@ -97,6 +99,14 @@ fn known(version: u32, blame: Blame<'_>) -> Result<()> {
     match version {
         VERSION => Ok(()),
         newer => Err(blame.unsupported(format!("version {newer} of this format"), NEWER)),
+    }
+}
+
+/// What stands behind the version.
+fn zero(found: u32, blame: Blame<'_>) -> Result<()> {
+    match found {
+        0 => Ok(()),
+        _ => Err(blame.malformed("what stands behind its version is not zero: it is damaged")),
     }
 }
 

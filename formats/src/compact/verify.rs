@@ -8,9 +8,9 @@ use std::thread;
 
 use sha2::{Digest, Sha256};
 
-use super::NAME;
 use super::index::Entry;
 use super::read::Footer;
+use super::{HEAD_BYTES, NAME};
 use crate::container::Container;
 use crate::error::{Blame, Error, Result};
 use crate::format::Checksums;
@@ -35,9 +35,24 @@ pub(super) fn sums(container: &Container, limits: &Limits) -> Result<Checksums> 
             let what = "the section does not match its SHA-256: it is damaged";
             return Err(blame.malformed(what).at(damaged.offset).in_tensor(&damaged.name));
         }
+        if let Some(at) = first_stray(file, &entries, footer.offset) {
+            return Err(blame
+                .malformed("there is something between the sections, where nothing may be")
+                .at(at));
+        }
         verified += entries.len();
     }
     Ok(Checksums::Match(verified))
+}
+
+/// Where the first byte lies that belongs to nothing and is not zero, in front of the index at `end`.
+fn first_stray(file: &Mapped, entries: &[Entry], end: u64) -> Option<u64> {
+    let starts = entries.iter().map(|entry| entry.offset).chain([end]);
+    let ends = entries.iter().map(|entry| entry.offset.saturating_add(entry.bytes));
+    [HEAD_BYTES].into_iter().chain(ends).zip(starts).find_map(|(from, to)| {
+        let between = file.slice(from, to.saturating_sub(from))?;
+        between.iter().position(|b| *b != 0).map(|n| from + n as u64)
+    })
 }
 
 /// The first section that does not match its sum.
