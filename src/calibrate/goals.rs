@@ -63,6 +63,21 @@ impl Goals {
             || self.target_kl.is_some()
     }
 
+    /// Refuses bits a weight, and divergences, that make no sense.
+    ///
+    /// # Errors
+    /// [`Error::Usage`].
+    pub fn check(&self) -> Result<()> {
+        let is_sound = |v: f64| v.is_finite() && v > 0.0;
+        match self.target_bpw.into_iter().chain(self.target_kl).all(is_sound) {
+            true => Ok(()),
+            false => Err(Error::Usage {
+                what: "the bits a weight or the divergence asked for are no positive number".to_owned(),
+                help: "give something like --target-bpw 4.5 or --target-kl 0.01".to_owned(),
+            }),
+        }
+    }
+
     /// Chooses the types of the tensors of `plan`; `models` is its source, opened twice.
     ///
     /// # Errors
@@ -139,27 +154,15 @@ impl Goals {
     }
 
     /// The size asked for, in bytes; of a preset, that of `plan`; `None` if a divergence is asked for.
-    ///
-    /// # Errors
-    /// [`Error::Usage`] if the bits a weight, or the divergence, make no sense.
-    pub fn most_bytes(&self, plan: &Plan) -> Result<Option<u64>> {
-        match (self.target_size, self.target_bpw, self.target_kl) {
-            _ if self.preset.is_some() => Ok(Some(plan.total_bytes())),
-            (Some(bytes), ..) => Ok(Some(bytes)),
-            (_, Some(bits), _) if bits.is_finite() && bits > 0.0 => {
-                Ok(Some((bits * plan.weights() as f64 / 8.0) as u64))
-            }
-            (.., Some(kl)) if kl.is_finite() && kl > 0.0 => Ok(None),
-            _ => Err(Error::Usage {
-                what: "the bits a weight or the divergence asked for are no positive number".to_owned(),
-                help: "give something like --target-bpw 4.5 or --target-kl 0.01".to_owned(),
-            }),
-        }
+    pub fn most_bytes(&self, plan: &Plan) -> Option<u64> {
+        let of_preset = self.preset.map(|_| plan.total_bytes());
+        let of_bits = |bits: f64| (bits * plan.weights() as f64 / 8.0) as u64;
+        of_preset.or(self.target_size).or(self.target_bpw.map(of_bits))
     }
 
     /// The goal in bytes of the tensors that are free, or as a divergence.
     fn goal(&self, plan: &Plan, items: &[Item], probed: &Probed) -> Result<Goal> {
-        let Some(most) = self.most_bytes(plan)? else {
+        let Some(most) = self.most_bytes(plan) else {
             return Ok(Goal::Divergence(self.target_kl.unwrap_or_default()));
         };
         let free = probed.members.iter().flatten().map(|i| items[*i].name.as_str());

@@ -82,6 +82,7 @@ impl Request {
 
     /// Refuses goals that nothing tells how to reach, and rates without a goal.
     fn admit_goals(&self, target: &dyn Target, file_type: &FileType) -> Result<()> {
+        self.goals.check()?;
         let wanted = self.goals.is_wanted();
         if wanted && !target.codes() && !self.calibration.is_wanted() {
             return Err(Error::Usage {
@@ -195,7 +196,7 @@ impl Request {
                 Some(text) => Some((text, [again()?, again()?])),
                 None => None,
             };
-            most = self.goals.most_bytes(&plan)?;
+            most = self.goals.most_bytes(&plan);
             recipe.file_type = FileType::named(CODED)?;
             recipe.types = compact::types(&compact::nominal(&plan));
             plan = make(&recipe)?;

@@ -118,11 +118,13 @@ pub fn show_error(error: &Error, style: Style) {
         Style::Human | Style::Quiet => {
             let red = anstyle::AnsiColor::Red.on_default().bold();
             let cyan = anstyle::AnsiColor::Cyan.on_default().bold();
-            let told = write!(err, "{red}error{red:#}: ").and_then(|()| writeln!(Plain(&mut err), "{error}"));
+            // In a line: a name in a file shall not look like another message.
+            let line = |text: &str| text.replace('\n', "\\n");
+            let told = write!(err, "{red}error{red:#}: ")
+                .and_then(|()| writeln!(Plain(&mut err), "{}", line(&error.to_string())));
             told.and_then(|()| match error.help() {
-                Some(help) => {
-                    write!(err, "{cyan}help{cyan:#}: ").and_then(|()| writeln!(Plain(&mut err), "{help}"))
-                }
+                Some(help) => write!(err, "{cyan}help{cyan:#}: ")
+                    .and_then(|()| writeln!(Plain(&mut err), "{}", line(&help.to_string()))),
                 None => Ok(()),
             })
         }
