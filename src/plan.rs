@@ -308,9 +308,7 @@ fn put(tensors: &mut [Write], files: &[PlannedFile]) {
 
 /// Chooses how a tensor is encoded; its place is still to be told.
 fn choose(item: Item, target: &dyn Target, model: &Model, recipe: &Recipe) -> Result<Write> {
-    // What codes stand for are values of f32.
-    let coded = || recipe.types.bits(&item.name).map(|_| Encoding::F32);
-    let own = item.fixed.or_else(|| recipe.types.encoding(&item.name)).or_else(coded);
+    let own = item.fixed.or_else(|| recipe.types.encoding(&item.name));
     let wanted = own.unwrap_or_else(|| recipe.wanted(item.role, item.values.encoding()));
     let (rows, cols) = (item.values.rows(), item.values.cols());
     let encoding = fitting(wanted, rows, cols);

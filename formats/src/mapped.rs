@@ -64,7 +64,7 @@ impl Mapped {
     }
 
     /// Says that `range` is needed soon: the disk reads it meanwhile, beside all else that is said so.
-    pub fn expect(&self, range: Range<u64>) {
+    pub fn prefetch(&self, range: Range<u64>) {
         #[cfg(unix)]
         if let Some(map) = &self.map {
             let end = range.end.min(map.len() as u64);

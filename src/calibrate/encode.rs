@@ -4,7 +4,6 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
-use quant::coding::Coding;
 use quant::{Codec, codec, codec_of_levels, nf4};
 
 use super::branch::{divide_weights, stored};
@@ -279,11 +278,10 @@ impl<'a> Form<'a> {
     /// The values of what was kept of a matrix; `None` if it is not whole.
     fn decode(&self, kept: &Kept, write: &Write) -> Option<Vec<f32>> {
         let (rows, cols) = (write.values.rows(), write.values.cols());
-        let codec = match self {
-            Form::Codes(..) => return coded::decoded(kept.bytes.bytes(), Coding::Codes, rows, cols),
-            Form::Nf4Dq => return coded::decoded(kept.bytes.bytes(), Coding::Nf4Dq, rows, cols),
-            Form::Blocks(codec) => codec,
-        };
+        if let Some(coding) = write.coded.and_then(Coded::coding) {
+            return coded::decoded(kept.bytes.bytes(), coding, rows, cols);
+        }
+        let Form::Blocks(codec) = self else { return None };
         let mut values = vec![0.0; rows * cols];
         codec.decode(kept.bytes.bytes(), &mut values);
         if let (Some(factors), Some(gain)) = (&kept.factors, &kept.outcome.branch) {

@@ -121,12 +121,12 @@ impl Types {
         text
     }
 
-    /// The encoding of a tensor, if it has one of its own.
+    /// The encoding of a tensor's values, if it has a type of its own: what codes stand for is f32.
     pub fn encoding(&self, tensor: &str) -> Option<Encoding> {
-        match self.0.get(tensor) {
-            Some(TensorType::Encoding(encoding)) => Some(*encoding),
-            _ => None,
-        }
+        self.0.get(tensor).map(|stored| match stored {
+            TensorType::Encoding(encoding) => *encoding,
+            TensorType::Bits(_) => Encoding::F32,
+        })
     }
 
     /// The bits a weight of a tensor that is to be coded.

@@ -116,7 +116,7 @@ pub(super) fn read(file: Mapped, limits: &Limits) -> Result<Container> {
     let footer = Footer::read(&file, limits, blame)?;
     let index = footer.index(blame)?;
     // All are looked at, one after the other: the disk need not wait for that.
-    index.sections.iter().for_each(|entry| file.expect(entry.looked_at()));
+    index.sections.iter().for_each(|entry| file.prefetch(entry.looked_at()));
     let (mut tensors, mut held, mut packed) = (Vec::new(), Vec::new(), 0);
     let mut end = HEAD_BYTES;
     for entry in &index.sections {
