@@ -7,13 +7,14 @@
 
 use std::path::{Path, PathBuf};
 
-use formats::{Layout, Mapped, Metadata, Planned, Sum, Value, gguf};
+use formats::{Layout, Limits, Metadata, Planned, Sum, Value, gguf};
 use quant::Encoding;
 
 use crate::compact::Coded;
 use crate::error::{Error, Result};
 use crate::model::{Lazy, Model, Role, wildcard};
 use crate::plan::{Plan, Write};
+use crate::storage::Sealed;
 use crate::targets::gguf::Gguf;
 use crate::targets::{Target, lora_metadata, lora_names};
 
@@ -129,8 +130,9 @@ impl Branches {
     /// The adapter with these branches, as a file.
     ///
     /// # Errors
-    /// If GGUF cannot hold it.
+    /// If GGUF cannot hold it, or the disk changed a factor.
     pub fn adapter(&self, plan: &Plan, model: &Model, branches: &[Branch]) -> Result<Vec<u8>> {
+        branches.iter().try_for_each(|b| b.factors.check())?;
         let tensors = branches.iter().flat_map(|b| self.planned(&plan.tensors[b.tensor]));
         let layout: Layout = gguf::place(&self.metadata(model)?, &tensors.collect::<Vec<_>>())?.into();
         let mut file = vec![0; usize::try_from(layout.total_bytes()).unwrap_or(usize::MAX)];
@@ -169,7 +171,14 @@ pub struct Branch {
     /// Number of its tensor in the plan.
     pub tensor: usize,
     /// `up` (`[rows, rank]`), then `down` (`[rank, cols]`), in [`FACTORS`].
-    pub factors: Mapped,
+    pub factors: Sealed,
+}
+
+/// The adapter with branches that was written beside an earlier file `out`, if there is one: it belongs to that file alone.
+pub fn adapter_of(out: &Path) -> Option<PathBuf> {
+    let path = path(out);
+    let container = formats::open(&path, &Limits::default()).ok()?;
+    container.value(KEY).is_some().then_some(path)
 }
 
 /// Where the adapter of the file `out` is: `NAME.lora.gguf` beside `NAME.gguf`.

@@ -1,7 +1,6 @@
-//! Small files beside a model: read whole, but never without bound; written whole, or not at all.
+//! Small files beside a model: read whole, but never without bound.
 
-use std::fs::{self, File};
-use std::io::{Read, Write};
+use std::io::Read;
 use std::path::Path;
 
 use crate::error::{Error, Result};
@@ -46,61 +45,9 @@ pub fn text(path: &Path, what: &'static str, limit_bytes: u64) -> Result<String>
     })
 }
 
-/// Gives the file at `path` these bytes: whole or not at all. Nobody else may write it meanwhile.
-///
-/// # Errors
-/// [`Error::Io`].
-pub fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
-    replace_by(path, |file| file.write_all(bytes).map_err(Error::io("write", path)))
-}
-
-/// Gives the file at `path` the bytes that `write` writes: whole or not at all. Nobody else may write it meanwhile.
-///
-/// # Errors
-/// [`Error::Io`]; as `write`.
-pub fn replace_by(path: &Path, write: impl FnOnce(&mut File) -> Result<()>) -> Result<()> {
-    refuse_special(path)?;
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(".partial");
-    let partial = path.with_file_name(name);
-    let written = || {
-        let mut file = File::create(&partial).map_err(Error::io("write", path))?;
-        write(&mut file)?;
-        file.sync_all().map_err(Error::io("write", path))?;
-        fs::rename(&partial, path).map_err(Error::io("write", path))
-    };
-    written().inspect_err(|_| drop(fs::remove_file(&partial)))
-}
-
-/// An output must be no device, pipe or socket: it would be replaced by a file.
-///
-/// # Errors
-/// [`Error::Usage`].
-pub fn refuse_special(out: &Path) -> Result<()> {
-    match fs::metadata(out) {
-        Ok(there) if !there.is_file() && !there.is_dir() => Err(Error::Usage {
-            what: format!("{} is no regular file, and only such can be written", out.display()),
-            help: "name a file; --dry-run writes none".to_owned(),
-        }),
-        _ => Ok(()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    #[cfg(unix)]
-    fn devices_are_no_outputs() {
-        let dir = tempfile::tempdir().unwrap();
-        let file = dir.path().join("there");
-        assert!(refuse_special(&file).is_ok());
-        std::fs::write(&file, "x").unwrap();
-        assert!(refuse_special(&file).is_ok() && refuse_special(dir.path()).is_ok());
-        let error = replace(Path::new("/dev/null"), b"x").unwrap_err().to_string();
-        assert!(error.contains("/dev/null is no regular file"), "{error}");
-    }
 
     #[test]
     fn what_is_too_large_or_no_file_is_refused() {

@@ -28,6 +28,7 @@ pub mod runner;
 pub mod shard;
 pub mod size;
 pub mod spread;
+pub mod storage;
 pub mod targets;
 pub mod templates;
 pub mod verify;

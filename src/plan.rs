@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use formats::compact::Storage;
-use formats::{Mapped, Metadata, Planned, Split, Sum};
+use formats::{Metadata, Planned, Split, Sum};
 use quant::{Encoding, codec};
 use sha2::{Digest, Sha256};
 
@@ -15,9 +15,8 @@ use crate::compact::Coded;
 use crate::error::{Error, Result};
 use crate::model::{Dropped, Lazy, Model, Role};
 use crate::recipe::{Fallback, Recipe, TensorType, fitting};
-use crate::targets::{
-    self, Chat, Content, Files, Item, Objection, Order, Output, PlannedFile, SmallFile, Target,
-};
+use crate::storage::{Output, Sealed};
+use crate::targets::{self, Chat, Content, Files, Item, Objection, Order, PlannedFile, SmallFile, Target};
 
 /// Everything about the files to be written, known before any work.
 #[derive(Debug)]
@@ -71,7 +70,7 @@ pub struct Write {
     /// How they are coded, if they are not stored as they are: the size is known once that is done.
     pub coded: Option<Coded>,
     /// The blocks of all its rows, if they were made already: by calibration; or what they were coded as.
-    pub encoded: Option<Arc<Mapped>>,
+    pub encoded: Option<Arc<Sealed>>,
     /// Bytes of what it was coded as, once that is known.
     pub section_bytes: Option<u64>,
     /// Whether it was coded for what a text says about it.

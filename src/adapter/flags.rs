@@ -1,6 +1,6 @@
 //! Adapters and tuned states on the command line: what is merged into the model as it is opened.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::{Adapter, Layout, Options, TunedState};
 use crate::error::Result;
@@ -29,6 +29,11 @@ pub struct Flags {
 }
 
 impl Flags {
+    /// The files that are read.
+    pub fn files(&self) -> impl Iterator<Item = &Path> {
+        [&self.lora, &self.lora_init, &self.state].into_iter().flatten().map(PathBuf::as_path)
+    }
+
     /// Merges what was asked for into `model`.
     ///
     /// # Errors

@@ -38,9 +38,9 @@ pub use record::{
 pub use summary::{Fate, Outcome, Summary};
 
 use crate::error::{Error, Result};
-use crate::files::replace;
 use crate::pipeline::Stop;
 use crate::shard::Shard;
+use crate::storage::{self, Inputs};
 use claim::{Claim, make_folder};
 use schedule::Memory;
 use work::{Done, Workshop};
@@ -93,7 +93,7 @@ pub fn run(
     } else {
         let path = out.join(summary.shard.summary_name());
         let _claim = sole(&out)?;
-        replace(&path, &record::json(&summary, &path)?)?;
+        storage::write(&path, &record::json(&summary, &path)?, &Inputs::new(), true)?;
     }
     Ok(summary)
 }
@@ -197,7 +197,7 @@ fn publish(summary: &Summary, out: &Path) -> Result<()> {
         })?;
     }
     for (path, bytes) in files {
-        replace(&out.join(path), &bytes)?;
+        storage::write(&out.join(path), &bytes, &Inputs::new(), true)?;
     }
     Ok(())
 }

@@ -20,6 +20,7 @@ use crate::model::Model;
 use crate::pipeline::GENERATION;
 use crate::plan::Plan;
 use crate::report::bytes;
+use crate::storage::{self, Inputs};
 use crate::verify;
 use crate::{about::About, files};
 
@@ -409,7 +410,7 @@ impl Record {
     /// # Errors
     /// [`Error::Io`].
     pub(super) fn write(&self, path: &Path) -> Result<()> {
-        crate::files::replace(path, &json(self, path)?)
+        storage::write(path, &json(self, path)?, &Inputs::new(), true)
     }
 
     /// Whether its files are in `folder`, with the bytes that they had.

@@ -77,19 +77,22 @@ pub fn encode(
     let weights: u64 = targets.map(|t| plan.tensors[t.write].values.elements() as u64).sum();
     let mut done = Done::default();
     for stage in &stages {
-        let open = missing(stage, store)?;
+        let open = missing(stage, store);
         listener.enter(stage, &open, stop)?;
         for target in &stage.targets {
             let write = &plan.tensors[target.write];
             let of_levels =
                 codebooks[target.write].and_then(|levels| codec_of_levels(write.encoding, levels));
             let Some(form) = Form::of(write, of_levels.as_deref()) else { continue };
-            if open.contains(target)
-                && let Some(moments) = listener.moments(target.key)?
-            {
-                store.keep(target.write, &form.encode(listener.model(), plan, *target, &moments, stop)?)?;
-            }
-            let Some(kept) = store.get(target.write)? else { continue };
+            let kept = match open.contains(target) {
+                true => {
+                    let Some(moments) = listener.moments(target.key)? else { continue };
+                    let encoded = form.encode(listener.model(), plan, *target, &moments, stop)?;
+                    Some(store.keep(target.write, encoded)?)
+                }
+                false => store.get(target.write),
+            };
+            let Some(kept) = kept else { continue };
             if listener.follows(stage)
                 && let Some(values) = form.decode(&kept, write)
             {
@@ -125,19 +128,19 @@ pub fn divide(
         stop.check()?;
         let write = &plan.tensors[number];
         let Some(codec) = codec(write.encoding) else { continue };
-        if store.get(number)?.is_none() {
+        let kept = if let Some(kept) = store.get(number) {
+            kept
+        } else {
             let mut values = vec![0.0; write.values.elements()];
             write.values.read(&model.container, 0..write.values.rows(), &mut values);
             write.values.release(&model.container, 0..write.values.rows());
             let encoded = divide_weights(codec, write, &values, branches.rank, plan.recipe.search);
             let encoded = encoded
                 .map_err(|e| pipeline::unencodable(&write.values, &write.name, plan.target, model, e))?;
-            store.keep(number, &encoded)?;
-        }
+            store.keep(number, encoded)?
+        };
         observer.calibrated(write.values.elements() as u64, weights);
-        if let Some(kept) = store.get(number)? {
-            done.take(plan, number, kept);
-        }
+        done.take(plan, number, kept);
     }
     Ok(done)
 }
@@ -192,14 +195,8 @@ fn running_bytes(model: &Model, text: &Text) -> u64 {
 }
 
 /// The matrices that are still to be encoded.
-fn missing(stage: &Stage, store: &Store) -> Result<Vec<Target>> {
-    let mut missing = Vec::new();
-    for target in &stage.targets {
-        if store.get(target.write)?.is_none() {
-            missing.push(*target);
-        }
-    }
-    Ok(missing)
+fn missing(stage: &Stage, store: &Store) -> Vec<Target> {
+    stage.targets.iter().filter(|target| store.get(target.write).is_none()).copied().collect()
 }
 
 pub(super) fn slices(sequences: &[Vec<u32>]) -> Vec<&[u32]> {

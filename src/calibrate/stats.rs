@@ -24,10 +24,10 @@ use super::encode::{TOGETHER, slices};
 use super::measure::{Ear, over_both};
 use crate::error::{Error, Result};
 use crate::eval::sha256;
-use crate::files::replace_by;
 use crate::model::{Held, Model, Role};
 use crate::pipeline::Stop;
 use crate::runner::{Half, Inputs, Key, Moments, Options, Runner, Tap, Walk};
+use crate::storage::Outputs;
 
 /// The key that tells such a file from others, and its value.
 const KEY: (&str, &str) = ("rwkv-quant.calibration", "1");
@@ -185,7 +185,7 @@ struct Heard {
     channels: usize,
 }
 
-/// Measures what meets every matrix of `model` on a text, and writes it to the file `out`; tells of how many matrices.
+/// Measures what meets every matrix of `model` on a text, and writes it as the file of `outputs`; tells of how many matrices.
 ///
 /// The model is run once, half a block at a time, and what was heard of a half is written before the next begins.
 ///
@@ -194,7 +194,7 @@ struct Heard {
 pub fn measure_all(
     model: Model,
     text: &Text,
-    out: &Path,
+    outputs: &mut Outputs,
     stop: &Stop,
     mut progress: impl FnMut(),
 ) -> Result<usize> {
@@ -218,9 +218,12 @@ pub fn measure_all(
     let path = model.container.path().to_owned();
     let runner = Runner::new(model, Options { stream: true, ..Options::default() })?;
     let mut walk = Walk::new(runner, &[&slices(&text.fit), &slices(&text.held_out)], TOGETHER)?;
-    replace_by(out, |file| {
-        let mut file = BufWriter::with_capacity(1 << 20, file);
-        let mut put = |bytes: &[u8]| file.write_all(bytes).map_err(Error::io("write", out));
+    let values: u64 = planned.iter().filter_map(Planned::bytes).sum();
+    outputs.create(&[placement.head.len() as u64 + values])?;
+    {
+        let out = outputs.to_open();
+        let mut file = BufWriter::with_capacity(1 << 20, outputs.stream(0));
+        let mut put = |bytes: &[u8]| file.write_all(bytes).map_err(Error::io("write", &out));
         put(&placement.head)?;
         numbers.iter().flat_map(|(_, numbers)| numbers).try_for_each(|n| put(&n.to_le_bytes()))?;
         for stage in &stages {
@@ -248,8 +251,8 @@ pub fn measure_all(
             }
             progress();
         }
-        file.flush().map_err(Error::io("write", out))
-    })?;
+        file.flush().map_err(Error::io("write", &out))?;
+    }
     Ok(stages.iter().map(Vec::len).sum())
 }
 

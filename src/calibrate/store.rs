@@ -1,20 +1,29 @@
 //! Finished matrices on disk: what a run that was killed had done already.
 //!
-//! A folder beside the output holds `identity`, which says for what exactly its matrices were made, and for each one its
-//! bytes, the factors of its branch, and what is to be said about it. Every file is complete: it gets its name when it
-//! is. The SHA-256 of what is kept stands in a file of its own beside it; what does not match it was never made.
+//! ```text
+//! OUT.calibration/
+//!   lock             locked as long as a run works on it
+//!   identity         for what exactly its matrices were made
+//!   00012.bytes      what tensor 12 of the plan became: blocks, or the section of a compact file
+//!   00012.factors    the factors of its branch, if it has one
+//!   00012.seal       the CRC-32 of the JSON behind it: the outcome, and length and CRC-32 of the files above
+//! ```
+//!
+//! Checksums are taken in memory when the bytes are made. The seal is written last: what has none, or does not match it, was
+//! never made.
 
 use std::fs::{self, File};
+use std::io::BufWriter;
 use std::path::{Path, PathBuf};
 
 use formats::Mapped;
 use quant::EncodeError;
+use serde::{Deserialize, Serialize};
 
 use super::matrix::{Encoded, Outcome};
 use crate::compact::Unencodable;
 use crate::error::{Error, Result};
-use crate::files::replace;
-use crate::verify::sha256;
+use crate::storage::{Checked, Sealed, crc32, own};
 
 /// Sections of fewer bytes are coded again by a run that goes on.
 const LARGE_BYTES: u64 = 1 << 20;
@@ -22,11 +31,40 @@ const LARGE_BYTES: u64 = 1 << 20;
 /// A finished matrix.
 pub(super) struct Kept {
     /// Its blocks.
-    pub bytes: Mapped,
+    pub bytes: Sealed,
     /// The factors of its branch, if it has one.
-    pub factors: Option<Mapped>,
+    pub factors: Option<Sealed>,
     /// What is to be said about it.
     pub outcome: Outcome,
+}
+
+/// What tells that a tensor is finished.
+#[derive(Debug, Deserialize, Serialize)]
+struct Seal {
+    bytes: Sum,
+    factors: Option<Sum>,
+    /// Nothing of what was not fitted to a text.
+    outcome: Option<Outcome>,
+}
+
+/// Length and CRC-32 of a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+struct Sum {
+    length: u64,
+    crc32: u32,
+}
+
+impl Sum {
+    fn of(bytes: &[u8]) -> Sum {
+        Sum { length: bytes.len() as u64, crc32: crc32fast::hash(bytes) }
+    }
+
+    /// The file at `path` if it has this sum.
+    fn open(self, path: &Path) -> Option<Sealed> {
+        let file = Mapped::open(path).ok()?;
+        let found = Sum { length: file.bytes().len() as u64, crc32: crc32(&file) };
+        (found == self).then(|| Sealed::new(file, self.crc32))
+    }
 }
 
 /// The folder, locked for this run.
@@ -49,7 +87,7 @@ impl Store {
         refuse_strangers(&folder)?;
         fs::create_dir_all(&folder).map_err(Error::io("create", &folder))?;
         let path = folder.join("lock");
-        let lock = File::create(&path).map_err(Error::io("create", &path))?;
+        let lock = open_lock(&path)?;
         if lock.try_lock().is_err() {
             return Err(Error::Resources {
                 what: format!("another run calibrates {} at this moment", out.display()),
@@ -60,7 +98,7 @@ impl Store {
         let path = store.folder.join("identity");
         if fs::read_to_string(&path).ok().as_deref() != Some(identity) {
             store.clear(&path)?;
-            replace(&path, identity.as_bytes())?;
+            own::replace(&path, identity.as_bytes())?;
         }
         Ok(store)
     }
@@ -76,76 +114,87 @@ impl Store {
     }
 
     /// What tensor `write` of the plan became, if it is there.
-    ///
-    /// # Errors
-    /// If it cannot be read.
-    pub(super) fn get(&self, write: usize) -> Result<Option<Kept>> {
-        let path = self.file(write, "json");
-        let Ok(text) = fs::read_to_string(&path) else { return Ok(None) };
-        let Ok(outcome) = serde_json::from_str::<Outcome>(&text) else { return Ok(None) };
-        let Some(bytes) = sealed(&self.file(write, "bytes"))? else { return Ok(None) };
-        let path = self.file(write, "factors");
-        let factors = sealed(&path)?;
-        let is_whole = factors.is_some() || !path.exists();
-        Ok(is_whole.then_some(Kept { bytes, factors, outcome }))
+    pub(super) fn get(&self, write: usize) -> Option<Kept> {
+        let Seal { bytes, factors, outcome } = self.seal(write)?;
+        let factors = match factors {
+            Some(sum) => Some(sum.open(&self.file(write, "factors"))?),
+            None => None,
+        };
+        Some(Kept { bytes: bytes.open(&self.file(write, "bytes"))?, factors, outcome: outcome? })
     }
 
     /// Keeps what tensor `write` of the plan became.
     ///
     /// # Errors
-    /// [`Error::Io`].
-    pub(super) fn keep(&self, write: usize, encoded: &Encoded) -> Result<()> {
-        let path = self.file(write, "bytes");
-        replace(&path, &encoded.bytes)?;
-        seal(&path)?;
-        if let Some(factors) = &encoded.factors {
-            let path = self.file(write, "factors");
-            replace(&path, factors)?;
-            seal(&path)?;
+    /// [`Error::Io`]; [`Error::Model`] if the disk does not hold what was written.
+    pub(super) fn keep(&self, write: usize, encoded: Encoded) -> Result<Kept> {
+        let Encoded { bytes, factors, outcome } = encoded;
+        own::replace(&self.file(write, "bytes"), &bytes)?;
+        if let Some(factors) = &factors {
+            own::replace(&self.file(write, "factors"), factors)?;
         }
-        // Who finds the outcome finds the rest.
-        let outcome = serde_json::to_string(&encoded.outcome).unwrap_or_default();
-        replace(&self.file(write, "json"), outcome.as_bytes())
+        let sums = (Sum::of(&bytes), factors.as_deref().map(Sum::of));
+        self.put_seal(write, &Seal { bytes: sums.0, factors: sums.1, outcome: Some(outcome) })?;
+        self.get(write).ok_or_else(|| {
+            crate::storage::damaged(&self.folder, &format!("matrix {write} is not what was written"))
+        })
     }
 
     /// What tensor `write` of the plan was coded as, if it is there.
-    ///
-    /// # Errors
-    /// If it cannot be read.
-    pub fn section(&self, write: usize) -> Result<Option<Mapped>> {
-        sealed(&self.file(write, "section"))
+    pub fn section(&self, write: usize) -> Option<Sealed> {
+        self.seal(write)?.bytes.open(&self.file(write, "bytes"))
     }
 
     /// Keeps what `work` writes as what tensor `write` of the plan is coded as; a `second`, smaller one for this run only,
     /// beside the first, which a run that goes on would make too.
     ///
     /// # Errors
-    /// [`Error::Io`], and those of `work`.
+    /// [`Error::Io`], and those of `work`; [`Error::Model`] if the disk does not hold what was written.
     pub fn keep_section(
         &self,
         write: usize,
         second: bool,
-        work: impl FnOnce(&File) -> std::result::Result<(), Unencodable>,
-    ) -> Result<std::result::Result<Mapped, EncodeError>> {
+        work: impl FnOnce(BufWriter<&mut Checked>) -> std::result::Result<(), Unencodable>,
+    ) -> Result<std::result::Result<Sealed, EncodeError>> {
         let partial = self.file(write, "partial");
-        let file = File::create(&partial).map_err(Error::io("create", &partial))?;
-        match work(&file) {
+        let mut checked = Checked::new(own::create(&partial)?);
+        match work(BufWriter::new(&mut checked)) {
             Ok(()) => {}
             Err(Unencodable::Weight(e)) => return Ok(Err(e)),
             Err(Unencodable::Io(e)) => return Err(Error::io("write", &partial)(e)),
             Err(Unencodable::Other(e)) => return Err(e),
         }
+        let (file, ledger) = checked.finish();
         // What is coded again in no time need not be found again, so nobody waits for the disk.
         let is_large = file.metadata().map_err(Error::io("write", &partial))?.len() >= LARGE_BYTES;
-        if is_large {
+        let is_kept = is_large && !second;
+        if is_kept {
             file.sync_all().map_err(Error::io("write", &partial))?;
         }
-        let path = self.file(write, if is_large && !second { "section" } else { "for_now" });
+        ledger.compare(&partial, &|_| Ok(()))?;
+        let written = Mapped::open(&partial)?;
+        let sum = Sum { length: written.bytes().len() as u64, crc32: crc32(&written) };
+        drop(written); // where a file that is mapped cannot be renamed
+        let path = self.file(write, if is_kept { "bytes" } else { "for_now" });
         fs::rename(&partial, &path).map_err(Error::io("rename", &partial))?;
-        if is_large && !second {
-            seal(&path)?;
+        if is_kept {
+            self.put_seal(write, &Seal { bytes: sum, factors: None, outcome: None })?;
         }
-        Ok(Ok(Mapped::open(&path)?))
+        let section = sum.open(&path);
+        section.map(Ok).ok_or_else(|| crate::storage::damaged(&path, "it is not what was written"))
+    }
+
+    fn seal(&self, write: usize) -> Option<Seal> {
+        let text = fs::read_to_string(self.file(write, "seal")).ok()?;
+        let (crc32, json) = text.split_once('\n')?;
+        let is_whole = u32::from_str_radix(crc32, 16).ok()? == crc32fast::hash(json.as_bytes());
+        is_whole.then(|| serde_json::from_str(json).ok()).flatten()
+    }
+
+    fn put_seal(&self, write: usize, seal: &Seal) -> Result<()> {
+        let path = self.file(write, "seal");
+        let json = serde_json::to_string(seal).map_err(|e| Error::io("write", &path)(e.into()))?;
+        own::replace(&path, format!("{:08x}\n{json}", crc32fast::hash(json.as_bytes())).as_bytes())
     }
 
     /// Removes the folder: the output is finished.
@@ -161,26 +210,17 @@ impl Store {
     }
 }
 
-/// Keeps the SHA-256 of a finished file beside it.
-fn seal(path: &Path) -> Result<()> {
-    let bytes = Mapped::open(path)?;
-    replace(&seal_of(path), sha256(&bytes).as_bytes())
-}
-
-fn seal_of(path: &Path) -> PathBuf {
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(".sha256");
-    path.with_file_name(name)
-}
-
-/// A file that was sealed; `None` if there is none, or if it is no longer what it was.
-fn sealed(path: &Path) -> Result<Option<Mapped>> {
-    let Ok(sum) = fs::read_to_string(seal_of(path)) else { return Ok(None) };
-    if !path.exists() {
-        return Ok(None);
+/// Opens the file that tells whether a run is at work; it is empty, so nothing is lost.
+fn open_lock(path: &Path) -> Result<File> {
+    let is_ours = path.symlink_metadata().map_or(true, |meta| meta.is_file() && meta.len() == 0);
+    if !is_ours {
+        return Err(Error::Usage {
+            what: format!("{} is in the way: it is no lock of this program", path.display()),
+            help: "move it away, or give the output another name".to_owned(),
+        });
     }
-    let bytes = Mapped::open(path)?;
-    Ok((sha256(&bytes) == sum).then_some(bytes))
+    let opened = fs::OpenOptions::new().write(true).create(true).truncate(false).open(path);
+    opened.map_err(Error::io("create", path))
 }
 
 /// Refuses a folder of somebody else's: what is in it would be removed.

@@ -7,9 +7,9 @@ use super::derived::DerivedArgs;
 use super::{STOP, show};
 use crate::calibrate::{self, Settings, Text};
 use crate::error::Result;
-use crate::files::replace;
 use crate::report::{Measurement, Steps, Style};
 use crate::runner::{Options, Runner};
+use crate::storage::Outputs;
 
 /// Measures on a text what meets every matrix: how much every input channel is used, an importance matrix (.gguf, or .dat
 /// for llama.cpp's older layout); or all that `convert --calib` wants to know, so that one run serves many conversions
@@ -34,11 +34,11 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: &Args, style: Style) -> Result<()> {
-    let work = || measure(args, style);
-    show(&args.common.run("what was measured", &["gguf", "dat", "safetensors"], work)?, style)
+    let work = |outputs: &mut Outputs| measure(args, outputs, style);
+    show(&args.common.run("what was measured", &["gguf", "dat", "safetensors"], &args.texts, work)?, style)
 }
 
-fn measure(args: &Args, style: Style) -> Result<Measurement> {
+fn measure(args: &Args, outputs: &mut Outputs, style: Style) -> Result<Measurement> {
     let start = Instant::now();
     let common = &args.common;
     let model = common.open()?;
@@ -55,7 +55,7 @@ fn measure(args: &Args, style: Style) -> Result<Measurement> {
     let (again, progress) = (common.open()?, || steps.add(1));
     let extension = common.output.extension().and_then(|e| e.to_str());
     let matrices = if extension == Some("safetensors") {
-        calibrate::measure_all(again, &text, &common.output, &STOP, progress)
+        calibrate::measure_all(again, &text, outputs, &STOP, progress)
     } else {
         let squares = calibrate::mean_squares(again, &text, &STOP, progress);
         squares.and_then(|squares| {
@@ -64,7 +64,7 @@ fn measure(args: &Args, style: Style) -> Result<Measurement> {
                 Some("dat") => imatrix.to_dat(),
                 _ => imatrix.to_gguf(text.tokens() as u64, args.ctx as u32)?,
             };
-            replace(&common.output, &bytes)?;
+            outputs.fill(&bytes)?;
             Ok(imatrix.entries.len())
         })
     };

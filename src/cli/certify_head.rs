@@ -7,6 +7,7 @@ use super::show;
 use crate::error::Result;
 use crate::report::{Certification, Style};
 use crate::runner::{HeadChoice, Options, Runner};
+use crate::storage::Outputs;
 
 /// Writes what a certified output layer reads of every row, so that `generate` and `eval-ppl --head FILE` need not make
 /// it: a .rwkvz file.
@@ -20,15 +21,16 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: &Args, style: Style) -> Result<()> {
-    show(&args.common.run("a certified head", &["rwkvz"], || certify(args))?, style)
+    let work = |outputs: &mut Outputs| certify(args, outputs);
+    show(&args.common.run("a certified head", &["rwkvz"], &[], work)?, style)
 }
 
-fn certify(args: &Args) -> Result<Certification> {
+fn certify(args: &Args, outputs: &mut Outputs) -> Result<Certification> {
     let start = Instant::now();
     let (common, best) = (&args.common, args.best as usize);
     let model = Runner::new(common.open()?, Options::default())?;
     let certified = HeadChoice::certified(best, &model)?;
-    certified.save(&model.full_rows(), &common.output)?;
+    outputs.fill(&certified.file(&model.full_rows(), &common.output)?)?;
     let seconds = start.elapsed().as_secs_f64();
     Ok(Certification::new(&model, certified.always_bytes(), best, &common.output, seconds))
 }

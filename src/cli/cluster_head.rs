@@ -9,6 +9,7 @@ use crate::calibrate::{Settings, Text};
 use crate::error::Result;
 use crate::report::{Clustering, Steps, Style};
 use crate::runner::{Clustered, Fit, Hidden, Options, Runner, mean_squares, parse_share};
+use crate::storage::Outputs;
 
 /// Puts the rows of the output layer into clusters, a .rwkvz or .safetensors file for `generate` and `eval-ppl --head FILE`.
 #[derive(Debug, clap::Args)]
@@ -37,10 +38,11 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: &Args, style: Style) -> Result<()> {
-    show(&args.common.run("clusters", &["rwkvz", "safetensors"], || cluster(args, style))?, style)
+    let work = |outputs: &mut Outputs| cluster(args, outputs, style);
+    show(&args.common.run("clusters", &["rwkvz", "safetensors"], &args.calib, work)?, style)
 }
 
-fn cluster(args: &Args, style: Style) -> Result<Clustering> {
+fn cluster(args: &Args, outputs: &mut Outputs, style: Style) -> Result<Clustering> {
     let start = Instant::now();
     let common = &args.common;
     let runner = || Runner::new(common.open()?, Options::default());
@@ -61,7 +63,7 @@ fn cluster(args: &Args, style: Style) -> Result<Clustering> {
             (fitted(fit, &model, &text, style)?, Some(text))
         }
     };
-    clustered.save(&common.output)?;
+    outputs.fill(&clustered.file(&common.output)?)?;
     Ok(Clustering::new(&model, &clustered, text.as_ref(), &common.output, start.elapsed().as_secs_f64()))
 }
 

@@ -4,9 +4,11 @@ use std::path::PathBuf;
 
 use super::stop_on_ctrl_c;
 use crate::about;
+use crate::calibrate::SELF;
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::pipeline;
+use crate::storage::{Inputs, Outputs, Targets};
 use crate::vocab::Coder;
 
 /// The model, the file to write, and how.
@@ -42,13 +44,14 @@ impl DerivedArgs {
         about::coder(model, self.vocab.as_deref())
     }
 
-    /// Runs `work` with as many threads as asked for, if the output may be written: its extension is one of
-    /// `extensions`, and nothing stands there. `what` is to be written: `an importance matrix`.
+    /// Runs `work`, which fills the output, with as many threads as asked for, if the output may be written: its extension
+    /// is one of `extensions`, and nothing stands there. `what` is to be written: `an importance matrix`; `texts` are read.
     pub fn run<R: Send>(
         &self,
         what: &str,
         extensions: &[&str],
-        work: impl FnOnce() -> Result<R> + Send,
+        texts: &[PathBuf],
+        work: impl FnOnce(&mut Outputs) -> Result<R> + Send,
     ) -> Result<R> {
         let extension = self.output.extension().and_then(|e| e.to_str()).unwrap_or_default();
         if !extensions.contains(&extension) {
@@ -57,10 +60,17 @@ impl DerivedArgs {
                 help: format!("give a name that ends in .{}", extensions.join(" or .")),
             });
         }
-        if self.output.exists() && !self.force {
-            return Err(Error::Exists { path: self.output.clone() });
-        }
         stop_on_ctrl_c();
-        pipeline::pool(self.threads.map_or(0, usize::from))?.install(work)
+        let mut inputs = Inputs::new();
+        let texts = texts.iter().filter(|path| path.as_os_str() != SELF);
+        inputs.add_all([&self.model].into_iter().chain(&self.vocab).chain(texts).map(PathBuf::as_path));
+        inputs.add_open(self.open()?.files());
+        let mut outputs = Outputs::claim(Targets::file(&self.output), &inputs, self.force)?;
+        let pool = pipeline::pool(self.threads.map_or(0, usize::from))?;
+        pool.install(|| {
+            let made = work(&mut outputs)?;
+            outputs.commit(&inputs)?;
+            Ok(made)
+        })
     }
 }

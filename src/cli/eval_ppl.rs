@@ -12,6 +12,7 @@ use crate::eval::{Corpus, Gates, Load, Protocol, Sequence, Setting, Task, Work, 
 use crate::model::Model;
 use crate::report::{EvaluationReport, Steps, Style};
 use crate::runner::{Arithmetic, Head, HeadChoice, Options, Runner};
+use crate::storage::{Inputs, Outputs, Targets, folder_of};
 use crate::vocab::{Coder, Vocab};
 
 /// Measures how well models predict a text, and how far they are from a reference.
@@ -53,6 +54,9 @@ pub(super) struct Args {
     /// Also write the results to a file: .json, .md or .csv; may be given several times
     #[arg(long, value_name = "FILE")]
     save: Vec<PathBuf>,
+    /// Replace files for results that exist
+    #[arg(long, short = 'f', requires = "save")]
+    force: bool,
     #[command(flatten)]
     gates: Gates,
     #[command(flatten)]
@@ -85,37 +89,37 @@ pub(super) fn run(args: &Args, style: Style) -> Result<()> {
     args.gates.check().map_err(|what| Error::Usage { what, help: "correct the limit".to_owned() })?;
     for path in &args.save {
         EvaluationReport::format_of(path)?;
-        let inputs = [&args.model].into_iter().chain(&args.texts).chain(&args.against).chain(&args.candidate);
-        check_output(path, inputs.chain(args.run.files()))?;
+        check_folder(path)?;
     }
     stop_on_ctrl_c();
+    let mut inputs = Inputs::new();
+    let models = [&args.model].into_iter().chain(&args.against).chain(&args.candidate);
+    inputs.add_all(models.chain(&args.texts).map(PathBuf::as_path).chain(args.run.files()));
+    let targets = args
+        .save
+        .split_first()
+        .map(|(first, rest)| Targets { beside: rest.to_vec(), ..Targets::file(first) });
+    let outputs = targets.map(|targets| Outputs::claim(targets, &inputs, args.force)).transpose()?;
     let report = args.run.with_threads(|| evaluate(args, style))?;
-    for path in &args.save {
-        report.save(path)?;
+    if let (Some(mut outputs), Some((first, rest))) = (outputs, args.save.split_first()) {
+        outputs.fill(&report.file(first)?)?;
+        rest.iter().try_for_each(|path| outputs.put(path, &report.file(path)?))?;
+        outputs.commit(&inputs)?;
     }
     show(&report, style)?;
     check(&args.gates, &report)
 }
 
-/// Refuses a file for results that is read, or whose folder is missing: before the work, not after it.
-fn check_output<'a>(path: &Path, mut inputs: impl Iterator<Item = &'a PathBuf>) -> Result<()> {
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    if !folder.is_dir() {
-        return Err(Error::Usage {
-            what: format!("the folder {} for the results does not exist", folder.display()),
-            help: "make it, or give another --save".to_owned(),
-        });
+/// Refuses a file for results whose folder is missing: before the work, not after it.
+fn check_folder(path: &Path) -> Result<()> {
+    let folder = folder_of(path);
+    if folder.is_dir() {
+        return Ok(());
     }
-    let real = path.canonicalize();
-    let is_input =
-        |input: &PathBuf| real.as_ref().is_ok_and(|real| input.canonicalize().is_ok_and(|i| i == *real));
-    if inputs.any(is_input) {
-        return Err(Error::Usage {
-            what: format!("{} is read here, and would be replaced by the results", path.display()),
-            help: "give the results another name".to_owned(),
-        });
-    }
-    Ok(())
+    Err(Error::Usage {
+        what: format!("the folder {} for the results does not exist", folder.display()),
+        help: "make it, or give another --save".to_owned(),
+    })
 }
 
 fn evaluate(args: &Args, style: Style) -> Result<EvaluationReport> {

@@ -8,6 +8,7 @@ use clap_complete::Shell;
 
 use super::Cli;
 use crate::error::{Error, Result};
+use crate::storage::{Inputs, Outputs, Targets};
 
 /// Prints the completions of a shell.
 #[derive(Debug, clap::Args)]
@@ -21,6 +22,9 @@ pub(super) struct Completions {
 pub(super) struct Man {
     /// Write the pages of the program and of all its commands into this folder instead
     folder: Option<PathBuf>,
+    /// Replace pages that exist
+    #[arg(long, short = 'f', requires = "folder")]
+    force: bool,
 }
 
 pub(super) fn completions(args: &Completions) -> Result<()> {
@@ -36,15 +40,34 @@ pub(super) fn completions(args: &Completions) -> Result<()> {
 
 pub(super) fn man(args: &Man) -> Result<()> {
     match &args.folder {
-        Some(folder) => {
-            clap_mangen::generate_to(Cli::command(), folder).map_err(Error::io("write pages into", folder))
-        }
+        Some(folder) => write_pages(folder, args.force),
         None => {
             let mut page = Vec::new();
             clap_mangen::Man::new(Cli::command()).render(&mut page).map_err(stdout_error)?;
             print(&page)
         }
     }
+}
+
+/// Writes the page of the program and those of its commands, all or none.
+fn write_pages(folder: &Path, force: bool) -> Result<()> {
+    let mut program = Cli::command();
+    program.build();
+    let commands = program.get_subcommands().cloned().collect::<Vec<_>>();
+    let mut pages = Vec::new();
+    for command in std::iter::once(program).chain(commands) {
+        let man = clap_mangen::Man::new(command);
+        let mut page = Vec::new();
+        man.render(&mut page).map_err(Error::io("write pages into", folder))?;
+        pages.push((folder.join(man.get_filename()), page));
+    }
+    let mut paths = pages.iter().map(|(path, _)| path.clone());
+    let Some(first) = paths.next() else { return Ok(()) };
+    let targets = Targets { beside: paths.collect(), ..Targets::file(&first) };
+    let mut outputs = Outputs::claim(targets, &Inputs::new(), force)?;
+    outputs.fill(&pages[0].1)?;
+    pages[1..].iter().try_for_each(|(path, page)| outputs.put(path, page))?;
+    outputs.commit(&Inputs::new())
 }
 
 fn print(bytes: &[u8]) -> Result<()> {

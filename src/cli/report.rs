@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
 use crate::page::Page;
+use crate::storage::{self, Inputs};
 
 /// Renders the results of a run, as JSON, as a page: plots, tables, heat maps.
 #[derive(Debug, clap::Args)]
@@ -14,12 +15,19 @@ pub(super) struct Args {
     /// The page to write (.html) [default: standard output]
     #[arg(long, short = 'o', value_name = "FILE")]
     out: Option<PathBuf>,
+    /// Replace the page if it exists
+    #[arg(long, short = 'f', requires = "out")]
+    force: bool,
 }
 
 pub(super) fn run(args: &Args) -> Result<()> {
     let page = Page::read(&args.results)?.html()?;
     match &args.out {
-        Some(out) => crate::files::replace(out, &page),
+        Some(out) => {
+            let mut inputs = Inputs::new();
+            inputs.add(&args.results);
+            storage::write(out, &page, &inputs, args.force)
+        }
         None => {
             std::io::stdout().write_all(&page).map_err(Error::io("write to", Path::new("standard output")))
         }

@@ -1,9 +1,7 @@
 //! Every section of a planned file that is coded, before the file is laid out.
 
-use std::io::BufWriter;
 use std::sync::Arc;
 
-use formats::Mapped;
 use rayon::prelude::*;
 
 use super::Coded;
@@ -14,6 +12,7 @@ use crate::model::Model;
 use crate::pipeline::{self, Observer, Stop};
 use crate::plan::{Plan, Write};
 use crate::recipe::TensorType;
+use crate::storage::Sealed;
 
 /// By how many bits a weight a tensor is coded in less than it should be, since rates are met to about as much.
 const LEEWAY: f64 = 0.002;
@@ -41,7 +40,7 @@ pub fn encode(
     // So many at a time as there are threads: what is at work is in memory.
     for some in left.chunks(rayon::current_num_threads().max(1)) {
         let made = some.par_iter().map(|n| {
-            let section = match store.section(*n)? {
+            let section = match store.section(*n) {
                 Some(section) => section,
                 None => section(*n, false, plan, model, store, stop)?,
             };
@@ -110,7 +109,7 @@ fn is_left(write: &Write) -> bool {
 }
 
 /// Codes a tensor, and keeps its section.
-fn section(n: usize, second: bool, plan: &Plan, model: &Model, store: &Store, stop: &Stop) -> Result<Mapped> {
+fn section(n: usize, second: bool, plan: &Plan, model: &Model, store: &Store, stop: &Stop) -> Result<Sealed> {
     let (write, container) = (&plan.tensors[n], &model.container);
     let matrix = Matrix {
         rows: write.values.rows(),
@@ -123,6 +122,6 @@ fn section(n: usize, second: bool, plan: &Plan, model: &Model, store: &Store, st
     };
     let coded = write.coded.unwrap_or(Coded::Zstd);
     store
-        .keep_section(n, second, |file| matrix.section(coded, write.encoding, stop, BufWriter::new(file)))?
+        .keep_section(n, second, |out| matrix.section(coded, write.encoding, stop, out))?
         .map_err(|e| pipeline::unencodable(&write.values, &write.name, plan.target, model, e))
 }

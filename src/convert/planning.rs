@@ -1,12 +1,13 @@
 //! From what is asked for to a plan.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use quant::Encoding;
 
 use super::{Prepared, Request, beside_goals};
 use crate::about::{self, About};
-use crate::calibrate::{self, Calibration, Done, Judge, Source, Stats, Text, Trace};
+use crate::calibrate::{self, Calibration, Done, Judge, SELF, Source, Stats, Text, Trace};
 use crate::compact;
 use crate::error::{Error, Result};
 use crate::importance::Importance;
@@ -16,6 +17,7 @@ use crate::plan::{Plan, Wishes, Write};
 use crate::recipe::{CODED, FileType, Preset, Recipe, Search, Types};
 use crate::rescale::{Pair, Rescaling};
 use crate::runner::{Key, Options, Runner};
+use crate::storage::Inputs;
 use crate::targets::{self, Content, Target};
 
 impl Request {
@@ -138,6 +140,7 @@ impl Request {
         observer: &dyn Observer,
         stop: &Stop,
     ) -> Result<Prepared> {
+        let inputs = self.inputs(&model);
         targets::admit(target, &model, file_type)?;
         let about = self.about.applied(&model, target)?;
         let (text, stats) = self.text(&model, target, file_type, stop)?.unzip();
@@ -244,6 +247,7 @@ impl Request {
             plan,
             budget,
             about,
+            inputs,
             imatrix: self.imatrix.clone(),
             output: self.output.clone(),
             calibration,
@@ -264,6 +268,18 @@ impl Request {
             reached: None,
             save_recipe: self.goals.save_recipe.clone(),
         })
+    }
+
+    /// Every file that the conversion reads.
+    fn inputs(&self, model: &Model) -> Inputs {
+        let mut inputs = Inputs::new();
+        inputs.add(&self.input);
+        inputs.add_open(model.files());
+        inputs.add_all(self.adapters.files());
+        let texts = self.calibration.calib.iter().filter(|path| path.as_os_str() != SELF);
+        let others = [&self.imatrix, &self.goals.recipe, &self.about.vocab, &self.about.chat_template];
+        inputs.add_all(others.into_iter().flatten().chain(texts).map(PathBuf::as_path));
+        inputs
     }
 
     /// Whether every matrix is fitted to what meets it in the source.

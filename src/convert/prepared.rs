@@ -1,9 +1,6 @@
 //! A planned conversion, and carrying it out.
 
-use std::fs;
 use std::path::PathBuf;
-
-use formats::Mapped;
 
 use crate::about::About;
 use crate::branches::{self, Branches};
@@ -11,12 +8,12 @@ use crate::calibrate::{self, Calibration, Chosen, Done, Judge, Store};
 use crate::compact;
 use crate::error::{Error, Result};
 use crate::eval::Estimate;
-use crate::files::replace;
 use crate::model::Model;
 use crate::pipeline::{self, Budget, Observer, Stop};
 use crate::plan::Plan;
 use crate::report::Conversion;
-use crate::targets::{Chat, Output};
+use crate::storage::{self, Inputs, Output, Outputs, Targets};
+use crate::targets::Chat;
 use crate::verify::sha256;
 
 /// A conversion that is planned to the last byte.
@@ -30,6 +27,8 @@ pub struct Prepared {
     pub budget: Budget,
     /// What is said of the model.
     pub about: About,
+    /// Every file that is read.
+    pub inputs: Inputs,
     /// The importance matrix that was read.
     pub imatrix: Option<PathBuf>,
     /// The file or folder to write.
@@ -121,28 +120,45 @@ impl Prepared {
         }
     }
 
-    /// Calibrates it and keeps branches of low rank apart if that is asked for, and writes it; what is there is replaced
-    /// if `force`. If its types were chosen, its divergence is then measured.
+    /// Calibrates it and keeps branches of low rank apart if that is asked for, and writes it with all that goes beside it;
+    /// what is there is replaced if `force`. If its types were chosen, its divergence is measured before it gets its name.
     ///
     /// # Errors
-    /// As [`calibrate::encode`], [`calibrate::divide`], [`pipeline::write`] and [`Judge::divergence`].
+    /// As [`Outputs::claim`], [`calibrate::encode`], [`calibrate::divide`], [`pipeline::write`], [`Judge::divergence`] and
+    /// [`Outputs::commit`]. Whatever it is, what was there before is still there.
     pub fn write(&mut self, force: bool, observer: &dyn Observer, stop: &Stop) -> Result<()> {
-        let store = self.encode(force, observer, stop)?;
-        // The adapter first: without the model it does no harm, and the model without it would be a worse one.
-        let adapter = self.write_adapter()?;
-        pipeline::write(&self.plan, &self.model, &self.output, force, &self.budget, observer, stop)
-            .inspect_err(|_| adapter.iter().for_each(|path| drop(fs::remove_file(path))))?;
+        let mut outputs = Outputs::claim(self.targets(), &self.inputs, force)?;
+        let store = self.encode(observer, stop)?;
+        let adapter = self.made_adapter()?;
+        pipeline::write(&self.plan, &self.model, &mut outputs, &self.budget, observer, stop)?;
         // The folder cannot be removed everywhere while its files are mapped.
         self.plan.tensors.iter_mut().for_each(|t| t.encoded = None);
+        if let Some((path, bytes)) = adapter {
+            outputs.put(&path, &bytes)?;
+        }
         if let Some(judge) = self.judge.take() {
-            let written = Model::open(&self.to_open(), &[])?;
+            let written = Model::open(&outputs.to_open(), &[])?;
             let divergence = || judge.divergence(written, stop);
             self.reached = pipeline::pool(self.budget.threads)?.install(divergence)?;
         }
-        if let Some(path) = &self.save_recipe {
-            replace(path, self.recipe_text().as_bytes())?;
+        if let Some(path) = self.save_recipe.clone() {
+            outputs.put(&path, self.recipe_text().as_bytes())?;
         }
+        outputs.commit(&self.inputs)?;
         store.map_or(Ok(()), Store::remove)
+    }
+
+    /// All names that are given, and those that the output they replace has besides.
+    fn targets(&self) -> Targets {
+        let names = self.plan.files.iter().map(|f| &f.name).chain(self.plan.small.iter().map(|f| &f.name));
+        let adapter = self.adapter().map(|(path, _)| path);
+        Targets {
+            out: self.output.clone(),
+            output: self.plan.output,
+            names: names.cloned().collect(),
+            beside: adapter.into_iter().chain(self.save_recipe.clone()).collect(),
+            obsolete: branches::adapter_of(&self.output).into_iter().collect(),
+        }
     }
 
     /// The types of all tensors that are not as the file type says, as a file that `--recipe` reads.
@@ -158,21 +174,16 @@ impl Prepared {
         recipe.types.text(recipe.file_type, &remarks)
     }
 
-    /// Writes the branches of low rank, if there are any, and tells where; what an earlier run left there is no part of
-    /// this model.
-    fn write_adapter(&mut self) -> Result<Option<PathBuf>> {
+    /// The adapter with the branches of low rank, if there are any, and where it goes.
+    fn made_adapter(&mut self) -> Result<Option<(PathBuf, Vec<u8>)>> {
         let parts = std::mem::take(&mut self.done.branches);
         let Some((path, branches)) = self.adapter() else { return Ok(None) };
         if !parts.is_empty() {
             let bytes = branches.adapter(&self.plan, &self.model, &parts)?;
-            replace(&path, &bytes)?;
             self.adapter_bytes = bytes.len() as u64;
-            return Ok(Some(path));
+            return Ok(Some((path, bytes)));
         }
         self.adapter_bytes = 0;
-        if path.exists() {
-            fs::remove_file(&path).map_err(Error::io("remove", &path))?;
-        }
         if let Some(chat) = self.modelfile {
             self.plan.small = vec![chat.modelfile(self.plan.target, &self.plan.files, false)?];
         }
@@ -180,17 +191,14 @@ impl Prepared {
     }
 
     /// Encodes the matrices that are encoded as wholes: those that a text tells something about, and those with branches.
-    fn encode(&mut self, force: bool, observer: &dyn Observer, stop: &Stop) -> Result<Option<Store>> {
+    fn encode(&mut self, observer: &dyn Observer, stop: &Stop) -> Result<Option<Store>> {
         let calibration = self.calibration.take();
         let coded = self.plan.target.codes();
         if calibration.is_none() && self.plan.recipe.branches.is_none() && !coded {
             return Ok(None);
         }
-        if let Some(path) = self.paths().find(|path| !force && path.exists()) {
-            return Err(Error::Exists { path });
-        }
-        let inputs: Vec<&Mapped> = self.model.files().collect();
-        self.paths().try_for_each(|path| pipeline::refuse_input(&inputs, &path))?;
+        // Sections and calibrated blocks are kept until the output has its name.
+        storage::check_space(storage::folder_of(&self.output), 2 * self.plan.total_bytes())?;
         let store = Store::open(&self.output, &calibrate::identity(&self.plan, &self.model, &self.how))?;
         let (plan, source) = (&mut self.plan, &self.model);
         let (about, out, most) = (&self.about, &self.output, self.most_bytes);

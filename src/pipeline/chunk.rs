@@ -106,7 +106,7 @@ impl Chunk {
             let row = write.row_bytes();
             let range = self.rows.start * row..self.rows.end * row;
             buffers.bytes.copy_from_slice(&encoded.bytes()[range.clone()]);
-            encoded.release(range.start as u64..range.end as u64);
+            encoded.file().release(range.start as u64..range.end as u64);
             buffers.split_if_wanted(write);
             return Ok(&buffers.bytes);
         }

@@ -5,11 +5,11 @@ use quant::{Encoding, check_finite};
 use rayon::prelude::*;
 
 use super::Stop;
-use super::partial::Partial;
 use crate::error::Result;
 use crate::model::Model;
 use crate::plan::{Plan, Write};
 use crate::recipe::{Levels, Search};
+use crate::storage::Outputs;
 
 /// Values read at a time.
 const STEP: usize = 1 << 18;
@@ -55,13 +55,13 @@ fn fitted(write: &Write, model: &Model, stop: &Stop) -> Result<Codebook> {
 }
 
 /// Writes the levels to their places in the files.
-pub(super) fn write(plan: &Plan, codebooks: &[Option<Codebook>], partial: &Partial) -> Result<()> {
+pub(super) fn write(plan: &Plan, codebooks: &[Option<Codebook>], outputs: &Outputs) -> Result<()> {
     for (write, codebook) in plan.tensors.iter().zip(codebooks) {
         let Some(codebook) = codebook else { continue };
         let bytes: Vec<u8> = codebook.iter().flat_map(|level| level.to_le_bytes()).collect();
         for part in &write.parts {
             if let Some(offset) = part.split.and_then(|split| split.codebook) {
-                partial.write_at(part.file, &bytes, offset)?;
+                outputs.write_at(part.file, &bytes, offset)?;
             }
         }
     }

@@ -7,10 +7,8 @@
 mod budget;
 mod chunk;
 mod levels;
-mod partial;
 mod verify;
 
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use formats::{Limits, Mapped, Sum};
@@ -20,11 +18,11 @@ use sha2::{Digest, Sha256};
 pub use budget::{Budget, pool};
 pub(crate) use chunk::unencodable;
 pub(crate) use levels::codebooks;
-pub(crate) use partial::{Partial, refuse_input};
 
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::plan::Plan;
+use crate::storage::Outputs;
 
 /// Raised whenever the program makes other bytes of the same plan and source.
 pub(crate) const GENERATION: u32 = 1;
@@ -92,24 +90,29 @@ pub fn check(plan: &Plan, model: &Model, budget: &Budget, stop: &Stop) -> Result
     first.unwrap_or(Ok(()))
 }
 
-/// Writes the planned files to `out`: first under the name `out.partial`, given their own once every byte was read
-/// back and found right. On any error nothing is left behind.
+/// Writes the planned files into `outputs`, reads every byte back and compares it with what was encoded; they get their
+/// names when `outputs` is committed.
 ///
 /// # Errors
-/// [`Error::Exists`] if something of these names is there and `force` is not set; [`Error::Weight`] at the first
-/// weight that is not finite or does not fit its encoding; [`Error::Resources`] if the disk is full;
-/// [`Error::Interrupted`].
+/// [`Error::Weight`] at the first weight that is not finite or does not fit its encoding; [`Error::Resources`] if the
+/// disk is full; [`Error::Model`] if the disk changed a byte; [`Error::Interrupted`].
 pub fn write(
     plan: &Plan,
     model: &Model,
-    out: &Path,
-    force: bool,
+    outputs: &mut Outputs,
     budget: &Budget,
     observer: &dyn Observer,
     stop: &Stop,
 ) -> Result<()> {
-    let inputs: Vec<&Mapped> = model.files().collect();
-    let partial = Partial::of_plan(out, plan, &inputs, force, || check(plan, model, budget, stop))?;
+    check(plan, model, budget, stop)?;
+    plan.tensors.iter().filter_map(|t| t.encoded.as_ref()).try_for_each(|encoded| encoded.check())?;
+    let sizes = plan.files.iter().map(|f| f.layout.total_bytes());
+    let small = plan.small.iter().map(|f| f.bytes.len() as u64);
+    outputs.create(&sizes.chain(small).collect::<Vec<_>>())?;
+    let outputs = &*outputs;
+    for (small, number) in plan.small.iter().zip(plan.files.len()..) {
+        outputs.write_at(number, &small.bytes, 0)?;
+    }
     observer.begins(plan.total_bytes());
     let pool = pool(budget.threads)?;
     let chunks = chunk::grid(plan, budget);
@@ -124,8 +127,7 @@ pub fn write(
                 let bytes = chunk.encode(plan, model, codebooks[chunk.tensor], buffers)?;
                 let mut sums = Sums::new();
                 for (file, offset, range) in chunk.places(plan) {
-                    partial.write_at(file, &bytes[range.clone()], offset)?;
-                    sums.push(crc32fast::hash(&bytes[range]));
+                    sums.push(outputs.write_at(file, &bytes[range], offset)?);
                 }
                 observer.written(&plan.tensors[chunk.tensor].name, bytes.len() as u64);
                 Ok(sums)
@@ -140,20 +142,19 @@ pub fn write(
         let of_file = crcs.by_ref().take(file.layout.offsets().len());
         let mut sums: Vec<Sum> = of_file.map(|crc32| Sum { crc32, ..Sum::default() }).collect();
         if file.layout.wants_sha256() {
-            pool.install(|| sha256s(plan, number, &partial, &mut sums))?;
+            pool.install(|| sha256s(plan, number, outputs, &mut sums))?;
         }
         for (offset, bytes) in file.layout.finish(&sums) {
-            partial.write_at(number, &bytes, offset)?;
+            outputs.write_at(number, &bytes, offset)?;
         }
     }
-    levels::write(plan, &codebooks, &partial)?;
-    pool.install(|| verify::written(plan, &chunks, &sums, &codebooks, &partial, observer, stop))?;
-    partial.finish()
+    levels::write(plan, &codebooks, outputs)?;
+    pool.install(|| verify::written(plan, &codebooks, outputs, observer, stop))
 }
 
 /// The SHA-256 of every tensor of a file, as it was written.
-fn sha256s(plan: &Plan, number: usize, partial: &Partial, sums: &mut [Sum]) -> Result<()> {
-    let Some(path) = partial.paths().nth(number) else { return Ok(()) };
+fn sha256s(plan: &Plan, number: usize, outputs: &Outputs, sums: &mut [Sum]) -> Result<()> {
+    let Some(path) = outputs.paths().nth(number) else { return Ok(()) };
     let file = Mapped::open(path)?;
     let tensors = plan.tensors.iter().flat_map(|t| t.parts.iter().map(move |p| (p, t.bytes())));
     let places: Vec<(u64, u64)> =

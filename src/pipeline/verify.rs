@@ -1,61 +1,36 @@
 //! Reads finished files again, as a stranger would, and compares them with the plan.
 
-use std::path::Path;
-
 use formats::compact::Storage;
 use formats::{Container, Limits, Mapped, open};
 use quant::codebook::Codebook;
-use rayon::prelude::*;
 
-use super::chunk::Chunk;
-use super::partial::Partial;
-use super::{Observer, Stop, Sums};
-use crate::error::{Error, Result};
-use crate::files;
+use super::{Observer, Stop};
+use crate::error::Result;
 use crate::plan::{Plan, Write};
-use crate::targets::Output;
+use crate::storage::{Output, Outputs, damaged};
 
-/// Opens the files with the ordinary reader, compares tensors, their levels and metadata with the plan, and every
-/// chunk's bytes with the checksum taken when they were encoded.
+/// Opens the files with the ordinary reader, compares tensors, their levels and metadata with the plan, and all bytes
+/// with the checksums taken when they were made.
 pub(super) fn written(
     plan: &Plan,
-    chunks: &[Chunk],
-    sums: &[Sums],
     codebooks: &[Option<Codebook>],
-    partial: &Partial,
+    outputs: &Outputs,
     observer: &dyn Observer,
     stop: &Stop,
 ) -> Result<()> {
-    let path = partial.to_open();
+    let path = &outputs.to_open();
     let read = open(path, &Limits::default())?;
-    let files = planned_files(plan, &read).map_err(|what| damaged(path, what))?;
-    same_description(plan, &read, &files).map_err(|what| damaged(path, what))?;
+    let files = planned_files(plan, &read).map_err(|what| damaged(path, &what))?;
+    same_description(plan, &read, &files).map_err(|what| damaged(path, &what))?;
     for (write, codebook) in plan.tensors.iter().zip(codebooks) {
         let found = read.tensor(&write.name).and_then(|t| read.codebook(t));
         if found != *codebook {
-            return Err(damaged(path, format!("the levels of {:?} are not what was written", write.name)));
+            return Err(damaged(path, &format!("the levels of {:?} are not what was written", write.name)));
         }
     }
-    for (path, small) in partial.small(plan) {
-        if files::read(&path, "file", small.bytes.len() as u64)? != small.bytes {
-            return Err(damaged(&path, "it is not what was written".to_owned()));
-        }
-    }
-    chunks.par_iter().zip(sums).try_for_each(|(chunk, sums)| {
-        stop.check()?;
-        for ((number, offset, range), sum) in chunk.places(plan).zip(sums) {
-            let file = &read.files()[files[number]];
-            let len = range.len() as u64;
-            let right = file.slice(offset, len).is_some_and(|bytes| crc32fast::hash(bytes) == *sum);
-            file.release(offset..offset + len);
-            observer.verified(len);
-            if !right {
-                let name = &plan.tensors[chunk.tensor].name;
-                let what = format!("the data of {name:?} at byte {offset} is not what was written");
-                return Err(damaged(file.path(), what));
-            }
-        }
-        Ok(())
+    outputs.read_back(&|bytes| {
+        observer.verified(bytes);
+        stop.check()
     })
 }
 
@@ -111,12 +86,4 @@ fn stored(write: &Write) -> Option<formats::Coded> {
         Storage::Tiled(tiles, _) => formats::Coded::Tiles(tiles),
         Storage::Zstd(_) | Storage::Plain => formats::Coded::Zstd,
     })
-}
-
-fn damaged(path: &Path, what: String) -> Error {
-    Error::Model {
-        path: path.to_owned(),
-        what: format!("was read back and found wrong: {what}"),
-        help: "the disk or the memory of this machine may be faulty: check them, then try again".to_owned(),
-    }
 }

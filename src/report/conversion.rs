@@ -19,7 +19,7 @@ use crate::model::{Model, Role};
 use crate::pipeline::Budget;
 use crate::plan::{Plan, Write as Planned};
 use crate::recipe::Fallback;
-use crate::targets::Output;
+use crate::storage::Output;
 
 /// A planned or finished conversion.
 #[derive(Debug, Serialize)]

@@ -150,19 +150,18 @@ impl EvaluationReport {
         }
     }
 
-    /// Writes it to a file in the format that the extension names.
+    /// It as a file in the format that the extension of `path` names.
     ///
     /// # Errors
-    /// If there is no such format, or writing fails.
-    pub fn save(&self, path: &Path) -> Result<()> {
+    /// If there is no such format.
+    pub fn file(&self, path: &Path) -> Result<Vec<u8>> {
         let mut text = Vec::new();
         let written = match Self::format_of(path)? {
             Format::Json => serde_json::to_writer_pretty(&mut text, self).map_err(io::Error::from),
             Format::Markdown => self.markdown(&mut text),
             Format::Csv => self.csv(&mut text),
         };
-        written.map_err(Error::io("write the results to", path))?;
-        crate::files::replace(path, &text)
+        written.map(|()| text).map_err(Error::io("write the results to", path))
     }
 
     /// What people tell a model by: the last part of its path, unless another model's is the same.

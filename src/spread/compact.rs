@@ -4,11 +4,10 @@
 //! [`KEY`] says which shard of which conversion it is, and in which order the tensors of all of them go.
 
 use std::collections::BTreeMap;
-use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
 use formats::compact::{Section, Storage, place};
-use formats::{Coded, Container, Layout, Limits, Mapped, Metadata, Planned, Sum, Tensor, Value, open};
+use formats::{Coded, Container, Layout, Limits, Metadata, Planned, Sum, Tensor, Value, open};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -17,10 +16,10 @@ use super::merge::{Merged, STEP, ShardFile, find, listed};
 use super::{KEY, path};
 use crate::convert::Prepared;
 use crate::error::{Error, Result};
-use crate::pipeline::{Observer, Partial, Stop};
+use crate::pipeline::{Observer, Stop};
 use crate::plan::Write;
 use crate::shard::Shard;
-use crate::targets::Output;
+use crate::storage::{Inputs, Outputs, Targets, damaged};
 
 /// What a shard says of itself.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
@@ -80,9 +79,10 @@ pub(super) fn merge(out: &Path, force: bool, observer: &dyn Observer, stop: &Sto
     let metadata: Metadata =
         shards[0].container.metadata().iter().filter(|(key, _)| key != KEY).cloned().collect();
     let layout = Layout::from(place(&metadata, &sections)?);
-    let inputs: Vec<&Mapped> = shards.iter().flat_map(|s| s.container.files()).collect();
-    let files: [(&OsStr, u64); 1] = [(out.file_name().unwrap_or_default(), layout.total_bytes())];
-    let partial = Partial::create(out, Output::File, &files, &inputs, force, || Ok(()))?;
+    let mut inputs = Inputs::new();
+    inputs.add_open(shards.iter().flat_map(|s| s.container.files()));
+    let mut outputs = Outputs::claim(Targets::file(out), &inputs, force)?;
+    outputs.create(&[layout.total_bytes()])?;
     observer.begins(layout.total_bytes());
     let copied = parts.par_iter().zip(layout.offsets()).map(|((container, tensor), offset)| {
         let (from, mut sha256) = (&container.files()[tensor.file], Sha256::new());
@@ -91,7 +91,7 @@ pub(super) fn merge(out: &Path, force: bool, observer: &dyn Observer, stop: &Sto
             let (at, len) = (tensor.offset + start, STEP.min(tensor.bytes - start));
             let bytes = from.slice(at, len).unwrap_or_default();
             sha256.update(bytes);
-            partial.write_at(0, bytes, offset + start)?;
+            outputs.write_at(0, bytes, offset + start)?;
             from.release(at..at + len);
             observer.written(&tensor.name, len);
         }
@@ -99,19 +99,23 @@ pub(super) fn merge(out: &Path, force: bool, observer: &dyn Observer, stop: &Sto
     });
     let sums = copied.collect::<Result<Vec<Sum>>>()?;
     for (offset, bytes) in layout.finish(&sums) {
-        partial.write_at(0, &bytes, offset)?;
+        outputs.write_at(0, &bytes, offset)?;
     }
     // As a stranger would read it.
-    let written = open(partial.to_open(), &Limits::default())?;
+    let to_open = outputs.to_open();
+    let written = open(&to_open, &Limits::default()).map_err(|e| damaged(&to_open, &e.to_string()))?;
     written.format().verify_checksums(&written, &Limits::default())?;
-    observer.verified(layout.total_bytes());
+    outputs.read_back(&|bytes| {
+        observer.verified(bytes);
+        stop.check()
+    })?;
     let merged = Merged {
         output: out.to_owned(),
         shards: shards.len(),
         tensors: parts.len(),
         bytes: layout.total_bytes(),
     };
-    partial.finish()?;
+    outputs.commit(&inputs)?;
     Ok(merged)
 }
 

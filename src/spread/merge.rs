@@ -10,8 +10,9 @@ use serde::Serialize;
 
 use super::{Conversion, Place, Read, checksum, compact, frame_name, path};
 use crate::error::{Error, Result};
-use crate::pipeline::{Observer, Partial, Stop};
+use crate::pipeline::{Observer, Stop};
 use crate::shard::Shard;
+use crate::storage::{Inputs, Outputs, Targets, damaged, folder_of};
 
 /// Bytes copied at a time.
 pub(super) const STEP: u64 = 4 << 20;
@@ -42,46 +43,36 @@ pub fn merge(out: &Path, force: bool, observer: &dyn Observer, stop: &Stop) -> R
     let conversion = &shards[0].head.conversion;
     conversion.check(shards[0].container.path())?;
     let parts = parts(&shards)?;
-    let inputs: Vec<&Mapped> = shards.iter().flat_map(|s| s.container.files()).collect();
-    let files: Vec<(&OsStr, u64)> = conversion.files.iter().map(|f| (f.name.as_ref(), f.bytes)).collect();
-    let partial = Partial::create(out, conversion.output, &files, &inputs, force, || Ok(()))?;
-    observer.begins(files.iter().map(|f| f.1).sum());
-    let frames = frames(&shards[0])?;
-    for (file, offset, bytes) in &frames {
-        partial.write_at(*file, bytes, *offset)?;
+    let mut inputs = Inputs::new();
+    inputs.add_open(shards.iter().flat_map(|s| s.container.files()));
+    let targets = Targets {
+        output: conversion.output,
+        names: conversion.files.iter().map(|f| f.name.clone().into()).collect(),
+        ..Targets::file(out)
+    };
+    let mut outputs = Outputs::claim(targets, &inputs, force)?;
+    let sizes: Vec<u64> = conversion.files.iter().map(|f| f.bytes).collect();
+    outputs.create(&sizes)?;
+    observer.begins(sizes.iter().sum());
+    for (file, offset, bytes) in &frames(&shards[0])? {
+        outputs.write_at(*file, bytes, *offset)?;
     }
-    parts.par_iter().try_for_each(|part| part.copy(&partial, observer, stop))?;
+    parts.par_iter().try_for_each(|part| part.copy(&outputs, observer, stop))?;
 
     // As a stranger would read it.
-    let wrong = |path: &Path, what: String| Error::Model {
-        path: path.to_owned(),
-        what: format!("was read back and found wrong: {what}"),
-        help: "the disk or the memory of this machine may be faulty: check them, then try again".to_owned(),
-    };
-    open(partial.to_open(), &Limits::default())?;
-    let written: Vec<Mapped> = partial.paths().map(Mapped::open).collect::<formats::Result<_>>()?;
-    for (file, offset, bytes) in &frames {
-        let file = &written[*file];
-        if file.slice(*offset, bytes.len() as u64) != Some(*bytes) {
-            return Err(wrong(file.path(), format!("the bytes at {offset} are not what was written")));
-        }
-    }
-    parts.par_iter().try_for_each(|Part { name, place, sum, .. }| {
-        stop.check()?;
-        let file = &written[place.file];
-        if checksum(file, place.offset, place.bytes) != Some(*sum) {
-            return Err(wrong(file.path(), format!("the data of {name:?} is not what was written")));
-        }
-        observer.verified(place.bytes);
-        Ok(())
+    let to_open = outputs.to_open();
+    open(&to_open, &Limits::default()).map_err(|e| damaged(&to_open, &e.to_string()))?;
+    outputs.read_back(&|bytes| {
+        observer.verified(bytes);
+        stop.check()
     })?;
     let merged = Merged {
         output: out.to_owned(),
         shards: shards.len(),
         tensors: parts.len(),
-        bytes: files.iter().map(|(_, bytes)| bytes).sum(),
+        bytes: sizes.iter().sum(),
     };
-    partial.finish()?;
+    outputs.commit(&inputs)?;
     Ok(merged)
 }
 
@@ -148,10 +139,7 @@ pub(super) fn find<T: ShardFile>(out: &Path) -> Result<Vec<T>> {
 
 /// The files that are named as shards of `out`.
 pub(super) fn listed(out: &Path) -> Result<Vec<(Shard, PathBuf)>> {
-    let folder = match out.parent() {
-        Some(p) if !p.as_os_str().is_empty() => p,
-        _ => Path::new("."),
-    };
+    let folder = folder_of(out);
     let mut list = Vec::new();
     for entry in std::fs::read_dir(folder).map_err(Error::io("read", folder))? {
         let found = entry.map_err(Error::io("read", folder))?.path();
@@ -248,7 +236,7 @@ fn parts(shards: &[Read]) -> Result<Vec<Part<'_>>> {
 
 impl Part<'_> {
     /// Copies the tensor to its place, and compares the checksum on the way.
-    fn copy(&self, partial: &Partial, observer: &dyn Observer, stop: &Stop) -> Result<()> {
+    fn copy(&self, outputs: &Outputs, observer: &dyn Observer, stop: &Stop) -> Result<()> {
         let mut hasher = crc32fast::Hasher::new();
         for start in (0..self.place.bytes).step_by(STEP as usize) {
             stop.check()?;
@@ -256,7 +244,7 @@ impl Part<'_> {
             let from = self.offset + start;
             let bytes = self.from.slice(from, len).unwrap_or_default();
             hasher.update(bytes);
-            partial.write_at(self.place.file, bytes, self.place.offset + start)?;
+            outputs.write_at(self.place.file, bytes, self.place.offset + start)?;
             self.from.release(from..from + len);
             observer.written(self.name, len);
         }

@@ -27,7 +27,7 @@ pub use merge::{Merged, merge};
 
 use crate::error::{Error, Result};
 use crate::shard::Shard;
-use crate::targets::Output;
+use crate::storage::Output;
 
 /// The metadata key of the head.
 const KEY: &str = "rwkv-quant.shard";

@@ -16,7 +16,8 @@ use crate::eval::sha256;
 use crate::pipeline::{Budget, GENERATION, Observer, Stop};
 use crate::plan::{Part, Plan, Write};
 use crate::shard::Shard;
-use crate::targets::{self, Output, PlannedFile};
+use crate::storage::Output;
+use crate::targets::{self, PlannedFile};
 use crate::verify;
 
 impl Request {

@@ -8,7 +8,6 @@ use formats::{
     INDEX_SUFFIX, Layout, Metadata, Placement, Planned, Value, bitsandbytes, index, part_name, pth,
     safetensors,
 };
-use serde::{Deserialize, Serialize};
 
 use crate::about::About;
 use crate::error::{Error, Result};
@@ -135,18 +134,6 @@ pub struct SmallFile {
     pub name: OsString,
     /// What is in it.
     pub bytes: Vec<u8>,
-}
-
-/// What the output is on disk.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Output {
-    /// The file asked for.
-    File,
-    /// Several files beside each other, named after the one asked for.
-    Set,
-    /// The folder asked for.
-    Folder,
 }
 
 /// Cuts tensors into runs that take at most `max_bytes` each; a tensor that is larger stands alone. Only the data

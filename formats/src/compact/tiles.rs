@@ -82,7 +82,8 @@ impl<W: Write + Seek> SectionWriter<W> {
     /// Those of `out`; if the head has 4 GiB or more.
     pub fn new(mut out: W, head: &[u8], tiles: usize) -> io::Result<SectionWriter<W>> {
         let table_bytes = 4 * (1 + tiles);
-        out.write_all(&vec![0; table_bytes])?;
+        // The table comes last: no byte is written twice, so that whoever checks the writing sees each once.
+        out.seek(SeekFrom::Start(table_bytes as u64))?;
         let mut writer = SectionWriter { out, lengths: Vec::with_capacity(table_bytes), table_bytes };
         writer.part(head)?;
         Ok(writer)

@@ -13,7 +13,7 @@ use quant::Codec;
 use quant::certified::Bounds;
 use sha2::{Digest, Sha256};
 
-use super::{HeadFile, floats, write};
+use super::{HeadFile, file, floats};
 use crate::error::{Error, Result};
 use crate::runner::head::FullRows;
 use crate::runner::head::certified::{COPY, Certified};
@@ -25,11 +25,11 @@ const BITS: &str = "head.certified.copy";
 const BOUNDS: &str = "head.certified.bounds";
 
 impl Certified {
-    /// Writes it to a file, whole or not at all; `full` are the rows that it was made of.
+    /// The file at `path` that holds it; `full` are the rows that it was made of.
     ///
     /// # Errors
-    /// [`Error::Io`].
-    pub fn save(&self, full: &FullRows<'_>, path: &Path) -> Result<()> {
+    /// If it cannot be placed.
+    pub fn file(&self, full: &FullRows<'_>, path: &Path) -> Result<Vec<u8>> {
         let copy = &self.copy;
         let keys = vec![("best", self.best.to_string()), ("full", fingerprint(full)?)];
         let bounds = floats(self.bounds.rows());
@@ -37,7 +37,7 @@ impl Certified {
             (BITS, COPY.encoding(), vec![copy.rows, copy.cols], copy.bytes.clone()),
             (BOUNDS, quant::Encoding::F32, vec![copy.rows], bounds),
         ];
-        write(path, KIND, keys, parts)
+        file(path, KIND, keys, parts)
     }
 
     /// The head in a file, for a model with the head `full`.

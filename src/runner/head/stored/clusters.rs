@@ -12,7 +12,7 @@ use std::path::Path;
 
 use quant::Encoding;
 
-use super::{HeadFile, floats, write};
+use super::{HeadFile, file, floats};
 use crate::error::{Error, Result};
 use crate::runner::head::{Clustered, FullRows};
 use crate::runner::weight::Dense;
@@ -25,11 +25,11 @@ const SPREAD: &str = "head.clusters.spread";
 const OFFSETS: &str = "head.clusters.offsets";
 
 impl Clustered {
-    /// Writes it to a file, whole or not at all; the same clusters make the same bytes.
+    /// The file at `path` that holds them; the same clusters make the same bytes.
     ///
     /// # Errors
-    /// [`Error::Io`].
-    pub fn save(&self, path: &Path) -> Result<()> {
+    /// If it cannot be placed.
+    pub fn file(&self, path: &Path) -> Result<Vec<u8>> {
         let (clusters, cols) = (self.clusters(), self.centers.cols());
         let of_row = self.of_row.iter().flat_map(|k| k.to_le_bytes()).collect();
         let parts = vec![
@@ -40,7 +40,7 @@ impl Clustered {
         ];
         let mut keys = vec![("share", self.share.to_string()), ("outside", self.outside.to_string())];
         keys.extend(self.fitted.iter().map(|sha256| ("fitted", sha256.clone())));
-        write(path, KIND, keys, parts)
+        file(path, KIND, keys, parts)
     }
 
     /// The clusters in a file, for a model with the head `full`.

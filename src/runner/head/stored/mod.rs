@@ -14,7 +14,6 @@ use quant::{Encoding, codec};
 
 use super::{Certified, Clustered, FullRows, Head};
 use crate::error::{Error, Result};
-use crate::files::replace;
 use crate::model::HEAD;
 
 /// A part of a head: its name, encoding, shape and bytes.
@@ -33,8 +32,8 @@ pub fn open(path: &Path, full: &FullRows<'_>) -> Result<Box<dyn Head>> {
     }
 }
 
-/// Writes a head to a file, whole or not at all; the same head makes the same bytes.
-fn write(path: &Path, kind: &str, keys: Vec<(&str, String)>, parts: Vec<Part>) -> Result<()> {
+/// The file of a head, compact or safetensors as the extension of `path` says; the same head makes the same bytes.
+fn file(path: &Path, kind: &str, keys: Vec<(&str, String)>, parts: Vec<Part>) -> Result<Vec<u8>> {
     let keys = [(HEAD, kind.to_owned())].into_iter().chain(keys);
     let keys: Metadata = keys.map(|(key, value)| (key.to_owned(), Value::String(value))).collect();
     let planned = |name: &str, encoding, shape| Planned { name: name.to_owned(), encoding, shape };
@@ -55,7 +54,7 @@ fn write(path: &Path, kind: &str, keys: Vec<(&str, String)>, parts: Vec<Part>) -
         }
         file
     };
-    replace(path, &file)
+    Ok(file)
 }
 
 /// The bytes of values.

@@ -1,0 +1,455 @@
+//! One transaction for all that a command writes.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::commit::{self, Move, aside_path};
+use super::identity::FileId;
+use super::inputs::Inputs;
+use super::journal::{Entry, Journal, journal_path, remove_made};
+use super::ledger::Ledger;
+use super::space::check_space;
+use super::{beside, entries, exists, flush_folder, folder_of, in_the_way};
+use crate::error::{Error, Result};
+
+/// What the output is on disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Output {
+    /// The file asked for.
+    File,
+    /// Several files beside each other, named after the one asked for.
+    Set,
+    /// The folder asked for.
+    Folder,
+}
+
+/// All names that a command is going to give.
+///
+/// ```text
+/// a file     OUT.partial, then OUT
+/// a set      OUT.partial/NAME, then NAME beside OUT
+/// a folder   OUT.partial/NAME, then OUT/NAME: the folder is renamed as a whole
+/// besides    NAME.partial, then NAME
+/// ```
+#[derive(Clone, Debug)]
+pub struct Targets {
+    /// The file or folder asked for.
+    pub out: PathBuf,
+    /// What it is.
+    pub output: Output,
+    /// The names of its files; of a file, its own.
+    pub names: Vec<OsString>,
+    /// Further files, of which some may turn out not to be needed: an adapter, a recipe.
+    pub beside: Vec<PathBuf>,
+    /// Files that were parts of what is replaced, and are no part of the new whole.
+    pub obsolete: Vec<PathBuf>,
+}
+
+impl Targets {
+    /// One file.
+    pub fn file(path: &Path) -> Targets {
+        Targets {
+            out: path.to_owned(),
+            output: Output::File,
+            names: vec![path.file_name().unwrap_or_default().to_owned()],
+            beside: Vec::new(),
+            obsolete: Vec::new(),
+        }
+    }
+
+    /// The final path of every main file.
+    fn finals(&self) -> Vec<PathBuf> {
+        let path = |name: &OsString| match self.output {
+            Output::File => self.out.clone(),
+            Output::Set => self.out.with_file_name(name),
+            Output::Folder => self.out.join(name),
+        };
+        self.names.iter().map(path).collect()
+    }
+
+    /// `OUT.partial`.
+    fn partial(&self) -> PathBuf {
+        partial_path(&self.out)
+    }
+
+    /// Where every main file is until it gets its name.
+    fn partials(&self) -> Vec<PathBuf> {
+        let partial = self.partial();
+        match self.output {
+            Output::File => vec![partial],
+            Output::Set | Output::Folder => self.names.iter().map(|name| partial.join(name)).collect(),
+        }
+    }
+
+    /// Every name that is given, taken meanwhile, or removed.
+    fn touched(&self) -> Vec<PathBuf> {
+        let mut all = vec![self.out.clone(), self.partial(), journal_path(&self.out), aside_path(&self.out)];
+        for path in self.finals().iter().chain(&self.beside).chain(&self.obsolete) {
+            all.extend([path.clone(), partial_path(path), aside_path(path)]);
+        }
+        all
+    }
+}
+
+/// The name of a file that is not finished.
+fn partial_path(path: &Path) -> PathBuf {
+    beside(path, "", ".partial")
+}
+
+/// One file that is not finished.
+#[derive(Debug)]
+struct Staged {
+    file: File,
+    path: PathBuf,
+    ledger: Ledger,
+}
+
+/// A transaction: files that get their names together, at the end, or not at all.
+#[derive(Debug)]
+pub struct Outputs {
+    targets: Targets,
+    force: bool,
+    /// Gone once it is committed.
+    journal: Option<Journal>,
+    /// The main files, in order.
+    files: Vec<Staged>,
+    /// The others that were put so far, and where they go.
+    extras: Vec<(PathBuf, Staged)>,
+    /// All that was made, with its identity.
+    made: Vec<(PathBuf, FileId)>,
+}
+
+impl Outputs {
+    /// Takes the sole right to write the targets: first recovers what a killed run left of them.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] if a target is an input, a device, or has the name of another; [`Error::Exists`] if one is there and
+    /// `force` is not set; [`Error::Usage`] if another run writes them.
+    pub fn claim(mut targets: Targets, inputs: &Inputs, force: bool) -> Result<Outputs> {
+        targets.touched().iter().try_for_each(|path| inputs.refuse(path))?;
+        refuse_doubles(&targets)?;
+        let journal = Journal::claim(&targets.out)?;
+        if targets.output != Output::Folder {
+            let earlier = earlier(&targets)?;
+            earlier.iter().try_for_each(|path| inputs.refuse(path))?;
+            targets.obsolete.extend(earlier);
+        }
+        targets.obsolete.retain(|path| exists(path));
+        let (files, extras, made) = (Vec::new(), Vec::new(), Vec::new());
+        let outputs = Outputs { targets, force, journal: Some(journal), files, extras, made };
+        outputs.refuse_existing()?;
+        Ok(outputs)
+    }
+
+    /// Makes the main files, of these sizes.
+    ///
+    /// # Errors
+    /// [`Error::Resources`] if the disk cannot hold them; [`Error::Usage`] if something that no run of this program left
+    /// has the name of a partial file; [`Error::Io`].
+    pub fn create(&mut self, sizes: &[u64]) -> Result<()> {
+        check_space(folder_of(&self.targets.out), sizes.iter().sum())?;
+        let folder = (self.targets.output != Output::File).then(|| self.targets.partial());
+        let paths = self.targets.partials();
+        self.stage(folder.as_deref(), &paths)?;
+        for ((path, bytes), file) in paths.iter().zip(sizes).zip(0..) {
+            self.files[file].file.set_len(*bytes).map_err(Error::io("make room for", path))?;
+        }
+        Ok(())
+    }
+
+    /// Makes the one main file, with these bytes.
+    ///
+    /// # Errors
+    /// As [`Outputs::create`] and [`Outputs::write_at`].
+    pub fn fill(&mut self, bytes: &[u8]) -> Result<()> {
+        self.create(&[bytes.len() as u64])?;
+        self.write_at(0, bytes, 0).map(drop)
+    }
+
+    /// Makes empty files, after `folder`, and notes in the journal that they are this run's.
+    fn stage(&mut self, folder: Option<&Path>, paths: &[PathBuf]) -> Result<()> {
+        let Some(journal) = &mut self.journal else { return Ok(()) };
+        for path in folder.into_iter().chain(paths.iter().map(PathBuf::as_path).filter(|_| folder.is_none()))
+        {
+            if exists(path) {
+                return Err(in_the_way(path));
+            }
+        }
+        let names = folder.into_iter().chain(paths.iter().map(PathBuf::as_path));
+        journal.append(&Entry::Stage(names.map(|path| journal.name(path)).collect()))?;
+        let first = self.made.len();
+        if let Some(folder) = folder {
+            fs::create_dir(folder).map_err(Error::io("create", folder))?;
+            self.made.extend(FileId::at(folder).map(|id| (folder.to_owned(), id)));
+        }
+        for path in paths {
+            // `create_new` follows no link and opens nothing that is there: what is written to is this run's alone.
+            let file = OpenOptions::new().read(true).write(true).create_new(true).open(path);
+            let file = file.map_err(Error::io("create", path))?;
+            let id = FileId::of(&file.metadata().map_err(Error::io("read", path))?);
+            self.made.push((path.clone(), id));
+            self.files.push(Staged { file, path: path.clone(), ledger: Ledger::default() });
+        }
+        let staged = self.made[first..].iter().map(|(path, id)| (journal.name(path), *id)).collect();
+        journal.append(&Entry::Staged(staged))
+    }
+
+    /// Where the main files are for now.
+    pub fn paths(&self) -> impl Iterator<Item = &Path> {
+        self.files.iter().map(|f| f.path.as_path())
+    }
+
+    /// What opens all of it for now.
+    pub fn to_open(&self) -> PathBuf {
+        match (self.targets.output, self.files.first()) {
+            (Output::Set, Some(first)) => first.path.clone(),
+            _ => self.targets.partial(),
+        }
+    }
+
+    /// Writes all of `bytes` at `offset` of main file number `file`; their CRC-32, which is taken before.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn write_at(&self, file: usize, bytes: &[u8], offset: u64) -> Result<u32> {
+        self.files[file].write_at(bytes, offset)
+    }
+
+    /// Main file number `file`, to be written front to back.
+    pub fn stream(&self, file: usize) -> Stream<'_> {
+        Stream { staged: &self.files[file], at: 0 }
+    }
+
+    /// Writes a further file as a whole: one of those that were announced.
+    ///
+    /// # Errors
+    /// As [`Outputs::create`] and [`Outputs::write_at`].
+    pub fn put(&mut self, path: &Path, bytes: &[u8]) -> Result<()> {
+        debug_assert!(
+            self.targets.beside.iter().any(|beside| beside == path),
+            "{} is announced",
+            path.display()
+        );
+        check_space(folder_of(path), bytes.len() as u64)?;
+        self.stage(None, &[partial_path(path)])?;
+        let Some(staged) = self.files.pop() else { return Ok(()) };
+        staged.write_at(bytes, 0)?;
+        self.extras.push((path.to_owned(), staged));
+        Ok(())
+    }
+
+    /// Where a further file that was put is for now.
+    pub fn partial_of(&self, path: &Path) -> Option<&Path> {
+        self.extras.iter().find(|(out, _)| out == path).map(|(_, staged)| staged.path.as_path())
+    }
+
+    /// Reads everything that was written, and compares it with the checksums that were taken in memory. `progress` hears of
+    /// the bytes that are right and may stop the work.
+    ///
+    /// # Errors
+    /// [`Error::Model`] at the first difference; those of `progress`.
+    pub fn read_back(&self, progress: &(dyn Fn(u64) -> Result<()> + Sync)) -> Result<()> {
+        let extras = self.extras.iter().map(|(_, staged)| staged);
+        self.files.iter().chain(extras).try_for_each(|f| f.ledger.compare(&f.path, progress))
+    }
+
+    /// Compares with what was written all that was not yet, waits until the disk has it, and gives the files their names:
+    /// all, or none. What they replace is removed last.
+    ///
+    /// # Errors
+    /// [`Error::Model`] if the disk changed a byte, or an input changed meanwhile; [`Error::Exists`]; [`Error::Io`]. Whatever it
+    /// is, what was there before is still there.
+    pub fn commit(mut self, inputs: &Inputs) -> Result<()> {
+        self.read_back(&|_| Ok(()))?;
+        inputs.check_unchanged()?;
+        for Staged { file, path, .. } in self.files.iter().chain(self.extras.iter().map(|(_, s)| s)) {
+            file.sync_all().map_err(Error::io("flush", path))?;
+        }
+        if self.targets.output == Output::Folder {
+            flush_folder(&self.targets.partial())?;
+        }
+        self.refuse_existing()?;
+        let moves = self.moves();
+        let Some(journal) = self.journal.take() else { return Ok(()) };
+        let emptied = (self.targets.output == Output::Set).then(|| self.targets.partial());
+        commit::commit(journal, &moves, emptied.as_deref())
+    }
+
+    /// What takes and gives up names: the file that opens the whole first, what goes with it after it.
+    fn moves(&self) -> Vec<Move> {
+        let main = match self.targets.output {
+            Output::Folder => vec![(self.targets.partial(), self.targets.out.clone())],
+            Output::File | Output::Set => {
+                self.targets.partials().into_iter().zip(self.targets.finals()).collect()
+            }
+        };
+        let main = main.into_iter().filter(|_| !self.files.is_empty());
+        let extras = self.extras.iter().map(|(out, staged)| (staged.path.clone(), out.clone()));
+        let taken: Vec<Move> =
+            main.chain(extras).map(|(staged, to)| Move { staged: Some(staged), to }).collect();
+        let is_taken = |path: &PathBuf| taken.iter().any(|m| m.to == *path);
+        let given_up = self.targets.obsolete.iter().filter(|path| !is_taken(path));
+        let given_up = given_up.map(|path| Move { staged: None, to: path.clone() }).collect::<Vec<_>>();
+        taken.into_iter().chain(given_up).collect()
+    }
+
+    /// What is there already is replaced only if that was asked for.
+    fn refuse_existing(&self) -> Result<()> {
+        let Targets { out, output, beside, obsolete, .. } = &self.targets;
+        let finals = self.targets.finals();
+        let mut all: Vec<&Path> = beside.iter().map(PathBuf::as_path).collect();
+        if *output == Output::Folder {
+            if exists(out) {
+                if !out.is_dir() || out.is_symlink() {
+                    return Err(Error::Usage {
+                        what: format!("{} is no folder", out.display()),
+                        help: "give the output another name".to_owned(),
+                    });
+                }
+                match (entries(out)?.is_empty(), self.force) {
+                    (true, _) => {}
+                    (false, true) => refuse_strangers(out, &finals)?,
+                    (false, false) => return Err(Error::Exists { path: out.clone() }),
+                }
+            }
+        } else {
+            all.extend(finals.iter().map(PathBuf::as_path));
+            all.extend(obsolete.iter().map(PathBuf::as_path));
+            if out.is_dir() {
+                return Err(Error::Usage {
+                    what: format!("{} is a folder", out.display()),
+                    help: "name the file to write within it".to_owned(),
+                });
+            }
+        }
+        all.iter().try_for_each(|path| refuse_special(path))?;
+        match all.iter().find(|path| !self.force && exists(path)) {
+            Some(path) => Err(Error::Exists { path: path.to_path_buf() }),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Drop for Outputs {
+    fn drop(&mut self) {
+        if !self.made.is_empty()
+            && remove_made(&self.made).is_err()
+            && let Some(journal) = &mut self.journal
+        {
+            journal.keep();
+        }
+    }
+}
+
+impl Staged {
+    fn write_at(&self, bytes: &[u8], offset: u64) -> Result<u32> {
+        let crc32 = self.ledger.note(offset, bytes);
+        write_all_at(&self.file, bytes, offset).map_err(Error::io("write to", &self.path))?;
+        Ok(crc32)
+    }
+}
+
+/// A main file that is written front to back.
+#[derive(Debug)]
+pub struct Stream<'a> {
+    staged: &'a Staged,
+    at: u64,
+}
+
+impl Write for Stream<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.staged.ledger.note(self.at, bytes);
+        write_all_at(&self.staged.file, bytes, self.at)?;
+        self.at += bytes.len() as u64;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Refuses two outputs of one name. (Some systems take `a` and `A` for the same.)
+fn refuse_doubles(targets: &Targets) -> Result<()> {
+    let mut names: Vec<(String, PathBuf)> = Vec::new();
+    let finals = targets.finals();
+    for path in finals.iter().chain(&targets.beside) {
+        let absolute = std::path::absolute(path).unwrap_or_else(|_| path.clone());
+        let key = absolute.to_string_lossy().to_lowercase();
+        if names.iter().any(|(known, _)| *known == key) {
+            return Err(Error::Usage {
+                what: format!("two outputs of this run are called {}", path.display()),
+                help: "give one of them another name".to_owned(),
+            });
+        }
+        names.push((key, path.clone()));
+    }
+    Ok(())
+}
+
+/// An output must be no device, pipe or socket: it would be replaced by a file.
+fn refuse_special(out: &Path) -> Result<()> {
+    match fs::metadata(out) {
+        Ok(there) if !there.is_file() && !there.is_dir() => Err(Error::Usage {
+            what: format!("{} is no regular file, and only such can be written", out.display()),
+            help: "name a file; --dry-run writes none".to_owned(),
+        }),
+        Ok(there) if there.is_dir() => Err(Error::Usage {
+            what: format!("{} is a folder", out.display()),
+            help: "name the file to write within it".to_owned(),
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// The files of an earlier output of this name that was split otherwise: readers would take them for parts of the new one.
+fn earlier(targets: &Targets) -> Result<Vec<PathBuf>> {
+    let Some(whole) = targets.out.file_name().and_then(OsStr::to_str) else { return Ok(Vec::new()) };
+    let finals = targets.finals();
+    let is_of_it = |path: &PathBuf| {
+        let name = path.file_name().and_then(OsStr::to_str).unwrap_or_default();
+        let is_planned = finals.iter().any(|f| f.file_name() == path.file_name());
+        !is_planned && (name == whole || formats::is_of_set(name, whole)) && path.is_file()
+    };
+    let folder = folder_of(&targets.out);
+    let listed = entries(folder)?.into_iter().map(|path| match folder == Path::new(".") {
+        true => path.file_name().map(PathBuf::from).unwrap_or(path),
+        false => path,
+    });
+    Ok(listed.filter(is_of_it).collect())
+}
+
+/// Refuses to replace a folder in which there is anything that a conversion does not write.
+fn refuse_strangers(folder: &Path, planned: &[PathBuf]) -> Result<()> {
+    for entry in entries(folder)? {
+        let name = entry.file_name().unwrap_or_default().to_string_lossy();
+        let weights = name.starts_with("model") && name.contains(".safetensors");
+        if !(weights || planned.contains(&entry)) || !entry.is_file() {
+            return Err(Error::Usage {
+                what: format!("{} holds {name}, which would be lost", folder.display()),
+                help: "give the output another name, or move the folder away".to_owned(),
+            });
+        }
+    }
+    Ok(())
+}
+
+#[cfg(unix)]
+fn write_all_at(file: &File, bytes: &[u8], offset: u64) -> std::io::Result<()> {
+    std::os::unix::fs::FileExt::write_all_at(file, bytes, offset)
+}
+
+#[cfg(windows)]
+fn write_all_at(file: &File, mut bytes: &[u8], mut offset: u64) -> std::io::Result<()> {
+    while !bytes.is_empty() {
+        let n = std::os::windows::fs::FileExt::seek_write(file, bytes, offset)?;
+        bytes = &bytes[n..];
+        offset += n as u64;
+    }
+    Ok(())
+}
