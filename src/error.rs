@@ -153,7 +153,15 @@ impl Error {
             | Error::Resources { help, .. } => Some(help.clone()),
             Error::Exists { .. } => Some("give another name, or --force to replace it".to_owned()),
             Error::Io { source, .. } => match source.kind() {
-                io::ErrorKind::StorageFull => Some("free some space, or write to another disk".to_owned()),
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                    Some("free some space, or write to another disk".to_owned())
+                }
+                io::ErrorKind::FileTooLarge => Some(
+                    "raise the limit on the size of files (ulimit -f), or write to another disk".to_owned(),
+                ),
+                io::ErrorKind::OutOfMemory => {
+                    Some("free some memory, or give a lower --max-memory".to_owned())
+                }
                 io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
                     Some("write to a folder that you may write to".to_owned())
                 }
@@ -178,11 +186,18 @@ impl Error {
             Error::Check { .. } => Status::CheckFailed,
             Error::Batch { status, .. } => *status,
             Error::Resources { .. } => Status::Resources,
-            Error::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => Status::Resources,
+            Error::Io { source, .. } | Error::Read { source, .. } if is_short(source) => Status::Resources,
+            Error::Format(formats::Error::Io { source, .. }) if is_short(source) => Status::Resources,
             Error::Interrupted => Status::Interrupted,
             _ => Status::BadInput,
         }
     }
+}
+
+/// True if the disk, a quota, a limit on files, or the memory was too small.
+fn is_short(error: &io::Error) -> bool {
+    use io::ErrorKind::{FileTooLarge, OutOfMemory, QuotaExceeded, StorageFull};
+    matches!(error.kind(), FileTooLarge | OutOfMemory | QuotaExceeded | StorageFull)
 }
 
 /// The program's exit codes.

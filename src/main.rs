@@ -5,6 +5,8 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     return_large_buffers();
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    report_large_files();
     rwkv_quant::cli::main()
 }
 
@@ -16,4 +18,11 @@ fn main() -> ExitCode {
 fn return_large_buffers() {
     // SAFETY: sets a number of the allocator, before there is another thread.
     unsafe { libc::mallopt(libc::M_MMAP_THRESHOLD, 1 << 20) };
+}
+
+/// Has a write beyond the limit on the size of files (`ulimit -f`) fail, as on a full disk, instead of ending the program.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+fn report_large_files() {
+    // SAFETY: ignores a signal, before there is another thread.
+    unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
 }

@@ -3,16 +3,21 @@
 //! A worker holds the lock of a small file beside what it works on. The file goes away with the claim; if a worker was
 //! killed it stays, and what is written in it tells the next one that the killed one was about to write.
 
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{self, File, TryLockError};
 use std::io::{ErrorKind, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::calibrate::Store;
 use crate::error::{Error, Result};
 use crate::pipeline::Stop;
+use crate::storage::{self, open_lock};
 
 /// How long to wait until somebody else's claim is looked at again.
 const PAUSE: Duration = Duration::from_millis(100);
+
+/// What the lock of a worker says that is about to write.
+const NOTE: &str = "being written\n";
 
 /// The sole right to write something.
 #[derive(Debug)]
@@ -40,9 +45,7 @@ impl Claim {
 
     /// The right that nobody has at this moment; `None` if somebody has it.
     fn free(path: &Path) -> Result<Option<Claim>> {
-        let mut options = OpenOptions::new();
-        options.read(true).write(true).create(true).truncate(false);
-        let mut file = options.open(path).map_err(Error::io("create", path))?;
+        let Some(mut file) = open_lock(path)? else { return Ok(None) };
         match file.try_lock() {
             Err(TryLockError::WouldBlock) => Ok(None),
             Err(TryLockError::Error(e)) => Err(Error::io("lock", path)(e)),
@@ -51,6 +54,12 @@ impl Claim {
             Ok(()) => {
                 let mut note = String::new();
                 file.read_to_string(&mut note).map_err(Error::io("read", path))?;
+                if !NOTE.starts_with(&note) {
+                    return Err(Error::Usage {
+                        what: format!("{} is in the way: it is no lock of a batch", path.display()),
+                        help: "move it away".to_owned(),
+                    });
+                }
                 Ok(Some(Claim { file, path: path.to_owned(), broken_off: !note.is_empty() }))
             }
         }
@@ -61,7 +70,7 @@ impl Claim {
     /// # Errors
     /// [`Error::Io`].
     pub fn begin(&mut self) -> Result<()> {
-        let note = self.file.rewind().and_then(|()| self.file.write_all(b"being written\n"));
+        let note = self.file.rewind().and_then(|()| self.file.write_all(NOTE.as_bytes()));
         note.map_err(Error::io("write to", &self.path))
     }
 }
@@ -91,21 +100,13 @@ pub(super) fn sweep(folder: &Path, is_wanted: impl Fn(&str) -> bool) -> Result<(
         let path = folder.join(lock_name(artifact));
         let Some(claim) = Claim::free(&path)? else { continue };
         if claim.broken_off {
-            for ending in UNFINISHED {
-                let left = folder.join(format!("{artifact}{ending}"));
-                let removed = if left.is_dir() { fs::remove_dir_all(&left) } else { fs::remove_file(&left) };
-                match removed {
-                    Err(e) if e.kind() != ErrorKind::NotFound => return Err(Error::io("remove", &left)(e)),
-                    _ => {}
-                }
-            }
+            let out = folder.join(artifact);
+            storage::recover(&out)?;
+            Store::discard(&out)?;
         }
     }
     Ok(())
 }
-
-/// What conversions leave behind the name of their output when they are killed.
-const UNFINISHED: [&str; 2] = [".partial", ".calibration"];
 
 /// Whether `path` still is this file.
 #[cfg(unix)]

@@ -81,9 +81,7 @@ impl Store {
     /// # Errors
     /// [`Error::Io`]; [`Error::Resources`] if another run works on the same output.
     pub fn open(out: &Path, identity: &str) -> Result<Store> {
-        let mut name = out.file_name().unwrap_or_default().to_owned();
-        name.push(".calibration");
-        let folder = out.with_file_name(name);
+        let folder = Store::folder(out);
         refuse_strangers(&folder)?;
         fs::create_dir_all(&folder).map_err(Error::io("create", &folder))?;
         let path = folder.join("lock");
@@ -203,6 +201,29 @@ impl Store {
     /// [`Error::Io`].
     pub fn remove(self) -> Result<()> {
         fs::remove_dir_all(&self.folder).map_err(Error::io("remove", &self.folder))
+    }
+
+    /// Removes what a killed run left of the output `out`, unless a run is at work on it or it is somebody's.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn discard(out: &Path) -> Result<()> {
+        let folder = Store::folder(out);
+        if !folder.join("identity").is_file() || refuse_strangers(&folder).is_err() {
+            return Ok(());
+        }
+        let lock = open_lock(&folder.join("lock"))?;
+        match lock.try_lock() {
+            Ok(()) => Store { folder, _lock: lock }.remove(),
+            Err(_) => Ok(()),
+        }
+    }
+
+    /// Where the finished matrices of the output `out` are.
+    fn folder(out: &Path) -> PathBuf {
+        let mut name = out.file_name().unwrap_or_default().to_owned();
+        name.push(".calibration");
+        out.with_file_name(name)
     }
 
     fn file(&self, write: usize, kind: &str) -> PathBuf {

@@ -19,6 +19,7 @@ use formats::{Container, Limits};
 pub use release::{Uploaded, upload};
 
 use crate::error::{Error, Result};
+use crate::storage;
 
 const SCHEME: &str = "hf://";
 
@@ -90,7 +91,19 @@ pub fn local(path: &Path) -> Result<Cow<'_, Path>> {
 /// # Errors
 /// As [`local`] and [`formats::open`].
 pub fn open(path: &Path) -> Result<Container> {
-    Ok(formats::open(&local(path)?, &Limits::default())?)
+    let path = local(path)?;
+    formats::open(&path, &Limits::default()).map_err(|error| match storage::broken_off(&path) {
+        Some(journal) if !matches!(error, formats::Error::Io { .. }) || !path.exists() => Error::Model {
+            path: path.into_owned(),
+            what: format!(
+                "cannot be opened ({error}): a run that was writing it was broken off ({})",
+                journal.display()
+            ),
+            help: "run that command again, with the same output: it undoes or completes what was begun"
+                .to_owned(),
+        },
+        _ => error.into(),
+    })
 }
 
 #[cfg(test)]

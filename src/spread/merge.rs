@@ -8,7 +8,7 @@ use formats::{Limits, Mapped, open};
 use rayon::prelude::*;
 use serde::Serialize;
 
-use super::{Conversion, Place, Read, checksum, compact, frame_name, path};
+use super::{Conversion, Place, Read, compact, frame_name, path};
 use crate::error::{Error, Result};
 use crate::pipeline::{Observer, Stop};
 use crate::shard::Shard;

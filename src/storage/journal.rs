@@ -91,6 +91,16 @@ pub fn recover(out: &Path) -> Result<bool> {
     Journal::claim(out)?.remove().map(|()| true)
 }
 
+/// The journal of a killed run that was to replace `path` when it ended: a file, a part of a set, or a folder.
+pub fn broken_off(path: &Path) -> Option<PathBuf> {
+    let name = path.file_name()?.to_str()?;
+    let journals = super::entries(folder_of(path)).ok()?;
+    journals.into_iter().find(|journal| {
+        let whole = journal.file_name().and_then(|n| n.to_str()?.strip_prefix('.')?.strip_suffix(".journal"));
+        whole.is_some_and(|whole| whole == name || formats::is_of_set(name, whole))
+    })
+}
+
 /// An open journal, which is the sole right to write its output.
 #[derive(Debug)]
 pub(super) struct Journal {
@@ -107,7 +117,7 @@ impl Journal {
     pub fn claim(out: &Path) -> Result<Journal> {
         let path = journal_path(out);
         loop {
-            let Some(mut file) = open(&path)? else { continue };
+            let Some(mut file) = open_lock(&path)? else { continue };
             match file.try_lock() {
                 Err(TryLockError::WouldBlock) => return Err(in_use(out)),
                 Err(TryLockError::Error(e)) => return Err(Error::io("lock", &path)(e)),
@@ -246,8 +256,11 @@ fn is_empty_folder(path: &Path) -> bool {
         && fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none())
 }
 
-/// Opens the journal at `path`, or makes it; `None` if it vanished meanwhile. Follows no link.
-fn open(path: &Path) -> Result<Option<File>> {
+/// Opens a file that runs lock, or makes it; `None` if it vanished meanwhile. Follows no link.
+///
+/// # Errors
+/// [`Error::Usage`] if it is no regular file; [`Error::Io`].
+pub(crate) fn open_lock(path: &Path) -> Result<Option<File>> {
     let mut options = OpenOptions::new();
     options.read(true).write(true);
     match options.clone().create_new(true).open(path) {
