@@ -88,6 +88,19 @@ pub(super) fn recover(journal: &Journal, steps: &[Step]) -> Result<()> {
     if steps.iter().all(has_its_name) { discard(journal, steps) } else { back(journal, steps) }
 }
 
+/// Begins to commit, and breaks off after so many renames; true if that was all of it.
+#[cfg(test)]
+pub(super) fn break_off(journal: &mut Journal, moves: &[Move], renames: usize) -> bool {
+    let steps: Vec<Step> = moves.iter().map(|m| step(journal, m).unwrap()).collect();
+    journal.append(&Entry::Commit(steps.clone())).unwrap();
+    journal.unlock();
+    let resolved = renamed(journal, &steps);
+    for (from, to) in resolved.iter().take(renames) {
+        rename_free(from, to).unwrap();
+    }
+    renames >= resolved.len()
+}
+
 fn folders(moves: &[Move]) -> Vec<&Path> {
     let mut folders: Vec<&Path> = moves.iter().map(|m| folder_of(&m.to)).collect();
     folders.sort_unstable();
@@ -122,18 +135,15 @@ pub(super) fn aside_path(to: &Path) -> PathBuf {
 }
 
 fn forward(journal: &Journal, steps: &[Step]) -> Result<()> {
-    for step in steps {
-        if let Some((aside, _)) = &step.aside {
-            rename_free(&journal.resolve(&step.to), &journal.resolve(aside))?;
-        }
-    }
-    // The names are free on disk before any is taken again.
-    for step in steps.iter().rev() {
-        if let Some((staged, _)) = &step.staged {
-            rename_free(&journal.resolve(staged), &journal.resolve(&step.to))?;
-        }
-    }
-    Ok(())
+    renamed(journal, steps).iter().try_for_each(|(from, to)| rename_free(from, to))
+}
+
+/// What is renamed to what, in order: all names are free before any is taken again.
+fn renamed(journal: &Journal, steps: &[Step]) -> Vec<(PathBuf, PathBuf)> {
+    let resolved = |from: &Name, to: &Name| (journal.resolve(from), journal.resolve(to));
+    let aside = steps.iter().filter_map(|s| Some(resolved(&s.to, &s.aside.as_ref()?.0)));
+    let taken = steps.iter().rev().filter_map(|s| Some(resolved(&s.staged.as_ref()?.0, &s.to)));
+    aside.chain(taken).collect()
 }
 
 /// Takes the names back, and gives them to what had them before; the file that opens the whole first and last.

@@ -182,6 +182,12 @@ impl Journal {
         fs::remove_file(&self.path).map_err(Error::io("remove", &self.path))
     }
 
+    /// Lets the next run have it, as a kill does.
+    #[cfg(test)]
+    pub fn unlock(&self) {
+        self.file.unlock().unwrap();
+    }
+
     /// Leaves the journal to the next run, since what it describes could be neither undone nor completed.
     pub fn keep(&mut self) {
         self.is_removed = true;

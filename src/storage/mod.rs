@@ -22,6 +22,8 @@ mod ledger;
 mod outputs;
 pub(crate) mod own;
 mod space;
+#[cfg(test)]
+mod tests;
 
 use std::ffi::OsString;
 use std::fs::{self, File};

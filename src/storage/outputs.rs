@@ -335,6 +335,17 @@ impl Outputs {
     }
 }
 
+#[cfg(test)]
+impl Outputs {
+    /// Begins to commit, breaks off after so many renames, and lets the journal go unlocked as a kill does; true if that was
+    /// all of it.
+    pub(super) fn break_off(&mut self, renames: usize) -> bool {
+        let moves = self.moves();
+        let Some(journal) = &mut self.journal else { return true };
+        commit::break_off(journal, &moves, renames)
+    }
+}
+
 impl Drop for Outputs {
     fn drop(&mut self) {
         if !self.made.is_empty()

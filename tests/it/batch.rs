@@ -320,10 +320,12 @@ fn a_release_takes_care_of_what_it_finds() {
     let middle = bytes.len() / 2;
     bytes[middle] ^= 1;
     fs::write(&artifact, bytes).unwrap();
-    // What a killed run left of an artifact that is not wanted any more.
+    // What a killed run left of an artifact that is not wanted any more goes; what no run made stays.
     fs::write(place.path("out/seven/.seven-OLD.gguf.lock"), "being written\n").unwrap();
-    fs::write(place.path("out/seven/seven-OLD.gguf.partial"), "half").unwrap();
+    fs::write(place.path("out/seven/seven-OLD.gguf.partial"), "a download").unwrap();
     place.ok("out", &[]);
+    assert_eq!(fs::read_to_string(place.path("out/seven/seven-OLD.gguf.partial")).unwrap(), "a download");
+    fs::remove_file(place.path("out/seven/seven-OLD.gguf.partial")).unwrap();
     assert_eq!(place.fates("out")["seven/seven-Q8_0.gguf"], "made");
     assert!(place.tree("out") == tree);
 }

@@ -95,15 +95,19 @@ fn paths_may_hold_spaces_and_any_script() {
 }
 
 #[test]
-fn a_leftover_of_an_interrupted_run_does_no_harm() {
+fn a_partial_file_of_somebody_else_is_never_removed() {
     let dir = tempfile::tempdir().unwrap();
-    let (out, fresh) = (dir.path().join("a.gguf"), dir.path().join("b.gguf"));
-    fs::write(dir.path().join("a.gguf.partial"), vec![0xaa; 10_000_000]).unwrap();
-    for out in [&out, &fresh] {
-        ok(["convert", &source(), out.to_str().unwrap(), "-t", "q8_0"]);
+    let (out, partial) = (dir.path().join("a.gguf"), dir.path().join("a.gguf.partial"));
+    fs::write(&partial, "a download").unwrap();
+    for force in [&[][..], &["--force"]] {
+        let source = source();
+        let ran = run(["convert", &source, out.to_str().unwrap(), "-t", "q8_0"]
+            .into_iter()
+            .chain(force.iter().copied()));
+        assert_eq!(ran.status, 2);
+        assert!(ran.stderr.contains("a.gguf.partial is in the way"), "{}", ran.stderr);
+        assert_eq!(fs::read_to_string(&partial).unwrap(), "a download");
     }
-    assert_eq!(fs::read(&out).unwrap(), fs::read(&fresh).unwrap());
-    assert!(!dir.path().join("a.gguf.partial").exists());
 }
 
 #[test]
