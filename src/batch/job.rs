@@ -44,6 +44,7 @@ use crate::eval::{self, Protocol, sha256};
 use crate::hub::Address;
 use crate::model::wildcard;
 use crate::recipe::{Fallback, FileType, Mix, Preset, Search};
+use crate::storage::Inputs;
 use crate::targets::{Content, TARGETS, Target};
 use crate::{files, size};
 
@@ -391,14 +392,7 @@ impl Job {
     /// # Errors
     /// [`Error::Job`] with the first that is missing. (A missing source is its own cells' trouble.)
     pub fn check_files(&self) -> Result<()> {
-        let calibrations = self.models.iter().filter_map(|m| Some((m.line, m.calibration.as_ref()?)));
-        let calibrations = calibrations.chain(self.calibration.iter().map(|c| (1, c)));
-        let texts = calibrations.flat_map(|(line, c)| c.texts.iter().map(move |text| (line, text)));
-        let texts = texts.filter(|(_, text)| text.as_path() != Path::new(calibrate::SELF));
-        let evaluated = self.evaluation.iter().flat_map(|e| e.texts.iter().map(|text| (1, text)));
-        let matrices = self.models.iter().filter_map(|m| Some((m.line, m.imatrix.as_ref()?)));
-        let recipes = self.artifacts.iter().filter_map(|a| Some((a.line, a.recipe.as_ref()?)));
-        for (line, path) in evaluated.chain(texts).chain(matrices).chain(recipes) {
+        for (line, path) in self.files() {
             let path = self.resolved(path);
             if !path.exists() {
                 let help = "correct it; paths are relative to the job file".to_owned();
@@ -406,6 +400,30 @@ impl Job {
             }
         }
         Ok(())
+    }
+
+    /// Every file that the release reads, the job file too.
+    pub fn inputs(&self) -> Inputs {
+        let mut inputs = Inputs::new();
+        inputs.add(&self.path);
+        let sources = self.models.iter().map(|m| m.source.as_path());
+        for path in self.files().map(|(_, path)| path).chain(sources) {
+            inputs.add(&self.resolved(path));
+        }
+        inputs
+    }
+
+    /// The files that many cells need, and the lines that name them.
+    fn files(&self) -> impl Iterator<Item = (usize, &Path)> {
+        let calibrations = self.models.iter().filter_map(|m| Some((m.line, m.calibration.as_ref()?)));
+        let calibrations = calibrations.chain(self.calibration.iter().map(|c| (1, c)));
+        let texts = calibrations.flat_map(|(line, c)| c.texts.iter().map(move |text| (line, text)));
+        let texts = texts.filter(|(_, text)| text.as_path() != Path::new(calibrate::SELF));
+        let evaluated = self.evaluation.iter().flat_map(|e| e.texts.iter().map(|text| (1, text)));
+        let matrices = self.models.iter().filter_map(|m| Some((m.line, m.imatrix.as_ref()?)));
+        let recipes = self.artifacts.iter().filter_map(|a| Some((a.line, a.recipe.as_ref()?)));
+        let all = evaluated.chain(texts).chain(matrices).chain(recipes);
+        all.map(|(line, path)| (line, path.as_path()))
     }
 
     /// That an artifact's types are chosen in one way, and by a text that is there.

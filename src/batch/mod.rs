@@ -76,6 +76,7 @@ pub fn run(
 ) -> Result<Summary> {
     let cells = cells(job)?;
     job.check_files()?;
+    let inputs = job.inputs();
     let memory = Memory::new(settings.max_memory);
     let out = settings.out.clone().unwrap_or_else(|| job.out());
     make_folder(&out)?;
@@ -83,6 +84,11 @@ pub fn run(
         let models: Vec<&str> = job.models.iter().map(|m| m.name.as_str()).collect();
         refuse_strangers(&out, &models)?;
     }
+    let described = cells.iter().map(|cell| cell.folder(&out)).chain([out.clone()]);
+    let described = described
+        .flat_map(|f| outputs::OF_RELEASE.into_iter().chain(outputs::OF_MODEL).map(move |n| f.join(n)));
+    let records = cells.iter().map(|cell| cell.folder(&out).join(cell::record_name(&cell.name)));
+    described.chain(records).try_for_each(|path| inputs.refuse(&path))?;
     let workshop = Workshop::new(job, &out, settings.force, settings.max_memory.is_some(), &memory, stop);
     let summary = run_with(job, &cells, settings, listen, |cell, threads| {
         stop.check()?;

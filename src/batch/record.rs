@@ -413,6 +413,16 @@ impl Record {
         storage::write(path, &json(self, path)?, &Inputs::new(), true)
     }
 
+    /// True if none of its files in `folder` has other bytes than it had.
+    pub(super) fn owns_all(&self, folder: &Path) -> bool {
+        let is_same = |f: &FileRecord| {
+            let path = folder.join(&f.name);
+            path.symlink_metadata().is_err()
+                || FileRecord::of(&path, f.name.clone()).is_ok_and(|found| found == *f)
+        };
+        self.files.par_iter().all(is_same)
+    }
+
     /// Whether its files are in `folder`, with the bytes that they had.
     pub(super) fn is_whole(&self, folder: &Path) -> bool {
         let as_long = |f: &FileRecord| folder.join(&f.name).metadata().is_ok_and(|m| m.len() == f.bytes);

@@ -109,7 +109,8 @@ impl<'a> Workshop<'a> {
         let sources = self.source(cell, &prepared.model);
         let mut planned = Record::planned(cell, &request, &prepared, &sources)?;
         let before = Record::read(&path);
-        let was_ours = claim.broken_off || before.is_some();
+        // What stands there and is not what a record names is somebody's, unless a killed run was about to write it.
+        let is_ours = claim.broken_off || before.as_ref().is_some_and(|record| record.owns_all(&folder));
         let (mut record, mut kept) = match before {
             Some(record) if record.cell == planned.cell && record.is_whole(&folder) => (record, true),
             _ => {
@@ -124,7 +125,7 @@ impl<'a> Workshop<'a> {
                     }
                 }
                 claim.begin()?;
-                self.convert(&mut prepared, was_ours)?;
+                self.convert(&mut prepared, is_ours)?;
                 planned = planned.sized(&prepared.plan);
                 planned.divergence = prepared.divergence();
                 planned.files = prepared.paths().map(|p| relative(&p, &folder)).collect::<Result<_>>()?;

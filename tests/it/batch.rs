@@ -323,7 +323,11 @@ fn a_release_takes_care_of_what_it_finds() {
     // What a killed run left of an artifact that is not wanted any more goes; what no run made stays.
     fs::write(place.path("out/seven/.seven-OLD.gguf.lock"), "being written\n").unwrap();
     fs::write(place.path("out/seven/seven-OLD.gguf.partial"), "a download").unwrap();
-    place.ok("out", &[]);
+    // Without --force nothing is replaced that no record names.
+    let (status, said) = place.run("out", &[]);
+    assert_eq!(status, 4, "{said}");
+    assert!(said.contains("seven-Q8_0.gguf exists already"), "{said}");
+    place.ok("out", &["--force"]);
     assert_eq!(fs::read_to_string(place.path("out/seven/seven-OLD.gguf.partial")).unwrap(), "a download");
     fs::remove_file(place.path("out/seven/seven-OLD.gguf.partial")).unwrap();
     assert_eq!(place.fates("out")["seven/seven-Q8_0.gguf"], "made");
