@@ -32,11 +32,13 @@ pub struct Verified {
 /// Reads all of a container: each tensor is decoded, and each file hashed meanwhile.
 ///
 /// # Errors
+/// [`Error::Format`] if a file changed meanwhile;
 /// [`Error::Weight`] with the first value that is not finite; [`Error::Format`] if a checksum in the container
 /// disagrees with its data; [`Error::Model`] if a file goes on behind its end.
 pub fn verify(container: &Container) -> Result<Verified> {
     let (sound, sha256) =
         rayon::join(|| sound(container), || container.files().par_iter().map(sha256).collect());
+    container.check_unchanged()?;
     Ok(Verified { sha256, ..sound? })
 }
 
@@ -45,7 +47,9 @@ pub fn verify(container: &Container) -> Result<Verified> {
 /// # Errors
 /// [`Error::Format`] with the first that disagrees; [`Error::Usage`] if there are none.
 pub fn checksums(container: &Container) -> Result<Verified> {
-    match own_checksums(container)? {
+    let found = own_checksums(container);
+    container.check_unchanged()?;
+    match found? {
         0 => Err(Error::Usage {
             what: format!("{} holds no checksums", container.path().display()),
             help: "leave --checksums out, and give --sha256 HEX if you know what it must be".to_owned(),

@@ -10,6 +10,7 @@ use quant::Encoding;
 use crate::compact::{Tiled, Tiles};
 use crate::error::{Blame, Result};
 use crate::format::Format;
+use crate::hf::Config;
 use crate::limits::Limits;
 use crate::mapped::Mapped;
 use crate::value::{Metadata, Value};
@@ -132,6 +133,7 @@ pub struct Container {
     index: BTreeMap<String, usize>,
     metadata: Metadata,
     config: Option<serde_json::Map<String, serde_json::Value>>,
+    side_files: Vec<Mapped>,
     /// Values of coded tensors that were decoded already, by the tensor's name.
     held: BTreeMap<String, Vec<u8>>,
 }
@@ -192,7 +194,8 @@ impl Container {
             file.release(0..file.bytes().len() as u64);
         }
         let (path, config, held) = (path.to_owned(), None, BTreeMap::new());
-        Ok(Container { format, path, files, tensors, index, metadata, config, held })
+        let side_files = Vec::new();
+        Ok(Container { format, path, files, tensors, index, metadata, config, side_files, held })
     }
 
     /// Joins the parts of a sharded set into one container that was opened as `path`.
@@ -203,10 +206,12 @@ impl Container {
             return Err(blame.malformed("the set names no files"));
         };
         let mut held = std::mem::take(&mut first.held);
+        let mut side_files = std::mem::take(&mut first.side_files);
         let mut keys: BTreeSet<String> = first.metadata.iter().map(|(key, _)| key.clone()).collect();
         for part in parts {
             let before = first.files.len();
             held.extend(part.held);
+            side_files.extend(part.side_files);
             first.files.extend(part.files);
             first.tensors.extend(part.tensors.into_iter().map(|t| Tensor { file: t.file + before, ..t }));
             for (key, value) in part.metadata {
@@ -216,14 +221,14 @@ impl Container {
             }
         }
         let all = Container::new(first.format, path, first.files, first.tensors, first.metadata, limits)?;
-        Ok(Container { held, ..all })
+        Ok(Container { side_files, held, ..all })
     }
 
     /// The same files with other tensors in them, which are checked.
     pub(crate) fn with_tensors(self, tensors: Vec<Tensor>, limits: &Limits) -> Result<Container> {
-        let Container { format, path, files, metadata, config, held, .. } = self;
+        let Container { format, path, files, metadata, config, side_files, held, .. } = self;
         let container = Container::new(format, &path, files, tensors, metadata, limits)?;
-        Ok(Container { config, held, ..container })
+        Ok(Container { config, side_files, held, ..container })
     }
 
     /// The same container with other metadata.
@@ -235,8 +240,18 @@ impl Container {
 
     /// The same container with the `config.json` that stands beside it.
     #[must_use]
-    pub(crate) fn with_config(mut self, config: Option<serde_json::Map<String, serde_json::Value>>) -> Self {
-        self.config = config;
+    pub(crate) fn with_config(mut self, config: Option<Config>) -> Self {
+        self.config = config.map(|config| {
+            self.side_files.push(config.file);
+            config.members
+        });
+        self
+    }
+
+    /// The same container, which was read with the help of another file.
+    #[must_use]
+    pub(crate) fn with_side_file(mut self, file: Mapped) -> Self {
+        self.side_files.push(file);
         self
     }
 
@@ -354,6 +369,20 @@ impl Container {
     /// The `config.json` of a Hugging Face folder.
     pub fn config(&self) -> Option<&serde_json::Map<String, serde_json::Value>> {
         self.config.as_ref()
+    }
+
+    /// Small files that were read beside those of the tensors: an index, a `config.json`.
+    pub fn side_files(&self) -> &[Mapped] {
+        &self.side_files
+    }
+
+    /// Looks at all files once more (see [`Mapped::check_unchanged`]). A result that was computed from the container
+    /// counts only once this has passed; an error met on the way may be a consequence of the change.
+    ///
+    /// # Errors
+    /// [`Error::Changed`](crate::Error::Changed) for the first file that changed.
+    pub fn check_unchanged(&self) -> Result<()> {
+        self.files.iter().chain(&self.side_files).try_for_each(Mapped::check_unchanged)
     }
 
     /// Bytes of all files together.

@@ -22,6 +22,14 @@ pub enum Error {
         /// Why the system refused.
         source: io::Error,
     },
+    /// The file is no longer what was opened: somebody wrote it meanwhile.
+    #[error("{} changed while it was in use: {what}", path.display())]
+    Changed {
+        /// The file.
+        path: PathBuf,
+        /// What happened to it: a sentence whose subject is the file.
+        what: String,
+    },
     /// The content is of no known format.
     #[error("{} is {found}, not a model", path.display())]
     NotAModel {
@@ -120,6 +128,7 @@ impl Error {
                 }
                 _ => return None,
             },
+            Error::Changed { .. } => "run the command again once nobody writes it".to_owned(),
             Error::NotAModel { help, .. } => (*help).to_owned(),
             Error::Malformed { .. } => {
                 "the file is damaged or incomplete: copy or download it again, and compare \

@@ -80,16 +80,22 @@ pub(crate) fn is_hf_name(path: &Path) -> bool {
     named("model", ".safetensors") || named("pytorch_model", ".bin")
 }
 
+/// A `config.json`.
+pub(crate) struct Config {
+    pub file: Mapped,
+    pub members: serde_json::Map<String, serde_json::Value>,
+}
+
 /// The `config.json` of a folder, if there is one.
-pub(crate) fn config(
-    folder: &Path,
-    limits: &Limits,
-) -> Result<Option<serde_json::Map<String, serde_json::Value>>> {
+pub(crate) fn config(folder: &Path, limits: &Limits) -> Result<Option<Config>> {
     let path = folder.join("config.json");
     if !shards::exists(&path) {
         return Ok(None);
     }
-    json::read(&Mapped::open(&path)?, "bytes of config", limits.config_bytes).map(Some)
+    let file = Mapped::open(&path)?;
+    let members = json::read(&file, "bytes of config", limits.config_bytes);
+    let members = members.or_else(|error| file.check_unchanged().and(Err(error)))?;
+    Ok(Some(Config { file, members }))
 }
 
 /// The text of an index: which of these files holds which tensors, as transformers writes it.
@@ -197,7 +203,7 @@ fn open(path: &Path, index: &Mapped, part: Option<&Path>, limits: &Limits) -> Re
     let bytes: u64 = parts.iter().flat_map(|p| p.tensors()).map(|t| t.bytes).sum();
     let total =
         metadata.and_then(|m| serde_json::from_str(m.get()).ok()).map(|TotalSize { total_size }| total_size);
-    let mut container = Container::join(path, parts, limits)?;
+    let mut container = Container::join(path, parts, limits)?.with_side_file(index.clone());
     if let Some(total) = total.filter(|total| *total != bytes) {
         container = container.with_metadata(|m| m.push((TOTAL_SIZE.to_owned(), Value::U64(total))));
     }

@@ -12,6 +12,8 @@
 //! Writing starts with a *placement*: a format turns the list of tensors to come and the metadata into the
 //! finished head of the file and the offset of every tensor ([`Placement`]), before any work is done.
 
+#![deny(unsafe_code)] // but in `guard` and `mapped`
+
 pub mod bitsandbytes;
 pub mod compact;
 mod container;
@@ -19,6 +21,7 @@ mod cursor;
 mod error;
 mod format;
 pub mod gguf;
+mod guard;
 mod hf;
 mod imatrix;
 mod json;

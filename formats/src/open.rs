@@ -43,7 +43,7 @@ pub(crate) fn open_file(path: &Path, limits: &Limits) -> Result<Container> {
     };
     let container = match Part::of(path, format)? {
         Some(part) => shards::open_set(path, &part, format, limits)?,
-        None => shards::alone(format.read(file, limits)?)?,
+        None => shards::alone(read(format, &file, limits)?)?,
     };
     match path.parent() {
         Some(folder) if hf::is_hf_name(path) => Ok(container.with_config(hf::config(folder, limits)?)),
@@ -55,9 +55,14 @@ pub(crate) fn open_file(path: &Path, limits: &Limits) -> Result<Container> {
 pub(crate) fn read_part(path: &Path, limits: &Limits) -> Result<Container> {
     let file = Mapped::open(path)?;
     match format_of(&file) {
-        Some(format) => format.read(file, limits),
+        Some(format) => read(format, &file, limits),
         None => Err(not_a_model(path, file.bytes())),
     }
+}
+
+/// Reads a file; if it fails and the file changed meanwhile, that is the error.
+fn read(format: &dyn Format, file: &Mapped, limits: &Limits) -> Result<Container> {
+    format.read(file.clone(), limits).or_else(|error| file.check_unchanged().and(Err(error)))
 }
 
 fn format_of(file: &Mapped) -> Option<&'static dyn Format> {

@@ -195,9 +195,10 @@ impl Adapter {
 /// Opens an adapter's file, which must be sound: what it holds is blamed on it, and not on the model it is merged into.
 fn open(path: &Path) -> Result<Arc<Container>> {
     let container = formats::open(path, &Limits::default())?;
-    container.format().verify_checksums(&container, &Limits::default())?;
-    verify::finite(&container)?;
-    Ok(Arc::new(container))
+    let sums = container.format().verify_checksums(&container, &Limits::default());
+    let sound = sums.map_err(Error::from).and_then(|_| verify::finite(&container).map(drop));
+    container.check_unchanged()?;
+    sound.map(|()| Arc::new(container))
 }
 
 const HELP: &str = "give the LoRA, PiSSA, DiSHA or Bone file that was trained on this very model";

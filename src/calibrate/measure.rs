@@ -74,11 +74,15 @@ pub fn mean_squares(
     let runner = Runner::new(model, Options { stream: true, ..Options::default() })?;
     let mut walk = Walk::new(runner, &[&slices(&text.fit), &slices(&text.held_out)], TOGETHER)?;
     let ear = Ear::diagonal();
-    while walk.next().is_some() {
-        walk.step(Some(ear.clone()), || stop.check())?;
-        progress();
-    }
-    walk.listen(ear.clone(), || stop.check())?;
+    let mut run = || -> Result<()> {
+        while walk.next().is_some() {
+            walk.step(Some(ear.clone()), || stop.check())?;
+            progress();
+        }
+        walk.listen(ear.clone(), || stop.check())
+    };
+    let done = run();
+    walk.runner().model().unless_changed(done)?;
     Ok(ear.take().into_iter().map(|(key, parts)| (key, over_both(parts))).collect())
 }
 

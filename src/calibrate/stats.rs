@@ -229,10 +229,11 @@ pub fn measure_all(
         for stage in &stages {
             let full = Ear::full(stage.iter().map(|h| h.key).collect(), Vec::new());
             let ears = Arc::new(Both { full, diagonal: Ear::diagonal() });
-            match walk.next() {
-                Some(_) => walk.step(Some(ears.clone()), || stop.check())?,
-                None => walk.listen(ears.clone(), || stop.check())?,
-            }
+            let done = match walk.next() {
+                Some(_) => walk.step(Some(ears.clone()), || stop.check()),
+                None => walk.listen(ears.clone(), || stop.check()),
+            };
+            walk.runner().model().unless_changed(done)?;
             let (mut heard, mut squares) = (ears.full.take(), ears.diagonal.take());
             for Heard { key, name, .. } in stage {
                 let (Some([fit, held_out]), Some(squares)) = (heard.remove(key), squares.remove(key)) else {

@@ -48,7 +48,11 @@ impl Text {
             });
         }
         let sequences = match settings.is_self() {
-            true => sampled(&runner()?, ctx, tokens.div_ceil(ctx), settings.calib_seed.unwrap_or(0), stop)?,
+            true => {
+                let (runner, sequences) = (runner()?, tokens.div_ceil(ctx));
+                let samples = sampled(&runner, ctx, sequences, settings.calib_seed.unwrap_or(0), stop);
+                runner.model().unless_changed(samples)?
+            }
             false => spread(&Corpus::read(&settings.calib, coder)?, ctx, tokens),
         };
         if sequences.len() < LEAST_SEQUENCES {

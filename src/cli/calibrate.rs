@@ -60,6 +60,7 @@ fn measure(args: &Args, outputs: &mut Outputs, style: Style) -> Result<Measureme
         let squares = calibrate::mean_squares(again, &text, &STOP, progress);
         squares.and_then(|squares| {
             let imatrix = calibrate::importance(&model, &squares, &text);
+            model.unless_changed(Ok(()))?;
             let bytes = match extension {
                 Some("dat") => imatrix.to_dat(),
                 _ => imatrix.to_gguf(text.tokens() as u64, args.ctx as u32)?,

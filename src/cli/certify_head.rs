@@ -29,7 +29,7 @@ fn certify(args: &Args, outputs: &mut Outputs) -> Result<Certification> {
     let start = Instant::now();
     let (common, best) = (&args.common, args.best as usize);
     let model = Runner::new(common.open()?, Options::default())?;
-    let certified = HeadChoice::certified(best, &model)?;
+    let certified = model.model().unless_changed(HeadChoice::certified(best, &model))?;
     outputs.fill(&certified.file(&model.full_rows(), &common.output)?)?;
     let seconds = start.elapsed().as_secs_f64();
     Ok(Certification::new(&model, certified.always_bytes(), best, &common.output, seconds))

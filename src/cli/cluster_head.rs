@@ -50,7 +50,7 @@ fn cluster(args: &Args, outputs: &mut Outputs, style: Style) -> Result<Clusterin
     let rows = model.full_rows().rows();
     let fit = Fit { clusters: args.clusters.unwrap_or_else(|| Fit::usual(rows)), share: args.share };
     let (clustered, text) = match args.calib.is_empty() {
-        true => (fit.cluster(&model, None)?, None),
+        true => (model.model().unless_changed(fit.cluster(&model, None))?, None),
         false => {
             let settings = Settings {
                 calib: args.calib.clone(),
@@ -60,7 +60,7 @@ fn cluster(args: &Args, outputs: &mut Outputs, style: Style) -> Result<Clusterin
             };
             let coder = common.coder(model.model())?;
             let text = Text::new(&settings, &coder, runner, &STOP)?;
-            (fitted(fit, &model, &text, style)?, Some(text))
+            (model.model().unless_changed(fitted(fit, &model, &text, style))?, Some(text))
         }
     };
     outputs.fill(&clustered.file(&common.output)?)?;

@@ -25,10 +25,13 @@ pub(super) struct Args {
 pub(super) fn run(args: &Args, style: Style) -> Result<()> {
     let (a, b) = (Model::open(&args.a, &[])?, Model::open(&args.b, &[])?);
     for model in [&a, &b] {
-        model.container.format().verify_checksums(&model.container, &Limits::default())?;
+        let sums = model.container.format().verify_checksums(&model.container, &Limits::default());
+        model.unless_changed(sums.map_err(Error::from))?;
     }
     let path = |p: &PathBuf| p.display().to_string();
-    let report = DiffReport::new(path(&args.a), path(&args.b), compare(&a, &b));
+    let diff = compare(&a, &b);
+    let diff = a.unless_changed(b.unless_changed(Ok(diff)))?;
+    let report = DiffReport::new(path(&args.a), path(&args.b), diff);
     show(&report, style)?;
     match args.max_relative.and_then(|limit| report.exceeds(limit)) {
         Some(what) => Err(Error::Check { what }),

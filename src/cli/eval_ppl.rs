@@ -165,6 +165,7 @@ fn evaluate(args: &Args, style: Style) -> Result<EvaluationReport> {
         STOP.check()
     });
     steps.clear();
+    let evaluation = runners.iter().fold(evaluation, |done, runner| runner.model().unless_changed(done));
     let setting = Setting {
         arithmetic: arithmetic.to_string(),
         arithmetic_kl,

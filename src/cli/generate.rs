@@ -66,19 +66,24 @@ fn generate(args: &Args, style: Style) -> Result<()> {
     // Low-rank matrices are worth their memory where tokens come one by one, if there is enough.
     let options = Options { keep_low_rank: args.run.max_memory.is_none(), ..args.run.options() };
     let runner = args.run.runner(&args.model, true, options)?;
+    let result = continued(args, style, &runner);
+    runner.model().unless_changed(result)
+}
+
+fn continued(args: &Args, style: Style, runner: &Runner) -> Result<()> {
     let at_once =
-        Load::within(&[&runner], Work { text: 0, scored: 1 }, args.run.max_memory)?.tokens.min(PROMPT_TOKENS);
+        Load::within(&[runner], Work { text: 0, scored: 1 }, args.run.max_memory)?.tokens.min(PROMPT_TOKENS);
     let coder = args.run.coder(runner.model())?;
     let temperature = if args.greedy { 0.0 } else { args.temperature };
     let choice = Choice { temperature, top_p: args.top_p, top_k: args.top_k, seed: args.seed };
     let top_k = choice.top_k.map(|k| k as usize);
     let mut sampler = Sampler::new(choice.temperature, choice.top_p, choice.seed)?.among(top_k);
-    let head = args.head.make(&runner)?;
+    let head = args.head.make(runner)?;
     if (1..runner.model().dims.vocab).contains(&head.exact()) {
         proven(head.exact(), sampler.depends_on())?;
     }
-    let mut uses = HeadUse::new(head.name(), &runner);
-    let mut after = |run: &[u32], state: &mut State| after(&runner, head.as_ref(), run, state, &mut uses);
+    let mut uses = HeadUse::new(head.name(), runner);
+    let mut after = |run: &[u32], state: &mut State| after(runner, head.as_ref(), run, state, &mut uses);
     let mut prompt = coder.encode(args.prompt.as_bytes()).map_err(|e| Error::Usage {
         what: format!("the prompt cannot be turned into tokens: {e}"),
         help: "give the vocabulary that the model was trained with: --vocab FILE".to_owned(),

@@ -18,11 +18,16 @@ pub(super) struct Args {
 pub(super) fn run(args: &Args, style: Style) -> Result<()> {
     let container = hub::open(&args.model)?;
     match Model::detect(container, &[]) {
-        Ok(model) => show(&Inspection::model(&model), style),
+        Ok(model) => {
+            let inspection = Inspection::model(&model);
+            show(&model.unless_changed(Ok(inspection))?, style)
+        }
         Err(error) => {
             // A file that holds no model can be looked at all the same.
             let container = hub::open(&args.model)?;
-            show(&Inspection::container(&container, Some(error.to_string())), style)
+            let inspection = Inspection::container(&container, Some(error.to_string()));
+            container.check_unchanged()?;
+            show(&inspection, style)
         }
     }
 }

@@ -85,7 +85,11 @@ impl Model {
     /// [`Error::Model`] if it is no RWKV model, or one that is recognised but cannot be used;
     /// [`Error::Tensor`] if a tensor is missing, unexpected or of the wrong shape.
     pub fn detect(container: Container, drop: &[String]) -> Result<Model> {
-        let (version, naming, prefix) = identify::identify(&container)?;
+        let identified = identify::identify(&container);
+        if identified.is_err() {
+            container.check_unchanged()?;
+        }
+        let (version, naming, prefix) = identified?;
         if version.body == Body::Qwen2 {
             qwen2::check(&container)?;
         }
@@ -94,9 +98,24 @@ impl Model {
 
     /// Every file that the model is read from.
     pub fn files(&self) -> impl Iterator<Item = &Mapped> {
+        self.containers().flat_map(Container::files)
+    }
+
+    /// The model's own container, and those of its adapters and its state.
+    fn containers(&self) -> impl Iterator<Item = &Container> {
         let adapters = self.adapters.iter().flat_map(|a| &a.files);
         let joined = adapters.chain(self.state.iter().filter_map(|s| s.file.as_ref()));
-        self.container.files().iter().chain(joined.flat_map(|c| c.files()))
+        std::iter::once(&self.container).chain(joined.map(|c| &**c))
+    }
+
+    /// `result`, which was computed from the model, unless a file of the model changed meanwhile: that is the error then,
+    /// whatever the result, which may be a consequence.
+    ///
+    /// # Errors
+    /// [`Error::Format`] for the first file that changed; as `result`.
+    pub fn unless_changed<T>(&self, result: Result<T>) -> Result<T> {
+        self.containers().try_for_each(Container::check_unchanged)?;
+        result
     }
 
     /// The tensor of a slot in a block.

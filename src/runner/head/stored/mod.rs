@@ -25,11 +25,13 @@ type Part = (&'static str, Encoding, Vec<usize>, Vec<u8>);
 /// [`Error::Format`] if the file is damaged, [`Error::Model`] if it holds no head, or one of another model.
 pub fn open(path: &Path, full: &FullRows<'_>) -> Result<Box<dyn Head>> {
     let file = HeadFile::open(path)?;
-    match file.text(HEAD) {
-        Some(clusters::KIND) => Ok(Box::new(Clustered::read(&file, full)?)),
-        Some(certified::KIND) => Ok(Box::new(Certified::read(&file, full)?)),
+    let head = match file.text(HEAD) {
+        Some(clusters::KIND) => Clustered::read(&file, full).map(|head| Box::new(head) as Box<dyn Head>),
+        Some(certified::KIND) => Certified::read(&file, full).map(|head| Box::new(head) as Box<dyn Head>),
         _ => Err(file.unfit("holds no output layer that can be read in part".to_owned())),
-    }
+    };
+    file.container.check_unchanged()?;
+    head
 }
 
 /// The file of a head, compact or safetensors as the extension of `path` says; the same head makes the same bytes.
