@@ -16,7 +16,7 @@ use crate::model::{Lazy, Model, Role, wildcard};
 use crate::plan::{Plan, Write};
 use crate::storage::Sealed;
 use crate::targets::gguf::Gguf;
-use crate::targets::{Target, lora_metadata, lora_names};
+use crate::targets::{ADAPTER, Target, beside, lora_metadata, lora_names};
 
 /// The key, in a file and its adapter, of the rank of the branches.
 pub const KEY: &str = "rwkv-quant.low_rank.rank";
@@ -183,5 +183,5 @@ pub fn adapter_of(out: &Path) -> Option<PathBuf> {
 
 /// Where the adapter of the file `out` is: `NAME.lora.gguf` beside `NAME.gguf`.
 pub fn path(out: &Path) -> PathBuf {
-    out.with_extension("lora.gguf")
+    beside(out, ADAPTER)
 }

@@ -16,6 +16,8 @@ use crate::error::{Error, Result};
 #[derive(Clone, Debug, Default)]
 pub struct Inputs {
     files: Vec<Input>,
+    /// Those that are mapped: they know best whether what was read is what they held.
+    open: Vec<Mapped>,
 }
 
 /// A file that is read.
@@ -59,7 +61,8 @@ impl Inputs {
     /// Adds files that are open already.
     pub fn add_open<'a>(&mut self, files: impl IntoIterator<Item = &'a Mapped>) {
         for file in files {
-            self.insert(file.path(), true);
+            self.insert(file.path(), false);
+            self.open.push(file.clone());
         }
     }
 
@@ -107,8 +110,9 @@ impl Inputs {
     /// Refuses to go on if a file changed since it was added: what was read may be of neither version.
     ///
     /// # Errors
-    /// [`Error::Model`] with its name.
+    /// [`Error::Model`] or [`Error::Format`] with its name.
     pub fn check_unchanged(&self) -> Result<()> {
+        self.open.iter().try_for_each(Mapped::check_unchanged)?;
         for input in self.files.iter().filter(|i| i.is_read) {
             let now = input.path.metadata().ok().map(|meta| Snapshot::of(&meta));
             if !now.is_some_and(|now| now.is_unchanged_since(&input.snapshot)) {

@@ -1,7 +1,7 @@
 //! The files that a target consists of: with tensors, and small ones beside them.
 
 use std::ffi::OsString;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use formats::compact::Storage;
 use formats::{
@@ -55,6 +55,20 @@ pub(super) fn names(out: &Path, count: usize) -> Result<Vec<OsString>> {
             help: "give the output another name".to_owned(),
         }),
     }
+}
+
+/// The ending of the name of an adapter beside a GGUF file.
+pub const ADAPTER: &str = "lora.gguf";
+
+/// `NAME.ENDING` beside the GGUF file `NAME.gguf`: its adapter, its Modelfile. Of other names nothing is cut off, so that
+/// `RWKV-0.1B` and `RWKV-0.4B` share none.
+pub fn beside(file: &Path, ending: &str) -> PathBuf {
+    let is_gguf = file.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf"));
+    let name = if is_gguf { file.file_stem() } else { file.file_name() };
+    let mut name = name.unwrap_or_default().to_owned();
+    name.push(".");
+    name.push(ending);
+    file.with_file_name(name)
 }
 
 /// The files of a target.
@@ -159,6 +173,20 @@ mod tests {
     use quant::Encoding;
 
     use super::*;
+
+    #[test]
+    fn files_beside_two_files_have_two_names() {
+        for (file, adapter) in [
+            ("a/m.gguf", "a/m.lora.gguf"),
+            ("m.GGUF", "m.lora.gguf"),
+            ("RWKV-x070-0.1B", "RWKV-x070-0.1B.lora.gguf"),
+            ("RWKV-x070-0.4B", "RWKV-x070-0.4B.lora.gguf"),
+            ("RWKV-x070-0.4B.gguf", "RWKV-x070-0.4B.lora.gguf"),
+            ("m.gguf.old", "m.gguf.old.lora.gguf"),
+        ] {
+            assert_eq!(beside(Path::new(file), ADAPTER), Path::new(adapter));
+        }
+    }
 
     #[test]
     fn groups_are_full_but_not_fuller() {

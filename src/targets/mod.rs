@@ -20,7 +20,7 @@ use formats::Planned;
 use quant::Encoding;
 
 pub(crate) use adapters::{lora_metadata, lora_names};
-pub use files::{Files, Order, PlannedFile, SmallFile, groups};
+pub use files::{ADAPTER, Files, Order, PlannedFile, SmallFile, beside, groups};
 pub use modelfile::Chat;
 
 use crate::compact::Coded;

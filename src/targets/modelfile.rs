@@ -2,10 +2,13 @@
 //!
 //! Strings of a Modelfile know no escapes, so line feeds stand in them as they are; the template is one of Go's.
 
-use std::ffi::OsString;
+use std::path::Path;
 
-use super::{PlannedFile, SmallFile, Target, gguf};
+use super::{ADAPTER, PlannedFile, SmallFile, Target, beside, gguf};
 use crate::error::{Error, Result};
+
+/// The ending of a Modelfile's name.
+const MODELFILE: &str = "Modelfile";
 
 /// How a model was trained to chat.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -69,13 +72,14 @@ impl Chat {
             return Err(refused("the output's name is no text of one line"));
         };
         let (template, stops) = self.prompt();
-        let stem = name.strip_suffix(".gguf").unwrap_or(name);
-        let adapter = if has_branches { format!("ADAPTER ./{stem}.lora.gguf\n") } else { String::new() };
+        let beside = |ending| beside(Path::new(name), ending);
+        let adapter = has_branches.then(|| format!("ADAPTER ./{}\n", beside(ADAPTER).display()));
+        let adapter = adapter.unwrap_or_default();
         let mut text = format!("FROM ./{name}\n{adapter}\nTEMPLATE \"\"\"{template}\"\"\"\n\n");
         for stop in stops {
             text += &format!("PARAMETER stop \"\"\"{stop}\"\"\"\n");
         }
-        Ok(SmallFile { name: OsString::from(format!("{stem}.Modelfile")), bytes: text.into_bytes() })
+        Ok(SmallFile { name: beside(MODELFILE).into_os_string(), bytes: text.into_bytes() })
     }
 }
 

@@ -64,6 +64,27 @@ fn the_rest_and_its_branches_are_the_better_model() {
     assert!(refused.stderr.contains("out.lora.gguf"), "{}", refused.stderr);
 }
 
+/// `m.GGUF` had one adapter on disk and another in its Modelfile; two sizes of a model shared an adapter.
+#[test]
+fn the_modelfile_names_the_adapter_on_disk_and_no_two_models_share_one() {
+    let dir = tempfile::tempdir().unwrap();
+    for (name, stem) in [
+        ("m.GGUF", "m"),
+        ("RWKV-x070-0.4B", "RWKV-x070-0.4B"),
+        ("RWKV-x070-0.1B", "RWKV-x070-0.1B"),
+        ("RWKV-x070-0.1B.q2.gguf", "RWKV-x070-0.1B.q2"),
+    ] {
+        let out = path(dir.path(), name);
+        let flags = ["--to", "gguf", "--type", "q2_k", "--low-rank", "4", "--modelfile", "world"];
+        ok(["convert", &source(), &out].iter().chain(&flags));
+        let modelfile = fs::read_to_string(dir.path().join(format!("{stem}.Modelfile"))).unwrap();
+        let adapter = format!("{stem}.lora.gguf");
+        assert!(modelfile.starts_with(&format!("FROM ./{name}\nADAPTER ./{adapter}\n")), "{modelfile}");
+        assert!(dir.path().join(adapter).is_file());
+    }
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 4 * 3);
+}
+
 #[test]
 fn calibrated_branches_fit_rescaled_matrices_too() {
     let dir = tempfile::tempdir().unwrap();
