@@ -1,13 +1,14 @@
 //! From a model and what is wanted to a plan: for every tensor its encoding, exact bytes and place. Pure: no
 //! file is read or written beyond what describes the tensors.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
 use formats::compact::Storage;
 use formats::{Metadata, Planned, Split, Sum};
-use quant::{Encoding, codec};
+use quant::{Encoding, codec, importance};
 use sha2::{Digest, Sha256};
 
 use crate::about::About;
@@ -65,8 +66,10 @@ pub struct Write {
     pub encoding: Encoding,
     /// How they would be encoded if their rows were whole blocks of it.
     pub wanted: Encoding,
-    /// How much each of its columns matters.
+    /// How much each of its columns matters; those that the importance matrix says nothing about are filled in.
     pub importance: Option<Arc<[f32]>>,
+    /// How many columns that are.
+    pub unmeasured: usize,
     /// How they are coded, if they are not stored as they are: the size is known once that is done.
     pub coded: Option<Coded>,
     /// The blocks of all its rows, if they were made already: by calibration; or what they were coded as.
@@ -325,10 +328,11 @@ fn choose(item: Item, target: &dyn Target, model: &Model, recipe: &Recipe) -> Re
             help: "choose another file type".to_owned(),
         });
     }
-    let importance = match &recipe.importance {
+    let stated = match &recipe.importance {
         Some(importance) if !encoding.is_plain() && item.fixed.is_none() => importance.of(&item)?,
         _ => None,
     };
+    let (importance, unmeasured) = stated.map_or((None, 0), |stated| measured(stated, encoding));
     let planned = Planned { name: item.name.clone(), encoding, shape: item.values.shape().to_vec() };
     let coded = target.coded(&item, encoding, recipe);
     let row_bytes = match coded {
@@ -344,12 +348,25 @@ fn choose(item: Item, target: &dyn Target, model: &Model, recipe: &Recipe) -> Re
         encoding,
         wanted,
         importance,
+        unmeasured,
         coded,
         encoded: None,
         section_bytes: None,
         is_calibrated: false,
         parts,
     })
+}
+
+/// The importance that columns of an encoding are weighed by, and how many of them it says nothing about.
+fn measured(stated: Arc<[f32]>, encoding: Encoding) -> (Option<Arc<[f32]>>, usize) {
+    let group = codec(encoding).and_then(quant::Codec::importance_group).unwrap_or(encoding.block_len());
+    let unmeasured = importance::unmeasured(&stated, group);
+    let importance = match importance::filled(&stated, group) {
+        Some(Cow::Borrowed(_)) => Some(stated),
+        Some(Cow::Owned(filled)) => Some(filled.into()),
+        None => None,
+    };
+    (importance, unmeasured)
 }
 
 /// Refuses types of single tensors that are not in the file, or that the target cannot hold.

@@ -13,7 +13,7 @@ pub struct Rows<'a> {
     /// Length of a row, a multiple of the encoding's block length unless blocks cross rows.
     pub cols: usize,
     /// Importance of each column (`cols` values, e.g. the mean square of the activation that meets it);
-    /// without it all columns count alike.
+    /// without it all columns count alike. Columns that it says nothing about are [filled in](crate::importance::filled).
     pub importance: Option<&'a [f32]>,
 }
 
@@ -36,6 +36,11 @@ pub trait Codec: Send + Sync {
     /// Whether [`encode`](Codec::encode) is implemented; some types are read only.
     fn can_encode(&self) -> bool {
         true
+    }
+
+    /// Number of columns that share a scale, for types whose encoders weigh errors by an importance.
+    fn importance_group(&self) -> Option<usize> {
+        None
     }
 
     /// Encodes `rows` into `out`, which is exactly as long as the rows take

@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use crate::arch::{Level, with_limit};
+use crate::arch::{Kernel, Lanes, Level, dispatch, with_limit};
 use crate::feedback::{Feedback, Order};
 use crate::hessian::Hessian;
 use crate::{CODECS, Codec, EncodeError, Encoding, Rows};
@@ -203,6 +203,85 @@ fn levels_do_not_change_what_is_decoded() {
         for level in Level::available() {
             let decoded = with_limit(level, || decode(*codec, &bytes));
             assert!(whole.iter().zip(&decoded).all(|(a, b)| *a == b.to_bits()), "{}", codec.encoding());
+        }
+    }
+}
+
+/// Looks values up in a codebook, as lanes do.
+struct LookUp<'a> {
+    values: &'a [f32],
+    bounds: &'a [f32; 15],
+    levels: &'a [f32; 16],
+}
+
+impl Kernel for LookUp<'_> {
+    type Output = Vec<f32>;
+
+    #[inline(always)]
+    fn run<S: Lanes>(self, s: S) -> Vec<f32> {
+        let mut out = vec![f32::NAN; self.values.len()];
+        for (values, out) in self.values.chunks_exact(S::N).zip(out.chunks_exact_mut(S::N)) {
+            s.store(s.quantize_to_levels(s.load(values), self.bounds, self.levels), out);
+        }
+        out
+    }
+}
+
+/// Sorted levels of any size, some of them equal.
+fn codebooks() -> impl Strategy<Value = [f32; 16]> {
+    let any_size = any::<u32>().prop_map(f32::from_bits).prop_filter("finite", |v| v.abs() < 1e30);
+    let few = prop::sample::select(vec![0.0, -0.0, 0.1, 0.3, -0.7, 1.0, 1e-30]);
+    prop::array::uniform16(prop_oneof![3 => -1.0f32..1.0, 1 => any_size, 1 => few]).prop_map(|mut levels| {
+        levels.sort_by(f32::total_cmp);
+        levels
+    })
+}
+
+proptest! {
+    #[test]
+    fn codebooks_are_looked_up_exactly_at_all_levels(
+        levels in codebooks(),
+        values in prop::collection::vec(prop_oneof![9 => -1.5f32..1.5, 1 => any::<f32>()], 64),
+    ) {
+        let bounds: [f32; 15] = std::array::from_fn(|i| f32::midpoint(levels[i], levels[i + 1]));
+        let exact: Vec<u32> = values
+            .iter()
+            .map(|v| {
+                // The number of bounds that the value is not below; a NaN is below none.
+                let below = |b: &&f32| v.partial_cmp(b) == Some(std::cmp::Ordering::Less);
+                levels[bounds.iter().filter(|b| !below(b)).count()].to_bits()
+            })
+            .collect();
+        for level in Level::available() {
+            let found = with_limit(level, || {
+                dispatch(LookUp { values: &values, bounds: &bounds, levels: &levels })
+            });
+            prop_assert!(found.iter().map(|v| v.to_bits()).eq(exact.iter().copied()), "{level:?}");
+        }
+    }
+
+    #[test]
+    fn fitted_codebooks_are_encoded_alike_at_all_levels(levels in codebooks(), seed in 1u32..1000) {
+        let values = gaussian(256 * 4, seed);
+        let hessian = correlated(256);
+        let feedback = Feedback::new(&hessian, 0.01).unwrap();
+        let rows = Rows::new(&values, 256);
+        for encoding in [Encoding::Fp4, Encoding::Nf4] {
+            let codec = crate::codec_of_levels(encoding, levels).unwrap();
+            let mut bytes = vec![0; values.len() / encoding.block_len() * encoding.block_bytes()];
+            let results: Vec<[Vec<u8>; 3]> = Level::available()
+                .map(|level| {
+                    with_limit(level, || {
+                        codec.encode(rows, &mut bytes).unwrap();
+                        let plain = bytes.clone();
+                        codec.encode_best(rows, &mut bytes).unwrap();
+                        let best = bytes.clone();
+                        codec.encode_feedback(rows, &feedback, &mut bytes).unwrap();
+                        [plain, best, bytes.clone()]
+                    })
+                })
+                .collect();
+            prop_assert!(results.windows(2).all(|r| r[0] == r[1]), "{encoding}");
         }
     }
 }

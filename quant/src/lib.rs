@@ -7,6 +7,7 @@
 //! - [`float`]: the plain floating point encodings; [`ggml`]: the block types of ggml;
 //! - [`fp8`]: FP8 E4M3; [`web_rwkv`]: web-rwkv's blocks; [`int8`], [`nf4`]: encodings of several parts;
 //! - [`codebook`]: levels of 4-bit codes;
+//! - [`importance`]: columns that an importance matrix says nothing about;
 //! - [`hessian`]: which errors of weights count; [`feedback`]: rounding that makes errors good in later columns;
 //! - [`low_rank`]: what few dimensions of a matrix hold; [`clusters`]: rows that are alike; [`certified`]: output
 //!   layers scanned by proof;
@@ -30,6 +31,7 @@ pub mod float;
 pub mod fp8;
 pub mod ggml;
 pub mod hessian;
+pub mod importance;
 pub mod int8;
 pub mod lossless;
 pub mod low_rank;

@@ -56,6 +56,7 @@ pub(super) fn divide_weights(
         default_error,
         error: default_error,
         branch: None,
+        unmeasured: write.unmeasured,
     };
     if parts.error < parts.error_without {
         return with_branch(outcome, parts, relative);

@@ -12,6 +12,7 @@ use quant::cancellation::Design;
 use quant::coding::{Coding, Decoder, tile_rows};
 use quant::feedback::Feedback;
 use quant::hessian::Hessian;
+use quant::importance;
 use quant::nf4::{self, nested};
 use rayon::prelude::*;
 
@@ -108,6 +109,7 @@ pub(super) fn encode(
             rounds: 1,
             error_without: relative(near.without),
         }),
+        unmeasured: importance::unmeasured(&fit.mean_squares(), 1),
     };
     Ok(Encoded { bytes: bytes.into_inner(), factors: None, outcome })
 }

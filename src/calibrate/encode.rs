@@ -8,12 +8,12 @@ use quant::{Codec, codec, codec_of_levels, nf4};
 
 use super::branch::{divide_weights, stored};
 use super::listen::listener;
-use super::matrix::{Encoded, Job, Outcome};
+use super::matrix::{Encoded, Job, Outcome, SHRINKAGES};
 use super::stage::{Stage, Target, stages};
 use super::store::Kept;
 use super::{Source, Store, Text, coded};
 use crate::branches::Branch;
-use crate::compact::{Coded, Matrix, Unencodable};
+use crate::compact::{self, Coded, Matrix, Unencodable};
 use crate::error::{Error, Result};
 use crate::eval;
 use crate::model::{Model, Role};
@@ -163,8 +163,8 @@ pub fn identity(plan: &Plan, model: &Model, how: &str) -> String {
     format!("{program} {GENERATION} {sources} | {frame} {types} | {importance} | {tokens} {how}{branches}\n")
 }
 
-/// About the memory that [`encode`] takes.
-pub fn peak_bytes(plan: &Plan, calibration: &Calibration) -> u64 {
+/// About the memory that [`encode`] takes with so many threads.
+pub fn peak_bytes(plan: &Plan, calibration: &Calibration, threads: usize) -> u64 {
     let Calibration { text, model, source } = calibration;
     let cols = |t: &Target| plan.tensors[t.write].values.cols();
     let runs = !matches!(source, Source::Stats(..));
@@ -172,18 +172,27 @@ pub fn peak_bytes(plan: &Plan, calibration: &Calibration) -> u64 {
         let moments = s.targets.iter().map(|t| 2 * Moments::bytes(cols(t)));
         let heard: u64 = if runs { moments.sum() } else { moments.max().unwrap_or(0) };
         let widest = s.targets.iter().map(cols).max().unwrap_or(0) as u64;
-        heard + 5 * 4 * widest * widest
+        // Of codes a design for each shrinkage, side by side.
+        let coding = |t: &Target| match plan.tensors[t.write].coded {
+            Some(Coded::Codes { .. }) => {
+                let write = &plan.tensors[t.write];
+                let designs = SHRINKAGES.len().min(threads) as u64 * compact::working_bytes(write, 1);
+                designs.max(compact::working_bytes(write, compact::TILES * threads))
+            }
+            _ => 0,
+        };
+        heard + 5 * 4 * widest * widest + s.targets.iter().map(coding).max().unwrap_or(0)
     };
     let stages = stages(plan, model).iter().map(stage).max().unwrap_or(0);
     let divided = plan.recipe.branches.as_ref().map_or(0, |b| b.peak_bytes(plan));
-    stages + divided + if runs { running_bytes(model, text) } else { 0 }
+    stages + divided + if runs { running_bytes(model, text.tokens()) } else { 0 }
 }
 
 /// About the memory that a model takes on its way through a text, besides what is heard.
-fn running_bytes(model: &Model, text: &Text) -> u64 {
+pub fn running_bytes(model: &Model, tokens: usize) -> u64 {
     let dims = &model.dims;
     let kept = if model.version.major() == 7 { 2 } else { 1 };
-    let activations = 4 * (text.tokens() * dims.embd * kept) as u64;
+    let activations = 4 * (tokens * dims.embd * kept) as u64;
     let pass = 4 * (TOGETHER * (14 * dims.embd + 3 * dims.ffn + dims.att)) as u64;
     let block: usize = model.tensors.iter().filter(|h| h.layer == 0).map(|h| h.values.elements()).sum();
     let embeddings: usize = [Role::Embedding, Role::Head]
@@ -250,7 +259,8 @@ impl<'a> Form<'a> {
                 blocks(codec, rank)?
             }
             Form::Codes(bits, rank) => {
-                let matrix = Matrix { rows, cols, read: &read, search: plan.recipe.search };
+                let tiles = compact::TILES * rayon::current_num_threads();
+                let matrix = Matrix { rows, cols, read: &read, search: plan.recipe.search, tiles };
                 coded::encode(&matrix, (bits, rank), fit, held_out, stop)
             }
             // The errors that are told leave out that of the scales, some thousandths of them.

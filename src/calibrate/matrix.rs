@@ -8,7 +8,7 @@
 use quant::feedback::{Feedback, Order};
 use quant::hessian::Hessian;
 use quant::low_rank::{Metric, Parts};
-use quant::{Codec, EncodeError, Rows};
+use quant::{Codec, EncodeError, Rows, importance};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
@@ -55,6 +55,13 @@ pub struct Outcome {
     /// The branch of low rank, if it has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub branch: Option<Gain>,
+    /// Inputs that were always 0 in the text, so that it says nothing about their weights.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub unmeasured: usize,
+}
+
+fn is_zero(n: &usize) -> bool {
+    *n == 0
 }
 
 /// What a branch of low rank brought.
@@ -186,6 +193,7 @@ impl Job<'_> {
             default_error: relative(default_error),
             error: relative(if better { fed_error } else { default_error }),
             branch: None,
+            unmeasured: importance::unmeasured(&diagonal, self.codec.importance_group().unwrap_or(1)),
         };
         if let (Some(rank), Some(Ok(hessian))) = (self.rank, moments) {
             stop.check()?;

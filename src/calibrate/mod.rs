@@ -38,13 +38,13 @@ mod trace;
 use std::path::{Path, PathBuf};
 
 pub use allocate::{Allocation, Goal, Rung, Unit, allocate};
-pub use encode::{Calibration, Done, divide, encode, identity, peak_bytes};
+pub use encode::{Calibration, Done, divide, encode, identity, peak_bytes, running_bytes};
 pub use goals::{Chosen, Goals};
 pub use judge::Judge;
 pub use listen::Source;
 pub use matrix::{Choice, ColumnOrder, Gain, Outcome};
 pub use measure::{importance, mean_squares};
-pub use probe::{Probed, probe};
+pub use probe::{Probed, probe, probing_bytes};
 pub use stats::{Stats, measure_all};
 pub use store::Store;
 pub use text::Text;

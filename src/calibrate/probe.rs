@@ -7,7 +7,7 @@ use rayon::prelude::*;
 
 use super::Text;
 use super::allocate::{Rung, Unit};
-use super::encode::{TOGETHER, slices};
+use super::encode::{TOGETHER, running_bytes, slices};
 use super::measure::Ear;
 use crate::error::Result;
 use crate::model::{Held, Model, Role};
@@ -101,6 +101,15 @@ pub fn probe(
         progress(1, of);
     }
     Ok(probed)
+}
+
+/// About the memory that [`probe`] takes.
+pub fn probing_bytes(model: &Model, text: &Text) -> u64 {
+    let tokens: usize = chosen(text).iter().map(|s| s.len()).sum();
+    let logits = 2 * 4 * (PREDICTIONS * model.dims.vocab) as u64;
+    // A matrix as it is, and rounded.
+    let largest = model.tensors.iter().map(|h| h.values.elements()).max().unwrap_or(0);
+    running_bytes(model, tokens) + logits + 8 * largest as u64
 }
 
 /// Sequences of about [`TOKENS`] tokens, held-out ones first.

@@ -19,9 +19,6 @@ use crate::recipe::Search;
 /// How hard small tensors are packed.
 const LEVEL: i32 = 19;
 
-/// Tiles of a thread that are in memory at a time.
-const TOGETHER: usize = 4;
-
 /// A matrix to be coded.
 #[derive(Clone, Copy)]
 pub struct Matrix<'a> {
@@ -33,6 +30,8 @@ pub struct Matrix<'a> {
     pub read: &'a (dyn Fn(Range<usize>, &mut [f32]) + Sync),
     /// How long codes of blocks are looked for.
     pub search: Search,
+    /// Tiles that are in memory at a time.
+    pub tiles: usize,
 }
 
 /// Why a matrix could not be coded.
@@ -195,9 +194,10 @@ impl Matrix<'_> {
         };
         let count = self.rows.div_ceil(step);
         let mut writer = SectionWriter::new(out, head, count)?;
-        let together = TOGETHER * rayon::current_num_threads().max(1);
+        let together = self.tiles.max(1);
         for start in (0..count).step_by(together) {
-            let some: Vec<_> = (start..count.min(start + together)).into_par_iter().map(tile).collect();
+            let some: Vec<_> =
+                (start..count.min(start.saturating_add(together))).into_par_iter().map(tile).collect();
             // Of several errors the first one.
             for tile in some {
                 writer.tile(&tile?)?;

@@ -19,7 +19,7 @@ mod sections;
 pub use decode::{hold, read, tile_error};
 pub use encode::{Matrix, Unencodable, off_by};
 pub use rates::{MOST_BITS, Rates, Weighed, least_bytes, nominal, rates, types, weigh, weighed};
-pub use sections::{encode, peak_bytes, shrink};
+pub use sections::{TILES, encode, peak_bytes, shrink, working_bytes};
 
 use formats::compact::{Storage, Tiles};
 use quant::Encoding;

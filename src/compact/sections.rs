@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use quant::cancellation;
+use quant::coding::tile_rows;
 use rayon::prelude::*;
 
 use super::Coded;
@@ -20,6 +22,14 @@ const LEEWAY: f64 = 0.002;
 const LEAST_BITS: f64 = 0.5;
 /// Most bits a weight that one tensor makes room for all.
 const ALONE: f64 = 0.02;
+/// Tiles of a thread that are in memory at a time.
+pub const TILES: usize = 4;
+/// Memory of a value of a tile or sample at work: as f32, with its code, its symbol and bytes, in two copies.
+const CODED_BYTES: u64 = 40;
+/// Memory of a value that is packed with zstd, with the tables of its window.
+const PACKED_BYTES: u64 = 80;
+/// Memory of packing, whatever the tensor.
+const PACKING_BYTES: u64 = 256 << 10;
 
 /// Codes what is to be coded and was not yet, and puts the sections into the plan.
 ///
@@ -37,12 +47,12 @@ pub fn encode(
     let left: Vec<usize> = (0..plan.tensors.len()).filter(|n| is_left(&plan.tensors[*n])).collect();
     let elements = |plan: &Plan, n: usize| plan.tensors[n].values.elements() as u64;
     let weights: u64 = left.iter().map(|n| elements(plan, *n)).sum();
-    // So many at a time as there are threads: what is at work is in memory.
-    for some in left.chunks(rayon::current_num_threads().max(1)) {
+    let abreast = Abreast::of(rayon::current_num_threads(), left.len());
+    for some in left.chunks(abreast.tensors) {
         let made = some.par_iter().map(|n| {
             let section = match store.section(*n) {
                 Some(section) => section,
-                None => section(*n, false, plan, model, store, stop)?,
+                None => section(*n, false, abreast.tiles, plan, model, store, stop)?,
             };
             observer.calibrated(elements(plan, *n), weights);
             Ok(section)
@@ -85,10 +95,11 @@ pub fn shrink(plan: &mut Plan, bytes: u64, model: &Model, store: &Store, stop: &
             plan.recipe.types.0.insert(write.name.clone(), TensorType::Bits(bits));
         }
     }
-    for some in chosen.chunks(rayon::current_num_threads().max(1)) {
+    let abreast = Abreast::of(rayon::current_num_threads(), chosen.len());
+    for some in chosen.chunks(abreast.tensors) {
         let made = some
             .par_iter()
-            .map(|n| section(*n, true, plan, model, store, stop))
+            .map(|n| section(*n, true, abreast.tiles, plan, model, store, stop))
             .collect::<Result<Vec<_>>>()?;
         for (n, section) in some.iter().zip(made) {
             plan.tensors[*n].encoded = Some(Arc::new(section));
@@ -97,11 +108,43 @@ pub fn shrink(plan: &mut Plan, bytes: u64, model: &Model, store: &Store, stop: &
     Ok(true)
 }
 
-/// About the memory that [`encode`] takes.
+/// Work that is in memory at a time. What is coded does not depend on it.
+#[derive(Clone, Copy)]
+struct Abreast {
+    /// Tensors.
+    tensors: usize,
+    /// Tiles of each.
+    tiles: usize,
+}
+
+impl Abreast {
+    /// As much as keeps so many threads busy with `left` tensors: in all, some tiles a thread.
+    fn of(threads: usize, left: usize) -> Abreast {
+        let tensors = threads.min(left).max(1);
+        Abreast { tensors, tiles: (TILES * threads.max(1)).div_ceil(tensors) }
+    }
+}
+
+/// About the memory that [`encode`] takes with so many threads.
 pub fn peak_bytes(plan: &Plan, threads: usize) -> u64 {
-    // Of each thread some tiles, or a sample, as values, codes, symbols and bytes.
-    let longest = plan.tensors.iter().map(|t| t.values.cols()).max().unwrap_or(0).max(1 << 18) as u64;
-    threads as u64 * threads as u64 * longest * 40
+    let left: Vec<&Write> = plan.tensors.iter().filter(|t| is_left(t)).collect();
+    let Abreast { tensors, tiles } = Abreast::of(threads, left.len());
+    let mut bytes: Vec<u64> = left.iter().map(|t| working_bytes(t, tiles)).collect();
+    bytes.sort_unstable_by(|a, b| b.cmp(a));
+    bytes.iter().take(tensors).sum()
+}
+
+/// About the memory that coding a tensor takes with so many of its tiles at a time, or the sample that steps and tables
+/// are fitted to.
+pub fn working_bytes(write: &Write, tiles: usize) -> u64 {
+    let (all, cols) = (write.values.elements(), write.values.cols());
+    let values = match write.coded {
+        Some(Coded::Zstd) => return PACKING_BYTES + all as u64 * PACKED_BYTES,
+        _ => tiles
+            .saturating_mul(tile_rows(cols) * cols)
+            .max(cancellation::sample_rows(write.values.rows(), cols) * cols),
+    };
+    values.min(all) as u64 * CODED_BYTES
 }
 
 fn is_left(write: &Write) -> bool {
@@ -109,7 +152,15 @@ fn is_left(write: &Write) -> bool {
 }
 
 /// Codes a tensor, and keeps its section.
-fn section(n: usize, second: bool, plan: &Plan, model: &Model, store: &Store, stop: &Stop) -> Result<Sealed> {
+fn section(
+    n: usize,
+    second: bool,
+    tiles: usize,
+    plan: &Plan,
+    model: &Model,
+    store: &Store,
+    stop: &Stop,
+) -> Result<Sealed> {
     let (write, container) = (&plan.tensors[n], &model.container);
     let matrix = Matrix {
         rows: write.values.rows(),
@@ -119,6 +170,7 @@ fn section(n: usize, second: bool, plan: &Plan, model: &Model, store: &Store, st
             write.values.release(container, rows);
         },
         search: plan.recipe.search,
+        tiles,
     };
     let coded = write.coded.unwrap_or(Coded::Zstd);
     store

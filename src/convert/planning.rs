@@ -12,7 +12,7 @@ use crate::compact;
 use crate::error::{Error, Result};
 use crate::importance::Importance;
 use crate::model::{Held, Model, Role};
-use crate::pipeline::{Budget, Observer, Stop};
+use crate::pipeline::{self, Budget, CALIBRATION, Observer, Stop};
 use crate::plan::{Plan, Wishes, Write};
 use crate::recipe::{CODED, FileType, Preset, Recipe, Search, Types};
 use crate::rescale::{Pair, Rescaling};
@@ -188,6 +188,13 @@ impl Request {
             rescaling.iter().try_for_each(|r| model.rescale(r))?;
             Ok(model)
         };
+        let admit = |text: &Text| {
+            Budget::admit(
+                "measuring what rounding costs",
+                calibrate::probing_bytes(&model, text),
+                self.max_memory,
+            )
+        };
         let make = |recipe: &Recipe| Plan::new(&model, target, recipe.clone(), &about, &self.output, wishes);
         let mut plan = make(&recipe)?;
         if self.goals.recipe.is_some() {
@@ -196,7 +203,10 @@ impl Request {
         let (mut chosen, mut most, mut judge) = (None, None, None);
         if self.goals.is_wanted() && target.codes() {
             let measured = match &text {
-                Some(text) => Some((text, [again()?, again()?])),
+                Some(text) => {
+                    admit(text)?;
+                    Some((text, [again()?, again()?]))
+                }
                 None => None,
             };
             most = self.goals.most_bytes(&plan);
@@ -208,6 +218,7 @@ impl Request {
             plan = make(&recipe)?;
             chosen = text.is_some().then_some(found);
         } else if let (true, Some(text)) = (self.goals.is_wanted(), &text) {
+            admit(text)?;
             let found = self.goals.choose(&plan, [again()?, again()?], text, observer, stop)?;
             recipe.types = found.types.clone();
             plan = make(&recipe)?;
@@ -229,15 +240,17 @@ impl Request {
                     None => Source::Sequential,
                 };
                 let calibration = Calibration { text, model: again()?, source };
-                budget.calibrating(calibrate::peak_bytes(&plan, &calibration), self.max_memory)?;
+                let bytes = |threads| calibrate::peak_bytes(&plan, &calibration, threads);
+                budget.preparing(CALIBRATION, self.max_memory, bytes)?;
                 Some(calibration)
             }
         };
         if let (Some(branches), None) = (&recipe.branches, &calibration) {
-            budget.calibrating(branches.peak_bytes(&plan), self.max_memory)?;
+            budget.preparing("this conversion", self.max_memory, |_| branches.peak_bytes(&plan))?;
         }
         if target.codes() {
-            budget.calibrating(compact::peak_bytes(&plan, budget.threads), self.max_memory)?;
+            let bytes = |threads| compact::peak_bytes(&plan, threads);
+            budget.preparing("this conversion", self.max_memory, bytes)?;
         }
         let most_bytes = recipe.branches.as_ref().map(|b| b.most_bytes(&plan, &model)).transpose()?;
         let adapter_bytes = most_bytes.unwrap_or_default();
@@ -332,7 +345,11 @@ impl Request {
         stop: &Stop,
     ) -> Result<Option<BTreeMap<Key, Vec<f32>>>> {
         let Some(stats) = stats else {
-            let run = |text| calibrate::mean_squares(self.open(target)?, text, stop, || ());
+            let run = |text: &Text| {
+                let bytes = calibrate::running_bytes(model, text.tokens());
+                Budget::admit(CALIBRATION, bytes, self.max_memory)?;
+                calibrate::mean_squares(self.open(target)?, text, stop, || ())
+            };
             return text.map(run).transpose();
         };
         let mut squares = BTreeMap::new();

@@ -11,6 +11,8 @@ const DEFAULT_BYTES: u64 = 256 << 20;
 const MOST_VALUES: usize = 1 << 18;
 /// Memory that a value of a chunk at work takes at most: stored, as f32, and encoded.
 const BYTES_PER_VALUE: u64 = 8 + 4 + 4;
+/// What needs memory that depends on the number of tokens.
+pub const CALIBRATION: &str = "calibration";
 
 /// How many threads work on chunks of which size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,20 +56,48 @@ impl Budget {
         Ok(Budget { threads, chunk_values, peak_bytes: need(threads, chunk_values) })
     }
 
-    /// Takes `bytes` of memory into account that calibration needs before anything is written.
+    /// Takes work into account that comes before anything is written, and needs `bytes` of memory with so many threads:
+    /// there are fewer where it would need more than `max_bytes`. `what` needs it, for messages.
+    ///
+    /// # Errors
+    /// [`Error::Resources`] if one thread needs more.
+    pub fn preparing(
+        &mut self,
+        what: &str,
+        max_bytes: Option<u64>,
+        bytes: impl Fn(usize) -> u64,
+    ) -> Result<()> {
+        let need = |threads: usize| BASE_BYTES.saturating_add(bytes(threads));
+        let fits = |threads: &usize| max_bytes.is_none_or(|max| need(*threads) <= max);
+        match (1..=self.threads.max(1)).rev().find(fits) {
+            Some(threads) => {
+                self.threads = threads;
+                self.peak_bytes = self.peak_bytes.max(need(threads));
+                Ok(())
+            }
+            None => Err(too_little(what, need(1))),
+        }
+    }
+
+    /// Refuses work before there is a plan, `what`, that needs `bytes` of memory.
     ///
     /// # Errors
     /// [`Error::Resources`] if that is more than `max_bytes`.
-    pub fn calibrating(&mut self, bytes: u64, max_bytes: Option<u64>) -> Result<()> {
-        let need = BASE_BYTES + bytes;
-        if max_bytes.is_some_and(|max| max < need) {
-            return Err(Error::Resources {
-                what: format!("calibration needs {} of memory", mib(need)),
-                help: format!("allow that much (--max-memory {}), or calibrate on fewer tokens", mib(need)),
-            });
+    pub fn admit(what: &str, bytes: u64, max_bytes: Option<u64>) -> Result<()> {
+        let need = BASE_BYTES.saturating_add(bytes);
+        match max_bytes {
+            Some(max) if max < need => Err(too_little(what, need)),
+            _ => Ok(()),
         }
-        self.peak_bytes = self.peak_bytes.max(need);
-        Ok(())
+    }
+}
+
+/// That `what` needs more memory than it may take.
+fn too_little(what: &str, need: u64) -> Error {
+    let fewer = if what == CALIBRATION { ", or calibrate on fewer tokens" } else { "" };
+    Error::Resources {
+        what: format!("{what} needs {} of memory", mib(need)),
+        help: format!("allow that much: --max-memory {}{fewer}", mib(need)),
     }
 }
 

@@ -229,7 +229,11 @@ impl Conversion {
     /// The same with what became of calibrated matrices.
     #[must_use]
     pub fn calibrated(self, outcomes: &[Outcome]) -> Conversion {
-        Conversion { calibrated: outcomes.to_vec(), ..self }
+        let mut warnings = self.warnings;
+        let found =
+            outcomes.iter().filter(|o| o.choice != Choice::Weights).map(|o| (o.name.as_str(), o.unmeasured));
+        warnings.extend(unmeasured("the calibration text", found));
+        Conversion { calibrated: outcomes.to_vec(), warnings, ..self }
     }
 
     /// The same with branches of low rank in an adapter of so many bytes.
@@ -266,7 +270,23 @@ fn warnings(plan: &Plan) -> Vec<String> {
             .to_owned()
     });
     let objections = plan.objections.iter().map(|o| format!("the model {}", o.what));
-    objections.chain(equalized).chain(little_text(plan)).chain(sated(plan)).collect()
+    let stated = plan.tensors.iter().map(|t| (t.name.as_str(), t.unmeasured));
+    let unmeasured = unmeasured("the text of the importance matrix", stated);
+    objections.chain(equalized).chain(unmeasured).chain(little_text(plan)).chain(sated(plan)).collect()
+}
+
+/// That `source` says nothing about some columns, given how many of each tensor.
+fn unmeasured<'a>(source: &str, tensors: impl Iterator<Item = (&'a str, usize)>) -> Option<String> {
+    let found: Vec<String> = tensors
+        .filter(|(_, columns)| *columns > 0)
+        .map(|(name, columns)| format!("{name} ({columns} column{})", if columns == 1 { "" } else { "s" }))
+        .collect();
+    (!found.is_empty()).then(|| {
+        format!(
+            "{source} never used these columns (importance 0), which are encoded without importance: {}",
+            found.join(", ")
+        )
+    })
 }
 
 /// That the moments of some matrices are taken from fewer tokens than they have dimensions.

@@ -13,7 +13,7 @@ use crate::calibrate;
 use crate::convert::{Prepared, Request};
 use crate::error::{Error, Result};
 use crate::eval::sha256;
-use crate::pipeline::{Budget, GENERATION, Observer, Stop};
+use crate::pipeline::{Budget, CALIBRATION, GENERATION, Observer, Stop};
 use crate::plan::{Part, Plan, Write};
 use crate::shard::Shard;
 use crate::storage::Output;
@@ -74,12 +74,12 @@ impl Request {
     fn budgeted(&self, mut prepared: Prepared) -> Result<Prepared> {
         prepared.budget = Budget::new(&prepared.plan, self.thread_count(), self.max_memory)?;
         if let Some(calibration) = &prepared.calibration {
-            let bytes = calibrate::peak_bytes(&prepared.plan, calibration);
-            prepared.budget.calibrating(bytes, self.max_memory)?;
+            let bytes = |threads| calibrate::peak_bytes(&prepared.plan, calibration, threads);
+            prepared.budget.preparing(CALIBRATION, self.max_memory, bytes)?;
         }
         if prepared.plan.target.codes() {
-            let bytes = crate::compact::peak_bytes(&prepared.plan, prepared.budget.threads);
-            prepared.budget.calibrating(bytes, self.max_memory)?;
+            let bytes = |threads| crate::compact::peak_bytes(&prepared.plan, threads);
+            prepared.budget.preparing("this conversion", self.max_memory, bytes)?;
         }
         Ok(prepared)
     }

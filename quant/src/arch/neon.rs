@@ -169,16 +169,4 @@ impl Lanes for Neon {
         let clamped = self.min(self.max(moved, self.splat(MAGIC + low)), self.splat(MAGIC + high));
         clamped - self.splat(MAGIC)
     }
-
-    /// Adds the distance to the next level for every bound that the value is not below. (Levels are small integers, so
-    /// the sums are exact.)
-    #[inline(always)]
-    fn quantize_to_levels(self, v: F4, bounds: &[f32; 15], levels: &[f32; 16]) -> F4 {
-        let mut level = self.splat(levels[0]);
-        for (i, bound) in bounds.iter().enumerate() {
-            let step = self.splat(levels[i + 1] - levels[i]);
-            level = level + self.select(self.lt(v, self.splat(*bound)), self.splat(0.0), step);
-        }
-        level
-    }
 }

@@ -186,20 +186,4 @@ impl Lanes for Sse2 {
         let clamped = self.min(self.max(moved, self.splat(MAGIC + low)), self.splat(MAGIC + high));
         clamped - self.splat(MAGIC)
     }
-
-    /// Adds the distance to the next level for every bound that the value is not below. (Levels are small integers, so
-    /// the sums are exact.)
-    #[inline(always)]
-    fn quantize_to_levels(self, v: F4, bounds: &[f32; 15], levels: &[f32; 16]) -> F4 {
-        let mut level = self.splat(levels[0]);
-        for (i, bound) in bounds.iter().enumerate() {
-            // SAFETY: see above.
-            let step = F4(unsafe {
-                let not_below = _mm_cmpnlt_ps(v.0, _mm_set1_ps(*bound));
-                _mm_and_ps(not_below, _mm_set1_ps(levels[i + 1] - levels[i]))
-            });
-            level = level + step;
-        }
-        level
-    }
 }

@@ -56,8 +56,13 @@ const BRANCH: u8 = 4;
 
 /// The rows that a [`Design`] is made from: all, or enough of them at equal distances.
 pub fn sample(rows: usize, cols: usize) -> impl Iterator<Item = usize> {
-    let n = SAMPLE.div_ceil(cols.max(1)).clamp(1, rows.max(1)).min(rows);
+    let n = sample_rows(rows, cols);
     (0..n).map(move |i| i * rows / n)
+}
+
+/// The number of rows of a [`sample`].
+pub fn sample_rows(rows: usize, cols: usize) -> usize {
+    SAMPLE.div_ceil(cols.max(1)).clamp(1, rows.max(1)).min(rows)
 }
 
 /// What the tiles of a matrix of `rows` rows take beside their codes.
@@ -355,6 +360,30 @@ mod tests {
         assert!((found - 4.0).abs() < 0.03, "{found}");
         let (plain, near) = (hessian.output_error(&values, &plain), hessian.output_error(&values, &near));
         assert!(near < 0.3 * plain, "{near} {plain}");
+    }
+
+    /// Case imatrix-zero: inputs that are always 0 in the text (neurons that never fire in it) say nothing about their
+    /// weights, which get steps of the usual size.
+    #[test]
+    fn inputs_that_are_always_0_keep_their_weights() {
+        let (n, rows) = (192, 300);
+        let moment = |i: usize, k: usize| match (i, k) {
+            (64..128, _) | (_, 64..128) if i == k => f32::from_bits(i as u32 % 3),
+            (64..128, _) | (_, 64..128) => 0.0,
+            _ => 0.8f32.powi(i.abs_diff(k) as i32),
+        };
+        let hessian = Hessian::new(n, (0..n * n).map(|i| moment(i / n, i % n)).collect()).unwrap();
+        let feedback = Feedback::new(&hessian, 0.01).unwrap();
+        let values = normal(n * rows, 6);
+        let (plain, _) = round_trip(&values, n, None, 4.0);
+        let (near, found) = round_trip(&values, n, Some(&feedback), 4.0);
+        assert!((found - 4.0).abs() < 0.03, "{found}");
+        let of_dead = |values: &[f32]| -> Vec<f32> {
+            values.chunks(n).flat_map(|row| row[64..128].iter().copied()).collect()
+        };
+        let values = of_dead(&values);
+        let (plain, near) = (error(&values, &of_dead(&plain)), error(&values, &of_dead(&near)));
+        assert!(near < 2.0 * plain, "{near} {plain}");
     }
 
     #[test]

@@ -18,6 +18,7 @@ mod order;
 mod polish;
 
 use crate::hessian::{Hessian, HessianError};
+use crate::importance::negligible;
 
 pub(crate) use encode::{Format, Levels, Solution, encode};
 pub use order::Order;
@@ -107,9 +108,18 @@ impl Feedback {
                 *v = (f64::from(*v) * mean.sqrt() / roots[place(j)]) as f32;
             }
         }
-        let inverse: Vec<f32> = (0..n).map(|j| 1.0 / upper[j * n + j]).collect();
+        let mut inverse: Vec<f32> = (0..n).map(|j| 1.0 / upper[j * n + j]).collect();
+        let average = mean.sqrt();
         let mean = inverse.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>() / n.max(1) as f64;
         let weights = inverse.iter().map(|v| (f64::from(*v).powi(2) / mean) as f32).collect();
+        // The moments say nothing about inputs that are always 0: their steps are those of an average input. (What they
+        // weigh beside others of their block stays next to nothing.)
+        let unmeasured = negligible(&diagonal);
+        for j in (0..n).filter(|j| unmeasured[place(*j)]) {
+            let factor = (roots[place(j)] / average) as f32;
+            upper.iter_mut().skip(j).step_by(n).for_each(|v| *v *= factor);
+            inverse[j] = 1.0 / upper[j * n + j];
+        }
         Ok(Feedback { n, upper, inverse, weights, diagonal, places })
     }
 

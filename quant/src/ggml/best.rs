@@ -15,6 +15,7 @@ use super::search::{GROUPS, levels};
 use crate::arch::{self, Kernel, Lanes};
 use crate::codec::{Codec, EncodeError, Rows};
 pub(super) use crate::feedback::Solution;
+use crate::importance;
 
 /// The values that a block can hold: `d * scale * level - dmin * min`.
 pub(super) struct Grid {
@@ -51,12 +52,14 @@ pub(super) fn encode<B: Best<LEN, BYTES>, const LEN: usize, const BYTES: usize>(
     rows: Rows<'_>,
     out: &mut [u8],
 ) -> Result<(), EncodeError> {
-    default.encode(rows, out)?;
-    let values = rows.values.as_chunks::<LEN>().0;
-    let out = out.as_chunks_mut::<BYTES>().0;
-    let importance = rows.importance.map(|q| q.as_chunks::<LEN>().0);
-    arch::dispatch(Improve::<B, LEN, BYTES> { values, importance, out, block: std::marker::PhantomData });
-    Ok(())
+    importance::with_filled(rows, B::GRID.group, |rows| {
+        default.encode(rows, out)?;
+        let values = rows.values.as_chunks::<LEN>().0;
+        let out = out.as_chunks_mut::<BYTES>().0;
+        let importance = rows.importance.map(|q| q.as_chunks::<LEN>().0);
+        arch::dispatch(Improve::<B, LEN, BYTES> { values, importance, out, block: std::marker::PhantomData });
+        Ok(())
+    })
 }
 
 struct Improve<'a, B, const LEN: usize, const BYTES: usize> {

@@ -140,7 +140,8 @@ macro_rules! block_codec {
                     <$type as crate::ggml::blocks::Block<$len, $bytes>>::ENCODING,
                 ))
             },
-            false
+            false,
+            None
         );
     };
     ($type:ident, $len:literal, $bytes:literal, $encode:expr) => {
@@ -148,14 +149,20 @@ macro_rules! block_codec {
             $type,
             $len,
             $bytes,
-            $encode,
+            |rows, out| {
+                let encode: fn(crate::codec::Rows<'_>, &mut [u8]) -> Result<(), crate::codec::EncodeError> =
+                    $encode;
+                let group = <$type as crate::ggml::best::Best<$len, $bytes>>::GRID.group;
+                crate::importance::with_filled(rows, group, |rows| encode(rows, out))
+            },
             true,
+            Some(<$type as crate::ggml::best::Best<$len, $bytes>>::GRID.group),
             crate::ggml::best::encode::<$type, $len, $bytes>,
             crate::ggml::corrected::encode::<$type, $len, $bytes>,
             crate::ggml::corrected::polish::<$type, $len, $bytes>
         );
     };
-    ($type:ident, $len:literal, $bytes:literal, $encode:expr, $can_encode:literal $(, $best:expr, $feedback:expr, $polish:expr)?) => {
+    ($type:ident, $len:literal, $bytes:literal, $encode:expr, $can_encode:literal, $group:expr $(, $best:expr, $feedback:expr, $polish:expr)?) => {
         impl crate::codec::Codec for $type {
             fn encoding(&self) -> crate::encoding::Encoding {
                 <$type as crate::ggml::blocks::Block<$len, $bytes>>::ENCODING
@@ -163,6 +170,10 @@ macro_rules! block_codec {
 
             fn can_encode(&self) -> bool {
                 $can_encode
+            }
+
+            fn importance_group(&self) -> Option<usize> {
+                $group
             }
 
             fn encode(
