@@ -1,8 +1,12 @@
 //! How far two models are apart, tensor by tensor.
 
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use formats::Container;
 use rayon::prelude::*;
 
-use crate::model::{Held, Model};
+use crate::model::{Lazy, Model};
 
 /// The difference of one tensor.
 #[derive(Clone, Debug, PartialEq)]
@@ -26,7 +30,7 @@ pub struct TensorDiff {
 pub struct Diff {
     /// Tensors that both have, in A's order.
     pub common: Vec<TensorDiff>,
-    /// Tensors of different shapes, with a note.
+    /// Tensors of different shapes, or of different values that are no weights, with a note.
     pub incomparable: Vec<String>,
     /// Tensors that only A has.
     pub only_a: Vec<String>,
@@ -37,70 +41,144 @@ pub struct Diff {
 /// Values compared at a time by a thread.
 const STEP: usize = 1 << 18;
 
+/// The tensors of a file, by names that tensors of another file are found by.
+pub struct Tensors<'a> {
+    container: &'a Container,
+    all: Vec<(String, Values)>,
+}
+
+/// What a tensor holds.
+enum Values {
+    /// Weights.
+    Weights(Lazy),
+    /// Integers or the like: tensor number so many of the file.
+    Other(usize),
+}
+
+impl<'a> Tensors<'a> {
+    /// Those of a model, by their canonical names. What is never read may hold anything, and is left out.
+    pub fn of_model(model: &'a Model) -> Tensors<'a> {
+        let read = model.tensors.iter().filter(|held| !held.is_unread());
+        let all = read.map(|held| (held.name(), Values::Weights(held.values.clone()))).collect();
+        Tensors { container: &model.container, all }
+    }
+
+    /// Those of a file, by their names in it.
+    pub fn of_container(container: &'a Container) -> Tensors<'a> {
+        let values = |i| match Lazy::of(container, i) {
+            Some(lazy) if container.tensors()[i].encoding.is_real() => Values::Weights(lazy),
+            _ => Values::Other(i),
+        };
+        let all = container.tensors().iter().enumerate().map(|(i, t)| (t.name.clone(), values(i))).collect();
+        Tensors { container, all }
+    }
+}
+
 /// Compares the values of all tensors of two models, wherever and however they are stored.
 pub fn compare(a: &Model, b: &Model) -> Diff {
+    compare_tensors(&Tensors::of_model(a), &Tensors::of_model(b))
+}
+
+/// Compares the values of all tensors of two files.
+pub fn compare_tensors(a: &Tensors<'_>, b: &Tensors<'_>) -> Diff {
     let mut diff = Diff::default();
-    // What is never read may hold anything.
-    for held in a.tensors.iter().filter(|held| !held.is_unread()) {
-        match b.tensor(held.slot.name, held.layer) {
-            None => diff.only_a.push(held.name()),
-            Some(other) if other.values.shape() != held.values.shape() => diff.incomparable.push(format!(
-                "{}: {:?} against {:?}",
-                held.name(),
-                held.values.shape(),
-                other.values.shape()
-            )),
-            Some(other) => diff.common.push(tensor(a, held, b, other)),
+    let mut others: BTreeMap<&str, &Values> = b.all.iter().map(|(name, v)| (name.as_str(), v)).collect();
+    for (name, values) in &a.all {
+        match (values, others.remove(name.as_str())) {
+            (_, None) => diff.only_a.push(name.clone()),
+            (Values::Weights(x), Some(Values::Weights(y))) if x.shape() != y.shape() => {
+                diff.incomparable.push(format!("{name}: {:?} against {:?}", x.shape(), y.shape()));
+            }
+            (Values::Weights(x), Some(Values::Weights(y))) => {
+                diff.common.push(tensor(name, (a.container, x), (b.container, y)));
+            }
+            (Values::Other(x), Some(Values::Other(y))) => {
+                let (x, y) = (&a.container.tensors()[*x], &b.container.tensors()[*y]);
+                if (x.encoding, &x.shape, a.container.bytes(x)) != (y.encoding, &y.shape, b.container.bytes(y)) {
+                    diff.incomparable.push(format!("{name}: other {} against {}", x.encoding, y.encoding));
+                }
+            }
+            _ => diff.incomparable.push(format!("{name}: weights against other numbers")),
         }
     }
-    let missing = b.tensors.iter().filter(|t| !t.is_unread() && a.tensor(t.slot.name, t.layer).is_none());
-    diff.only_b = missing.map(Held::name).collect();
+    let only_b = b.all.iter().filter(|(name, _)| others.contains_key(name.as_str()));
+    diff.only_b = only_b.map(|(name, _)| name.clone()).collect();
     diff
 }
 
-fn tensor(a: &Model, in_a: &Held, b: &Model, in_b: &Held) -> TensorDiff {
-    let (rows, cols) = (in_a.values.rows(), in_a.values.cols());
-    let step = (STEP / cols.max(1)).max(1);
-    let sums: Vec<(f64, f64, f64)> = (0..rows.div_ceil(step))
-        .into_par_iter()
-        .map(|n| {
-            let range = n * step..rows.min((n + 1) * step);
-            let mut x = vec![0.0; range.len() * cols];
-            let mut y = x.clone();
-            in_a.values.read(&a.container, range.clone(), &mut x);
-            in_b.values.read(&b.container, range.clone(), &mut y);
-            in_a.values.release(&a.container, range.clone());
-            in_b.values.release(&b.container, range);
-            x.iter().zip(&y).fold((0.0, 0.0, 0.0), |(max, square, norm), (x, y)| {
-                let (x, d) = (f64::from(*x), f64::from(*x) - f64::from(*y));
-                // A NaN must not get lost in a maximum.
-                (if d.abs() > max || d.is_nan() { d.abs() } else { max }, square + d * d, norm + x * x)
-            })
-        })
-        .collect();
-    // Added up in the order of the rows, so that the sums do not depend on the threads.
-    let (max, square, norm) = sums.iter().fold((0.0f64, 0.0, 0.0), |t, s| {
-        (if s.0 > t.0 || s.0.is_nan() { s.0 } else { t.0 }, t.1 + s.1, t.2 + s.2)
+fn tensor(name: &str, a: (&Container, &Lazy), b: (&Container, &Lazy)) -> TensorDiff {
+    let difference = Difference::of(a.1.rows(), a.1.cols(), |rows, x, y| {
+        for ((container, values), out) in [(a, x), (b, y)] {
+            values.read(container, rows.clone(), out);
+            values.release(container, rows.clone());
+        }
     });
-    let n = in_a.values.elements().max(1) as f64;
-    let encoding = |held: &Held| held.values.encoding().map_or("mixed", |e| e.name());
+    let n = a.1.elements().max(1) as f64;
+    let encoding = |values: &Lazy| values.encoding().map_or("mixed", |e| e.name());
     TensorDiff {
-        name: in_a.name(),
-        encodings: (encoding(in_a), encoding(in_b)),
-        bytes: (stored_bytes(a, in_a), stored_bytes(b, in_b)),
-        max,
-        rms: (square / n).sqrt(),
-        relative: if square == 0.0 { 0.0 } else { (square / norm).sqrt() },
+        name: name.to_owned(),
+        encodings: (encoding(a.1), encoding(b.1)),
+        bytes: (stored_bytes(a.0, a.1), stored_bytes(b.0, b.1)),
+        max: difference.max,
+        rms: (difference.square / n).sqrt(),
+        relative: difference.relative(),
+    }
+}
+
+/// The difference of one tensor's values X from others Y.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Difference {
+    /// Largest absolute difference; NaN if there is one.
+    max: f64,
+    /// Sum of the squares of the differences, and of X.
+    square: f64,
+    norm: f64,
+}
+
+impl Difference {
+    /// Of two tensors [rows, cols], of which `read` gives any rows. The sums do not depend on the threads.
+    pub fn of(
+        rows: usize,
+        cols: usize,
+        read: impl Fn(Range<usize>, &mut [f32], &mut [f32]) + Sync,
+    ) -> Difference {
+        let step = (STEP / cols.max(1)).max(1);
+        let sums: Vec<Difference> = (0..rows.div_ceil(step))
+            .into_par_iter()
+            .map(|n| {
+                let range = n * step..rows.min((n + 1) * step);
+                let mut x = vec![0.0; range.len() * cols];
+                let mut y = x.clone();
+                read(range, &mut x, &mut y);
+                x.iter().zip(&y).fold(Difference::default(), |sum, (x, y)| {
+                    let (x, d) = (f64::from(*x), f64::from(*x) - f64::from(*y));
+                    sum.plus(Difference { max: d.abs(), square: d * d, norm: x * x })
+                })
+            })
+            .collect();
+        sums.into_iter().fold(Difference::default(), Difference::plus)
+    }
+
+    /// Both together. A NaN does not get lost in a maximum.
+    fn plus(self, other: Difference) -> Difference {
+        Difference {
+            max: if other.max > self.max || other.max.is_nan() { other.max } else { self.max },
+            square: self.square + other.square,
+            norm: self.norm + other.norm,
+        }
+    }
+
+    /// Root mean square of the differences as a share of that of X (0 if both are 0).
+    pub fn relative(&self) -> f64 {
+        if self.square == 0.0 { 0.0 } else { (self.square / self.norm).sqrt() }
     }
 }
 
 /// Bytes that the values take in their file.
-fn stored_bytes(model: &Model, held: &Held) -> u64 {
-    held.values
-        .sources()
-        .map(|i| {
-            let t = &model.container.tensors()[i];
-            t.stored_bytes() * held.values.elements() as u64 / t.elements().max(1)
-        })
-        .sum()
+fn stored_bytes(container: &Container, values: &Lazy) -> u64 {
+    let stored = values.sources().map(|i| {
+        let t = &container.tensors()[i];
+        t.stored_bytes() * values.elements() as u64 / t.elements().max(1)
+    });
+    stored.sum()
 }

@@ -51,6 +51,8 @@ pub struct Wishes {
     pub split_max_bytes: Option<u64>,
     /// The chat that a Modelfile for ollama beside them describes.
     pub modelfile: Option<Chat>,
+    /// True if files whose format has metadata are to hold the SHA-256 of every tensor.
+    pub checksums: bool,
 }
 
 /// A tensor of the model to be written.
@@ -204,7 +206,16 @@ impl Plan {
             tensors.iter().flat_map(|t| &t.parts).map(|p| p.planned.clone()).collect();
         let groups = targets::groups(&planned, wishes.split_max_bytes);
         let storages: Vec<Storage> = tensors.iter().map(Write::storage).collect();
-        let order = Order { model, about, recipe: &recipe, weights, out, storages: &storages, sources: &[] };
+        let order = Order {
+            model,
+            about,
+            recipe: &recipe,
+            weights,
+            out,
+            storages: &storages,
+            sources: &[],
+            checksums: wishes.checksums,
+        };
         let Files { metadata, files, mut small } = target.files(&order, &groups)?;
         if let Some(chat) = wishes.modelfile {
             small.push(chat.modelfile(target, &files, recipe.branches.is_some())?);
@@ -233,7 +244,9 @@ impl Plan {
         let planned: Vec<Planned> = self.parts().map(|p| p.planned.clone()).collect();
         let storages: Vec<Storage> = self.tensors.iter().map(Write::storage).collect();
         let (recipe, weights) = (&self.recipe, self.weights());
-        let order = Order { model, about, recipe, weights, out, storages: &storages, sources };
+        // (Files whose layout is settled late hold checksums anyway.)
+        let order =
+            Order { model, about, recipe, weights, out, storages: &storages, sources, checksums: false };
         let Files { metadata, files, .. } = self.target.files(&order, &[&planned])?;
         put(&mut self.tensors, &files);
         (self.metadata, self.files) = (metadata, files);

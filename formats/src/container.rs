@@ -7,9 +7,10 @@ use std::path::{Path, PathBuf};
 
 use quant::Encoding;
 
+use crate::checksums::{self, CHECKSUMS_KEY};
 use crate::compact::{Tiled, Tiles};
 use crate::error::{Blame, Result};
-use crate::format::Format;
+use crate::format::{Checksums, Format};
 use crate::hf::Config;
 use crate::limits::Limits;
 use crate::mapped::Mapped;
@@ -136,6 +137,8 @@ pub struct Container {
     side_files: Vec<Mapped>,
     /// Values of coded tensors that were decoded already, by the tensor's name.
     held: BTreeMap<String, Vec<u8>>,
+    /// Checksums in the metadata of its files.
+    checksums: Vec<checksums::Held>,
 }
 
 impl Container {
@@ -193,9 +196,9 @@ impl Container {
             // The description may be spread over the file (a zip archive has a header in front of each storage).
             file.release(0..file.bytes().len() as u64);
         }
-        let (path, config, held) = (path.to_owned(), None, BTreeMap::new());
+        let (path, config, held, checksums) = (path.to_owned(), None, BTreeMap::new(), Vec::new());
         let side_files = Vec::new();
-        Ok(Container { format, path, files, tensors, index, metadata, config, side_files, held })
+        Ok(Container { format, path, files, tensors, index, metadata, config, side_files, held, checksums })
     }
 
     /// Joins the parts of a sharded set into one container that was opened as `path`.
@@ -207,11 +210,13 @@ impl Container {
         };
         let mut held = std::mem::take(&mut first.held);
         let mut side_files = std::mem::take(&mut first.side_files);
+        let mut checksums = std::mem::take(&mut first.checksums);
         let mut keys: BTreeSet<String> = first.metadata.iter().map(|(key, _)| key.clone()).collect();
         for part in parts {
             let before = first.files.len();
             held.extend(part.held);
             side_files.extend(part.side_files);
+            checksums.extend(part.checksums.into_iter().map(|c| c.behind(before)));
             first.files.extend(part.files);
             first.tensors.extend(part.tensors.into_iter().map(|t| Tensor { file: t.file + before, ..t }));
             for (key, value) in part.metadata {
@@ -221,14 +226,14 @@ impl Container {
             }
         }
         let all = Container::new(first.format, path, first.files, first.tensors, first.metadata, limits)?;
-        Ok(Container { side_files, held, ..all })
+        Ok(Container { side_files, held, checksums, ..all })
     }
 
     /// The same files with other tensors in them, which are checked.
     pub(crate) fn with_tensors(self, tensors: Vec<Tensor>, limits: &Limits) -> Result<Container> {
-        let Container { format, path, files, metadata, config, side_files, held, .. } = self;
+        let Container { format, path, files, metadata, config, side_files, held, checksums, .. } = self;
         let container = Container::new(format, &path, files, tensors, metadata, limits)?;
-        Ok(Container { config, side_files, held, ..container })
+        Ok(Container { config, side_files, held, checksums, ..container })
     }
 
     /// The same container with other metadata.
@@ -236,6 +241,28 @@ impl Container {
     pub(crate) fn with_metadata(mut self, change: impl FnOnce(&mut Metadata)) -> Self {
         change(&mut self.metadata);
         self
+    }
+
+    /// The same container with checksums of its file, which are no metadata.
+    #[must_use]
+    pub(crate) fn with_checksums(mut self, held: checksums::Held) -> Self {
+        self.metadata.retain(|(key, _)| key != CHECKSUMS_KEY);
+        self.checksums.push(held);
+        self
+    }
+
+    /// The checksums in the metadata of its files.
+    #[cfg(test)]
+    pub(crate) fn checksums(&self) -> &[checksums::Held] {
+        &self.checksums
+    }
+
+    /// Compares the checksums in the metadata of its files with their data.
+    ///
+    /// # Errors
+    /// [`Error::Malformed`](crate::Error::Malformed) with the first tensor whose data differ.
+    pub(crate) fn compare_checksums(&self) -> Result<Checksums> {
+        checksums::compare(self, &self.checksums)
     }
 
     /// The same container with the `config.json` that stands beside it.

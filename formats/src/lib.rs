@@ -16,6 +16,7 @@
 
 pub mod bitsandbytes;
 pub mod compact;
+mod checksums;
 mod container;
 mod cursor;
 mod error;
@@ -37,6 +38,7 @@ mod shards;
 mod unknown;
 mod value;
 
+pub use checksums::{CHECKSUMS_KEY, Checksummed, put_digest};
 pub use container::{CODEBOOK_BYTES, Codebook, Coded, Container, Split, Tensor};
 pub use error::{Error, Result};
 pub use format::{Checksums, FORMATS, Format, Sniff};
@@ -46,5 +48,5 @@ pub use limits::Limits;
 pub use mapped::Mapped;
 pub use open::open;
 pub use placement::{Layout, Placement, Planned, Sum};
-pub use shards::{is_of_set, part_name, split_keys};
+pub use shards::{is_of_set, part_name, split_keys, whole_name};
 pub use value::{Metadata, Value, ValueKind};

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use quant::Encoding;
 
+use crate::checksums::Checksummed;
 use crate::compact::CompactPlacement;
 use crate::container::Split;
 use crate::pth::PthPlacement;
@@ -49,6 +50,8 @@ pub struct Placement {
 pub enum Layout {
     /// All bytes but the data are known beforehand.
     Known(Placement),
+    /// All bytes but the data are known beforehand, except for the SHA-256 of every tensor's data.
+    Checksummed(Checksummed),
     /// A torch file, which also holds checksums of the data.
     Torch(PthPlacement),
     /// A file of pieces of others, with checksums of them.
@@ -71,6 +74,7 @@ impl Layout {
     pub fn offsets(&self) -> &[u64] {
         match self {
             Layout::Known(placement) => &placement.offsets,
+            Layout::Checksummed(c) => &c.placement.offsets,
             Layout::Torch(placement) => &placement.offsets,
             Layout::Bundle(bundle) => &bundle.placement.offsets,
             Layout::Compact(placement) => &placement.offsets,
@@ -81,6 +85,7 @@ impl Layout {
     pub fn split(&self, i: usize) -> Option<Split> {
         match self {
             Layout::Known(placement) => placement.splits.get(&i).copied(),
+            Layout::Checksummed(c) => c.placement.splits.get(&i).copied(),
             Layout::Torch(_) | Layout::Bundle(_) | Layout::Compact(_) => None,
         }
     }
@@ -89,6 +94,7 @@ impl Layout {
     pub fn total_bytes(&self) -> u64 {
         match self {
             Layout::Known(placement) => placement.total_bytes,
+            Layout::Checksummed(c) => c.placement.total_bytes,
             Layout::Torch(placement) => placement.total_bytes,
             Layout::Bundle(bundle) => bundle.placement.total_bytes,
             Layout::Compact(placement) => placement.total_bytes,
@@ -98,19 +104,30 @@ impl Layout {
     /// Number of tensors in the file besides those given: their data is part of what [`finish`](Layout::finish) tells.
     pub fn known_tensors(&self) -> usize {
         match self {
-            Layout::Known(_) | Layout::Torch(_) | Layout::Compact(_) => 0,
+            Layout::Known(_) | Layout::Checksummed(_) | Layout::Torch(_) | Layout::Compact(_) => 0,
             Layout::Bundle(bundle) => bundle.known(),
         }
     }
 
-    /// Whether all bytes but the data are the same whatever the data.
+    /// True if all bytes but the data are the same whatever the data, except for digests at
+    /// [`digests_at`](Layout::digests_at).
     pub fn is_known(&self) -> bool {
-        matches!(self, Layout::Known(_))
+        matches!(self, Layout::Known(_) | Layout::Checksummed(_))
+    }
+
+    /// Where the SHA-256 of the first tensor's data goes, if the header holds those of all (see [`put_digest`]).
+    ///
+    /// [`put_digest`]: crate::put_digest
+    pub fn digests_at(&self) -> Option<u64> {
+        match self {
+            Layout::Checksummed(c) => Some(c.digests_at()),
+            _ => None,
+        }
     }
 
     /// Whether the file holds the SHA-256 of every tensor's data.
     pub fn wants_sha256(&self) -> bool {
-        matches!(self, Layout::Compact(_))
+        matches!(self, Layout::Compact(_) | Layout::Checksummed(_))
     }
 
     /// All bytes that are no tensor's data, as pieces with their offsets; what lies between them and the data is
@@ -125,6 +142,7 @@ impl Layout {
             Layout::Known(Placement { head, between, .. }) => {
                 std::iter::once((0, head.clone())).chain(between.iter().cloned()).collect()
             }
+            Layout::Checksummed(c) => c.finish(sums),
             Layout::Torch(placement) => placement.finish(&crcs()),
             Layout::Bundle(bundle) => bundle.finish(&crcs()),
             Layout::Compact(placement) => placement.finish(sums.iter().map(|sum| sum.sha256)),
@@ -135,6 +153,12 @@ impl Layout {
 impl From<Placement> for Layout {
     fn from(placement: Placement) -> Layout {
         Layout::Known(placement)
+    }
+}
+
+impl From<Checksummed> for Layout {
+    fn from(checksummed: Checksummed) -> Layout {
+        Layout::Checksummed(checksummed)
     }
 }
 

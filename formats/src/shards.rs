@@ -110,6 +110,17 @@ pub fn is_of_set(name: &str, whole: &str) -> bool {
         || Part::parse(name).is_some_and(|part| part.whole() == whole)
 }
 
+/// The name that the model of a part, or of an index, would have in one file.
+///
+/// ```
+/// assert_eq!(formats::whole_name("model-00002-of-00003.gguf").as_deref(), Some("model.gguf"));
+/// assert_eq!(formats::whole_name("model.gguf"), None);
+/// ```
+pub fn whole_name(name: &str) -> Option<String> {
+    let of_index = name.strip_suffix(hf::INDEX_SUFFIX).map(str::to_owned);
+    of_index.or_else(|| Part::parse(name).map(|part| part.whole()))
+}
+
 /// Opens the set that the file `path` is a part of: by its index if there is one, else by the numbers.
 pub(crate) fn open_set(
     path: &Path,

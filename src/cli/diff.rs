@@ -5,9 +5,10 @@ use std::path::PathBuf;
 use super::show;
 use formats::Limits;
 
-use crate::diff::compare;
+use crate::diff::{Tensors, compare, compare_tensors};
 use crate::error::{Error, Result};
-use crate::model::Model;
+use crate::hub;
+use crate::model::{Model, is_unknown};
 use crate::report::{DiffReport, Style};
 
 /// Compares the weights of two models.
@@ -23,14 +24,19 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: &Args, style: Style) -> Result<()> {
-    let (a, b) = (Model::open(&args.a, &[])?, Model::open(&args.b, &[])?);
-    for model in [&a, &b] {
-        let sums = model.container.format().verify_checksums(&model.container, &Limits::default());
-        model.unless_changed(sums.map_err(Error::from))?;
+    let (a, b) = (hub::open(&args.a)?, hub::open(&args.b)?);
+    let files: Vec<_> = a.files().iter().chain(b.files()).cloned().collect();
+    for container in [&a, &b] {
+        let sums = container.format().verify_checksums(container, &Limits::default());
+        container.check_unchanged()?;
+        sums?;
     }
+    let diff = match is_unknown(&a) && is_unknown(&b) {
+        true => compare_tensors(&Tensors::of_container(&a), &Tensors::of_container(&b)),
+        false => compare(&Model::detect(a, &[])?, &Model::detect(b, &[])?),
+    };
     let path = |p: &PathBuf| p.display().to_string();
-    let diff = compare(&a, &b);
-    let diff = a.unless_changed(b.unless_changed(Ok(diff)))?;
+    files.iter().try_for_each(Mapped::check_unchanged)?;
     let report = DiffReport::new(path(&args.a), path(&args.b), diff);
     show(&report, style)?;
     match args.max_relative.and_then(|limit| report.exceeds(limit)) {

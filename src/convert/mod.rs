@@ -76,6 +76,13 @@ pub struct Request {
     /// [default: 6 up to version 6, never from version 7 on]
     #[arg(long, value_name = "N")]
     pub rescale: Option<usize>,
+    /// Leave out the SHA-256 of every tensor, which GGUF and safetensors files hold otherwise (the key
+    /// rwkv-quant.sha256); so does --mix of another tool
+    #[arg(long)]
+    pub no_checksums: bool,
+    /// Also write NAME.sha256, which `sha256sum -c` and `rwkv-quant verify` read: for formats that hold no checksums
+    #[arg(long)]
+    pub checksum_file: bool,
     /// Write the file even if the runtime is known to compute something else with it
     #[arg(long)]
     pub force_target: bool,

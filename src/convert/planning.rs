@@ -14,7 +14,7 @@ use crate::importance::Importance;
 use crate::model::{Held, Model, Role};
 use crate::pipeline::{self, Budget, CALIBRATION, Observer, Stop};
 use crate::plan::{Plan, Wishes, Write};
-use crate::recipe::{CODED, FileType, Preset, Recipe, Search, Types};
+use crate::recipe::{CODED, FileType, Mix, Preset, Recipe, Search, Types};
 use crate::rescale::{Pair, Rescaling};
 use crate::runner::{Key, Options, Runner};
 use crate::storage::Inputs;
@@ -66,6 +66,7 @@ impl Request {
             ("--layers", self.layers.is_some() && plain && target.plans_layers()),
             ("--state", self.adapters.state.is_some() && adapter),
             ("--lora", self.adapters.lora.is_some() && content == Content::State),
+            ("--no-checksums", self.no_checksums && !target.holds_checksums()),
             ("--lora-alpha", self.adapters.lora_alpha.is_some() && adapter && !target.keeps_alpha()),
         ] {
             if idle {
@@ -169,6 +170,7 @@ impl Request {
             force: self.force_target,
             split_max_bytes: self.split_max_size,
             modelfile: self.modelfile,
+            checksums: self.wants_checksums(),
         };
         let rescaling = match self.equalize {
             true => {
@@ -293,6 +295,11 @@ impl Request {
         let others = [&self.imatrix, &self.goals.recipe, &self.about.vocab, &self.about.chat_template];
         inputs.add_all(others.into_iter().flatten().chain(texts).map(PathBuf::as_path));
         inputs
+    }
+
+    /// True if the output is to hold the SHA-256 of every tensor: unless a file like another tool's is asked for.
+    fn wants_checksums(&self) -> bool {
+        !self.no_checksums && self.mix == Mix::Own
     }
 
     /// Whether every matrix is fitted to what meets it in the source.

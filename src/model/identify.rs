@@ -15,6 +15,24 @@ pub(super) fn identify(container: &Container) -> Result<(&'static Version, &'sta
     if let Some((what, help)) = refused::find(container) {
         return Err(Error::Model { path: path.to_owned(), what, help });
     }
+    find(container)?.ok_or_else(|| not_rwkv(container))
+}
+
+/// True if a file holds tensors of an architecture that is none of RWKV's released ones: nothing is known of them but
+/// how they are stored. (What looks like RWKV and is not found is damaged.)
+pub(crate) fn is_unknown(container: &Container) -> bool {
+    const RWKV: &[&str] = &["blocks.0.att.", "blk.0.time_mix", ".att.time_", ".attention.time_", ".self_attn.r_k"];
+    if refused::no_model(container).is_some() {
+        return false;
+    }
+    let stated = container.value("general.architecture").and_then(Value::as_str).unwrap_or_default();
+    let is_like = |name: &str| RWKV.iter().any(|part| name.contains(part));
+    let is_rwkv = stated.contains("rwkv") || container.tensors().iter().any(|t| is_like(&t.name));
+    refused::other_architecture(container).is_some() || (!is_rwkv && matches!(find(container), Ok(None)))
+}
+
+/// Version, naming and wrapper of a file, if they are known.
+fn find(container: &Container) -> Result<Option<(&'static Version, &'static Naming, String)>> {
     for version in VERSIONS {
         for naming in NAMINGS.iter().filter(|n| n.formats.contains(&container.format().name())) {
             if let Some(prefix) = matches(container, version, naming) {
@@ -24,11 +42,11 @@ pub(super) fn identify(container: &Container) -> Result<(&'static Version, &'sta
                 if rivals().filter(transposes).any(|n| matches(container, version, n).is_some()) {
                     return Err(ambiguous(container));
                 }
-                return Ok((version, naming, prefix));
+                return Ok(Some((version, naming, prefix)));
             }
         }
     }
-    Err(not_rwkv(container))
+    Ok(None)
 }
 
 /// Whether a naming stores the version's low-rank matrices [out, in].

@@ -27,6 +27,7 @@ pub mod v7;
 pub use change::{Change, Map};
 pub(crate) use detect::wildcard;
 pub use detect::{Dropped, Held, Model};
+pub(crate) use identify::is_unknown;
 pub use lazy::Lazy;
 pub use naming::{FLA, HUGGING_FACE, NAMINGS, Naming, Stored};
 pub(crate) use naming::{prefab, web_rwkv};

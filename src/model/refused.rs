@@ -96,6 +96,11 @@ pub fn companion(container: &Container) -> Option<(&'static str, &'static str)> 
 
 /// If `container` is one of the kinds refused: what it is, and what to do instead.
 pub(super) fn find(container: &Container) -> Option<(String, String)> {
+    no_model(container).or_else(|| other_architecture(container))
+}
+
+/// If `container` is no model at all: what it is, and what to do instead.
+pub(super) fn no_model(container: &Container) -> Option<(String, String)> {
     if container.value("_strategy").is_some() {
         return Some((
             "was converted by the pip package rwkv for one strategy: its tensors are transposed and scaled"
@@ -122,9 +127,11 @@ pub(super) fn find(container: &Container) -> Option<(String, String)> {
             "the program that made it failed: make it again, or get a sound copy".into(),
         ));
     }
-    if let Some((what, help)) = companion(container) {
-        return Some((format!("is {what}, not a model"), help.into()));
-    }
+    companion(container).map(|(what, help)| (format!("is {what}, not a model"), help.into()))
+}
+
+/// If `container` is a model of an architecture that is known and not converted: which, and what to do instead.
+pub(super) fn other_architecture(container: &Container) -> Option<(String, String)> {
     // The ends of names are marked by NUL, so that a mark can ask for one.
     let names: Vec<String> = container.tensors().iter().map(|t| format!("{}\0", t.name)).collect();
     let has = |mark: &str| names.iter().any(|n| n.contains(mark) || mark == n.trim_end_matches('\0'));

@@ -6,9 +6,11 @@ use formats::Container;
 use serde::Serialize;
 
 use super::inspection::{ModelSummary, SourceSummary};
+use super::text::Table;
 use super::{Report, count};
 use crate::model::Model;
 use crate::verify::Verified;
+use crate::verify::against::{Errors, TensorError};
 
 /// A file found sound.
 #[derive(Debug, Serialize)]
@@ -18,9 +20,25 @@ pub struct Verification {
     /// What else it is, to be used beside a model.
     beside: Option<&'static str>,
     checksums: usize,
+    /// The file of checksums beside it.
+    checksum_file: Option<String>,
     tensors: usize,
     values: u64,
     sha256: Vec<FileHash>,
+    /// Rows of embedding and head that are zeros.
+    unused_rows: usize,
+    warnings: Vec<String>,
+    /// The errors of all tensors, if it was compared with its source.
+    against: Option<Against>,
+}
+
+/// A file beside the model that it was made from.
+#[derive(Debug, Serialize)]
+struct Against {
+    source: String,
+    is_calibrated: bool,
+    tensors: Vec<TensorError>,
+    unlike: Vec<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -30,10 +48,27 @@ struct FileHash {
 }
 
 impl Verification {
-    /// `model`, with what [`verify`](crate::verify::verify) found.
+    /// `model`, with what [`verify::model`](crate::verify::model()) found.
     pub fn new(model: &Model, verified: Verified) -> Verification {
         let summary = Some(ModelSummary::of(model));
         Verification { model: summary, ..Verification::of(&model.container, verified) }
+    }
+
+    /// A file that holds no model that is known, with what [`verify::container`](crate::verify::container()) found.
+    pub fn unknown(container: &Container, verified: Verified) -> Verification {
+        Verification::of(container, verified)
+    }
+
+    /// The same with the errors of a file that was made from `source`.
+    #[must_use]
+    pub fn against(self, source: String, errors: Errors) -> Verification {
+        let Errors { tensors, unlike, is_calibrated } = errors;
+        Verification { against: Some(Against { source, is_calibrated, tensors, unlike }), ..self }
+    }
+
+    /// The first suspicion.
+    pub fn first_warning(&self) -> Option<&str> {
+        self.warnings.first().map(String::as_str)
     }
 
     /// A file that holds `what`, which goes beside a model.
@@ -53,6 +88,10 @@ impl Verification {
             model: None,
             beside: None,
             checksums: verified.checksums,
+            checksum_file: verified.checksum_file.map(|path| path.display().to_string()),
+            unused_rows: verified.unused_rows,
+            warnings: verified.warnings,
+            against: None,
             tensors: verified.tensors,
             values: verified.values,
             sha256: files.zip(verified.sha256).map(|(path, sha256)| FileHash { path, sha256 }).collect(),
@@ -75,6 +114,21 @@ impl Report for Verification {
         if self.sha256.is_empty() {
             return writeln!(out, "{} checksums right; no weight was decoded", self.checksums);
         }
+        if self.model.is_none() && self.beside.is_none() {
+            writeln!(out, "model     none that is known: checked as a container of tensors")?;
+        }
+        if let Some(path) = &self.checksum_file {
+            writeln!(out, "checksums {path}: right")?;
+        }
+        if self.unused_rows > 0 {
+            writeln!(out, "tokens    {} rows of embedding and head are zeros (unused)", self.unused_rows)?;
+        }
+        if let Some(against) = &self.against {
+            against.human(out)?;
+        }
+        for warning in &self.warnings {
+            writeln!(out, "warning   {warning}")?;
+        }
         writeln!(
             out,
             "sound: {} tensors with {} values, all finite{}{}",
@@ -82,9 +136,26 @@ impl Report for Verification {
             count(self.values),
             if self.model.is_some() { ", none missing" } else { "" },
             match self.checksums {
-                0 => String::new(),
+                0 => "; no checksum in the file".to_owned(),
                 n => format!("; {n} checksums right"),
             }
         )
+    }
+}
+
+impl Against {
+    fn human(&self, out: &mut dyn Write) -> io::Result<()> {
+        let how = if self.is_calibrated { ", calibrated: errors exceed those of rounding by design" } else { "" };
+        writeln!(out, "against   {}{how}", self.source)?;
+        let mut table = Table::new(&["tensor", "encoding", ">relative error", ">plain rounding"]);
+        for t in &self.tensors {
+            let rounding = t.rounding.map_or("-".to_owned(), |rounding| format!("{rounding:.3e}"));
+            table.row([t.name.clone(), t.encoding.to_owned(), format!("{:.3e}", t.relative), rounding]);
+        }
+        table.write(out)?;
+        for what in &self.unlike {
+            writeln!(out, "unlike    {what}")?;
+        }
+        Ok(())
     }
 }

@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
-use formats::{Limits, Mapped, open};
+use formats::{Limits, Mapped, open, put_digest};
 use rayon::prelude::*;
 use serde::Serialize;
+use sha2::{Digest, Sha256};
 
 use super::{Conversion, Place, Read, compact, frame_name, path};
 use crate::error::{Error, Result};
@@ -54,10 +55,13 @@ pub fn merge(out: &Path, force: bool, observer: &dyn Observer, stop: &Stop) -> R
     let sizes: Vec<u64> = conversion.files.iter().map(|f| f.bytes).collect();
     outputs.create(&sizes)?;
     observer.begins(sizes.iter().sum());
-    for (file, offset, bytes) in &frames(&shards[0])? {
+    let mut frames = frames(&shards[0])?;
+    let digests = parts.par_iter().map(|part| part.copy(conversion, &outputs, observer, stop));
+    let digests = digests.collect::<Result<Vec<_>>>()?;
+    conversion.put_digests(&mut frames, &parts, &digests);
+    for (file, offset, bytes) in &frames {
         outputs.write_at(*file, bytes, *offset)?;
     }
-    parts.par_iter().try_for_each(|part| part.copy(&outputs, observer, stop))?;
 
     // As a stranger would read it.
     let to_open = outputs.to_open();
@@ -153,6 +157,19 @@ pub(super) fn listed(out: &Path) -> Result<Vec<(Shard, PathBuf)>> {
 }
 
 impl Conversion {
+    /// Puts the SHA-256 of every tensor into the heads of the files that hold those.
+    fn put_digests(&self, frames: &mut [(usize, u64, Vec<u8>)], parts: &[Part<'_>], digests: &[[u8; 32]]) {
+        for (number, file) in self.files.iter().enumerate() {
+            let head = frames.iter_mut().find(|(n, offset, _)| (*n, *offset) == (number, 0));
+            let (Some(first), Some((_, _, head))) = (file.digests_at, head) else { continue };
+            let mut tensors: Vec<_> = parts.iter().zip(digests).filter(|(p, _)| p.place.file == number).collect();
+            tensors.sort_by_key(|(part, _)| (part.place.offset, part.place.bytes));
+            for (i, (_, sha256)) in tensors.into_iter().enumerate() {
+                put_digest(head, usize::try_from(first).unwrap_or(usize::MAX), i, sha256);
+            }
+        }
+    }
+
     /// Refuses what would be written elsewhere than into the files.
     fn check(&self, path: &Path) -> Result<()> {
         let inside = |file: usize, offset: u64, bytes: u64| {
@@ -179,7 +196,7 @@ impl Conversion {
 }
 
 /// The frames of all files: number of the file, offset, bytes.
-fn frames(shard: &Read) -> Result<Vec<(usize, u64, &[u8])>> {
+fn frames(shard: &Read) -> Result<Vec<(usize, u64, Vec<u8>)>> {
     let Read { container, head, .. } = shard;
     let mut all = Vec::new();
     for (n, file) in head.conversion.files.iter().enumerate() {
@@ -190,7 +207,7 @@ fn frames(shard: &Read) -> Result<Vec<(usize, u64, &[u8])>> {
                 what: format!("lacks bytes of {}", file.name),
                 help: "make this shard again".to_owned(),
             })?;
-            all.push((n, *offset, piece));
+            all.push((n, *offset, piece.to_vec()));
             rest = after;
         }
     }
@@ -235,21 +252,29 @@ fn parts(shards: &[Read]) -> Result<Vec<Part<'_>>> {
 }
 
 impl Part<'_> {
-    /// Copies the tensor to its place, and compares the checksum on the way.
-    fn copy(&self, outputs: &Outputs, observer: &dyn Observer, stop: &Stop) -> Result<()> {
+    /// Copies the tensor to its place, and compares the checksum on the way; gives its SHA-256 if its file holds it.
+    fn copy(
+        &self,
+        conversion: &Conversion,
+        outputs: &Outputs,
+        observer: &dyn Observer,
+        stop: &Stop,
+    ) -> Result<[u8; 32]> {
         let mut hasher = crc32fast::Hasher::new();
+        let mut sha256 = conversion.files[self.place.file].digests_at.map(|_| Sha256::new());
         for start in (0..self.place.bytes).step_by(STEP as usize) {
             stop.check()?;
             let len = STEP.min(self.place.bytes - start);
             let from = self.offset + start;
             let bytes = self.from.slice(from, len).unwrap_or_default();
             hasher.update(bytes);
+            sha256.iter_mut().for_each(|sha256| sha256.update(bytes));
             outputs.write_at(self.place.file, bytes, self.place.offset + start)?;
             self.from.release(from..from + len);
             observer.written(self.name, len);
         }
         if hasher.finalize() == self.sum {
-            return Ok(());
+            return Ok(sha256.map_or([0; 32], |sha256| sha256.finalize().into()));
         }
         Err(Error::Model {
             path: self.from.path().to_owned(),

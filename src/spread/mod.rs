@@ -57,6 +57,9 @@ struct File {
     bytes: u64,
     /// Where the pieces of its frame go, and how long they are.
     frame: Vec<(u64, usize)>,
+    /// Where the SHA-256 of its first tensor goes, if it holds those of all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    digests_at: Option<u64>,
 }
 
 /// Where a tensor's data goes.

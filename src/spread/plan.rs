@@ -151,12 +151,13 @@ fn frames(plan: &Plan) -> Vec<Vec<(u64, Vec<u8>)>> {
 }
 
 fn files(plan: &Plan, frames: &[Vec<(u64, Vec<u8>)>]) -> Vec<File> {
-    let sizes = plan.files.iter().map(|f| (&f.name, f.layout.total_bytes()));
-    let all = sizes.chain(plan.small.iter().map(|f| (&f.name, f.bytes.len() as u64)));
+    let sizes = plan.files.iter().map(|f| (&f.name, f.layout.total_bytes(), f.layout.digests_at()));
+    let all = sizes.chain(plan.small.iter().map(|f| (&f.name, f.bytes.len() as u64, None)));
     all.zip(frames)
-        .map(|((name, bytes), frame)| File {
+        .map(|((name, bytes, digests_at), frame)| File {
             name: name.to_string_lossy().into_owned(),
             bytes,
+            digests_at,
             frame: frame.iter().map(|(offset, bytes)| (*offset, bytes.len())).collect(),
         })
         .collect()

@@ -119,6 +119,10 @@ impl Target for Beside {
         self.what == What::GgufLora
     }
 
+    fn holds_checksums(&self) -> bool {
+        self.what != What::PthState
+    }
+
     fn check(&self, _: &Model) -> Result<Vec<Objection>> {
         Ok(Vec::new())
     }
@@ -135,7 +139,7 @@ impl Target for Beside {
     fn files(&self, order: &Order<'_>, groups: &[&[Planned]]) -> Result<Files> {
         match self.what {
             What::GgufLora => gguf_files(order, groups),
-            What::StLora | What::StState => Files::safetensors(order.out, groups),
+            What::StLora | What::StState => Files::safetensors(order.out, groups, order.checksums),
             What::PthState => Files::torch(order.out, groups),
         }
     }
@@ -200,7 +204,7 @@ fn gguf_files(order: &Order<'_>, groups: &[&[Planned]]) -> Result<Files> {
     let metadata = lora_metadata(order.model, alpha)?;
     let mut all = Vec::new();
     for (tensors, name) in groups.iter().zip(files::names(order.out, groups.len())?) {
-        all.push(PlannedFile { name, layout: formats::gguf::place(&metadata, tensors)?.into() });
+        all.push(PlannedFile { name, layout: files::layout(&metadata, tensors, order.checksums, formats::gguf::place)? });
     }
     Ok(Files { metadata, files: all, small: Vec::new() })
 }

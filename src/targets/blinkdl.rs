@@ -77,6 +77,10 @@ impl Target for BlinkDl {
         true
     }
 
+    fn holds_checksums(&self) -> bool {
+        self.safetensors
+    }
+
     fn check(&self, _: &Model) -> Result<Vec<Objection>> {
         Ok(Vec::new())
     }
@@ -92,7 +96,7 @@ impl Target for BlinkDl {
 
     fn files(&self, order: &Order<'_>, groups: &[&[Planned]]) -> Result<Files> {
         match self.safetensors {
-            true => Files::safetensors(order.out, groups),
+            true => Files::safetensors(order.out, groups, order.checksums),
             false => Files::torch(order.out, groups),
         }
     }

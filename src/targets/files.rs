@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use formats::compact::Storage;
 use formats::{
-    INDEX_SUFFIX, Layout, Metadata, Placement, Planned, Value, bitsandbytes, index, part_name, pth,
+    Checksummed, INDEX_SUFFIX, Layout, Metadata, Placement, Planned, Value, bitsandbytes, index, part_name, pth,
     safetensors,
 };
 
@@ -35,6 +35,8 @@ pub struct Order<'a> {
     pub storages: &'a [Storage],
     /// SHA-256 of every file that the model was read from, once they are known.
     pub sources: &'a [String],
+    /// True if files whose format has metadata are to hold the SHA-256 of every tensor.
+    pub checksums: bool,
 }
 
 /// The names of `count` files with tensors: that of `out`, or `NAME-00001-of-00003.EXT` and so on.
@@ -85,15 +87,15 @@ pub struct Files {
 impl Files {
     /// Files in safetensors, with an index if there are several. They say that they are torch's (`format`), as
     /// transformers wants.
-    pub(super) fn safetensors(out: &Path, groups: &[&[Planned]]) -> Result<Files> {
-        Files::in_safetensors(out, groups, groups, safetensors::place)
+    pub(super) fn safetensors(out: &Path, groups: &[&[Planned]], checksums: bool) -> Result<Files> {
+        Files::in_safetensors(out, groups, groups, |m, t| layout(m, t, checksums, safetensors::place))
     }
 
     /// The same with matrices in nf4 as bitsandbytes serializes them, which are decoded to torch's `dtype`.
     pub(super) fn bitsandbytes(out: &Path, groups: &[&[Planned]], dtype: &str) -> Result<Files> {
         let stored: Vec<Vec<Planned>> = groups.iter().map(|g| bitsandbytes::stored(g, dtype)).collect();
         let stored: Vec<&[Planned]> = stored.iter().map(Vec::as_slice).collect();
-        Files::in_safetensors(out, groups, &stored, |m, tensors| bitsandbytes::place(m, tensors, dtype))
+        Files::in_safetensors(out, groups, &stored, |m, t| Ok(bitsandbytes::place(m, t, dtype)?.into()))
     }
 
     /// Files in safetensors of each of `groups`, which hold the tensors `stored`.
@@ -101,13 +103,13 @@ impl Files {
         out: &Path,
         groups: &[&[Planned]],
         stored: &[&[Planned]],
-        place: impl Fn(&Metadata, &[Planned]) -> formats::Result<Placement>,
+        place: impl Fn(&Metadata, &[Planned]) -> formats::Result<Layout>,
     ) -> Result<Files> {
         let metadata: Metadata = vec![("format".to_owned(), Value::from("pt"))];
         let names = names(out, groups.len())?;
         let mut files = Vec::new();
         for (tensors, name) in groups.iter().zip(&names) {
-            let layout = place(&metadata, tensors)?.into();
+            let layout = place(&metadata, tensors)?;
             files.push(PlannedFile { name: name.clone(), layout });
         }
         let mut small = Vec::new();
@@ -129,6 +131,19 @@ impl Files {
             files.push(PlannedFile { name, layout: pth::place(ROOT, &metadata, tensors)?.into() });
         }
         Ok(Files { metadata, files, small: Vec::new() })
+    }
+}
+
+/// Lays out a file with `place`, with or without the checksums of its tensors.
+pub(super) fn layout(
+    metadata: &Metadata,
+    tensors: &[Planned],
+    checksums: bool,
+    place: impl FnOnce(&Metadata, &[Planned]) -> formats::Result<Placement>,
+) -> formats::Result<Layout> {
+    match checksums {
+        true => Ok(Checksummed::new(metadata, tensors, place)?.into()),
+        false => Ok(place(metadata, tensors)?.into()),
     }
 }
 

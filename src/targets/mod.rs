@@ -8,7 +8,7 @@ mod blinkdl;
 mod compact;
 mod files;
 pub mod gguf;
-mod hf;
+pub(crate) mod hf;
 mod modelfile;
 mod rwkv_cpp;
 pub(crate) mod web_rwkv;
@@ -102,6 +102,11 @@ pub trait Target: Send + Sync {
 
     /// Whether a model in it can have a tuned initial state.
     fn holds_state(&self) -> bool {
+        false
+    }
+
+    /// True if its files can hold the SHA-256 of every tensor as metadata.
+    fn holds_checksums(&self) -> bool {
         false
     }
 

@@ -25,6 +25,9 @@ use crate::limits::Limits;
 use crate::mapped::Mapped;
 use crate::value::Value;
 
+/// The format's name.
+pub const NAME: &str = "GGUF";
+
 const MAGIC: &[u8; 4] = b"GGUF";
 const VERSION: u32 = 3;
 const ALIGNMENT: u64 = 32;
@@ -35,7 +38,7 @@ pub struct Gguf;
 
 impl Format for Gguf {
     fn name(&self) -> &'static str {
-        "GGUF"
+        NAME
     }
 
     fn about(&self) -> &'static str {
@@ -52,6 +55,18 @@ impl Format for Gguf {
 
     fn read(&self, file: Mapped, limits: &Limits) -> Result<Container> {
         read::read(file, limits)
+    }
+
+    fn gap(&self, container: &Container) -> Option<String> {
+        let alignment = container.value(ALIGNMENT_KEY).and_then(Value::as_u64).unwrap_or(ALIGNMENT);
+        let mut order: Vec<_> = container.tensors().iter().collect();
+        order.sort_by_key(|t| (t.file, t.offset, t.bytes));
+        order.windows(2).filter(|pair| pair[0].file == pair[1].file).find_map(|pair| {
+            let end = (pair[0].offset + pair[0].bytes).next_multiple_of(alignment);
+            let bytes = pair[1].offset.checked_sub(end).filter(|bytes| *bytes > 0)?;
+            let (before, after) = (&pair[0].name, &pair[1].name);
+            Some(format!("{bytes} bytes between the data of {before} and {after} belong to no tensor"))
+        })
     }
 
     fn stray_bytes(&self, container: &Container) -> Option<(usize, u64)> {

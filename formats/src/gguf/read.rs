@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use crate::checksums;
 use crate::container::{Container, Tensor};
 use crate::cursor::Cursor;
 use crate::error::{Blame, Result};
@@ -60,7 +61,8 @@ pub(super) fn read(file: Mapped, limits: &Limits) -> Result<Container> {
     blame.within("bytes of header", cursor.pos(), limits.header_bytes)?;
     let base = cursor.pos().next_multiple_of(alignment);
     place(&mut tensors, base, alignment, blame)?;
-    Container::new(&Gguf, &path, vec![file], tensors, metadata, limits)
+    let container = Container::new(&Gguf, &path, vec![file], tensors, metadata, limits)?;
+    Ok(checksums::taken(container, base))
 }
 
 /// One entry of the tensor table; its offset is still relative to the data base.

@@ -3,6 +3,7 @@
 use ::safetensors::SafeTensors;
 use quant::Encoding;
 
+use crate::checksums;
 use crate::container::{Container, Tensor};
 use crate::cursor::Cursor;
 use crate::error::{Blame, Result};
@@ -48,7 +49,8 @@ pub(super) fn read(file: Mapped, limits: &Limits) -> Result<Container> {
     }
     SafeTensors::read_metadata(file.bytes()).map_err(|e| blame.malformed(e.to_string()))?;
     let metadata = header.metadata.into_iter().map(|(key, text)| (key, Value::String(text))).collect();
-    Container::new(&Safetensors, &path, vec![file], tensors, metadata, limits)
+    let container = Container::new(&Safetensors, &path, vec![file], tensors, metadata, limits)?;
+    Ok(checksums::taken(container, base))
 }
 
 /// One tensor; its offset is still relative to the data.

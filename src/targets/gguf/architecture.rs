@@ -19,6 +19,12 @@ pub(super) struct Architecture {
 pub(super) enum Holds {
     /// A constant.
     Constant(u32),
+    /// Longest text: any number.
+    Context,
+    /// Number of heads: 0, since it follows from their size.
+    Heads,
+    /// After how many blocks two matrices are halved: never.
+    Rescale,
     /// Number of blocks.
     Blocks,
     /// Width of the residual stream.
@@ -42,34 +48,34 @@ pub(super) enum Holds {
 }
 
 use Holds::{
-    Blocks, Constant, FileTypeNumber, HeadSize, Hidden, KeyHeads, NormEpsilon, Rank as OfRank, RankOrZero,
-    RmsEpsilon, Width,
+    Blocks, Constant, Context, FileTypeNumber, HeadSize, Heads, Hidden, KeyHeads, NormEpsilon, Rank as OfRank, RankOrZero,
+    Rescale, RmsEpsilon, Width,
 };
 
 /// RWKV has no limit; this is the number that llama.cpp's own converter writes.
-const CONTEXT_LENGTH: Holds = Constant(1 << 20);
+const CONTEXT_LENGTH: u32 = 1 << 20;
 
 const RWKV6: Architecture = Architecture {
     name: "rwkv6",
     keys: &[
-        ("rwkv6.context_length", CONTEXT_LENGTH),
+        ("rwkv6.context_length", Context),
         ("rwkv6.embedding_length", Width),
         ("rwkv6.block_count", Blocks),
         ("rwkv6.attention.layer_norm_epsilon", NormEpsilon),
-        ("rwkv6.rescale_every_n_layers", Constant(0)),
+        ("rwkv6.rescale_every_n_layers", Rescale),
         ("rwkv6.wkv.head_size", HeadSize),
         ("rwkv6.time_mix_extra_dim", OfRank(Rank::Mix)),
         ("rwkv6.time_decay_extra_dim", OfRank(Rank::Decay)),
         ("rwkv6.feed_forward_length", Hidden),
         ("general.file_type", FileTypeNumber),
-        ("rwkv6.attention.head_count", Constant(0)),
+        ("rwkv6.attention.head_count", Heads),
     ],
 };
 
 const RWKV7: Architecture = Architecture {
     name: "rwkv7",
     keys: &[
-        ("rwkv7.context_length", CONTEXT_LENGTH),
+        ("rwkv7.context_length", Context),
         ("rwkv7.embedding_length", Width),
         ("rwkv7.block_count", Blocks),
         ("rwkv7.attention.layer_norm_epsilon", NormEpsilon),
@@ -80,14 +86,14 @@ const RWKV7: Architecture = Architecture {
         ("rwkv7.attention.gate_lora_rank", OfRank(Rank::Gate)),
         ("rwkv7.feed_forward_length", Hidden),
         ("general.file_type", FileTypeNumber),
-        ("rwkv7.attention.head_count", Constant(0)),
+        ("rwkv7.attention.head_count", Heads),
     ],
 };
 
 const ARWKV7: Architecture = Architecture {
     name: "arwkv7",
     keys: &[
-        ("arwkv7.context_length", CONTEXT_LENGTH),
+        ("arwkv7.context_length", Context),
         ("arwkv7.embedding_length", Width),
         ("arwkv7.block_count", Blocks),
         ("arwkv7.attention.layer_norm_rms_epsilon", RmsEpsilon),
@@ -99,14 +105,14 @@ const ARWKV7: Architecture = Architecture {
         ("arwkv7.feed_forward_length", Hidden),
         ("general.file_type", FileTypeNumber),
         ("arwkv7.token_shift_count", Constant(1)),
-        ("arwkv7.attention.head_count", Constant(0)),
+        ("arwkv7.attention.head_count", Heads),
     ],
 };
 
 const RWKV6_QWEN2: Architecture = Architecture {
     name: "rwkv6qwen2",
     keys: &[
-        ("rwkv6qwen2.context_length", CONTEXT_LENGTH),
+        ("rwkv6qwen2.context_length", Context),
         ("rwkv6qwen2.embedding_length", Width),
         ("rwkv6qwen2.block_count", Blocks),
         ("rwkv6qwen2.wkv.head_size", HeadSize),
@@ -117,7 +123,7 @@ const RWKV6_QWEN2: Architecture = Architecture {
         ("rwkv6qwen2.attention.layer_norm_rms_epsilon", RmsEpsilon),
         ("rwkv6qwen2.token_shift_count", Constant(1)),
         ("rwkv6qwen2.attention.head_count_kv", KeyHeads),
-        ("rwkv6qwen2.attention.head_count", Constant(0)),
+        ("rwkv6qwen2.attention.head_count", Heads),
     ],
 };
 
@@ -142,6 +148,8 @@ impl Holds {
         let dims = &model.dims;
         Ok(Some(match self {
             Constant(n) => Value::U32(n),
+            Context => Value::U32(CONTEXT_LENGTH),
+            Heads | Rescale => Value::U32(0),
             Blocks => number(dims.layers),
             Width => number(dims.embd),
             Hidden => number(dims.ffn),
@@ -164,6 +172,30 @@ impl Holds {
                 None => return Err(no_epsilon(model)),
             },
         }))
+    }
+}
+
+impl Holds {
+    /// The numbers that the key may have in a file of `model`; none if its tensors do not tell.
+    pub fn allowed(self, model: &Model) -> Vec<u64> {
+        let dims = &model.dims;
+        let ranks = |rank| model.ranks.iter().filter_map(move |ranks| ranks.get(&rank).copied());
+        match self {
+            Constant(n) => vec![n.into()],
+            Blocks => vec![dims.layers as u64],
+            Width => vec![dims.embd as u64],
+            Hidden => vec![dims.ffn as u64],
+            HeadSize => vec![dims.head_size as u64],
+            Heads => vec![0, dims.heads as u64],
+            KeyHeads => dims.kv.checked_div(dims.head_size).map(|n| n as u64).into_iter().collect(),
+            OfRank(rank) | RankOrZero(rank) => {
+                let mut all: Vec<u64> = ranks(rank).map(|n| n as u64).collect();
+                all.sort_unstable();
+                all.dedup();
+                if all.is_empty() && matches!(self, RankOrZero(_)) { vec![0] } else { all }
+            }
+            Context | Rescale | FileTypeNumber | NormEpsilon | RmsEpsilon => Vec::new(),
+        }
     }
 }
 

@@ -17,7 +17,7 @@ use std::collections::BTreeMap;
 use formats::{Metadata, Planned};
 use quant::Encoding;
 
-use super::files::names;
+use super::files::{layout, names};
 use super::{Files, Item, Objection, Order, PlannedFile, Target, Tokens};
 use crate::branches::Branches;
 use crate::calibrate::Trace;
@@ -48,6 +48,14 @@ const F32_ONLY: &[&str] =
 pub(super) fn architecture_name(model: &Model) -> Result<&'static str> {
     let architecture = Architecture::of(model.version).ok_or_else(|| super::refused(&Gguf, model))?;
     Ok(architecture.name)
+}
+
+/// llama.cpp's name of a model's architecture, and every key of it with the numbers that it may have (none where its
+/// tensors do not tell); `None` if llama.cpp has no such architecture.
+pub(crate) fn allowed_keys(model: &Model) -> Option<(&'static str, Vec<(&'static str, Vec<u64>)>)> {
+    let architecture = Architecture::of(model.version)?;
+    let keys = architecture.keys.iter().map(|(key, holds)| (*key, holds.allowed(model)));
+    Some((architecture.name, keys.collect()))
 }
 
 impl Target for Gguf {
@@ -90,6 +98,10 @@ impl Target for Gguf {
     fn rungs(&self) -> &'static [Encoding] {
         use Encoding::{F16, IQ4NL, IQ4XS, Q2K, Q3K, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0};
         &[Q2K, Q3K, IQ4XS, Q4K, IQ4NL, Q4_0, Q4_1, Q5K, Q5_0, Q5_1, Q6K, Q8_0, F16]
+    }
+
+    fn holds_checksums(&self) -> bool {
+        true
     }
 
     fn check(&self, model: &Model) -> Result<Vec<Objection>> {
@@ -200,7 +212,8 @@ impl Target for Gguf {
             if groups.len() > 1 {
                 keys.extend(formats::split_keys(i, groups.len(), tensors)?);
             }
-            files.push(PlannedFile { name, layout: formats::gguf::place(&keys, group)?.into() });
+            let layout = layout(&keys, group, order.checksums, formats::gguf::place)?;
+            files.push(PlannedFile { name, layout });
         }
         Ok(Files { metadata, files, small: Vec::new() })
     }

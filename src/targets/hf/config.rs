@@ -16,7 +16,7 @@ const CONTEXT_LENGTH: u64 = 4096;
 const RESCALE_EVERY: u64 = 6;
 
 /// What a version is called there: `model_type` and class.
-pub(super) fn architecture(version: &Version) -> Option<(&'static str, &'static str)> {
+pub(crate) fn architecture(version: &Version) -> Option<(&'static str, &'static str)> {
     match version.name {
         "4.0" => Some(("rwkv", "RwkvForCausalLM")),
         "5.2" => Some(("rwkv5", "Rwkv5ForCausalLM")),

@@ -13,7 +13,7 @@
 //! Weights are plain, or those of the blocks' matrices in the 4 bits of [bitsandbytes], loaded without quantizing.
 
 mod bitsandbytes;
-mod config;
+pub(crate) mod config;
 mod small;
 mod vocabulary;
 
@@ -79,6 +79,10 @@ impl Target for HuggingFace {
         true
     }
 
+    fn holds_checksums(&self) -> bool {
+        true
+    }
+
     fn check(&self, model: &Model) -> Result<Vec<Objection>> {
         if model.version.major() < 7 {
             return Ok(Vec::new());
@@ -123,7 +127,7 @@ impl Target for HuggingFace {
         let mut files = if bitsandbytes::is_wanted(order.recipe.file_type) {
             Files::bitsandbytes(Path::new(WEIGHTS), groups, bitsandbytes::dtype(order.model, groups))?
         } else {
-            Files::safetensors(Path::new(WEIGHTS), groups)?
+            Files::safetensors(Path::new(WEIGHTS), groups, order.checksums)?
         };
         let mut put = |name: &str, text: String| {
             files.small.push(SmallFile { name: OsString::from(name), bytes: text.into_bytes() });

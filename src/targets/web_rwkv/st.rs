@@ -9,7 +9,7 @@ use crate::error::Result;
 use crate::model::{Model, Role, Version, web_rwkv};
 use crate::recipe::{FileType, Recipe};
 use crate::targets::adapters::state_items;
-use crate::targets::files::names;
+use crate::targets::files::{layout, names};
 use crate::targets::{Files, Item, Objection, Order, PlannedFile, Target};
 
 /// The target `.st`.
@@ -50,6 +50,10 @@ impl Target for St {
         true
     }
 
+    fn holds_checksums(&self) -> bool {
+        true
+    }
+
     fn check(&self, model: &Model) -> Result<Vec<Objection>> {
         super::check(model)
     }
@@ -74,7 +78,8 @@ impl Target for St {
         let metadata = Metadata::new(); // never looked at
         let mut files = Vec::new();
         for (tensors, name) in groups.iter().zip(names(order.out, groups.len())?) {
-            files.push(PlannedFile { name, layout: formats::safetensors::place(&metadata, tensors)?.into() });
+            let layout = layout(&metadata, tensors, order.checksums, formats::safetensors::place)?;
+            files.push(PlannedFile { name, layout });
         }
         Ok(Files { metadata, files, small: Vec::new() })
     }
