@@ -94,7 +94,9 @@ pub fn compare_tensors(a: &Tensors<'_>, b: &Tensors<'_>) -> Diff {
             }
             (Values::Other(x), Some(Values::Other(y))) => {
                 let (x, y) = (&a.container.tensors()[*x], &b.container.tensors()[*y]);
-                if (x.encoding, &x.shape, a.container.bytes(x)) != (y.encoding, &y.shape, b.container.bytes(y)) {
+                if (x.encoding, &x.shape, a.container.bytes(x))
+                    != (y.encoding, &y.shape, b.container.bytes(y))
+                {
                     diff.incomparable.push(format!("{name}: other {} against {}", x.encoding, y.encoding));
                 }
             }

@@ -87,8 +87,8 @@ fn typed(value: &Value) -> serde_json::Value {
         Value::F32(x) => json!(["float32", f64::from(*x)]),
         Value::Bool(b) => json!(["bool", b]),
         Value::String(s) => json!(["string", s]),
-        Value::Array(_, items) => {
-            json!(["array", items.iter().map(|i| typed(i)[1].clone()).collect::<Vec<_>>()])
+        Value::Array(items) => {
+            json!(["array", items.iter().map(|i| typed(&i)[1].clone()).collect::<Vec<_>>()])
         }
         other => panic!("no key of ours is {other:?}"),
     }

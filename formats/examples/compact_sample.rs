@@ -7,7 +7,7 @@
 use std::error::Error;
 
 use formats::compact::{Section, Storage, Tiles, section, whole};
-use formats::{Metadata, Planned, Value, ValueKind};
+use formats::{Array, Metadata, Planned, Value};
 use quant::cancellation::Design;
 use quant::coding::Coding;
 use quant::feedback::Feedback;
@@ -116,8 +116,8 @@ fn metadata() -> Metadata {
         Value::Bool(true),
         Value::from("\u{1f600} \"text\"\n"),
     ];
-    let arrays = scalars.clone().map(|v| Value::Array(v.kind(), vec![v.clone(), v]));
-    let empty = Value::Array(ValueKind::String, Vec::new());
-    let all = scalars.into_iter().chain(arrays).chain([empty]);
+    let array = |v: Value| Array::of(v.kind(), [v.clone(), v]).map(Value::Array);
+    let arrays = scalars.clone().into_iter().filter_map(array);
+    let all = scalars.into_iter().chain(arrays).chain([Value::strings([""; 0])]);
     all.enumerate().map(|(n, value)| (format!("key.{n}"), value)).collect()
 }

@@ -216,7 +216,8 @@ fn parsed(digits: &str) -> Option<Sha> {
         _ => None,
     };
     let (pairs, rest) = digits.as_bytes().as_chunks::<2>();
-    let bytes: Vec<u8> = pairs.iter().map(|[a, b]| Some(digit(*a)? << 4 | digit(*b)?)).collect::<Option<_>>()?;
+    let bytes: Vec<u8> =
+        pairs.iter().map(|[a, b]| Some(digit(*a)? << 4 | digit(*b)?)).collect::<Option<_>>()?;
     bytes.try_into().ok().filter(|_| rest.is_empty())
 }
 
@@ -233,9 +234,8 @@ mod tests {
     fn file(place: Place, extension: &str) -> (tempfile::TempDir, std::path::PathBuf, Vec<u8>) {
         let metadata = vec![("a.key".to_owned(), Value::from(CHECKSUMS_KEY))];
         let tensor = |name: &str, n| Planned { name: name.into(), encoding: Encoding::F32, shape: vec![n] };
-        let layout = Layout::from(
-            Checksummed::new(&metadata, &[tensor("one", 3), tensor("two", 2)], place).unwrap(),
-        );
+        let layout =
+            Layout::from(Checksummed::new(&metadata, &[tensor("one", 3), tensor("two", 2)], place).unwrap());
         let mut bytes = vec![0u8; layout.total_bytes() as usize];
         let data: [&[u8]; 2] = [&[1; 12], &[2; 8]];
         let sums = data.map(|d| Sum { sha256: Sha256::digest(d).into(), ..Sum::default() });

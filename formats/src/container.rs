@@ -7,12 +7,13 @@ use std::path::{Path, PathBuf};
 
 use quant::Encoding;
 
+use crate::aside::LeftAside;
+use crate::budget::Budget;
 use crate::checksums::{self, CHECKSUMS_KEY};
 use crate::compact::{Tiled, Tiles};
 use crate::error::{Blame, Result};
 use crate::format::{Checksums, Format};
 use crate::hf::Config;
-use crate::limits::Limits;
 use crate::mapped::Mapped;
 use crate::value::{Metadata, Value};
 
@@ -38,6 +39,15 @@ pub struct Tensor {
     pub offset: u64,
     /// How many bytes it spans there.
     pub bytes: u64,
+}
+
+impl Tensor {
+    /// Draws from the budget what a tensor of such a name holds, and its place in the list by which the order of data is
+    /// checked; its place in the list of a reader is not in it.
+    pub(crate) fn reserve(name: usize, dims: usize, budget: &Budget<'_>, blame: Blame<'_>) -> Result<()> {
+        let dims = (dims as u64).saturating_mul(2 * size_of::<usize>() as u64);
+        budget.reserve((name as u64).saturating_add(dims).saturating_add(64), blame)
+    }
 }
 
 /// How the values of a tensor became the bytes in a file.
@@ -135,6 +145,7 @@ pub struct Container {
     metadata: Metadata,
     config: Option<serde_json::Map<String, serde_json::Value>>,
     side_files: Vec<Mapped>,
+    left_aside: Option<LeftAside>,
     /// Values of coded tensors that were decoded already, by the tensor's name.
     held: BTreeMap<String, Vec<u8>>,
     /// Checksums in the metadata of its files.
@@ -150,16 +161,17 @@ impl Container {
         files: Vec<Mapped>,
         tensors: Vec<Tensor>,
         metadata: Metadata,
-        limits: &Limits,
+        budget: &Budget<'_>,
     ) -> Result<Container> {
         let blame = Blame { path, format: format.name() };
-        blame.within("tensors", tensors.len() as u64, limits.tensors)?;
-        blame.within("metadata entries", metadata.len() as u64, limits.values)?;
+        blame.within("tensors", tensors.len() as u64, budget.tensors)?;
+        blame.within("metadata entries", metadata.len() as u64, budget.values)?;
         let mut index = BTreeMap::new();
         for (i, t) in tensors.iter().enumerate() {
             let blame = Blame { path: files[t.file].path(), ..blame };
-            blame.within("bytes of name", t.name.len() as u64, limits.name_bytes)?;
-            blame.within("dimensions", t.shape.len() as u64, limits.dims)?;
+            blame.within("bytes of name", t.name.len() as u64, budget.name_bytes)?;
+            blame.within("dimensions", t.shape.len() as u64, budget.dims)?;
+            budget.entry(t.name.len(), blame)?;
             let mut span = Tensor::span_bytes(t.encoding, &t.shape, t.strides.as_deref());
             if t.split.is_some() {
                 let (codes, block) = (t.encoding.code_bytes() as u64, t.encoding.block_bytes() as u64);
@@ -197,12 +209,24 @@ impl Container {
             file.release(0..file.bytes().len() as u64);
         }
         let (path, config, held, checksums) = (path.to_owned(), None, BTreeMap::new(), Vec::new());
-        let side_files = Vec::new();
-        Ok(Container { format, path, files, tensors, index, metadata, config, side_files, held, checksums })
+        let (side_files, left_aside) = (Vec::new(), None);
+        Ok(Container {
+            format,
+            path,
+            files,
+            tensors,
+            index,
+            metadata,
+            config,
+            side_files,
+            left_aside,
+            held,
+            checksums,
+        })
     }
 
     /// Joins the parts of a sharded set into one container that was opened as `path`.
-    pub(crate) fn join(path: &Path, parts: Vec<Container>, limits: &Limits) -> Result<Container> {
+    pub(crate) fn join(path: &Path, parts: Vec<Container>, budget: &Budget<'_>) -> Result<Container> {
         let mut parts = parts.into_iter();
         let Some(mut first) = parts.next() else {
             let blame = Blame { path, format: "sharded" };
@@ -211,12 +235,16 @@ impl Container {
         let mut held = std::mem::take(&mut first.held);
         let mut side_files = std::mem::take(&mut first.side_files);
         let mut checksums = std::mem::take(&mut first.checksums);
+        let mut left_aside = first.left_aside.take();
         let mut keys: BTreeSet<String> = first.metadata.iter().map(|(key, _)| key.clone()).collect();
         for part in parts {
+            let bytes = 2 * size_of_val(part.tensors.as_slice()) as u64;
+            budget.reserve(bytes, Blame { path, format: first.format.name() })?;
             let before = first.files.len();
             held.extend(part.held);
             side_files.extend(part.side_files);
             checksums.extend(part.checksums.into_iter().map(|c| c.behind(before)));
+            left_aside = left_aside.or(part.left_aside);
             first.files.extend(part.files);
             first.tensors.extend(part.tensors.into_iter().map(|t| Tensor { file: t.file + before, ..t }));
             for (key, value) in part.metadata {
@@ -225,15 +253,17 @@ impl Container {
                 }
             }
         }
-        let all = Container::new(first.format, path, first.files, first.tensors, first.metadata, limits)?;
-        Ok(Container { side_files, held, checksums, ..all })
+        let all = Container::new(first.format, path, first.files, first.tensors, first.metadata, budget)?;
+        Ok(Container { side_files, left_aside, held, checksums, ..all })
     }
 
     /// The same files with other tensors in them, which are checked.
-    pub(crate) fn with_tensors(self, tensors: Vec<Tensor>, limits: &Limits) -> Result<Container> {
-        let Container { format, path, files, metadata, config, side_files, held, checksums, .. } = self;
-        let container = Container::new(format, &path, files, tensors, metadata, limits)?;
-        Ok(Container { config, side_files, held, checksums, ..container })
+    pub(crate) fn with_tensors(self, tensors: Vec<Tensor>, budget: &Budget<'_>) -> Result<Container> {
+        let Container {
+            format, path, files, metadata, config, side_files, left_aside, held, checksums, ..
+        } = self;
+        let container = Container::new(format, &path, files, tensors, metadata, budget)?;
+        Ok(Container { config, side_files, left_aside, held, checksums, ..container })
     }
 
     /// The same container with other metadata.
@@ -280,6 +310,18 @@ impl Container {
     pub(crate) fn with_side_file(mut self, file: Mapped) -> Self {
         self.side_files.push(file);
         self
+    }
+
+    /// The same container, read of a file that holds other weights too.
+    #[must_use]
+    pub(crate) fn with_left_aside(mut self, left_aside: Option<LeftAside>) -> Self {
+        self.left_aside = left_aside;
+        self
+    }
+
+    /// State dicts that the file holds beside the one that is read, if there are any.
+    pub fn left_aside(&self) -> Option<&LeftAside> {
+        self.left_aside.as_ref()
     }
 
     /// The format it was read from.

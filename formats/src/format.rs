@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use crate::budget::Budget;
 use crate::container::Container;
 use crate::error::Result;
 use crate::limits::Limits;
@@ -33,8 +34,8 @@ pub trait Format: Send + Sync {
     /// Reads the description of the tensors of one file.
     ///
     /// # Errors
-    /// If the file breaks the format's rules, uses something unsupported or exceeds `limits`.
-    fn read(&self, file: Mapped, limits: &Limits) -> Result<Container>;
+    /// If the file breaks the format's rules, uses something unsupported or exceeds the limits of `budget`.
+    fn read(&self, file: Mapped, budget: &Budget<'_>) -> Result<Container>;
 
     /// Reads all data and compares it with the checksums in the files, where the format has any.
     ///

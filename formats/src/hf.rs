@@ -15,10 +15,10 @@ use std::path::{Component, Path, PathBuf};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use crate::budget::Budget;
 use crate::container::Container;
 use crate::error::{Blame, Error, Result};
 use crate::json::{self, Members};
-use crate::limits::Limits;
 use crate::mapped::Mapped;
 use crate::open::open_file;
 use crate::placement::Planned;
@@ -42,6 +42,10 @@ const STANDARD: &[&str] = &[
 ];
 /// Extensions that say "model". `.bin` alone says nothing.
 const EXTENSIONS: &[&str] = &["safetensors", "st", "pth", "gguf", "rwkvz"];
+
+/// Bytes of memory that an entry of an index takes, beside its text: in the list of entries, and in the tables in which
+/// files and tensors are looked up.
+const ENTRY_BYTES: u64 = 400;
 
 /// Longest file name on common systems.
 const NAME_BYTES: usize = 255;
@@ -87,13 +91,13 @@ pub(crate) struct Config {
 }
 
 /// The `config.json` of a folder, if there is one.
-pub(crate) fn config(folder: &Path, limits: &Limits) -> Result<Option<Config>> {
+pub(crate) fn config(folder: &Path, budget: &Budget<'_>) -> Result<Option<Config>> {
     let path = folder.join("config.json");
     if !shards::exists(&path) {
         return Ok(None);
     }
     let file = Mapped::open(&path)?;
-    let members = json::read(&file, "bytes of config", limits.config_bytes);
+    let members = json::read(&file, "bytes of config", budget.config_bytes, budget);
     let members = members.or_else(|error| file.check_unchanged().and(Err(error)))?;
     Ok(Some(Config { file, members }))
 }
@@ -110,14 +114,14 @@ pub fn index<'a>(files: impl IntoIterator<Item = (&'a str, &'a [Planned])>) -> S
 }
 
 /// Opens the one model in a folder.
-pub(crate) fn open_folder(folder: &Path, limits: &Limits) -> Result<Container> {
+pub(crate) fn open_folder(folder: &Path, budget: &Budget<'_>) -> Result<Container> {
     let standard = STANDARD.iter().find(|name| shards::exists(&folder.join(name)));
     let name = match standard {
         Some(name) => (*name).to_owned(),
         None => only_model(folder)?,
     };
-    let container = open_file(&folder.join(name), limits)?;
-    Ok(Container::join(folder, vec![container], limits)?.with_config(config(folder, limits)?))
+    let container = open_file(&folder.join(name), budget)?;
+    Ok(Container::join(folder, vec![container], budget)?.with_config(config(folder, budget)?))
 }
 
 /// The name of the one file, or of the index or a file of the one set, that stands in the folder.
@@ -159,23 +163,26 @@ fn is_model_name(name: &str) -> bool {
 }
 
 /// Opens the set that an index describes.
-pub(crate) fn open_index(path: &Path, index: &Mapped, limits: &Limits) -> Result<Container> {
-    open(path, index, None, limits)
+pub(crate) fn open_index(path: &Path, index: &Mapped, budget: &Budget<'_>) -> Result<Container> {
+    open(path, index, None, budget)
 }
 
 /// Opens the set of `part` by the index beside it.
-pub(crate) fn open_index_for(part: &Path, index: &Path, limits: &Limits) -> Result<Container> {
-    open(part, &Mapped::open(index)?, Some(part), limits)
+pub(crate) fn open_index_for(part: &Path, index: &Path, budget: &Budget<'_>) -> Result<Container> {
+    open(part, &Mapped::open(index)?, Some(part), budget)
 }
 
-fn open(path: &Path, index: &Mapped, part: Option<&Path>, limits: &Limits) -> Result<Container> {
+fn open(path: &Path, index: &Mapped, part: Option<&Path>, budget: &Budget<'_>) -> Result<Container> {
     let blame = Blame { path: index.path(), format: "index" };
-    let text = json::text(index, "bytes of index", limits.header_bytes)?;
+    let text = json::text(index, "bytes of index", budget.header_bytes)?;
+    budget.next_file();
+    budget.read_to(text.len() as u64);
+    json::reserve(text, ENTRY_BYTES, budget, blame)?;
     let Index { weight_map: Members(map), metadata } =
         serde_json::from_slice(text).map_err(|e| json::broken(&e, blame))?;
-    blame.within("tensors", map.len() as u64, limits.tensors)?;
+    blame.within("tensors", map.len() as u64, budget.tensors)?;
     let names: BTreeSet<&str> = map.iter().map(|(_, file)| file.as_str()).collect();
-    blame.within("files", names.len() as u64, limits.shards)?;
+    blame.within("files", names.len() as u64, budget.shards)?;
     for name in &names {
         if !is_plain(name) {
             let what = format!("{:?} is not the name of a file beside it", json::short(name));
@@ -190,7 +197,7 @@ fn open(path: &Path, index: &Mapped, part: Option<&Path>, limits: &Limits) -> Re
         );
     }
     let files: Vec<PathBuf> = names.iter().map(|name| index.path().with_file_name(name)).collect();
-    let parts = shards::read_all(path, &files, limits)?;
+    let parts = shards::read_all(path, &files, budget)?;
     let wanted: BTreeMap<&str, &str> = map.iter().map(|(t, file)| (t.as_str(), file.as_str())).collect();
     for (part, name) in parts.iter().zip(&names) {
         check(part, name, &wanted, blame)?;
@@ -203,12 +210,12 @@ fn open(path: &Path, index: &Mapped, part: Option<&Path>, limits: &Limits) -> Re
     let bytes: u64 = parts.iter().flat_map(|p| p.tensors()).map(|t| t.bytes).sum();
     let total =
         metadata.and_then(|m| serde_json::from_str(m.get()).ok()).map(|TotalSize { total_size }| total_size);
-    let mut container = Container::join(path, parts, limits)?.with_side_file(index.clone());
+    let mut container = Container::join(path, parts, budget)?.with_side_file(index.clone());
     if let Some(total) = total.filter(|total| *total != bytes) {
         container = container.with_metadata(|m| m.push((TOTAL_SIZE.to_owned(), Value::U64(total))));
     }
     let folder = index.path().parent().unwrap_or(Path::new(""));
-    Ok(container.with_config(config(folder, limits)?))
+    Ok(container.with_config(config(folder, budget)?))
 }
 
 /// Checks that the index puts every tensor of a file into that file.

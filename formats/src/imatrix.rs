@@ -13,6 +13,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use crate::budget::Budget;
 use crate::container::Container;
 use crate::cursor::Cursor;
 use crate::error::{Blame, Result};
@@ -21,7 +22,7 @@ use crate::gguf::{Gguf, place};
 use crate::limits::Limits;
 use crate::mapped::Mapped;
 use crate::placement::Planned;
-use crate::value::{Metadata, Value, ValueKind};
+use crate::value::{Metadata, Value};
 
 /// The importance of the input channels of a model's matrices.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -47,7 +48,7 @@ impl Imatrix {
     pub fn read(path: &Path, limits: &Limits) -> Result<Imatrix> {
         let file = Mapped::open(path)?;
         if Gguf.sniff(Sniff { bytes: file.bytes() }) {
-            gguf(&Gguf.read(file, limits)?)
+            gguf(&Gguf.read(file, &Budget::new(limits))?)
         } else {
             dat(&file, limits)
         }
@@ -60,11 +61,10 @@ impl Imatrix {
     /// # Errors
     /// [`Error::CannotHold`](crate::Error::CannotHold) if a name is too long for GGUF.
     pub fn to_gguf(&self, tokens: u64, chunk_size: u32) -> Result<Vec<u8>> {
-        let datasets = self.datasets.iter().map(|d| Value::from(d.as_str())).collect();
         let number = |n: u64| Value::U32(n.try_into().unwrap_or(u32::MAX));
         let metadata: Metadata = [
             ("general.type", Value::from("imatrix")),
-            ("imatrix.datasets", Value::Array(ValueKind::String, datasets)),
+            ("imatrix.datasets", Value::strings(&self.datasets)),
             ("imatrix.chunk_count", number(self.chunks)),
             ("imatrix.chunk_size", Value::U32(chunk_size)),
         ]
@@ -141,8 +141,8 @@ fn gguf(container: &Container) -> Result<Imatrix> {
         let mean = |sum: &f32| if count > 0.0 { sum / count } else { 1.0 };
         imatrix.entries.insert(name.to_owned(), sums.iter().map(mean).collect());
     }
-    if let Some(Value::Array(_, names)) = container.value("imatrix.datasets") {
-        imatrix.datasets = names.iter().filter_map(Value::as_str).map(str::to_owned).collect();
+    if let Some(names) = container.value("imatrix.datasets").and_then(Value::as_array) {
+        imatrix.datasets = names.texts().map(str::to_owned).collect();
     }
     imatrix.chunks = container.value("imatrix.chunk_count").and_then(Value::as_u64).unwrap_or(0);
     Ok(imatrix)

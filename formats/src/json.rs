@@ -6,6 +6,7 @@ use std::marker::PhantomData;
 
 use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Visitor};
 
+use crate::budget::Budget;
 use crate::error::{Blame, Error, Result};
 use crate::mapped::Mapped;
 
@@ -67,10 +68,31 @@ pub(crate) fn text<'a>(file: &'a Mapped, what: &'static str, limit: u64) -> Resu
     Ok(bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes))
 }
 
+/// Most bytes of memory that serde_json's own type takes for a value, its name and its place in a growing list.
+pub(crate) const ANY_VALUE: u64 = 3 * size_of::<serde_json::Value>() as u64 + 96;
+
+/// Draws from the budget what parsing `text` can take, if each value takes at most so many bytes beside the text itself.
+///
+/// The parser is another crate's and draws from no budget. But every value of JSON follows a comma or an opening bracket,
+/// so that counting those bounds the values before there is any.
+pub(crate) fn reserve(text: &[u8], value_bytes: u64, budget: &Budget<'_>, blame: Blame<'_>) -> Result<()> {
+    let values = text.iter().filter(|b| matches!(b, b',' | b'[' | b'{')).count() as u64;
+    budget.reserve(values.saturating_mul(value_bytes).saturating_add(text.len() as u64), blame)
+}
+
 /// Reads a whole file of JSON; the error names the line and the column.
-pub(crate) fn read<'a, T: Deserialize<'a>>(file: &'a Mapped, what: &'static str, limit: u64) -> Result<T> {
+pub(crate) fn read(
+    file: &Mapped,
+    what: &'static str,
+    limit: u64,
+    budget: &Budget<'_>,
+) -> Result<serde_json::Map<String, serde_json::Value>> {
     let blame = Blame { path: file.path(), format: "JSON" };
-    serde_json::from_slice(text(file, what, limit)?).map_err(|e| broken(&e, blame))
+    let text = text(file, what, limit)?;
+    budget.next_file();
+    budget.read_to(text.len() as u64);
+    reserve(text, ANY_VALUE, budget, blame)?;
+    serde_json::from_slice(text).map_err(|e| broken(&e, blame))
 }
 
 /// What serde says, as this crate's error.

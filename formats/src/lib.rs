@@ -7,16 +7,20 @@
 //! [`FORMATS`], maps the file and returns a [`Container`], whose tensors are windows on the mapped bytes.
 //! A part of a sharded set, its index or a Hugging Face folder opens the whole model, or fails.
 //! Nothing is copied and nothing is believed: every count, size and offset is checked against [`Limits`]
-//! and the file's length first.
+//! and the file's length first, and every allocation is drawn from a [`Budget`]. A file that changes while it is mapped
+//! is an error ([`Container::check_unchanged`]), never a signal.
 //!
 //! Writing starts with a *placement*: a format turns the list of tensors to come and the metadata into the
 //! finished head of the file and the offset of every tensor ([`Placement`]), before any work is done.
 
 #![deny(unsafe_code)] // but in `guard` and `mapped`
 
+mod array;
+mod aside;
 pub mod bitsandbytes;
-pub mod compact;
+mod budget;
 mod checksums;
+pub mod compact;
 mod container;
 mod cursor;
 mod error;
@@ -38,6 +42,9 @@ mod shards;
 mod unknown;
 mod value;
 
+pub use array::{Array, Strings};
+pub use aside::LeftAside;
+pub use budget::Budget;
 pub use checksums::{CHECKSUMS_KEY, Checksummed, put_digest};
 pub use container::{CODEBOOK_BYTES, Codebook, Coded, Container, Split, Tensor};
 pub use error::{Error, Result};

@@ -2,8 +2,8 @@
 
 /// Bounds on what a file may ask a reader to hold; far above any real model, far below what hurts.
 ///
-/// Readers check against them before they allocate. Tensor data is mapped, not allocated, and is bounded by
-/// the file's own length.
+/// Readers check against them while they read, and draw from a [`Budget`](crate::Budget) before they allocate. Tensor data
+/// is mapped, not allocated, and is bounded by the file's own length.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Limits {
@@ -21,6 +21,8 @@ pub struct Limits {
     pub shards: u64,
     /// Bytes of a `config.json`.
     pub config_bytes: u64,
+    /// Bytes of memory that opening any model may take, beside 4 for each byte of its files that was read.
+    pub memory_bytes: u64,
 }
 
 impl Default for Limits {
@@ -33,6 +35,7 @@ impl Default for Limits {
             values: 1 << 20,
             shards: 10_000,
             config_bytes: 4 << 20,
+            memory_bytes: 56 << 20,
         }
     }
 }

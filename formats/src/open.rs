@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use crate::budget::Budget;
 use crate::container::Container;
 use crate::error::Result;
 use crate::format::{FORMATS, Format, Sniff};
@@ -24,45 +25,47 @@ use crate::{bitsandbytes, hf, shards};
 /// [`Error::NotOneModel`](crate::Error::NotOneModel) for a folder without a model or with several;
 /// [`Error::MissingShard`](crate::Error::MissingShard); else whatever the format's reader says.
 pub fn open(path: &Path, limits: &Limits) -> Result<Container> {
+    let budget = &Budget::new(limits);
     let container = if std::fs::metadata(path).map_err(dangling(path))?.is_dir() {
-        hf::open_folder(path, limits)
+        hf::open_folder(path, budget)
     } else {
-        open_file(path, limits)
+        open_file(path, budget)
     };
-    bitsandbytes::joined(container?, limits)
+    bitsandbytes::joined(container?, budget)
 }
 
 /// Opens a file and what belongs to it.
-pub(crate) fn open_file(path: &Path, limits: &Limits) -> Result<Container> {
+pub(crate) fn open_file(path: &Path, budget: &Budget<'_>) -> Result<Container> {
     let file = Mapped::open(path)?;
     let Some(format) = format_of(&file) else {
         if hf::is_index(&file) {
-            return hf::open_index(path, &file, limits);
+            return hf::open_index(path, &file, budget);
         }
         return Err(not_a_model(path, file.bytes()));
     };
     let container = match Part::of(path, format)? {
-        Some(part) => shards::open_set(path, &part, format, limits)?,
-        None => shards::alone(read(format, &file, limits)?)?,
+        Some(part) => shards::open_set(path, &part, format, budget)?,
+        None => shards::alone(read(format, &file, budget)?)?,
     };
     match path.parent() {
-        Some(folder) if hf::is_hf_name(path) => Ok(container.with_config(hf::config(folder, limits)?)),
+        Some(folder) if hf::is_hf_name(path) => Ok(container.with_config(hf::config(folder, budget)?)),
         _ => Ok(container),
     }
 }
 
 /// Reads one file and nothing beside it.
-pub(crate) fn read_part(path: &Path, limits: &Limits) -> Result<Container> {
+pub(crate) fn read_part(path: &Path, budget: &Budget<'_>) -> Result<Container> {
     let file = Mapped::open(path)?;
     match format_of(&file) {
-        Some(format) => read(format, &file, limits),
+        Some(format) => read(format, &file, budget),
         None => Err(not_a_model(path, file.bytes())),
     }
 }
 
 /// Reads a file; if it fails and the file changed meanwhile, that is the error.
-fn read(format: &dyn Format, file: &Mapped, limits: &Limits) -> Result<Container> {
-    format.read(file.clone(), limits).or_else(|error| file.check_unchanged().and(Err(error)))
+fn read(format: &dyn Format, file: &Mapped, budget: &Budget<'_>) -> Result<Container> {
+    budget.next_file();
+    format.read(file.clone(), budget).or_else(|error| file.check_unchanged().and(Err(error)))
 }
 
 fn format_of(file: &Mapped) -> Option<&'static dyn Format> {

@@ -6,10 +6,10 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::budget::Budget;
 use crate::container::Container;
 use crate::error::{Blame, Error, Result};
 use crate::format::Format;
-use crate::limits::Limits;
 use crate::open::read_part;
 use crate::value::{Metadata, Value};
 use crate::{gguf, hf};
@@ -126,24 +126,30 @@ pub(crate) fn open_set(
     path: &Path,
     part: &Part,
     format: &'static dyn Format,
-    limits: &Limits,
+    budget: &Budget<'_>,
 ) -> Result<Container> {
     let index = path.with_file_name(format!("{}{}", part.whole(), hf::INDEX_SUFFIX));
     if exists(&index) {
-        return hf::open_index_for(path, &index, limits);
+        return hf::open_index_for(path, &index, budget);
     }
-    let parts = read_all(path, &numbered(path, part, format, limits)?, limits)?;
+    let parts = read_all(path, &numbered(path, part, format, budget)?, budget)?;
     if format.name() == gguf::Gguf.name() {
         check_splits(path, &parts)?;
     }
     let of_the_split = |key: &str| [SPLIT_NO, SPLIT_COUNT, SPLIT_TENSORS].contains(&key);
-    Ok(Container::join(path, parts, limits)?.with_metadata(|m| m.retain(|(key, _)| !of_the_split(key))))
+    Ok(Container::join(path, parts, budget)?.with_metadata(|m| m.retain(|(key, _)| !of_the_split(key))))
 }
 
 /// The files of the set by their numbers. They start at 1, or at 0 if there is a file of that number.
-fn numbered(path: &Path, part: &Part, format: &'static dyn Format, limits: &Limits) -> Result<Vec<PathBuf>> {
+fn numbered(
+    path: &Path,
+    part: &Part,
+    format: &'static dyn Format,
+    budget: &Budget<'_>,
+) -> Result<Vec<PathBuf>> {
     let blame = Blame { path, format: format.name() };
-    blame.within("files", part.count.into(), limits.shards)?;
+    blame.within("files", part.count.into(), budget.shards)?;
+    budget.reserve(u64::from(part.count).saturating_mul(path.as_os_str().len() as u64 + 64), blame)?;
     let file = |number| path.with_file_name(part.sibling(number));
     let from_zero = part.number == 0 || exists(&file(0));
     if from_zero && exists(&file(part.count)) {
@@ -160,7 +166,7 @@ fn numbered(path: &Path, part: &Part, format: &'static dyn Format, limits: &Limi
 }
 
 /// Reads the files of a set that was opened as `path`.
-pub(crate) fn read_all(path: &Path, files: &[PathBuf], limits: &Limits) -> Result<Vec<Container>> {
+pub(crate) fn read_all(path: &Path, files: &[PathBuf], budget: &Budget<'_>) -> Result<Vec<Container>> {
     if let Some(missing) = files.iter().find(|file| !exists(file)) {
         return Err(Error::MissingShard {
             path: path.to_owned(),
@@ -171,14 +177,14 @@ pub(crate) fn read_all(path: &Path, files: &[PathBuf], limits: &Limits) -> Resul
     let mut parts: Vec<Container> = Vec::new();
     let mut tensors = 0u64;
     for file in files {
-        let part = read_part(file, limits)?;
+        let part = read_part(file, budget)?;
         let blame = Blame { path: file, format: part.format().name() };
         if let Some(first) = parts.first().filter(|first| first.format().name() != part.format().name()) {
             let what = format!("the first file of its set is of the format {}", first.format().name());
             return Err(blame.malformed(what));
         }
         tensors = tensors.saturating_add(part.tensors().len() as u64);
-        blame.within("tensors in all files of its set", tensors, limits.tensors)?;
+        blame.within("tensors in all files of its set", tensors, budget.tensors)?;
         parts.push(part);
     }
     Ok(parts)

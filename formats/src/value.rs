@@ -1,5 +1,7 @@
 //! Metadata: named values, as GGUF defines them.
 
+use crate::array::Array;
+
 /// Named values in file order.
 pub type Metadata = Vec<(String, Value)>;
 
@@ -17,7 +19,7 @@ pub enum Value {
     Bool(bool),
     String(String),
     /// Values of one kind.
-    Array(ValueKind, Vec<Value>),
+    Array(Array),
     U64(u64),
     I64(i64),
     F64(f64),
@@ -85,9 +87,17 @@ impl Value {
         }
     }
 
+    /// The values of an array, if it is one.
+    pub fn as_array(&self) -> Option<&Array> {
+        match self {
+            Value::Array(array) => Some(array),
+            _ => None,
+        }
+    }
+
     /// An array of strings.
-    pub fn strings(items: impl IntoIterator<Item = String>) -> Value {
-        Value::Array(ValueKind::String, items.into_iter().map(Value::String).collect())
+    pub fn strings(items: impl IntoIterator<Item: AsRef<str>>) -> Value {
+        Value::Array(Array::String(items.into_iter().collect()))
     }
 }
 
@@ -100,6 +110,15 @@ impl From<&str> for Value {
 impl From<String> for Value {
     fn from(text: String) -> Value {
         Value::String(text)
+    }
+}
+
+impl<T> From<Vec<T>> for Value
+where
+    Array: From<Vec<T>>,
+{
+    fn from(values: Vec<T>) -> Value {
+        Value::Array(values.into())
     }
 }
 

@@ -4,7 +4,7 @@
 
 use std::path::Path;
 
-use formats::{Checksums, Container, Limits, Tensor, open};
+use formats::{Checksums, Container, Limits, Tensor, Value, open};
 use quant::codec;
 use quant::coding::Decoder;
 use sha2::{Digest, Sha256};
@@ -27,7 +27,14 @@ fn values(container: &Container, tensor: &Tensor) -> Vec<f32> {
 /// A line a tensor: what it is, and the SHA-256 of its values; before them that of the metadata.
 fn summary(container: &Container) -> String {
     let hex = |bytes: &[u8]| -> String { bytes.iter().map(|b| format!("{b:02x}")).collect() };
-    let metadata = format!("{:?}", container.metadata());
+    let entry = |(key, value): &(String, Value)| match value {
+        // As when the records were made: the kind, and every value with its type.
+        Value::Array(array) => {
+            format!("({key:?}, Array({:?}, {:?}))", array.kind(), array.iter().collect::<Vec<_>>())
+        }
+        other => format!("({key:?}, {other:?})"),
+    };
+    let metadata = format!("[{}]", container.metadata().iter().map(entry).collect::<Vec<_>>().join(", "));
     let mut text = format!("metadata {}\n", hex(&Sha256::digest(metadata.as_bytes())));
     for tensor in container.tensors() {
         let bytes: Vec<u8> = values(container, tensor).iter().flat_map(|v| v.to_le_bytes()).collect();

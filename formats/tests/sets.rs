@@ -304,6 +304,8 @@ fn config_is_a_bounded_object() {
     text(&dir, "config.json", "");
     refused(dir.path(), "EOF while parsing");
     text(&dir, "config.json", &"[".repeat(1 << 20));
+    refused(dir.path(), "config.json asks for");
+    text(&dir, "config.json", &"[".repeat(1000));
     refused(dir.path(), "config.json is no valid JSON file");
     text(&dir, "config.json", &format!("{{\"a\": {:?}}}", "x".repeat(5 << 20)));
     assert!(matches!(open(dir.path()), Err(Error::Limit { what: "bytes of config", .. })));

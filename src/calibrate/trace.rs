@@ -1,6 +1,6 @@
 //! What a file says about the text that it was calibrated on: enough to find out whether another text shares some of it.
 
-use formats::{Metadata, Value, ValueKind};
+use formats::{Metadata, Value};
 
 use super::Text;
 use crate::model::Model;
@@ -46,22 +46,20 @@ impl Trace {
 
     /// As the keys of a file.
     pub fn keys(&self) -> Metadata {
-        let texts = self.texts.iter().map(|t| Value::from(t.as_str())).collect();
-        let runs = self.runs.iter().map(|r| Value::U32(*r)).collect();
         vec![
-            (TEXTS.to_owned(), Value::Array(ValueKind::String, texts)),
+            (TEXTS.to_owned(), Value::strings(&self.texts)),
             (TOKENS.to_owned(), Value::U32(self.tokens.try_into().unwrap_or(u32::MAX))),
             (SHA256.to_owned(), Value::from(self.sha256.as_str())),
-            (RUNS.to_owned(), Value::Array(ValueKind::U32, runs)),
+            (RUNS.to_owned(), Value::from(self.runs.clone())),
         ]
     }
 
     /// That of a file with these keys; `None` if it was not calibrated.
     pub fn read(metadata: &Metadata) -> Option<Trace> {
         let value = |key: &str| metadata.iter().find(|(k, _)| k == key).map(|(_, value)| value);
-        let Value::Array(_, texts) = value(TEXTS)? else { return None };
+        let texts = value(TEXTS)?.as_array()?;
         Some(Trace {
-            texts: texts.iter().filter_map(Value::as_str).map(str::to_owned).collect(),
+            texts: texts.texts().map(str::to_owned).collect(),
             tokens: value(TOKENS)?.as_u64()?.try_into().ok()?,
             sha256: value(SHA256)?.as_str()?.to_owned(),
             runs: Trace::runs_in(metadata)?,
@@ -71,8 +69,7 @@ impl Trace {
     /// The remembered runs of a file with these keys; `None` if it was not calibrated.
     fn runs_in(metadata: &Metadata) -> Option<Vec<u32>> {
         let (_, value) = metadata.iter().find(|(key, _)| key == RUNS)?;
-        let Value::Array(_, items) = value else { return None };
-        Some(items.iter().filter_map(Value::as_u64).map(|n| n as u32).collect())
+        Some(value.as_array()?.iter().filter_map(|n| n.as_u64()).map(|n| n as u32).collect())
     }
 }
 

@@ -7,7 +7,7 @@ use formats::{Container, Mapped, Value};
 
 use super::shape::Solver;
 use super::slot::{Dim, Role, Scope, Slot};
-use super::{Body, Dims, Lazy, Map, Naming, Rank, Ranks, Stored, Version, identify, qwen2};
+use super::{Body, Dims, Lazy, Map, Naming, Rank, Ranks, Stored, Version, identify, quantized, qwen2};
 use crate::adapter::{Adapter, Layout, TunedState};
 use crate::error::{Error, Result};
 use crate::hub;
@@ -168,7 +168,7 @@ impl Builder {
                 _ => continue,
             };
             if let Some(size) = value.as_u64() {
-                solver.set(dim, size as usize, key);
+                solver.set(dim, usize::try_from(size).unwrap_or(usize::MAX), key);
             }
         }
         if let (Body::Qwen2, Some(size)) = (version.body, qwen2::head_size(version, &container)) {
@@ -280,7 +280,7 @@ impl Builder {
         if matches!(slot.role, Role::Embedding | Role::Head)
             && let Some(vocab) = self.container.value("info.num_vocab").and_then(Value::as_u64)
         {
-            values = values.first_rows(vocab as usize).unwrap_or(values);
+            values = values.first_rows(usize::try_from(vocab).unwrap_or(usize::MAX)).unwrap_or(values);
         }
         let shape = self.solver.fit(slot, layer, &name, values.shape()).map_err(&wrong)?;
         values = values
@@ -427,12 +427,40 @@ impl Builder {
                 .any(|s| s.name_in(0) == name)
     }
 
+    /// The prefix of a tensor that has the name of one of the model's, but behind another prefix.
+    fn second_prefix<'n>(&self, name: &'n str) -> Option<&'n str> {
+        let own = |i: &usize| {
+            let own = &self.container.tensors()[*i].name;
+            own.strip_prefix(self.prefix.as_str()).unwrap_or(own)
+        };
+        let of = |own: &str| name.strip_suffix(own).filter(|prefix| prefix.ends_with('.'));
+        self.used.iter().map(own).filter(|own| own.contains('.')).find_map(of)
+    }
+
     fn unexpected(&self, name: &str) -> Error {
         let path: &Path = self.container.path();
-        let (what, help) = if name.contains("time_state") {
+        let (what, help) = if let Some(other) = self.second_prefix(name) {
+            let own = match self.prefix.as_str() {
+                "" => "without a prefix".to_owned(),
+                own => format!("behind {own:?}"),
+            };
+            (
+                format!(
+                    "belongs to a second set of weights, behind the prefix {other:?}; the model {own} is read"
+                ),
+                format!(
+                    "leave the other one out: --drop '{other}*'; to take that one, save its tensors alone in Python"
+                ),
+            )
+        } else if name.contains("time_state") {
             (
                 "is a tuned initial state, and not every block has one of its shape".to_owned(),
                 format!("if the state may be lost, leave it out: --drop '{}'", "*time_state"),
+            )
+        } else if quantized::is_part(name) {
+            (
+                format!("is no part of {}, and may be a scale that other weights need", self.version.about),
+                "give the checkpoint that this file was made from, before it was quantized".to_owned(),
             )
         } else {
             (
@@ -450,17 +478,14 @@ impl Builder {
         if self.version.body == Body::Qwen2 && dims.head_size == 0 {
             return Err(qwen2::unknown_heads(&self.container));
         }
-        if dims.heads * dims.head_size == dims.att || dims.heads == 0 {
+        if dims.heads.checked_mul(dims.head_size) == Some(dims.att) || dims.heads == 0 {
             return Ok(());
         }
         Err(Error::Model {
             path: self.container.path().to_owned(),
             what: format!(
-                "has {} heads of size {}, which make {} and not the {} of its time mix",
-                dims.heads,
-                dims.head_size,
-                dims.heads * dims.head_size,
-                dims.att
+                "has {} heads of size {}, which do not make the {} of its time mix",
+                dims.heads, dims.head_size, dims.att
             ),
             help: "the file mixes tensors of different models, or is damaged: get a sound copy".to_owned(),
         })

@@ -3,7 +3,7 @@
 use formats::{Container, Value};
 
 use super::slot::{Dim, Role};
-use super::{NAMINGS, Naming, Stored, VERSIONS, Version, refused};
+use super::{NAMINGS, Naming, Stored, VERSIONS, Version, quantized, refused};
 use crate::error::{Error, Result};
 
 /// Wrappers that training code leaves before the names.
@@ -12,7 +12,7 @@ const WRAPPERS: &[&str] = &["module.", "_orig_mod.", "_forward_module.", "model.
 /// Version, naming and wrapper of a file.
 pub(super) fn identify(container: &Container) -> Result<(&'static Version, &'static Naming, String)> {
     let path = container.path();
-    if let Some((what, help)) = refused::find(container) {
+    if let Some((what, help)) = refused::find(container).or_else(|| quantized::find(container)) {
         return Err(Error::Model { path: path.to_owned(), what, help });
     }
     find(container)?.ok_or_else(|| not_rwkv(container))
@@ -21,7 +21,8 @@ pub(super) fn identify(container: &Container) -> Result<(&'static Version, &'sta
 /// True if a file holds tensors of an architecture that is none of RWKV's released ones: nothing is known of them but
 /// how they are stored. (What looks like RWKV and is not found is damaged.)
 pub(crate) fn is_unknown(container: &Container) -> bool {
-    const RWKV: &[&str] = &["blocks.0.att.", "blk.0.time_mix", ".att.time_", ".attention.time_", ".self_attn.r_k"];
+    const RWKV: &[&str] =
+        &["blocks.0.att.", "blk.0.time_mix", ".att.time_", ".attention.time_", ".self_attn.r_k"];
     if refused::no_model(container).is_some() {
         return false;
     }

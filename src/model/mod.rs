@@ -12,6 +12,7 @@ mod detect;
 mod identify;
 mod lazy;
 mod naming;
+mod quantized;
 pub mod qwen2;
 mod refused;
 mod shape;

@@ -114,7 +114,8 @@ impl Solver {
             dim => self.sizes.get(dim).map(|s| s.0),
         };
         let sizes: Vec<Option<usize>> = pattern.iter().map(known).collect();
-        let product: usize = sizes.iter().flatten().product();
+        // A size that a key states may be any number.
+        let product = sizes.iter().flatten().try_fold(1usize, |n, size| n.checked_mul(*size))?;
         match sizes.iter().filter(|s| s.is_none()).count() {
             0 if product == elements => Some(sizes.into_iter().flatten().collect()),
             1 if product > 0 && elements.is_multiple_of(product) => {

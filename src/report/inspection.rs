@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 
-use formats::{Container, Value};
+use formats::{Container, LeftAside, Value};
 use serde::Serialize;
 use serde_json::json;
 
@@ -32,6 +32,18 @@ pub(super) struct SourceSummary {
     tensors: usize,
     /// Number of tensors of each encoding.
     encodings: Vec<(String, usize)>,
+    /// Other weights in the file, which are not read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    left_aside: Option<AsideRow>,
+}
+
+/// State dicts of a torch file, as Python finds them in it.
+#[derive(Debug, Serialize)]
+struct AsideRow {
+    taken: String,
+    others: Vec<String>,
+    /// Python that saves the first of the others alone.
+    how_to_take: String,
 }
 
 /// What a model is.
@@ -92,6 +104,11 @@ impl SourceSummary {
             bytes: container.file_bytes(),
             tensors: container.tensors().len(),
             encodings,
+            left_aside: container.left_aside().map(|aside| AsideRow {
+                taken: aside.taken.clone(),
+                others: aside.others.clone(),
+                how_to_take: LeftAside::how_to_take(aside.others.first().map_or("", String::as_str)),
+            }),
         }
     }
 
@@ -106,6 +123,13 @@ impl SourceSummary {
             bytes(self.bytes),
             self.tensors,
             encodings.join(", ")
+        )?;
+        let Some(AsideRow { taken, others, how_to_take }) = &self.left_aside else { return Ok(()) };
+        let taken = if taken.is_empty() { "the outermost dict" } else { taken };
+        let others = others.join(", ");
+        writeln!(
+            out,
+            "aside     {others}: other weights in the file; {taken} is read. To take another, in Python: {how_to_take}"
         )
     }
 }
@@ -248,11 +272,11 @@ fn json_value(value: &Value) -> serde_json::Value {
         Value::Bool(b) => json!(b),
         Value::F32(v) => json!(v),
         Value::F64(v) => json!(v),
-        Value::Array(_, items) if items.len() > SHOWN => {
-            let first: Vec<_> = items.iter().take(SHOWN).map(json_value).collect();
+        Value::Array(items) if items.len() > SHOWN => {
+            let first: Vec<_> = items.iter().take(SHOWN).map(|item| json_value(&item)).collect();
             json!({"length": items.len(), "first": first})
         }
-        Value::Array(_, items) => items.iter().map(json_value).collect(),
+        Value::Array(items) => items.iter().map(|item| json_value(&item)).collect(),
         Value::I8(v) => json!(v),
         Value::I16(v) => json!(v),
         Value::I32(v) => json!(v),

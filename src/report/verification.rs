@@ -145,7 +145,8 @@ impl Report for Verification {
 
 impl Against {
     fn human(&self, out: &mut dyn Write) -> io::Result<()> {
-        let how = if self.is_calibrated { ", calibrated: errors exceed those of rounding by design" } else { "" };
+        let how =
+            if self.is_calibrated { ", calibrated: errors exceed those of rounding by design" } else { "" };
         writeln!(out, "against   {}{how}", self.source)?;
         let mut table = Table::new(&["tensor", "encoding", ">relative error", ">plain rounding"]);
         for t in &self.tensors {

@@ -162,7 +162,8 @@ impl Conversion {
         for (number, file) in self.files.iter().enumerate() {
             let head = frames.iter_mut().find(|(n, offset, _)| (*n, *offset) == (number, 0));
             let (Some(first), Some((_, _, head))) = (file.digests_at, head) else { continue };
-            let mut tensors: Vec<_> = parts.iter().zip(digests).filter(|(p, _)| p.place.file == number).collect();
+            let mut tensors: Vec<_> =
+                parts.iter().zip(digests).filter(|(p, _)| p.place.file == number).collect();
             tensors.sort_by_key(|(part, _)| (part.place.offset, part.place.bytes));
             for (i, (_, sha256)) in tensors.into_iter().enumerate() {
                 put_digest(head, usize::try_from(first).unwrap_or(usize::MAX), i, sha256);

@@ -204,7 +204,10 @@ fn gguf_files(order: &Order<'_>, groups: &[&[Planned]]) -> Result<Files> {
     let metadata = lora_metadata(order.model, alpha)?;
     let mut all = Vec::new();
     for (tensors, name) in groups.iter().zip(files::names(order.out, groups.len())?) {
-        all.push(PlannedFile { name, layout: files::layout(&metadata, tensors, order.checksums, formats::gguf::place)? });
+        all.push(PlannedFile {
+            name,
+            layout: files::layout(&metadata, tensors, order.checksums, formats::gguf::place)?,
+        });
     }
     Ok(Files { metadata, files: all, small: Vec::new() })
 }

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use formats::compact::Storage;
 use formats::{
-    Checksummed, INDEX_SUFFIX, Layout, Metadata, Placement, Planned, Value, bitsandbytes, index, part_name, pth,
-    safetensors,
+    Checksummed, INDEX_SUFFIX, Layout, Metadata, Placement, Planned, Value, bitsandbytes, index, part_name,
+    pth, safetensors,
 };
 
 use crate::about::About;

@@ -52,12 +52,14 @@ pub fn text(out: &Path, all: &[PathBuf]) -> Result<String> {
 /// [`Error::Model`] with the first file that has another checksum, is not listed, or is missing.
 pub(super) fn compare(container: &Container, hashes: &[String]) -> Result<Option<PathBuf>> {
     let Some(beside) = candidates(container).into_iter().find(|path| path.is_file()) else { return Ok(None) };
-    let wrong = |path: &Path, what: String| Error::Model {
+    let wrong = |path: &Path, what: String| {
+        Error::Model {
         path: path.to_owned(),
         what,
         help: "get a sound copy of the file and of its checksums; or delete the checksums if they are of an earlier \
                file of that name"
             .to_owned(),
+    }
     };
     let listed = parsed(&files::text(&beside, "file of checksums", MAX_BYTES)?)
         .map_err(|line| wrong(&beside, format!("is no list of SHA-256s: line {line} is none")))?;
@@ -99,7 +101,8 @@ fn candidates(container: &Container) -> Vec<PathBuf> {
 
 /// Names and checksums; else the number of the line that is neither empty nor a comment, nor has both.
 fn parsed(text: &str) -> std::result::Result<Vec<(PathBuf, String)>, usize> {
-    let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty() && !line.starts_with('#'));
+    let lines =
+        text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty() && !line.starts_with('#'));
     let line = |(number, line): (usize, &str)| {
         let (hash, name) = line.split_at_checked(DIGITS).ok_or(number + 1)?;
         let name = name.strip_prefix("  ").or_else(|| name.strip_prefix(" *")).ok_or(number + 1)?;
@@ -126,7 +129,9 @@ mod tests {
         let text = format!("# made by hand\n{hash}  a b.bin\n\n{hash} *c.bin\n");
         let listed = parsed(&text).unwrap();
         assert_eq!(listed, [("a b.bin".into(), hash.to_owned()), ("c.bin".into(), hash.to_owned())]);
-        for bad in ["x", &hash[1..], &format!("{hash} a"), &format!("{hash}  "), &format!("g{}  a", &hash[1..])] {
+        for bad in
+            ["x", &hash[1..], &format!("{hash} a"), &format!("{hash}  "), &format!("g{}  a", &hash[1..])]
+        {
             assert_eq!(parsed(&format!("{hash}  a\n{bad}")), Err(2), "{bad}");
         }
     }

@@ -133,8 +133,7 @@ fn hidden_ratio(config: &Map<String, Value>, model: &Model, findings: &mut Findi
     let (embd, ffn) = (model.dims.embd as f64, model.dims.ffn as f64);
     if value.as_f64().is_none_or(|ratio| (ratio * embd - ffn).abs() > RATIO_ROUNDING) {
         let ratio = ffn / embd;
-        findings
-            .contradict(format!("{} is {value}, and the tensors say {ratio}", named("hidden_ratio")));
+        findings.contradict(format!("{} is {value}, and the tensors say {ratio}", named("hidden_ratio")));
     }
 }
 

@@ -22,7 +22,13 @@ impl Findings {
 
     /// Adds a contradiction of a key or setting with what the tensors say, if it is none of `allowed`. (If nothing is
     /// allowed, nothing is known.)
-    pub fn compare(&mut self, key: &str, stated: &dyn std::fmt::Display, found: Option<u64>, allowed: &[u64]) {
+    pub fn compare(
+        &mut self,
+        key: &str,
+        stated: &dyn std::fmt::Display,
+        found: Option<u64>,
+        allowed: &[u64],
+    ) {
         if allowed.is_empty() || found.is_some_and(|found| allowed.contains(&found)) {
             return;
         }

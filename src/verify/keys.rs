@@ -15,8 +15,7 @@ const EPSILON: std::ops::RangeInclusive<f64> = 1e-12..=1e-3;
 /// The version of ggml's block formats that is read.
 const QUANTIZATION_VERSION: u64 = 2;
 /// Lists that have an entry for every token.
-const TOKEN_LISTS: &[&str] =
-    &["tokenizer.ggml.tokens", "tokenizer.ggml.token_type", "tokenizer.ggml.scores"];
+const TOKEN_LISTS: &[&str] = &["tokenizer.ggml.tokens", "tokenizer.ggml.token_type", "tokenizer.ggml.scores"];
 
 /// Compares the keys of a GGUF file with what its tensors say.
 pub(super) fn compare(model: &Model, findings: &mut Findings) {
@@ -55,9 +54,11 @@ pub(super) fn compare(model: &Model, findings: &mut Findings) {
         }
     }
     let version = container.value("general.quantization_version").and_then(Value::as_u64);
-    findings.suspect(version.filter(|v| *v != QUANTIZATION_VERSION).map(|v| {
-        format!("general.quantization_version is {v}, and only {QUANTIZATION_VERSION} is known")
-    }));
+    findings.suspect(
+        version.filter(|v| *v != QUANTIZATION_VERSION).map(|v| {
+            format!("general.quantization_version is {v}, and only {QUANTIZATION_VERSION} is known")
+        }),
+    );
     let odd_heads = model.version.body == Body::Rwkv && model.dims.head_size != HEAD_SIZE;
     findings.suspect(odd_heads.then(|| {
         let size = model.dims.head_size;
@@ -84,9 +85,8 @@ pub(super) fn epsilon(key: &str, stated: Option<f64>, findings: &mut Findings) {
     match stated {
         Some(e) if EPSILON.contains(&e) => {}
         Some(e) if e.is_finite() && e > 0.0 => {
-            findings.suspect(Some(format!(
-                "{key} is {e}, and usual are 1e-5 (released RWKV) and 1e-6 (Qwen2)"
-            )));
+            findings
+                .suspect(Some(format!("{key} is {e}, and usual are 1e-5 (released RWKV) and 1e-6 (Qwen2)")));
         }
         Some(e) => findings.contradict(format!("{key} is {e}, which no norm can have")),
         None => findings.contradict(format!("{key} is no number")),

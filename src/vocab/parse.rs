@@ -5,6 +5,15 @@ use super::{Token, literal};
 /// Most ids that a vocabulary may have.
 const LIMIT: usize = 1 << 20;
 
+/// The id that a text spells.
+fn id(text: &str) -> Result<usize, String> {
+    let id: u64 = text.parse().map_err(|_| format!("{text:?} is no id"))?;
+    usize::try_from(id)
+        .ok()
+        .filter(|id| *id < LIMIT)
+        .ok_or_else(|| format!("the id {id} exceeds the limit of {LIMIT} ids"))
+}
+
 /// Reads any of the formats, found by the first character.
 ///
 /// # Errors
@@ -29,9 +38,9 @@ pub(super) fn lines(text: &[u8]) -> Result<Vec<Token>, String> {
             continue;
         }
         let entry = || -> Result<(usize, Vec<u8>), String> {
-            let (id, rest) = line.split_once(' ').ok_or("it has no space")?;
+            let (number, rest) = line.split_once(' ').ok_or("it has no space")?;
             let (token, length) = rest.rsplit_once(' ').ok_or("it has one space only")?;
-            let id = id.parse().map_err(|_| format!("{id:?} is no id"))?;
+            let id = id(number)?;
             let length: usize = length.parse().map_err(|_| format!("{length:?} is no length"))?;
             let bytes = literal::bytes(token)?;
             if bytes.len() != length {
@@ -49,6 +58,9 @@ fn literals(text: &[u8]) -> Result<Vec<Token>, String> {
     let text = std::str::from_utf8(text).map_err(|_| "it is not UTF-8")?;
     let mut entries = Vec::new();
     for (id, line) in text.lines().enumerate() {
+        if id >= LIMIT {
+            return Err(format!("it has more than {LIMIT} lines"));
+        }
         let bytes = literal::bytes(line.trim()).map_err(|why| format!("line {}: {why}", id + 1))?;
         if !(id == 0 && bytes == b"<s>") {
             entries.push((id, bytes));
@@ -65,8 +77,8 @@ fn json(text: &[u8]) -> Result<Vec<Token>, String> {
         return Err("it is a tokenizer.json, and this takes a list of byte strings only".to_owned());
     }
     let mut entries = Vec::new();
-    for (id, token) in map {
-        let number = id.parse().map_err(|_| format!("{id:?} is no id"))?;
+    for (key, token) in map {
+        let number = id(&key)?;
         let bytes = match &token {
             serde_json::Value::String(s) => Some(s.clone().into_bytes()),
             serde_json::Value::Array(items) => {
@@ -74,18 +86,15 @@ fn json(text: &[u8]) -> Result<Vec<Token>, String> {
             }
             _ => None,
         };
-        entries.push((number, bytes.ok_or_else(|| format!("id {id} is neither text nor a list of bytes"))?));
+        entries.push((number, bytes.ok_or_else(|| format!("id {key} is neither text nor a list of bytes"))?));
     }
     collect(entries)
 }
 
-/// Puts every token at its id.
+/// Puts every token at its id, which is below [`LIMIT`].
 fn collect(entries: Vec<(usize, Vec<u8>)>) -> Result<Vec<Token>, String> {
-    let size = entries.iter().map(|(id, _)| id + 1).max().ok_or("it has no tokens")?;
-    if size > LIMIT {
-        return Err(format!("the id {} is absurd", size - 1));
-    }
-    let mut tokens = vec![Token::Unused; size];
+    let last = entries.iter().map(|(id, _)| *id).max().ok_or("it has no tokens")?;
+    let mut tokens = vec![Token::Unused; last + 1];
     for (id, bytes) in entries {
         if bytes.is_empty() {
             return Err(format!("the token of id {id} is empty"));
@@ -128,7 +137,19 @@ mod tests {
             (b"x 'a' 1", "line 1: \"x\" is no id"),
             (b"1 a 1", "line 1: it is not quoted"),
             (b"1 'a' 1\n1 'b' 1", "the id 1 stands twice"),
-            (b"99999999 'a' 1", "the id 99999999 is absurd"),
+            (b"99999999 'a' 1", "line 1: the id 99999999 exceeds the limit of 1048576 ids"),
+            // case vocab-overflow
+            (
+                b"1 'a' 1\n2 'b' 1\n18446744073709551615 'c' 1",
+                "line 3: the id 18446744073709551615 exceeds the limit of 1048576 ids",
+            ),
+            (
+                b"{\"18446744073709551615\": \"a\"}",
+                "the id 18446744073709551615 exceeds the limit of 1048576 ids",
+            ),
+            (b"18446744073709551616 'a' 1", "line 1: \"18446744073709551616\" is no id"),
+            (b"1 'a' 18446744073709551615", "line 1: the token has 1 bytes, not 18446744073709551615"),
+            (b"1048576 'a' 1", "line 1: the id 1048576 exceeds the limit of 1048576 ids"),
             (b"{\"1\": 7}", "id 1 is neither text nor a list of bytes"),
             (b"  ", "it is empty"),
             (b"1 '' 0", "the token of id 1 is empty"),

@@ -7,10 +7,10 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 
 use super::{ABSMAX, BLOCK, NF4, QUANT_MAP, QUANT_STATE};
+use crate::budget::Budget;
 use crate::container::{CODEBOOK_BYTES, Container, Split, Tensor};
 use crate::error::{Blame, Error, Result};
 use crate::json;
-use crate::limits::Limits;
 
 /// Longest JSON of a matrix; bitsandbytes writes about 80 bytes.
 const STATE_BYTES: u64 = 1 << 16;
@@ -29,14 +29,14 @@ struct State {
 }
 
 /// The container with one tensor for each matrix that bitsandbytes serialized; any other as it is.
-pub(crate) fn joined(container: Container, limits: &Limits) -> Result<Container> {
+pub(crate) fn joined(container: Container, budget: &Budget<'_>) -> Result<Container> {
     let format = container.format().name();
     let mut matrices = BTreeMap::new();
     let mut parts = BTreeSet::new();
     for t in container.tensors() {
         let blame = Blame { path: container.files()[t.file].path(), format };
         if let Some((name, kind)) = t.name.split_once(QUANT_STATE) {
-            let matrix = Matrix { container: &container, blame, name, limits };
+            let matrix = Matrix { container: &container, blame, name, budget };
             matrices.insert(name.to_owned(), matrix.join(t, kind).map_err(|e| e.in_tensor(name))?);
             parts.extend([t.name.clone(), format!("{name}{ABSMAX}"), format!("{name}{QUANT_MAP}")]);
         }
@@ -52,7 +52,7 @@ pub(crate) fn joined(container: Container, limits: &Limits) -> Result<Container>
     }
     let tensors = container.tensors().iter().filter(|t| !parts.contains(&t.name));
     let tensors = tensors.map(|t| matrices.remove(&t.name).unwrap_or_else(|| t.clone())).collect();
-    container.with_tensors(tensors, limits)
+    container.with_tensors(tensors, budget)
 }
 
 /// Whether a tensor has the name of the scales of a matrix that says nothing of them.
@@ -79,7 +79,7 @@ struct Matrix<'a> {
     container: &'a Container,
     blame: Blame<'a>,
     name: &'a str,
-    limits: &'a Limits,
+    budget: &'a Budget<'a>,
 }
 
 impl Matrix<'_> {
@@ -123,7 +123,7 @@ impl Matrix<'_> {
 
     /// The shape that the JSON tells, and how many weights that are.
     fn shape(&self, said: &[u64]) -> Result<(Vec<usize>, usize)> {
-        self.blame.within("dimensions", said.len() as u64, self.limits.dims)?;
+        self.blame.within("dimensions", said.len() as u64, self.budget.dims)?;
         let shape: Option<Vec<usize>> = said.iter().map(|d| usize::try_from(*d).ok()).collect();
         let elements = shape.as_ref().and_then(|s| s.iter().try_fold(1usize, |n, d| n.checked_mul(*d)));
         shape.zip(elements).ok_or_else(|| self.blame.malformed(format!("the shape {said:?} is absurd")))

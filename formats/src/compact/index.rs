@@ -1,10 +1,13 @@
 //! The index: JSON that says what the sections are.
 
+use std::fmt;
 use std::ops::Range;
 
-use serde::{Deserialize, Serialize};
+use serde::de::{DeserializeSeed, Error as _, SeqAccess, Visitor};
+use serde::ser::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::error::{Blame, Result};
+use crate::array::Array;
 use crate::value::{Metadata, Value, ValueKind};
 
 /// The whole index.
@@ -69,14 +72,79 @@ pub(super) enum Typed {
     F32(f32),
     Bool(bool),
     String(String),
-    Array(Kind, Vec<serde_json::Value>),
+    Array(Items),
     U64(u64),
     I64(i64),
     F64(f64),
 }
 
+/// An array, which is a pair of the kind and the values in JSON.
+#[derive(Debug)]
+pub(super) struct Items(Array);
+
+impl Serialize for Items {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        let Items(array) = self;
+        let kind = KINDS.iter().find(|(_, kind)| *kind == array.kind()).map(|(kind, _)| kind);
+        let values: Vec<serde_json::Value> = array.iter().filter_map(|item| plain(&item)).collect();
+        (kind.ok_or_else(|| S::Error::custom("an array of arrays"))?, values).serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Items {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Items, D::Error> {
+        struct Pair;
+
+        impl<'de> Visitor<'de> for Pair {
+            type Value = Array;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a kind and values of it")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut pair: A) -> std::result::Result<Array, A::Error> {
+                let kind: Kind = pair.next_element()?.ok_or_else(|| A::Error::invalid_length(0, &self))?;
+                let array = KINDS.iter().find(|(k, _)| *k == kind).and_then(|(_, kind)| Array::empty(*kind));
+                let array = array.ok_or_else(|| A::Error::custom("an array of arrays"))?;
+                pair.next_element_seed(Fill(array))?.ok_or_else(|| A::Error::invalid_length(1, &self))
+            }
+        }
+
+        /// Appends the values of a list to an array, one at a time.
+        struct Fill(Array);
+
+        impl<'de> DeserializeSeed<'de> for Fill {
+            type Value = Array;
+
+            fn deserialize<D: Deserializer<'de>>(self, list: D) -> std::result::Result<Array, D::Error> {
+                list.deserialize_seq(self)
+            }
+        }
+
+        impl<'de> Visitor<'de> for Fill {
+            type Value = Array;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a list")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> std::result::Result<Array, A::Error> {
+                let Fill(mut array) = self;
+                while let Some(item) = list.next_element::<serde_json::Value>()? {
+                    if !of_kind(array.kind(), item).is_some_and(|value| array.push(value)) {
+                        return Err(A::Error::custom("an array holds values of another type"));
+                    }
+                }
+                Ok(array)
+            }
+        }
+
+        deserializer.deserialize_tuple(2, Pair).map(Items)
+    }
+}
+
 /// The type of the values of an array.
-#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Kind {
     U8,
@@ -122,10 +190,9 @@ fn to_typed(value: &Value) -> Option<Typed> {
         Value::F32(_) | Value::F64(_) => return None,
         Value::Bool(v) => Typed::Bool(*v),
         Value::String(v) => Typed::String(v.clone()),
-        Value::Array(of, items) => {
-            let (kind, _) = KINDS.iter().find(|(_, k)| k == of)?;
-            let plain = |item: &Value| plain(item).filter(|_| item.kind() == *of);
-            Typed::Array(*kind, items.iter().map(plain).collect::<Option<_>>()?)
+        Value::Array(items) => {
+            let has_form = items.iter().all(|item| plain(&item).is_some());
+            Typed::Array(Items(has_form.then(|| items.clone())?))
         }
     })
 }
@@ -145,22 +212,12 @@ fn plain(value: &Value) -> Option<serde_json::Value> {
 }
 
 /// The metadata that the keys of a file are.
-///
-/// # Errors
-/// If an item of an array is not of its type.
-pub(super) fn metadata(keys: Vec<(String, Typed)>, blame: Blame<'_>) -> Result<Metadata> {
-    let value = |(key, typed): (String, Typed)| match from_typed(typed) {
-        Some(value) => Ok((key, value)),
-        None => {
-            let what = format!("the array {:?} holds values of another type", crate::json::short(&key));
-            Err(blame.malformed(what))
-        }
-    };
-    keys.into_iter().map(value).collect()
+pub(super) fn metadata(keys: Vec<(String, Typed)>) -> Metadata {
+    keys.into_iter().map(|(key, typed)| (key, from_typed(typed))).collect()
 }
 
-fn from_typed(typed: Typed) -> Option<Value> {
-    Some(match typed {
+fn from_typed(typed: Typed) -> Value {
+    match typed {
         Typed::U8(v) => Value::U8(v),
         Typed::I8(v) => Value::I8(v),
         Typed::U16(v) => Value::U16(v),
@@ -173,13 +230,11 @@ fn from_typed(typed: Typed) -> Option<Value> {
         Typed::F64(v) => Value::F64(v),
         Typed::Bool(v) => Value::Bool(v),
         Typed::String(v) => Value::String(v),
-        Typed::Array(kind, items) => {
-            let of = KINDS.iter().find(|(k, _)| *k as u8 == kind as u8)?.1;
-            Value::Array(of, items.into_iter().map(|item| of_kind(of, item)).collect::<Option<_>>()?)
-        }
-    })
+        Typed::Array(Items(array)) => Value::Array(array),
+    }
 }
 
+/// A value of an array; `None` if it is of another kind.
 fn of_kind(kind: ValueKind, item: serde_json::Value) -> Option<Value> {
     let (unsigned, signed) = (item.as_u64(), item.as_i64());
     Some(match kind {

@@ -15,8 +15,9 @@ pub use whole::whole;
 
 use std::io::Read;
 
+use crate::budget::Budget;
 use crate::container::Container;
-use crate::error::Result;
+use crate::error::{Blame, Result};
 use crate::format::{Checksums, Format, Sniff};
 use crate::limits::Limits;
 use crate::mapped::Mapped;
@@ -46,13 +47,20 @@ const ROW_VALUES: usize = 1 << 24;
 const WINDOW_LOG: u32 = 24;
 
 /// The `bytes` bytes that a zstd frame holds; `None` if it holds another number, or is none.
-fn unpacked(frame: &[u8], bytes: u64) -> Option<Vec<u8>> {
-    let mut decoder = zstd::Decoder::with_buffer(frame).ok()?;
-    decoder.window_log_max(WINDOW_LOG).ok()?;
-    // Grown as they come: a small frame may claim anything.
-    let mut out = Vec::new();
-    decoder.take(bytes.saturating_add(1)).read_to_end(&mut out).ok()?;
-    (out.len() as u64 == bytes).then_some(out)
+///
+/// # Errors
+/// If the budget has not as many bytes left.
+fn unpacked(frame: &[u8], bytes: u64, budget: &Budget<'_>, blame: Blame<'_>) -> Result<Option<Vec<u8>>> {
+    budget.read_more(frame.len() as u64);
+    budget.reserve(bytes.saturating_add(1), blame)?;
+    let decode = || {
+        let mut decoder = zstd::Decoder::with_buffer(frame).ok()?;
+        decoder.window_log_max(WINDOW_LOG).ok()?;
+        let mut out = vec![0; usize::try_from(bytes).ok()?];
+        decoder.read_exact(&mut out).ok()?;
+        (decoder.read(&mut [0]).ok()? == 0).then_some(out)
+    };
+    Ok(decode())
 }
 
 /// The project's own format, for the smallest download.
@@ -75,8 +83,8 @@ impl Format for Compact {
         file.bytes.starts_with(MAGIC)
     }
 
-    fn read(&self, file: Mapped, limits: &Limits) -> Result<Container> {
-        read::read(file, limits)
+    fn read(&self, file: Mapped, budget: &Budget<'_>) -> Result<Container> {
+        read::read(file, budget)
     }
 
     fn verify_checksums(&self, container: &Container, limits: &Limits) -> Result<Checksums> {

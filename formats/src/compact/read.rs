@@ -10,14 +10,16 @@ use super::{
     ALIGNMENT, Compact, END, FOOTER_BYTES, HEAD_BYTES, MAGIC, NAME, ROW_VALUES, SUM_BYTES, TILE_VALUES,
     VERSION, ZSTD_BYTES, unpacked,
 };
+use crate::budget::Budget;
 use crate::container::{Coded, Container, Tensor};
 use crate::cursor::Cursor;
 use crate::error::{Blame, Result};
-use crate::limits::Limits;
 use crate::mapped::Mapped;
 
 /// The coding of small tensors.
 pub(super) const ZSTD: &str = "zstd";
+/// Bytes of memory that a value of the index takes, beside its text. (A section has about nine.)
+const VALUE_BYTES: u64 = 64;
 /// What to do about a file that is too new.
 const NEWER: &str = "it was made by a newer rwkv-quant: use that one";
 
@@ -35,7 +37,7 @@ pub(super) struct Footer<'a> {
 
 impl<'a> Footer<'a> {
     /// Reads head and footer; the index and the checksums are sound.
-    pub fn read(file: &'a Mapped, limits: &Limits, blame: Blame<'a>) -> Result<Footer<'a>> {
+    pub fn read(file: &'a Mapped, budget: &Budget<'_>, blame: Blame<'a>) -> Result<Footer<'a>> {
         let len = file.bytes().len() as u64;
         let mut head = Cursor::new(file.bytes(), blame);
         if head.take(8, "the magic number")? != MAGIC {
@@ -51,8 +53,8 @@ impl<'a> Footer<'a> {
         let mut footer = Cursor::starting_at(file.bytes(), start, blame);
         let offset = footer.u64("the footer")?;
         let index_bytes = footer.u64("the footer")?;
-        let json_bytes = blame.within("bytes of index", footer.u64("the footer")?, limits.header_bytes)?;
-        let count = blame.within("tensors", footer.u64("the footer")?, limits.tensors)?;
+        let json_bytes = blame.within("bytes of index", footer.u64("the footer")?, budget.header_bytes)?;
+        let count = blame.within("tensors", footer.u64("the footer")?, budget.tensors)?;
         let version = footer.u32("the footer")?;
         let zeros = footer.u32("the footer")?;
         let sum = footer.take(SUM_BYTES, "the footer")?;
@@ -63,10 +65,12 @@ impl<'a> Footer<'a> {
             .and_then(|sums| offset.checked_add(index_bytes)?.checked_add(sums))
             .is_some_and(|end| end == start && offset >= HEAD_BYTES);
         let tail = file.slice(offset, start.saturating_sub(offset)).filter(|_| fits);
+        budget.read_to(len - start);
         let tail = tail.ok_or_else(|| {
             let what = format!("an index of {index_bytes} bytes at {offset} does not end at the footer");
             blame.malformed(what).at(start)
         })?;
+        budget.read_to(len - offset);
         if Sha256::digest(tail).as_slice() != sum {
             return Err(blame.malformed("the index does not match its SHA-256: it is damaged").at(offset));
         }
@@ -76,10 +80,11 @@ impl<'a> Footer<'a> {
     }
 
     /// Unpacks and parses the index.
-    pub fn index(&self, blame: Blame<'_>) -> Result<Index> {
+    pub fn index(&self, budget: &Budget<'_>, blame: Blame<'_>) -> Result<Index> {
         let broken = |what: String| blame.malformed(format!("the index is broken: {what}")).at(self.offset);
-        let json = unpacked(self.index, self.json_bytes);
+        let json = unpacked(self.index, self.json_bytes, budget, blame)?;
         let json = json.ok_or_else(|| broken(format!("it does not unpack to {} bytes", self.json_bytes)))?;
+        crate::json::reserve(&json, VALUE_BYTES, budget, blame)?;
         // A newer index may be of another form, but for this.
         let needs: Needs = serde_json::from_slice(&json).map_err(|e| broken(crate::json::message(&e)))?;
         if let Some(word) = needs.requires.first() {
@@ -110,11 +115,11 @@ fn zero(found: u32, blame: Blame<'_>) -> Result<()> {
     }
 }
 
-pub(super) fn read(file: Mapped, limits: &Limits) -> Result<Container> {
+pub(super) fn read(file: Mapped, budget: &Budget<'_>) -> Result<Container> {
     let path = file.path().to_owned();
     let blame = Blame { path: &path, format: NAME };
-    let footer = Footer::read(&file, limits, blame)?;
-    let index = footer.index(blame)?;
+    let footer = Footer::read(&file, budget, blame)?;
+    let index = footer.index(budget, blame)?;
     // All are looked at, one after the other: the disk need not wait for that.
     index.sections.iter().for_each(|entry| file.prefetch(entry.looked_at()));
     let (mut tensors, mut held, mut packed) = (Vec::new(), Vec::new(), 0);
@@ -127,15 +132,15 @@ pub(super) fn read(file: Mapped, limits: &Limits) -> Result<Container> {
             let what = "its bytes lie where they cannot: sections are in order, in front of the index";
             in_section(blame.malformed(what).at(entry.offset))
         })?;
-        let (tensor, values) = tensor(entry, &file, packed, limits, blame).map_err(in_section)?;
+        let (tensor, values) = tensor(entry, &file, packed, budget, blame).map_err(in_section)?;
         if let Some(values) = values {
             packed += values.len() as u64;
             held.push((entry.name.clone(), values));
         }
         tensors.push(tensor);
     }
-    let metadata = index::metadata(index.metadata, blame)?;
-    let mut container = Container::new(&Compact, &path, vec![file], tensors, metadata, limits)?;
+    let metadata = index::metadata(index.metadata);
+    let mut container = Container::new(&Compact, &path, vec![file], tensors, metadata, budget)?;
     for (name, values) in held {
         container.hold(&name, values);
     }
@@ -147,17 +152,19 @@ fn tensor(
     entry: &Entry,
     file: &Mapped,
     packed: u64,
-    limits: &Limits,
+    budget: &Budget<'_>,
     blame: Blame<'_>,
 ) -> Result<(Tensor, Option<Vec<u8>>)> {
     let encoding: Encoding = entry.values.parse().map_err(|()| {
         blame.unsupported(format!("the encoding {:?}", crate::json::short(&entry.values)), NEWER)
     })?;
-    blame.within("dimensions", entry.shape.len() as u64, limits.dims)?;
+    blame.within("dimensions", entry.shape.len() as u64, budget.dims)?;
     let absurd = || blame.malformed(format!("the shape {:?} is absurd", entry.shape));
     let shape = entry.shape.iter().map(|d| usize::try_from(*d).ok()).collect::<Option<Vec<_>>>();
     let shape = shape.ok_or_else(absurd)?;
     let span = Tensor::span_bytes(encoding, &shape, None).ok_or_else(absurd)?;
+    Tensor::reserve(entry.name.len(), entry.shape.len(), budget, blame)?;
+    budget.item::<Tensor>(0, blame)?;
     let mut tensor = Tensor {
         name: entry.name.clone(),
         encoding,
@@ -177,7 +184,8 @@ fn tensor(
             blame.within("bytes of packed tensors", all, ZSTD_BYTES)?;
             let wrong =
                 || blame.malformed(format!("its frame does not unpack to {span} bytes")).at(entry.offset);
-            let values = unpacked(stored, span).ok_or_else(wrong)?;
+            let values = unpacked(stored, span, budget, blame)?.ok_or_else(wrong)?;
+            budget.entry(entry.name.len() + size_of::<(String, Vec<u8>)>(), blame)?;
             tensor.coded = Some(Coded::Zstd);
             Ok((tensor, Some(values)))
         }

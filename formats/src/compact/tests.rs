@@ -6,9 +6,7 @@ use quant::{Encoding, Rows};
 use sha2::{Digest, Sha256};
 
 use super::{HEAD_BYTES, Section, Storage, Tiles, place, section};
-use crate::{
-    Checksums, Coded, Container, Error, Layout, Limits, Metadata, Planned, Sum, Value, ValueKind, open,
-};
+use crate::{Checksums, Coded, Container, Error, Layout, Limits, Metadata, Planned, Sum, Value, open};
 
 const ROWS: usize = 3000;
 const COLS: usize = 64;
@@ -55,12 +53,12 @@ fn sample() -> (Layout, Metadata, Vec<Vec<u8>>) {
     let text = |s: &str| Value::from(s);
     let metadata = vec![
         ("text".to_owned(), text("a \"b\" \u{1f600}")),
-        ("numbers".to_owned(), Value::Array(ValueKind::I32, vec![Value::I32(-1), Value::I32(7)])),
-        ("words".to_owned(), Value::Array(ValueKind::String, vec![text("x"), text("")])),
+        ("numbers".to_owned(), Value::from(vec![-1i32, 7])),
+        ("words".to_owned(), Value::strings(["x", ""])),
         ("float".to_owned(), Value::F32(0.1)),
         ("large".to_owned(), Value::U64(u64::MAX)),
         ("flag".to_owned(), Value::Bool(true)),
-        ("floats".to_owned(), Value::Array(ValueKind::F64, vec![Value::F64(1e-300)])),
+        ("floats".to_owned(), Value::from(vec![1e-300f64])),
     ];
     (place(&metadata, &sections).unwrap().into(), metadata, data)
 }
@@ -242,7 +240,7 @@ fn a_hostile_index_is_refused() {
     let array =
         format!(r#"{{"metadata": [["k", {{"array": ["u8", [256]]}}]], "sections": [{good}, {second}]}}"#);
     let error = opened(&with_index(&array)).unwrap_err().to_string();
-    assert!(error.contains("the array \"k\" holds values of another type"), "{error}");
+    assert!(error.contains("an array holds values of another type at line 1"), "{error}");
 }
 
 #[test]
@@ -263,7 +261,7 @@ fn what_a_compact_file_cannot_hold_is_refused() {
     ] {
         assert!(matches!(place(&Metadata::new(), &bad), Err(Error::CannotHold { .. })), "{bad:?}");
     }
-    for value in [Value::F32(f32::NAN), Value::Array(ValueKind::U8, vec![Value::U16(1)])] {
+    for value in [Value::F32(f32::NAN), Value::from(vec![0.5, f64::INFINITY])] {
         assert!(place(&vec![("k".to_owned(), value)], &[]).is_err());
     }
 }

@@ -11,6 +11,7 @@ use sha2::{Digest, Sha256};
 use super::index::Entry;
 use super::read::Footer;
 use super::{HEAD_BYTES, NAME};
+use crate::budget::Budget;
 use crate::container::Container;
 use crate::error::{Blame, Error, Result};
 use crate::format::Checksums;
@@ -26,10 +27,12 @@ const CHUNK_BYTES: u64 = 1 << 20;
 /// [`Error::Malformed`] that names the first damaged section; [`Error::Io`].
 pub(super) fn sums(container: &Container, limits: &Limits) -> Result<Checksums> {
     let mut verified = 0;
+    let budget = &Budget::new(limits);
     for file in container.files() {
         let blame = Blame { path: file.path(), format: NAME };
-        let footer = Footer::read(file, limits, blame)?;
-        let entries = footer.index(blame)?.sections;
+        budget.next_file();
+        let footer = Footer::read(file, budget, blame)?;
+        let entries = footer.index(budget, blame)?.sections;
         let damaged = first_damaged(file, &entries, footer.sums).map_err(Error::io("read", file.path()))?;
         if let Some(damaged) = damaged {
             let what = "the section does not match its SHA-256: it is damaged";

@@ -18,10 +18,10 @@ mod write;
 pub use types::{encoding_of, type_id};
 pub use write::place;
 
+use crate::budget::Budget;
 use crate::container::Container;
 use crate::error::Result;
 use crate::format::{Format, Sniff};
-use crate::limits::Limits;
 use crate::mapped::Mapped;
 use crate::value::Value;
 
@@ -53,8 +53,8 @@ impl Format for Gguf {
         file.bytes.starts_with(MAGIC)
     }
 
-    fn read(&self, file: Mapped, limits: &Limits) -> Result<Container> {
-        read::read(file, limits)
+    fn read(&self, file: Mapped, budget: &Budget<'_>) -> Result<Container> {
+        read::read(file, budget)
     }
 
     fn gap(&self, container: &Container) -> Option<String> {

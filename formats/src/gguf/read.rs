@@ -2,16 +2,17 @@
 
 use std::collections::BTreeSet;
 
+use crate::array::{Array, Strings};
+use crate::budget::Budget;
 use crate::checksums;
 use crate::container::{Container, Tensor};
 use crate::cursor::Cursor;
 use crate::error::{Blame, Result};
 use crate::gguf::{ALIGNMENT, ALIGNMENT_KEY, Gguf, MAGIC, types};
-use crate::limits::Limits;
 use crate::mapped::Mapped;
 use crate::value::{Metadata, Value, ValueKind};
 
-pub(super) fn read(file: Mapped, limits: &Limits) -> Result<Container> {
+pub(super) fn read(file: Mapped, budget: &Budget<'_>) -> Result<Container> {
     let path = file.path().to_owned();
     let blame = Blame { path: &path, format: "GGUF" };
     let mut cursor = Cursor::new(file.bytes(), blame);
@@ -31,19 +32,22 @@ pub(super) fn read(file: Mapped, limits: &Limits) -> Result<Container> {
             ));
         }
     }
-    let tensor_count = blame.within("tensors", cursor.u64("the number of tensors")?, limits.tensors)?;
-    let key_count = blame.within("keys", cursor.u64("the number of keys")?, limits.values)?;
+    let tensor_count = blame.within("tensors", cursor.u64("the number of tensors")?, budget.tensors)?;
+    let key_count = blame.within("keys", cursor.u64("the number of keys")?, budget.values)?;
 
     let mut metadata = Metadata::new();
     let mut keys = BTreeSet::new();
     for _ in 0..key_count {
         let at = cursor.pos();
-        let key = name(&mut cursor, limits, "a key")?;
+        advance(&cursor, budget)?;
+        let key = name(&mut cursor, budget, "a key")?;
+        budget.item::<(String, Value)>(key.len() as u64 + 32, blame)?;
+        budget.entry(0, blame)?;
         if !keys.insert(key) {
             return Err(blame.malformed(format!("the key {key:?} stands twice")).at(at));
         }
         let kind = kind(&mut cursor)?;
-        let value = value(&mut cursor, kind, limits)?;
+        let value = value(&mut cursor, kind, budget)?;
         metadata.push((key.to_owned(), value));
     }
     let alignment = match metadata.iter().find(|(k, _)| k == ALIGNMENT_KEY) {
@@ -56,22 +60,31 @@ pub(super) fn read(file: Mapped, limits: &Limits) -> Result<Container> {
 
     let mut tensors = Vec::new();
     for _ in 0..tensor_count {
-        tensors.push(tensor(&mut cursor, limits)?);
+        advance(&cursor, budget)?;
+        tensors.push(tensor(&mut cursor, budget)?);
     }
-    blame.within("bytes of header", cursor.pos(), limits.header_bytes)?;
+    advance(&cursor, budget)?;
     let base = cursor.pos().next_multiple_of(alignment);
     place(&mut tensors, base, alignment, blame)?;
-    let container = Container::new(&Gguf, &path, vec![file], tensors, metadata, limits)?;
+    let container = Container::new(&Gguf, &path, vec![file], tensors, metadata, budget)?;
     Ok(checksums::taken(container, base))
 }
 
+/// Tells the budget how far the header was read, which must not be too far.
+fn advance(cursor: &Cursor<'_>, budget: &Budget<'_>) -> Result<()> {
+    budget.read_to(cursor.pos());
+    cursor.blame.within("bytes of header", cursor.pos(), budget.header_bytes).map(drop)
+}
+
 /// One entry of the tensor table; its offset is still relative to the data base.
-fn tensor(cursor: &mut Cursor<'_>, limits: &Limits) -> Result<Tensor> {
-    let name = name(cursor, limits, "a tensor name")?.to_owned();
+fn tensor(cursor: &mut Cursor<'_>, budget: &Budget<'_>) -> Result<Tensor> {
+    let name = name(cursor, budget, "a tensor name")?.to_owned();
     let blame = cursor.blame;
     let in_tensor = |e: crate::Error| e.in_tensor(&name);
     let dims = cursor.u32("the number of dimensions")?;
-    blame.within("dimensions", dims.into(), limits.dims)?;
+    blame.within("dimensions", dims.into(), budget.dims)?;
+    Tensor::reserve(name.len(), dims as usize, budget, blame)?;
+    budget.item::<Tensor>(0, blame)?;
     let mut shape = Vec::new();
     for _ in 0..dims {
         let dim = cursor.u64("a dimension").map_err(in_tensor)?;
@@ -117,9 +130,9 @@ fn place(tensors: &mut [Tensor], base: u64, alignment: u64, blame: Blame<'_>) ->
     Ok(())
 }
 
-fn name<'a>(cursor: &mut Cursor<'a>, limits: &Limits, what: &str) -> Result<&'a str> {
+fn name<'a>(cursor: &mut Cursor<'a>, budget: &Budget<'_>, what: &str) -> Result<&'a str> {
     let len = cursor.u64(what)?;
-    cursor.blame.within("bytes of name", len, limits.name_bytes)?;
+    cursor.blame.within("bytes of name", len, budget.name_bytes)?;
     cursor.text(len, what)
 }
 
@@ -134,7 +147,7 @@ fn kind(cursor: &mut Cursor<'_>) -> Result<ValueKind> {
         .ok_or_else(|| cursor.blame.malformed(format!("there is no value kind {id}")).at(at))
 }
 
-fn value(cursor: &mut Cursor<'_>, kind: ValueKind, limits: &Limits) -> Result<Value> {
+fn value(cursor: &mut Cursor<'_>, kind: ValueKind, budget: &Budget<'_>) -> Result<Value> {
     let what = "a value";
     Ok(match kind {
         ValueKind::U8 => Value::U8(cursor.u8(what)?),
@@ -155,23 +168,73 @@ fn value(cursor: &mut Cursor<'_>, kind: ValueKind, limits: &Limits) -> Result<Va
             }
         },
         ValueKind::String => {
-            let len = cursor.u64("a string")?;
-            cursor.blame.within("bytes of text", len, limits.header_bytes)?;
-            Value::String(cursor.text(len, "a string")?.to_owned())
+            let text = string(cursor, budget)?;
+            advance(cursor, budget)?;
+            budget.reserve(text.len() as u64, cursor.blame)?;
+            Value::from(text)
         }
         ValueKind::Array => {
             let item = self::kind(cursor)?;
-            if item == ValueKind::Array {
-                return Err(cursor.blame.unsupported("arrays of arrays", "no RWKV file has them"));
-            }
             let len = cursor.u64("an array")?;
-            cursor.blame.within("array elements", len, limits.values)?;
-            // Not reserved ahead: an element takes at least a byte, so growth is bounded by the file.
-            let mut items = Vec::new();
-            for _ in 0..len {
-                items.push(value(cursor, item, limits)?);
-            }
-            Value::Array(item, items)
+            cursor.blame.within("array elements", len, budget.values)?;
+            Value::Array(array(cursor, item, len as usize, budget)?)
         }
     })
+}
+
+fn string<'a>(cursor: &mut Cursor<'a>, budget: &Budget<'_>) -> Result<&'a str> {
+    let len = cursor.u64("a string")?;
+    // Before the text is looked at, which may lie beyond the limit.
+    cursor.blame.within("bytes of header", cursor.pos().saturating_add(len), budget.header_bytes)?;
+    cursor.text(len, "a string")
+}
+
+/// `len` values of one kind. The bytes of numbers are there before any memory is taken for them.
+fn array(cursor: &mut Cursor<'_>, kind: ValueKind, len: usize, budget: &Budget<'_>) -> Result<Array> {
+    let blame = cursor.blame;
+    let mut bytes = |size: usize| {
+        let bytes = cursor.take((len as u64).saturating_mul(size as u64), "an array")?;
+        advance(cursor, budget)?; // nothing was touched yet
+        budget.reserve((len as u64).saturating_mul(Array::item_bytes(kind)), blame)?;
+        Ok::<_, crate::Error>(bytes)
+    };
+    Ok(match kind {
+        ValueKind::U8 => Array::U8(bytes(1)?.to_vec()),
+        ValueKind::I8 => Array::I8(bytes(1)?.iter().map(|b| b.cast_signed()).collect()),
+        ValueKind::U16 => Array::U16(numbers(bytes(2)?, u16::from_le_bytes)),
+        ValueKind::I16 => Array::I16(numbers(bytes(2)?, i16::from_le_bytes)),
+        ValueKind::U32 => Array::U32(numbers(bytes(4)?, u32::from_le_bytes)),
+        ValueKind::I32 => Array::I32(numbers(bytes(4)?, i32::from_le_bytes)),
+        ValueKind::F32 => Array::F32(numbers(bytes(4)?, f32::from_le_bytes)),
+        ValueKind::U64 => Array::U64(numbers(bytes(8)?, u64::from_le_bytes)),
+        ValueKind::I64 => Array::I64(numbers(bytes(8)?, i64::from_le_bytes)),
+        ValueKind::F64 => Array::F64(numbers(bytes(8)?, f64::from_le_bytes)),
+        ValueKind::Bool => {
+            let bytes = bytes(1)?;
+            if let Some(other) = bytes.iter().find(|b| **b > 1) {
+                return Err(blame.malformed(format!("{other} is no boolean")).at(cursor.pos()));
+            }
+            Array::Bool(bytes.iter().map(|b| *b == 1).collect())
+        }
+        ValueKind::String => {
+            // Twice: first to know how much there is.
+            let (mut ahead, mut text_bytes) = (cursor.clone(), 0);
+            for _ in 0..len {
+                text_bytes += string(&mut ahead, budget)?.len();
+                advance(&ahead, budget)?;
+            }
+            let ends = (len as u64).saturating_mul(Array::item_bytes(kind));
+            budget.reserve(ends.saturating_add(text_bytes as u64), blame)?;
+            let mut texts = Strings::with_capacity(len, text_bytes);
+            for _ in 0..len {
+                texts.push(string(cursor, budget)?);
+            }
+            Array::String(texts)
+        }
+        ValueKind::Array => return Err(blame.unsupported("arrays of arrays", "no RWKV file has them")),
+    })
+}
+
+fn numbers<const N: usize, T>(bytes: &[u8], number: impl Fn([u8; N]) -> T) -> Vec<T> {
+    bytes.as_chunks::<N>().0.iter().map(|b| number(*b)).collect()
 }

@@ -34,7 +34,7 @@ pub fn place(metadata: &Metadata, tensors: &[Planned]) -> Result<Placement> {
         }
         put_text(&mut head, key);
         head.extend_from_slice(&(value.kind() as u32).to_le_bytes());
-        put_value(&mut head, value)?;
+        put_value(&mut head, value);
     }
 
     let mut seen = BTreeSet::new();
@@ -88,7 +88,7 @@ fn put_text(out: &mut Vec<u8>, text: &str) {
     out.extend_from_slice(text.as_bytes());
 }
 
-fn put_value(out: &mut Vec<u8>, value: &Value) -> Result<()> {
+fn put_value(out: &mut Vec<u8>, value: &Value) {
     match value {
         Value::U8(v) => out.extend_from_slice(&v.to_le_bytes()),
         Value::I8(v) => out.extend_from_slice(&v.to_le_bytes()),
@@ -102,18 +102,12 @@ fn put_value(out: &mut Vec<u8>, value: &Value) -> Result<()> {
         Value::F64(v) => out.extend_from_slice(&v.to_le_bytes()),
         Value::Bool(v) => out.push((*v).into()),
         Value::String(text) => put_text(out, text),
-        Value::Array(kind, items) => {
-            out.extend_from_slice(&(*kind as u32).to_le_bytes());
-            out.extend_from_slice(&(items.len() as u64).to_le_bytes());
-            for item in items {
-                if item.kind() != *kind || matches!(item, Value::Array(..)) {
-                    return Err(cannot("an array of mixed or nested values".to_owned(), None));
-                }
-                put_value(out, item)?;
-            }
+        Value::Array(array) => {
+            out.extend_from_slice(&(array.kind() as u32).to_le_bytes());
+            out.extend_from_slice(&(array.len() as u64).to_le_bytes());
+            array.iter().for_each(|item| put_value(out, &item));
         }
     }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -22,10 +22,10 @@ mod write;
 
 pub use write::place;
 
+use crate::budget::Budget;
 use crate::container::Container;
 use crate::error::Result;
 use crate::format::{Format, Sniff};
-use crate::limits::Limits;
 use crate::mapped::Mapped;
 
 /// The map that all tensors are below.
@@ -60,7 +60,7 @@ impl Format for Prefab {
             && FIELDS.iter().any(|field| key == Some(field.as_bytes()))
     }
 
-    fn read(&self, file: Mapped, limits: &Limits) -> Result<Container> {
-        read::read(file, limits)
+    fn read(&self, file: Mapped, budget: &Budget<'_>) -> Result<Container> {
+        read::read(file, budget)
     }
 }

@@ -6,22 +6,23 @@ use quant::Encoding;
 
 use super::cbor::{ARRAY, BYTES, Head, MAP, NEGATIVE, SIMPLE, TEXT, UNSIGNED};
 use super::{DIMS, Prefab, TENSORS};
+use crate::array::Array;
+use crate::budget::Budget;
 use crate::container::{CODEBOOK_BYTES, Container, Split, Tensor};
 use crate::cursor::Cursor;
 use crate::error::{Blame, Result};
-use crate::limits::Limits;
 use crate::mapped::Mapped;
-use crate::value::{Metadata, Value, ValueKind};
+use crate::value::{Metadata, Value};
 
 /// Deepest nesting of maps and arrays; web-rwkv's is 7.
 const DEPTH: usize = 16;
 
-pub(super) fn read(file: Mapped, limits: &Limits) -> Result<Container> {
+pub(super) fn read(file: Mapped, budget: &Budget<'_>) -> Result<Container> {
     let path = file.path().to_owned();
     let blame = Blame { path: &path, format: "prefab" };
     let mut walk = Walk {
         cursor: Cursor::new(file.bytes(), blame),
-        limits,
+        budget,
         blobs: Vec::new(),
         data_bytes: 0,
         metadata: Metadata::new(),
@@ -33,7 +34,7 @@ pub(super) fn read(file: Mapped, limits: &Limits) -> Result<Container> {
         return Err(blame.malformed(what).at(cursor.pos()));
     }
     let tensors = tensors(blobs, blame)?;
-    Container::new(&Prefab, &path, vec![file], tensors, metadata, limits)
+    Container::new(&Prefab, &path, vec![file], tensors, metadata, budget)
 }
 
 /// A byte string with a shape.
@@ -59,7 +60,7 @@ impl Blob {
 
 struct Walk<'a> {
     cursor: Cursor<'a>,
-    limits: &'a Limits,
+    budget: &'a Budget<'a>,
     blobs: Vec<Blob>,
     /// Bytes of the blobs so far; all others describe.
     data_bytes: u64,
@@ -70,7 +71,8 @@ impl<'a> Walk<'a> {
     /// One item at `path` with all that is in it.
     fn item(&mut self, path: &mut String, depth: usize) -> Result<()> {
         let described = self.cursor.pos() - self.data_bytes;
-        self.cursor.blame.within("bytes of description", described, self.limits.header_bytes)?;
+        self.cursor.blame.within("bytes of description", described, self.budget.header_bytes)?;
+        self.budget.read_to(described);
         let at = self.cursor.pos();
         let head = Head::read(&mut self.cursor)?;
         let nested = matches!(head.major, MAP | ARRAY);
@@ -97,7 +99,7 @@ impl<'a> Walk<'a> {
                 return Err(self.cursor.blame.malformed("a key that is no text").at(at));
             }
             let long = head.argument.saturating_add(path.len() as u64);
-            self.cursor.blame.within("bytes of name", long, self.limits.name_bytes)?;
+            self.cursor.blame.within("bytes of name", long, self.budget.name_bytes)?;
             let key = self.cursor.text(head.argument, "a key")?;
             let twice = match key {
                 "shape" => shape.replace(self.shape()?).is_some(),
@@ -121,7 +123,12 @@ impl<'a> Walk<'a> {
         match (shape, data) {
             (None, None) => Ok(()),
             (Some(shape), Some((offset, bytes))) => {
-                blame.within("tensors", self.blobs.len() as u64 / 3, self.limits.tensors)?;
+                blame.within("tensors", self.blobs.len() as u64 / 3, self.budget.tensors)?;
+                // A blob, the table of parts that it may be one of, and a tensor.
+                self.budget.item::<Blob>(3 * path.len() as u64, blame)?;
+                self.budget.entry(size_of::<Parts>(), blame)?;
+                Tensor::reserve(path.len(), DIMS, self.budget, blame)?;
+                self.budget.item::<Tensor>(0, blame)?;
                 self.blobs.push(Blob { path: path.clone(), shape, offset, bytes });
                 Ok(())
             }
@@ -167,7 +174,7 @@ impl<'a> Walk<'a> {
         let blame = self.cursor.blame;
         // An item takes a byte at least, so no more than that are ever there.
         let count = count.min(self.cursor.left().saturating_add(1));
-        let mut values = Vec::new();
+        let (mut array, mut scalars) = (None, 0);
         for i in 0..count {
             let at = self.cursor.pos();
             let before = self.cursor.clone();
@@ -180,17 +187,28 @@ impl<'a> Walk<'a> {
                 path.truncate(len);
                 continue;
             }
-            blame.within("elements", i, self.limits.values)?;
-            values.push(self.scalar(head, at)?);
+            blame.within("elements", i, self.budget.values)?;
+            self.budget.read_to(self.cursor.pos() - self.data_bytes);
+            let value = self.scalar(head, at)?;
+            // An array grows by doubling, and so do the texts in it.
+            self.budget.reserve(3 * Array::item_bytes(value.kind()), blame)?;
+            scalars += 1;
+            let array = match &mut array {
+                Some(array) => array,
+                none => none.insert(
+                    Array::empty(value.kind())
+                        .ok_or_else(|| blame.malformed(format!("the array {path:?} holds arrays")).at(at))?,
+                ),
+            };
+            if !array.push(value) {
+                return Err(blame.malformed(format!("the array {path:?} mixes types")).at(at));
+            }
         }
-        if values.len() as u64 != count {
-            return Ok(()); // maps; scalars between them say nothing
+        match array {
+            _ if scalars != count => Ok(()), // maps; scalars between them say nothing
+            Some(array) => self.keep(path, Value::Array(array)),
+            None => self.keep(path, Value::from(Vec::<u8>::new())),
         }
-        let kind = values.first().map_or(ValueKind::U8, Value::kind);
-        if values.iter().any(|v| v.kind() != kind) {
-            return Err(blame.malformed(format!("the array {path:?} mixes types")));
-        }
-        self.keep(path, Value::Array(kind, values))
     }
 
     fn scalar(&mut self, head: Head, at: u64) -> Result<Value> {
@@ -202,8 +220,11 @@ impl<'a> Walk<'a> {
                 .map(|n| Value::I64(-1 - n))
                 .map_err(|_| blame.malformed("a number below those of 64 bits").at(at)),
             (TEXT, _) => {
-                blame.within("bytes of text", n, self.limits.header_bytes)?;
-                Ok(Value::String(self.cursor.text(n, "a text")?.to_owned()))
+                blame.within("bytes of text", n, self.budget.header_bytes)?;
+                let text = self.cursor.text(n, "a text")?;
+                self.budget.read_to(self.cursor.pos() - self.data_bytes);
+                self.budget.reserve(n.saturating_mul(4).saturating_add(32), blame)?;
+                Ok(Value::from(text))
             }
             (SIMPLE, 0) if n == 20 || n == 21 => Ok(Value::Bool(n == 21)),
             (SIMPLE, 4) => Ok(Value::F32(f32::from_bits(n as u32))),
@@ -214,7 +235,8 @@ impl<'a> Walk<'a> {
 
     fn keep(&mut self, path: &str, value: Value) -> Result<()> {
         let count = self.metadata.len() as u64 + 1;
-        self.cursor.blame.within("metadata entries", count, self.limits.values)?;
+        self.cursor.blame.within("metadata entries", count, self.budget.values)?;
+        self.budget.item::<(String, Value)>(path.len() as u64 + 32, self.cursor.blame)?;
         self.metadata.push((path.to_owned(), value));
         Ok(())
     }

@@ -2,7 +2,7 @@ use proptest::prelude::*;
 use quant::Encoding;
 
 use super::place;
-use crate::{Container, Error, Limits, Metadata, Planned, Value, ValueKind, open};
+use crate::{Container, Error, Limits, Metadata, Planned, Value, open};
 
 fn planned(name: &str, encoding: Encoding, shape: &[usize]) -> Planned {
     Planned { name: name.to_owned(), encoding, shape: shape.to_vec() }
@@ -14,7 +14,7 @@ fn is_matrix(name: &str) -> bool {
 
 fn keys() -> Metadata {
     vec![
-        ("context".into(), Value::Array(ValueKind::U8, Vec::new())),
+        ("context".into(), Value::from(Vec::<u8>::new())),
         ("info.version".into(), "V7".into()),
         ("info.num_layer".into(), Value::U64(300)),
         ("info.custom.V7.w".into(), Value::U64(70_000)),
@@ -64,7 +64,7 @@ fn what_is_placed_is_read_back() {
     let read = read(&file(&tensors)).unwrap();
     assert_eq!(read.format().name(), "prefab");
     let mut metadata = read.metadata().clone();
-    metadata[0].1 = Value::Array(ValueKind::U8, Vec::new());
+    metadata[0].1 = Value::from(Vec::<u8>::new());
     assert_eq!(metadata, keys());
     assert_eq!(read.tensors().len(), tensors.len());
     for (i, (found, planned)) in read.tensors().iter().zip(&tensors).enumerate() {

@@ -227,9 +227,9 @@ fn value_item(value: &Value, out: &mut Vec<u8>) -> Result<()> {
     match value {
         Value::String(text) => cbor::text(text, out),
         Value::Bool(b) => cbor::head(SIMPLE, 20 + u64::from(*b), out),
-        Value::Array(_, items) => {
+        Value::Array(items) => {
             cbor::head(ARRAY, items.len() as u64, out);
-            items.iter().try_for_each(|item| value_item(item, out))?;
+            items.iter().try_for_each(|item| value_item(&item, out))?;
         }
         other => match other.as_u64() {
             Some(n) => cbor::head(UNSIGNED, n, out),

@@ -29,6 +29,11 @@ pub(super) enum Global {
     Dtype(Encoding),
     /// `torch.complex64` and others that no tensor here can have
     UnreadDtype(&'static str),
+    /// A function that makes a value of plain Python which is not needed: `set`, `frozenset`, `bytes`, `bytearray`,
+    /// `complex`, `_codecs.encode` (bytes of old protocols), `torch.serialization._get_layout`; by the value's name
+    Plain(&'static str),
+    /// `collections.Counter`: a dict
+    Counter,
     /// `torch.Size`: a tuple
     Size,
     /// `torch.device`: not needed
@@ -62,6 +67,10 @@ const UNREAD: &[&str] = &[
     "float8_e5m2fnuz", "float8_e8m0fnu", "float4_e2m1fn_x2",
 ];
 
+/// Plain Python's own types that `torch.load(weights_only=True)` makes values of; Python 2 called their module
+/// `__builtin__`.
+const PLAIN: &[&str] = &["set", "frozenset", "bytes", "bytearray", "complex"];
+
 /// The storage class of an encoding, if it has one.
 pub(super) fn storage_class(encoding: Encoding) -> Option<&'static str> {
     TYPES.iter().find(|(.., e)| *e == encoding).map(|(class, ..)| *class)
@@ -87,6 +96,13 @@ impl Global {
                 Global::RebuildParameter
             }
             ("torch._tensor", "_rebuild_from_type_v2") => Global::RebuildFromTypeV2,
+            ("builtins" | "__builtin__", name) => match PLAIN.iter().find(|plain| **plain == name) {
+                Some(plain) => Global::Plain(plain),
+                None => return Err(forbidden(module, name, at, blame)),
+            },
+            ("_codecs", "encode") => Global::Plain("bytes"),
+            ("torch.serialization", "_get_layout") => Global::Plain("layout"),
+            ("collections", "Counter") => Global::Counter,
             ("torch", "Size") => Global::Size,
             ("torch", "device") => Global::Device,
             ("torch", "Tensor") | ("torch.nn.parameter", "Parameter" | "Buffer") => Global::TensorType,

@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 
+use crate::budget::Budget;
 use crate::container::Tensor;
 use crate::cursor::Cursor;
 use crate::error::{Blame, Result};
-use crate::limits::Limits;
 use crate::pth::object::{Item, Object, Pickle, Storage};
+use crate::pth::read::Described;
+use crate::pth::state::Found;
 use crate::pth::{pickle, read, state};
-use crate::value::Metadata;
 
 /// 0x1950a86a20f9469cfc6c, as a pickle holds it.
 const MAGIC: &[u8] = b"\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19";
@@ -23,12 +24,12 @@ pub(super) fn is_legacy(bytes: &[u8]) -> bool {
 }
 
 /// The tensors and metadata of a legacy file.
-pub(super) fn read(bytes: &[u8], limits: &Limits, blame: Blame<'_>) -> Result<(Vec<Tensor>, Metadata)> {
-    let magic = pickle::run(bytes, 0, limits, blame)?;
+pub(super) fn read(bytes: &[u8], budget: &Budget<'_>, blame: Blame<'_>) -> Result<Described> {
+    let magic = pickle::run(bytes, 0, budget, blame)?;
     if magic.root != Item::Big(MAGIC) {
         return Err(blame.malformed("the magic number is damaged").at(0));
     }
-    let protocol = pickle::run(bytes, magic.end, limits, blame)?;
+    let protocol = pickle::run(bytes, magic.end, budget, blame)?;
     match protocol.root {
         Item::Int(PROTOCOL) => {}
         Item::Int(other) => {
@@ -37,25 +38,27 @@ pub(super) fn read(bytes: &[u8], limits: &Limits, blame: Blame<'_>) -> Result<(V
         }
         _ => return Err(blame.malformed("the protocol is no number").at(magic.end)),
     }
-    let system = pickle::run(bytes, protocol.end, limits, blame)?;
+    let system = pickle::run(bytes, protocol.end, budget, blame)?;
     if entry(&system, "little_endian") == Some(Item::Bool(false)) {
         let help = "load and save it once with torch on an ordinary (little-endian) machine";
         return Err(blame.unsupported("big-endian numbers", help));
     }
-    let pickle = pickle::run(bytes, system.end, limits, blame)?;
-    blame.within("bytes of pickle", pickle.bytes, limits.header_bytes)?;
+    let pickle = pickle::run(bytes, system.end, budget, blame)?;
+    blame.within("bytes of pickle", pickle.bytes, budget.header_bytes)?;
     // First the names: files that are no state dict are refused for that, not for what follows.
-    let (views, metadata) = state::find(&pickle, limits, blame)?;
-    let keys = pickle::run(bytes, pickle.end, limits, blame)?;
-    let offsets = offsets(bytes, &pickle, &keys, blame)?;
-    let tensors = views.into_iter().map(|(name, view)| match offsets.get(view.storage.key) {
-        Some(offset) => read::tensor(name, view, *offset, bytes.len() as u64, blame),
-        None => {
+    let Found { views, metadata, left_aside } = state::find(&pickle, budget, blame)?;
+    let keys = pickle::run(bytes, pickle.end, budget, blame)?;
+    let offsets = offsets(bytes, &pickle, &keys, budget, blame)?;
+    let mut tensors = read::listed(views.len(), budget, blame)?;
+    for (name, view) in views {
+        let Some(offset) = offsets.get(view.storage.key) else {
             let what = format!("the storage {:?} is missing", view.storage.key);
-            Err(blame.malformed(what).in_tensor(&name))
-        }
-    });
-    Ok((tensors.collect::<Result<_>>()?, metadata))
+            return Err(blame.malformed(what).in_tensor(&name));
+        };
+        Tensor::reserve(name.len(), view.shape.len(), budget, blame)?;
+        tensors.push(read::tensor(name, view, *offset, bytes.len() as u64, blame)?);
+    }
+    Ok(Described { tensors, metadata, left_aside })
 }
 
 /// Where the elements of every storage start.
@@ -63,10 +66,12 @@ fn offsets<'a>(
     bytes: &'a [u8],
     pickle: &Pickle<'a>,
     keys: &Pickle<'a>,
+    budget: &Budget<'_>,
     blame: Blame<'a>,
 ) -> Result<BTreeMap<&'a str, u64>> {
     let mut storages: BTreeMap<&str, &Storage<'a>> = BTreeMap::new();
     for storage in pickle.storages() {
+        budget.entry(2 * size_of::<&str>(), blame)?;
         let first = storages.entry(storage.key).or_insert(storage);
         if (first.elements, first.encoding) != (storage.elements, storage.encoding) {
             return Err(blame.malformed(format!("the storage {:?} is described in two ways", storage.key)));
@@ -97,6 +102,7 @@ fn offsets<'a>(
         let len =
             len.ok_or_else(|| blame.malformed(format!("the storage {key:?} is absurdly large")).at(at))?;
         cursor.take(len, "the data of a storage")?;
+        budget.entry(2 * size_of::<&str>(), blame)?;
         if offsets.insert(key, start).is_some() {
             return Err(blame.malformed(format!("the storage {key:?} stands twice")).at(at));
         }

@@ -93,30 +93,36 @@ fn long(bytes: &[u8]) -> Item<'_> {
 /// A number as a line of text: protocol 0.
 fn decimal<'a>(cursor: &mut Cursor<'a>, opcode: u8) -> Result<Item<'a>> {
     let line = line(cursor, "a number")?.trim_end();
+    let digits = line.strip_suffix('L').unwrap_or(line);
+    let is_integer = digits.strip_prefix('-').unwrap_or(digits).bytes().all(|b| b.is_ascii_digit());
     let item = match (opcode, line) {
         (b'I', "00") => Some(Item::Bool(false)),
         (b'I', "01") => Some(Item::Bool(true)),
         (b'F', _) => line.parse().ok().map(Item::Float),
-        _ => line.strip_suffix('L').unwrap_or(line).parse().ok().map(Item::Int),
+        _ => match digits.parse() {
+            Ok(number) => Some(Item::Int(number)),
+            // An integer beyond 64 bits.
+            Err(_) => (is_integer && digits.len() > 18).then_some(Item::Big(line.as_bytes())),
+        },
     };
     item.ok_or_else(|| cursor.blame.malformed("a number has other characters than digits, or too many"))
 }
 
-/// Text as a line, with quotes (`S`) or without (`V`): protocol 0. Names of tensors need no escapes.
+/// Text as a line, with quotes (`S`) or without (`V`): protocol 0. What is not plain text as it stands (escapes, Latin-1)
+/// is kept as the bytes of the line: no name of a tensor needs that.
 fn escaped<'a>(cursor: &mut Cursor<'a>, opcode: u8) -> Result<Item<'a>> {
-    let mut line = line(cursor, "a string")?;
+    let mut line = cursor.line("a string")?;
     if opcode == b'S' {
-        line = line.trim_end();
-        let quoted = |q: char| line.strip_prefix(q).and_then(|l| l.strip_suffix(q));
-        line = quoted('\'')
-            .or_else(|| quoted('"'))
+        line = line.trim_ascii_end();
+        let quoted = |q: &[u8]| line.strip_prefix(q).and_then(|l| l.strip_suffix(q));
+        line = quoted(b"'")
+            .or_else(|| quoted(b"\""))
             .ok_or_else(|| cursor.blame.malformed("a string has no quotes"))?;
     }
-    if line.contains('\\') {
-        let help = "save it with protocol 2: torch.save uses it by default";
-        return Err(cursor.blame.unsupported("escaped text of pickle protocol 0", help));
-    }
-    Ok(Item::Text(line))
+    Ok(match std::str::from_utf8(line) {
+        Ok(text) if !text.contains('\\') => Item::Text(text),
+        _ => Item::Bytes(line),
+    })
 }
 
 /// Python 2 has one type for text and bytes: what can be text is taken for it.

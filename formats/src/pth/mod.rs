@@ -30,6 +30,7 @@
 //!
 //! Source: torch's `serialization.py` and `_utils.py`.
 
+mod arena;
 mod globals;
 mod legacy;
 mod literal;
@@ -49,6 +50,7 @@ mod zip_write;
 pub use crc32fast::Hasher as Crc32;
 pub use write::{PthPlacement, holds, place};
 
+use crate::budget::Budget;
 use crate::container::Container;
 use crate::error::Result;
 use crate::format::{Checksums, Format, Sniff};
@@ -83,7 +85,7 @@ impl Format for Pth {
         verify::verify_crcs(container, limits)
     }
 
-    fn read(&self, file: Mapped, limits: &Limits) -> Result<Container> {
-        read::read(file, limits)
+    fn read(&self, file: Mapped, budget: &Budget<'_>) -> Result<Container> {
+        read::read(file, budget)
     }
 }

@@ -2,6 +2,7 @@
 
 use quant::Encoding;
 
+use crate::pth::arena::Arena;
 use crate::pth::globals::Global;
 
 /// A value on the machine's stack or in a container. Containers are held by number, so a value is small,
@@ -28,7 +29,7 @@ pub(super) enum Object<'a> {
     Tuple(Box<[Item<'a>]>),
     /// Pairs in the order they were set; a key that is set again stands twice.
     Dict(Vec<(Item<'a>, Item<'a>)>),
-    Storage(Storage<'a>),
+    Storage(Box<Storage<'a>>),
     Tensor(Box<TensorView<'a>>),
     /// Something harmless that is not needed, by its name.
     Other(&'static str),
@@ -71,7 +72,7 @@ pub(super) struct TensorView<'a> {
 #[derive(Debug)]
 pub(super) struct Pickle<'a> {
     pub root: Item<'a>,
-    pub objects: Vec<Object<'a>>,
+    pub objects: Arena<Object<'a>>,
     /// The bytes that it takes.
     pub bytes: u64,
     /// The first byte behind it.
@@ -87,14 +88,14 @@ impl<'a> Pickle<'a> {
     /// All storages that were met.
     pub fn storages(&self) -> impl Iterator<Item = &Storage<'a>> {
         self.objects.iter().filter_map(|o| match o {
-            Object::Storage(storage) => Some(storage),
+            Object::Storage(storage) => Some(&**storage),
             _ => None,
         })
     }
 }
 
 /// What a reference stands for; `None` for other values.
-pub(super) fn object<'o, 'a>(objects: &'o [Object<'a>], item: Item<'a>) -> Option<&'o Object<'a>> {
+pub(super) fn object<'o, 'a>(objects: &'o Arena<Object<'a>>, item: Item<'a>) -> Option<&'o Object<'a>> {
     match item {
         Item::Ref(id) => objects.get(id as usize),
         _ => None,

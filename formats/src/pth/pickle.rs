@@ -5,18 +5,17 @@
 //!
 //! - a value on the stack is a number or a reference, never a copy of a structure, so no chain of memo
 //!   entries grows memory: it stays proportional to the pickle's length;
-//! - instructions and containers are counted against limits that follow from [`Limits::tensors`];
+//! - instructions and containers are counted against budget that follow from [`Limits::tensors`];
 //! - nothing recurses, so nesting costs no stack, and cycles are harmless.
 //!
 //! Source: the opcode table in CPython's `Lib/pickletools.py`.
 
-use std::collections::BTreeMap;
-
+use crate::budget::Budget;
 use crate::cursor::Cursor;
 use crate::error::{Blame, Error, Result};
-use crate::limits::Limits;
+use crate::pth::arena::Arena;
 use crate::pth::globals::Global;
-use crate::pth::object::{Item, Object, Pickle, object};
+use crate::pth::object::{Item, Object, Pickle, Storage, object};
 use crate::pth::{literal, rebuild};
 
 /// Instructions for each tensor that is allowed (about 30 are used).
@@ -28,16 +27,21 @@ const PROTOCOLS: u8 = 5;
 /// Runs the pickle that starts at byte `start` of `file`.
 ///
 /// # Errors
-/// If it is damaged, names anything that is not on the list of [`Global`], or exceeds `limits`.
-pub(super) fn run<'a>(file: &'a [u8], start: u64, limits: &Limits, blame: Blame<'a>) -> Result<Pickle<'a>> {
+/// If it is damaged, names anything that is not on the list of [`Global`], or exceeds `budget`.
+pub(super) fn run<'a>(
+    file: &'a [u8],
+    start: u64,
+    budget: &'a Budget<'a>,
+    blame: Blame<'a>,
+) -> Result<Pickle<'a>> {
     let mut machine = Machine {
         cursor: Cursor::starting_at(file, start, blame),
         blame,
-        limits: *limits,
+        budget,
         stack: Vec::new(),
         marks: Vec::new(),
-        memo: BTreeMap::new(),
-        objects: Vec::new(),
+        memo: Arena::new(),
+        objects: Arena::new(),
         work: 0,
         at: start,
     };
@@ -48,21 +52,24 @@ pub(super) fn run<'a>(file: &'a [u8], start: u64, limits: &Limits, blame: Blame<
         if opcode == b'.' {
             let root = machine.pop()?;
             let end = machine.cursor.pos();
+            let stack_bytes = (machine.stack.capacity() * size_of::<Item<'a>>()) as u64;
+            budget.give_back(stack_bytes + machine.memo.bytes()); // they end here
             return Ok(Pickle { root, objects: machine.objects, bytes: end - start, end });
         }
         machine.step(opcode).map_err(|e| e.at(machine.at))?;
+        budget.read_more(machine.cursor.pos() - machine.at);
     }
 }
 
 pub(super) struct Machine<'a> {
     cursor: Cursor<'a>,
     pub blame: Blame<'a>,
-    pub limits: Limits,
+    pub budget: &'a Budget<'a>,
     stack: Vec<Item<'a>>,
     /// Heights of the stack; what lies below the last one is out of reach.
     marks: Vec<usize>,
-    memo: BTreeMap<u64, Item<'a>>,
-    objects: Vec<Object<'a>>,
+    memo: Arena<Option<Item<'a>>>,
+    objects: Arena<Object<'a>>,
     work: u64,
     /// Where the current instruction starts.
     pub at: u64,
@@ -71,8 +78,7 @@ pub(super) struct Machine<'a> {
 impl<'a> Machine<'a> {
     fn step(&mut self, opcode: u8) -> Result<()> {
         if let Some(item) = literal::read(&mut self.cursor, opcode)? {
-            self.stack.push(item);
-            return Ok(());
+            return self.push(item);
         }
         match opcode {
             // Framing
@@ -95,7 +101,10 @@ impl<'a> Machine<'a> {
             b'}' => self.push_object(Object::Dict(Vec::new()))?,
             b')' => self.push_object(Object::Tuple(Box::default()))?,
             0x8f => self.push_object(Object::Other("set"))?,
-            b'(' => self.marks.push(self.stack.len()),
+            b'(' => {
+                self.budget.grow(&mut self.marks, 1, self.blame)?;
+                self.marks.push(self.stack.len());
+            }
             b'l' => {
                 let items = self.pop_mark()?;
                 self.push_object(Object::List(items))?;
@@ -119,11 +128,13 @@ impl<'a> Machine<'a> {
                 for item in items.iter_mut().take(len).rev() {
                     *item = self.pop()?;
                 }
+                self.reserve_items(len)?;
                 let items = items.iter().take(len).copied().collect();
                 self.push_object(Object::Tuple(items))?;
             }
             b'a' => {
                 let item = self.pop()?;
+                self.reserve_items(1)?;
                 self.append(vec![item])?;
             }
             b'e' => {
@@ -136,6 +147,7 @@ impl<'a> Machine<'a> {
             b's' => {
                 let value = self.pop()?;
                 let key = self.pop()?;
+                self.reserve_items(2)?;
                 self.set_items(&[key, value])?;
             }
             b'u' => {
@@ -155,7 +167,7 @@ impl<'a> Machine<'a> {
             b'1' => {
                 self.pop_mark()?;
             }
-            b'2' => self.stack.push(self.top()?),
+            b'2' => self.push(self.top()?)?,
             b'q' => {
                 let index = self.cursor.u8("a memo number")?;
                 self.put(index.into())?;
@@ -205,13 +217,14 @@ impl<'a> Machine<'a> {
             b'R' | 0x81 => {
                 let (args, function) = (self.pop()?, self.pop()?);
                 let made = rebuild::call(self, function, args)?;
-                self.stack.push(made);
+                self.push(made)?;
             }
             b'b' => self.build()?,
             b'Q' => {
                 let id = self.pop()?;
                 let storage = rebuild::storage(self, id)?;
-                self.push_object(Object::Storage(storage))?;
+                self.budget.reserve(size_of::<Storage<'a>>() as u64 + 16, self.blame)?;
+                self.push_object(Object::Storage(Box::new(storage)))?;
             }
             _ => return Err(self.unread_opcode(opcode)),
         }
@@ -221,7 +234,7 @@ impl<'a> Machine<'a> {
     /// Counts work, so that no file keeps the machine busy for long.
     pub fn charge(&mut self, work: u64) -> Result<()> {
         self.work = self.work.saturating_add(work);
-        let limit = self.limits.tensors.saturating_mul(WORK_PER_TENSOR);
+        let limit = self.budget.tensors.saturating_mul(WORK_PER_TENSOR);
         self.blame.within("pickle instructions", self.work, limit).map(drop)
     }
 
@@ -240,16 +253,26 @@ impl<'a> Machine<'a> {
 
     /// Keeps an object and returns its reference.
     pub fn keep(&mut self, object: Object<'a>) -> Result<Item<'a>> {
-        let limit = self.limits.tensors.saturating_mul(OBJECTS_PER_TENSOR).min(u32::MAX.into());
+        let limit = self.budget.tensors.saturating_mul(OBJECTS_PER_TENSOR).min(u32::MAX.into());
         self.blame.within("pickled containers", self.objects.len() as u64 + 1, limit)?;
-        self.objects.push(object);
+        self.objects.push(object, self.budget, self.blame)?;
         Ok(Item::Ref(self.objects.len() as u32 - 1))
     }
 
     fn push_object(&mut self, object: Object<'a>) -> Result<()> {
         let item = self.keep(object)?;
+        self.push(item)
+    }
+
+    fn push(&mut self, item: Item<'a>) -> Result<()> {
+        self.budget.grow(&mut self.stack, 1, self.blame)?;
         self.stack.push(item);
         Ok(())
+    }
+
+    /// Takes the memory of so many items of a list or tuple.
+    fn reserve_items(&self, items: usize) -> Result<()> {
+        self.budget.reserve((items * size_of::<Item<'a>>()) as u64, self.blame)
     }
 
     fn pop(&mut self) -> Result<Item<'a>> {
@@ -271,7 +294,11 @@ impl<'a> Machine<'a> {
     /// Everything above the last mark.
     fn pop_mark(&mut self) -> Result<Vec<Item<'a>>> {
         match self.marks.pop() {
-            Some(height) => Ok(self.stack.split_off(height.min(self.stack.len()))),
+            Some(height) => {
+                let height = height.min(self.stack.len());
+                self.reserve_items(self.stack.len() - height)?;
+                Ok(self.stack.split_off(height))
+            }
             None => Err(self.underflow()),
         }
     }
@@ -286,22 +313,34 @@ impl<'a> Machine<'a> {
 
     fn put(&mut self, index: u64) -> Result<()> {
         let item = self.top()?;
-        self.memo.insert(index, item);
+        // Picklers number what they keep in order, some from 1 on.
+        let next = self.memo.len() as u64;
+        if index > next.saturating_add(1) {
+            return Err(self.blame.malformed(format!("the memo number {index} comes before {next}")));
+        }
+        while self.memo.len() as u64 <= index {
+            self.memo.push(None, self.budget, self.blame)?;
+        }
+        if let Some(place) = self.memo.get_mut(index as usize) {
+            *place = Some(item);
+        }
         Ok(())
     }
 
     fn get(&mut self, index: u64) -> Result<()> {
-        let item = self.memo.get(&index).copied();
+        let item = usize::try_from(index).ok().and_then(|i| *self.memo.get(i)?);
         let item = item.ok_or_else(|| self.blame.malformed(format!("there is no memo number {index}")))?;
-        self.stack.push(item);
-        Ok(())
+        self.push(item)
     }
 
     fn append(&mut self, items: Vec<Item<'a>>) -> Result<()> {
+        let bytes = size_of_val(items.as_slice()) as u64;
         if let Item::Ref(id) = self.top()? {
             match self.objects.get_mut(id as usize) {
                 Some(Object::List(list)) => {
+                    self.budget.grow(list, items.len(), self.blame)?;
                     list.extend(items);
+                    self.budget.give_back(bytes);
                     return Ok(());
                 }
                 Some(Object::Other(_)) => return Ok(()),
@@ -318,7 +357,9 @@ impl<'a> Machine<'a> {
             && let Some(Object::Dict(dict)) = self.objects.get_mut(id as usize)
             && rest.is_empty()
         {
+            self.budget.grow(dict, pairs.len(), self.blame)?;
             dict.extend(pairs.iter().map(|[key, value]| (*key, *value)));
+            self.budget.give_back(size_of_val(items) as u64); // the caller drops them
             return Ok(());
         }
         Err(self.blame.malformed("the pickle sets keys of something that is no dict"))
@@ -326,8 +367,7 @@ impl<'a> Machine<'a> {
 
     fn global(&mut self, module: &str, name: &str) -> Result<()> {
         let global = Global::find(module, name, self.at, self.blame)?;
-        self.stack.push(Item::Global(global));
-        Ok(())
+        self.push(Item::Global(global))
     }
 
     /// Sets attributes of an object: `_metadata` of a state dict and the like, none of which is needed.

@@ -2,39 +2,49 @@
 
 use std::path::Path;
 
+use crate::aside::LeftAside;
+use crate::budget::Budget;
 use crate::container::{Container, Tensor};
 use crate::error::{Blame, Result};
-use crate::limits::Limits;
 use crate::mapped::Mapped;
 use crate::pth::object::{Storage, TensorView};
+use crate::pth::state::Found;
 use crate::pth::zip::Archive;
 use crate::pth::{NAME, Pth, legacy, pickle, refuse, state};
 use crate::value::Metadata;
 
-pub(super) fn read(file: Mapped, limits: &Limits) -> Result<Container> {
+pub(super) fn read(file: Mapped, budget: &Budget<'_>) -> Result<Container> {
     let path = file.path().to_owned();
-    let (tensors, metadata) = describe(&file, &path, limits)?;
-    Container::new(&Pth, &path, vec![file], tensors, metadata, limits)
+    let Described { tensors, metadata, left_aside } = describe(&file, &path, budget)?;
+    let container = Container::new(&Pth, &path, vec![file], tensors, metadata, budget)?;
+    Ok(container.with_left_aside(left_aside))
 }
 
 /// What is in a file.
-fn describe(file: &Mapped, path: &Path, limits: &Limits) -> Result<(Vec<Tensor>, Metadata)> {
+pub(super) struct Described {
+    pub tensors: Vec<Tensor>,
+    pub metadata: Metadata,
+    pub left_aside: Option<LeftAside>,
+}
+
+/// Describes what is in a file.
+fn describe(file: &Mapped, path: &Path, budget: &Budget<'_>) -> Result<Described> {
     let blame = Blame { path, format: NAME };
     let bytes = file.bytes();
     if refuse::is_tar(bytes) {
         Err(refuse::tar(bytes, blame))
     } else if refuse::is_zip(bytes) {
-        from_zip(file, limits, blame)
+        from_zip(file, budget, blame)
     } else if legacy::is_legacy(bytes) {
-        legacy::read(bytes, limits, blame)
+        legacy::read(bytes, budget, blame)
     } else {
         Err(refuse::plain_pickle(blame))
     }
 }
 
-fn from_zip(file: &Mapped, limits: &Limits, blame: Blame<'_>) -> Result<(Vec<Tensor>, Metadata)> {
+fn from_zip(file: &Mapped, budget: &Budget<'_>, blame: Blame<'_>) -> Result<Described> {
     let bytes = file.bytes();
-    let archive = Archive::read(file, limits, blame)?;
+    let archive = Archive::read(file, budget, blame)?;
     let Some(root) = root(&archive) else {
         return Err(refuse::zip(&archive, blame));
     };
@@ -54,11 +64,11 @@ fn from_zip(file: &Mapped, limits: &Limits, blame: Blame<'_>) -> Result<(Vec<Ten
     }
     let missing = || blame.malformed("the pickle is missing");
     let (start, len) = range(&format!("{root}/data.pkl"))?.ok_or_else(missing)?;
-    blame.within("bytes of pickle", len, limits.header_bytes)?;
+    blame.within("bytes of pickle", len, budget.header_bytes)?;
     // Up to the end of the pickle and no further; offsets stay those of the file.
     let upto = slice((0, start.saturating_add(len))).ok_or_else(missing)?;
-    let pickle = pickle::run(upto, start, limits, blame)?;
-    let (views, metadata) = state::find(&pickle, limits, blame)?;
+    let pickle = pickle::run(upto, start, budget, blame)?;
+    let Found { views, metadata, left_aside } = state::find(&pickle, budget, blame)?;
 
     let locate = |storage: &Storage<'_>| {
         let name = format!("{root}/data/{}", storage.key);
@@ -75,11 +85,19 @@ fn from_zip(file: &Mapped, limits: &Limits, blame: Blame<'_>) -> Result<(Vec<Ten
         }
         Ok(offset)
     };
-    let tensors = views.into_iter().map(|(name, view)| {
+    let mut tensors = listed(views.len(), budget, blame)?;
+    for (name, view) in views {
         let offset = locate(&view.storage).map_err(|e| e.in_tensor(&name))?;
-        tensor(name, view, offset, bytes.len() as u64, blame)
-    });
-    Ok((tensors.collect::<Result<_>>()?, metadata))
+        Tensor::reserve(name.len(), view.shape.len(), budget, blame)?;
+        tensors.push(tensor(name, view, offset, bytes.len() as u64, blame)?);
+    }
+    Ok(Described { tensors, metadata, left_aside })
+}
+
+/// An empty list with room for so many tensors.
+pub(super) fn listed(tensors: usize, budget: &Budget<'_>, blame: Blame<'_>) -> Result<Vec<Tensor>> {
+    budget.reserve((tensors * size_of::<Tensor>()) as u64, blame)?;
+    Ok(Vec::with_capacity(tensors))
 }
 
 /// The folder that the archive's pickle is in.

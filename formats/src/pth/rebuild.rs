@@ -41,6 +41,11 @@ pub(super) fn call<'a>(machine: &mut Machine<'a>, function: Item<'a>, args: Item
         }
         (Global::Size, [dims]) if machine.tuple(*dims).is_some() => Ok(*dims),
         (Global::Device, _) => machine.keep(Object::Other("device")),
+        (Global::Plain(name), [] | [_] | [_, _]) => machine.keep(Object::Other(name)),
+        (Global::Counter, []) => machine.keep(Object::Dict(Vec::new())),
+        (Global::Counter, [counts]) if matches!(machine.object(*counts), Some(Object::Dict(_))) => {
+            Ok(*counts)
+        }
         _ => Err(machine.blame.malformed(format!("{function:?} is called with arguments it does not take"))),
     }
 }
@@ -51,6 +56,9 @@ fn ordered_dict<'a>(machine: &mut Machine<'a>, pairs: Item<'a>) -> Result<Item<'
     let Some(Object::List(pairs)) = machine.object(pairs) else {
         return Err(wrong);
     };
+    // The one place where a list is copied: paid for, so that it cannot be done over and over.
+    let count = pairs.len() as u64;
+    machine.budget.reserve(count * size_of::<[Item<'a>; 2]>() as u64, machine.blame)?;
     let pairs: Option<Vec<_>> = pairs
         .iter()
         .map(|pair| match machine.object(*pair) {
@@ -61,8 +69,7 @@ fn ordered_dict<'a>(machine: &mut Machine<'a>, pairs: Item<'a>) -> Result<Item<'
         .map(|pair| pair.map(|[key, value]: [Item<'a>; 2]| (key, value)))
         .collect();
     let pairs = pairs.ok_or(wrong)?;
-    // The one place where a list is copied: paid for, so that it cannot be done over and over.
-    machine.charge(pairs.len() as u64)?;
+    machine.charge(count)?;
     machine.keep(Object::Dict(pairs))
 }
 
@@ -101,7 +108,7 @@ fn tensor<'a>(machine: &mut Machine<'a>, function: Global, args: &[Item<'a>]) ->
     let Some(Object::Storage(storage)) = machine.object(*storage) else {
         return Err(wrong());
     };
-    let storage = *storage;
+    let storage = **storage;
     let (encoding, metadata) = match (function, rest) {
         (Global::RebuildTensor, []) => (storage.encoding, None),
         (Global::RebuildTensorV2, [_, _]) => (storage.encoding, None),
@@ -129,6 +136,8 @@ fn tensor<'a>(machine: &mut Machine<'a>, function: Global, args: &[Item<'a>]) ->
     if shape.len() != strides.len() {
         return Err(wrong());
     }
+    let dims = (shape.len() + strides.len()) as u64 * size_of::<u64>() as u64;
+    machine.budget.reserve(size_of::<TensorView<'_>>() as u64 + dims + 48, blame)?;
     machine.keep(Object::Tensor(Box::new(TensorView { storage, encoding, offset, shape, strides })))
 }
 
@@ -147,7 +156,7 @@ fn counts<'a>(machine: &Machine<'a>, items: Item<'a>) -> Result<Vec<u64>> {
         Some(Object::List(items)) => items.as_slice(),
         _ => return Err(wrong()),
     };
-    machine.blame.within("dimensions", items.len() as u64, machine.limits.dims)?;
+    machine.blame.within("dimensions", items.len() as u64, machine.budget.dims)?;
     items.iter().map(|i| count(*i)).collect::<Option<_>>().ok_or_else(wrong)
 }
 

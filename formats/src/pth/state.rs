@@ -1,7 +1,10 @@
 //! Finding the state dict in what a pickle describes, and the metadata beside it.
 
+use crate::array::Array;
+use crate::aside::LeftAside;
+use crate::budget::Budget;
 use crate::error::{Blame, Result};
-use crate::limits::Limits;
+use crate::json;
 use crate::pth::object::{Item, Object, Pickle, TensorView};
 use crate::pth::refuse;
 use crate::value::{Metadata, Value, ValueKind};
@@ -11,8 +14,8 @@ const WRAPPERS: &[&str] = &["state_dict", "model_state_dict", "model", "module",
 /// How many wrappers can be around each other.
 const DEPTH: usize = 4;
 
-/// Bytes of metadata for each byte of the pickle.
-const METADATA_BYTES: u64 = 64;
+/// Most state dicts that are named as left aside.
+const ASIDE: usize = 16;
 
 /// The tensors of the state dict by name, in file order.
 pub(super) type Views<'p, 'a> = Vec<(String, &'p TensorView<'a>)>;
@@ -20,48 +23,66 @@ pub(super) type Views<'p, 'a> = Vec<(String, &'p TensorView<'a>)>;
 /// A key and its value.
 type Member<'a> = (Item<'a>, Item<'a>);
 
+/// What a pickle holds of a model.
+pub(super) struct Found<'p, 'a> {
+    pub views: Views<'p, 'a>,
+    pub metadata: Metadata,
+    /// Other state dicts beside it.
+    pub left_aside: Option<LeftAside>,
+}
+
 /// Finds the state dict by the rule in the [module's documentation](crate::pth), and the metadata.
 ///
 /// # Errors
 /// If there are no tensors, or it is not clear which are meant.
 pub(super) fn find<'p, 'a>(
     pickle: &'p Pickle<'a>,
-    limits: &Limits,
+    budget: &Budget<'_>,
     blame: Blame<'_>,
-) -> Result<(Views<'p, 'a>, Metadata)> {
+) -> Result<Found<'p, 'a>> {
     let mut metadata = Metadata::new();
     let mut at = pickle.root;
-    // A pickle can mention a long text a million times at two bytes a time; as metadata it is copied. Honest
-    // metadata is a few times as large as its pickle.
-    let mut budget = pickle.bytes.saturating_mul(METADATA_BYTES);
+    let mut left_aside = LeftAside { taken: String::new(), others: Vec::new() };
     for _ in 0..=DEPTH {
-        let members = members(pickle, at);
-        blame.within("entries of a dict", members.len() as u64, limits.values)?;
+        let members = members(pickle, at, budget, blame)?;
+        blame.within("entries of a dict", members.len() as u64, budget.values)?;
         let is_tensor = |item: &Item<'a>| matches!(pickle.object(*item), Some(Object::Tensor(_)));
-        let holders = holders(pickle, &members);
+        let holders = holders(pickle, &members, budget, blame)?;
         let wrapped = wrapped(&holders);
         let here = wrapped.is_none() && members.iter().any(|(_, item)| is_tensor(item));
-        let next = if here || wrapped.is_some() { wrapped } else { only(&holders, limits, blame)? };
+        let next = if here || wrapped.is_some() { wrapped } else { only(&holders, budget, blame)? };
+        let is_next = |(_, item): &Member<'a>| Some(*item) == next.map(|(_, next)| next);
 
         let mut views = Views::new();
-        for (key, item) in &members {
+        for member @ (key, item) in &members {
             if let (Some(Object::Tensor(view)), true) = (pickle.object(*item), here) {
-                views.push((name(*key, limits, blame)?, view));
-            } else if Some(*item) != next
-                && let Ok(key) = name(*key, limits, blame)
+                let name = name(*key, budget, blame)?;
+                budget.item::<(String, &TensorView<'a>)>(0, blame)?;
+                views.push((name, view));
+            } else if !is_next(member)
+                && let Ok(key) = name(*key, budget, blame)
             {
-                budget = budget.saturating_sub(cost(pickle, *item).saturating_add(key.len() as u64));
-                if budget == 0 {
-                    return Err(blame.malformed("it repeats the same values far too often"));
-                }
+                budget.item::<(String, Value)>(cost(pickle, *item), blame)?;
                 metadata.push((key, value(pickle, *item)));
             }
         }
+        let others = holders.iter().filter(|holder| !is_next(holder) && !is_tensor(&holder.1));
+        for (key, _) in others.filter(|(key, _)| !is_optimizer(*key)) {
+            if left_aside.others.len() < ASIDE
+                && let Some(key) = python(*key)
+            {
+                left_aside.others.push(format!("{}{key}", left_aside.taken));
+            }
+        }
         if here {
-            return Ok((views, metadata));
+            let left_aside = Some(left_aside).filter(|aside| !aside.others.is_empty());
+            return Ok(Found { views, metadata, left_aside });
         }
         match next {
-            Some(next) => at = next,
+            Some((key, next)) => {
+                at = next;
+                left_aside.taken += &python(key).unwrap_or_default();
+            }
             None => break,
         }
     }
@@ -69,46 +90,80 @@ pub(super) fn find<'p, 'a>(
     Err(refuse::not_a_model("a torch file without a state dict of tensors", help, blame))
 }
 
+/// A key as Python writes it to look into a dict or a list: `["model"]`, `[0]`.
+fn python(key: Item<'_>) -> Option<String> {
+    match key {
+        Item::Text(text) => Some(format!("[{:?}]", json::short(text))),
+        Item::Int(number) => Some(format!("[{number}]")),
+        _ => None,
+    }
+}
+
+/// True for the state of an optimizer, which holds tensors but no model.
+fn is_optimizer(key: Item<'_>) -> bool {
+    matches!(key, Item::Text(text) if text.starts_with("optim"))
+}
+
 /// The keys and values of a dict, the numbers and elements of a list.
-fn members<'a>(pickle: &Pickle<'a>, item: Item<'a>) -> Vec<Member<'a>> {
+fn members<'a>(
+    pickle: &Pickle<'a>,
+    item: Item<'a>,
+    budget: &Budget<'_>,
+    blame: Blame<'_>,
+) -> Result<Vec<Member<'a>>> {
     let numbered = |items: &[Item<'a>]| (0..).map(Item::Int).zip(items.iter().copied()).collect();
-    match pickle.object(item) {
+    let count = match pickle.object(item) {
+        Some(Object::Dict(pairs)) => pairs.len(),
+        Some(Object::List(items)) => items.len(),
+        Some(Object::Tuple(items)) => items.len(),
+        _ => 0,
+    };
+    budget.reserve((count * size_of::<Member<'a>>()) as u64, blame)?;
+    Ok(match pickle.object(item) {
         Some(Object::Dict(pairs)) => pairs.clone(),
         Some(Object::List(items)) => numbered(items),
         Some(Object::Tuple(items)) => numbered(items),
         _ => Vec::new(),
-    }
+    })
 }
 
 /// The members that have tensors in them.
-fn holders<'a>(pickle: &Pickle<'a>, members: &[Member<'a>]) -> Vec<Member<'a>> {
+fn holders<'a>(
+    pickle: &Pickle<'a>,
+    members: &[Member<'a>],
+    budget: &Budget<'_>,
+    blame: Blame<'_>,
+) -> Result<Vec<Member<'a>>> {
+    // A flag for each object, before and after a round.
+    budget.reserve(2 * pickle.objects.len() as u64, blame)?;
     let holding = tensor_holders(pickle);
     let holds = |item: &Item<'a>| matches!(item, Item::Ref(id) if holding.get(*id as usize) == Some(&true));
-    members.iter().filter(|(_, item)| holds(item)).copied().collect()
+    let holders = || members.iter().filter(|(_, item)| holds(item)).copied();
+    budget.reserve((holders().count() * size_of::<Member<'a>>()) as u64, blame)?;
+    let mut list = Vec::with_capacity(holders().count());
+    list.extend(holders());
+    Ok(list)
 }
 
 /// The member that is a state dict by its key.
-fn wrapped<'a>(holders: &[Member<'a>]) -> Option<Item<'a>> {
+fn wrapped<'a>(holders: &[Member<'a>]) -> Option<Member<'a>> {
     let under = |wrapper: &&str| holders.iter().find(|(key, _)| *key == Item::Text(wrapper));
-    WRAPPERS.iter().find_map(under).map(|(_, item)| *item)
+    WRAPPERS.iter().find_map(under).copied()
 }
 
 /// The member that is the state dict because there is no other.
-fn only<'a>(holders: &[Member<'a>], limits: &Limits, blame: Blame<'_>) -> Result<Option<Item<'a>>> {
+fn only<'a>(holders: &[Member<'a>], budget: &Budget<'_>, blame: Blame<'_>) -> Result<Option<Member<'a>>> {
     match holders {
         [] => Ok(None),
-        [(_, item)] => Ok(Some(*item)),
+        [holder] => Ok(Some(*holder)),
         [(first, _), ..] => {
             let names: Vec<String> =
-                holders.iter().take(4).filter_map(|(key, _)| name(*key, limits, blame).ok()).collect();
+                holders.iter().take(4).filter_map(|(key, _)| name(*key, budget, blame).ok()).collect();
             let more = if holders.len() > 4 { ", ..." } else { "" };
-            let first = name(*first, limits, blame)?;
+            let example = LeftAside::how_to_take(&python(*first).unwrap_or_default());
             Err(blame.unsupported(
                 format!("several dicts of tensors ({}{more})", names.join(", ")),
-                format!(
-                    "in Python, save the one that is the model, such as \
-                     torch.save(torch.load(path, weights_only=True)[{first:?}], new_path)"
-                ),
+                format!("in Python, save the one that is the model, such as {example}"),
             ))
         }
     }
@@ -137,10 +192,11 @@ fn tensor_holders(pickle: &Pickle<'_>) -> Vec<bool> {
 }
 
 /// A key as text.
-fn name(key: Item<'_>, limits: &Limits, blame: Blame<'_>) -> Result<String> {
+fn name(key: Item<'_>, budget: &Budget<'_>, blame: Blame<'_>) -> Result<String> {
     match key {
         Item::Text(text) => {
-            blame.within("bytes of name", text.len() as u64, limits.name_bytes)?;
+            blame.within("bytes of name", text.len() as u64, budget.name_bytes)?;
+            budget.reserve(text.len() as u64 + 32, blame)?;
             Ok(text.to_owned())
         }
         Item::Int(number) => Ok(number.to_string()),
@@ -151,11 +207,11 @@ fn name(key: Item<'_>, limits: &Limits, blame: Blame<'_>) -> Result<String> {
     }
 }
 
-/// About how many bytes [`value`] takes.
+/// Bytes of memory that [`value`] takes at most.
 fn cost(pickle: &Pickle<'_>, item: Item<'_>) -> u64 {
     let one = |item: &Item<'_>| match item {
-        Item::Text(text) => 32 + text.len() as u64,
-        _ => 32,
+        Item::Text(text) => 64 + 4 * text.len() as u64,
+        _ => 64,
     };
     match pickle.object(item) {
         Some(Object::List(items)) => items.iter().map(one).sum(),
@@ -198,7 +254,10 @@ fn scalar(item: Item<'_>) -> Option<Value> {
 
 /// Plain values of one kind as an array.
 fn array(items: &[Item<'_>]) -> Option<Value> {
-    let values = items.iter().map(|i| scalar(*i)).collect::<Option<Vec<_>>>()?;
-    let kind = values.first().map_or(ValueKind::String, Value::kind);
-    values.iter().all(|v| v.kind() == kind).then_some(Value::Array(kind, values))
+    let kind = items.first().map_or(Some(ValueKind::String), |first| scalar(*first).map(|v| v.kind()))?;
+    let mut array = Array::empty(kind)?;
+    items
+        .iter()
+        .all(|item| scalar(*item).is_some_and(|value| array.push(value)))
+        .then_some(Value::Array(array))
 }

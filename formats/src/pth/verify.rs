@@ -1,5 +1,6 @@
 //! Checking the data of torch files against the CRC-32s in them.
 
+use crate::budget::Budget;
 use crate::container::Container;
 use crate::error::{Blame, Result};
 use crate::format::Checksums;
@@ -18,13 +19,15 @@ const CHUNK_BYTES: u64 = 4 << 20;
 /// # Errors
 /// [`Error::Malformed`](crate::Error::Malformed) that names the first damaged entry and the tensor in it.
 pub(super) fn verify_crcs(container: &Container, limits: &Limits) -> Result<Checksums> {
+    let budget = &Budget::new(limits);
     let mut verified = 0;
     for (number, file) in container.files().iter().enumerate() {
         let blame = Blame { path: file.path(), format: NAME };
         if !refuse::is_zip(file.bytes()) {
             continue;
         }
-        let archive = Archive::read(file, limits, blame)?;
+        budget.next_file();
+        let archive = Archive::read(file, budget, blame)?;
         if archive.entries().iter().all(|e| e.crc == 0) {
             continue; // saved after torch.serialization.set_crc32_options(False)
         }

@@ -148,9 +148,9 @@ impl Pickler {
             Value::F64(v) => self.float(*v),
             Value::Bool(v) => self.op(if *v { b"\x88" } else { b"\x89" }),
             Value::String(v) => self.text(v),
-            Value::Array(_, values) => {
+            Value::Array(values) => {
                 self.op(b"](");
-                values.iter().for_each(|v| self.value(v));
+                values.iter().for_each(|v| self.value(&v));
                 self.op(b"e");
             }
         }

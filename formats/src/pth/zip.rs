@@ -9,11 +9,9 @@
 //! The central directory is what counts; the local headers must agree with it. Nothing may overlap, stand
 //! before the first entry unnoticed, or reach out of the file. Source: PKWARE's APPNOTE.TXT 6.3.
 
-use std::collections::BTreeMap;
-
+use crate::budget::Budget;
 use crate::cursor::Cursor;
 use crate::error::{Blame, Result};
-use crate::limits::Limits;
 use crate::mapped::Mapped;
 
 pub(super) const LOCAL: u32 = 0x0403_4b50;
@@ -22,6 +20,8 @@ pub(super) const END: &[u8; 4] = b"PK\x05\x06";
 pub(super) const END64: u32 = 0x0606_4b50;
 pub(super) const LOCATOR64: &[u8; 4] = b"PK\x06\x07";
 const END_BYTES: usize = 22;
+/// Bytes of an entry of the directory, beside its name.
+const CENTRAL_BYTES: u64 = 46;
 const LOCATOR64_BYTES: usize = 20;
 /// Extra field with sizes above 32 bits.
 pub(super) const EXTRA_ZIP64: u16 = 1;
@@ -67,27 +67,32 @@ impl Entry<'_> {
 #[derive(Debug)]
 pub(super) struct Archive<'a> {
     entries: Vec<Entry<'a>>,
-    index: BTreeMap<&'a str, usize>,
+    /// Numbers of the entries in the order of their names.
+    by_name: Vec<u32>,
 }
 
 impl<'a> Archive<'a> {
     /// Reads and checks the directory of the archive that fills `mapped`.
-    pub fn read(mapped: &'a Mapped, limits: &Limits, blame: Blame<'a>) -> Result<Archive<'a>> {
+    pub fn read(mapped: &'a Mapped, budget: &Budget<'_>, blame: Blame<'a>) -> Result<Archive<'a>> {
         let file = mapped.bytes();
         let end = End::find(file, blame)?;
         blame.within(
             "files in the zip archive",
             end.entries,
-            limits.tensors.saturating_add(OTHER_ENTRIES),
+            budget.tensors.saturating_add(OTHER_ENTRIES),
         )?;
-        blame.within("bytes of zip directory", end.directory_bytes, limits.header_bytes)?;
+        blame.within("bytes of zip directory", end.directory_bytes, budget.header_bytes)?;
         let mut cursor = Cursor::starting_at(file, end.directory, blame);
-        let mut entries = Vec::new();
-        let mut index = BTreeMap::new();
+        // An entry takes more bytes in the directory than it has numbers, so no more than these are there.
+        let count = end.entries.min(end.directory_bytes / CENTRAL_BYTES) as usize;
+        let each = size_of::<Entry<'_>>() + size_of::<&Entry<'_>>() + size_of::<u32>();
+        budget.read_more(end.directory_bytes);
+        budget.reserve((count * each) as u64, blame)?;
+        let mut entries = Vec::with_capacity(count);
         for _ in 0..end.entries {
-            let at = cursor.pos();
-            let mut entry = central(&mut cursor, limits)?;
+            let mut entry = central(&mut cursor, budget)?;
             entry.offset = local(file, &entry, blame)?;
+            budget.read_more(entry.offset - entry.header);
             // The local headers are spread over the whole file, which must not become resident for them.
             mapped.release(entry.header..entry.offset);
             let data_end = entry.offset.checked_add(entry.bytes);
@@ -95,13 +100,16 @@ impl<'a> Archive<'a> {
                 let what = format!("{:?} reaches into the zip directory", entry.name);
                 return Err(blame.malformed(what).at(entry.offset));
             }
-            if index.insert(entry.name, entries.len()).is_some() {
-                return Err(blame.malformed(format!("{:?} is in the archive twice", entry.name)).at(at));
-            }
             entries.push(entry);
         }
         if Some(cursor.pos()) != end.directory.checked_add(end.directory_bytes) {
             return Err(blame.malformed("the zip directory has not the size it claims").at(cursor.pos()));
+        }
+        let mut by_name: Vec<u32> = (0..).zip(&entries).map(|(number, _)| number).collect();
+        let name = |number: &u32| entries.get(*number as usize).map_or("", |entry: &Entry<'a>| entry.name);
+        by_name.sort_unstable_by_key(name);
+        if let Some(pair) = by_name.windows(2).find(|pair| name(&pair[0]) == name(&pair[1])) {
+            return Err(blame.malformed(format!("{:?} is in the archive twice", name(&pair[0]))));
         }
         let mut order: Vec<&Entry<'_>> = entries.iter().collect();
         order.sort_by_key(|e| e.header);
@@ -113,7 +121,7 @@ impl<'a> Archive<'a> {
                 return Err(blame.malformed(what).at(b.header));
             }
         }
-        Ok(Archive { entries, index })
+        Ok(Archive { entries, by_name })
     }
 
     /// All files, in the order of the directory.
@@ -123,7 +131,9 @@ impl<'a> Archive<'a> {
 
     /// The file of that name.
     pub fn entry(&self, name: &str) -> Option<&Entry<'a>> {
-        self.index.get(name).and_then(|i| self.entries.get(*i))
+        let entry = |number: u32| self.entries.get(number as usize);
+        let found = self.by_name.binary_search_by_key(&Some(name), |number| entry(*number).map(|e| e.name));
+        entry(*self.by_name.get(found.ok()?)?)
     }
 }
 
@@ -214,7 +224,7 @@ fn starts(file: &[u8], at: usize, magic: &[u8; 4]) -> bool {
 }
 
 /// One entry of the central directory; where the data starts is still unknown.
-fn central<'a>(cursor: &mut Cursor<'a>, limits: &Limits) -> Result<Entry<'a>> {
+fn central<'a>(cursor: &mut Cursor<'a>, budget: &Budget<'_>) -> Result<Entry<'a>> {
     let what = "the zip directory";
     let (at, blame) = (cursor.pos(), cursor.blame);
     if cursor.u32(what)? != CENTRAL {
@@ -229,7 +239,7 @@ fn central<'a>(cursor: &mut Cursor<'a>, limits: &Limits) -> Result<Entry<'a>> {
     cursor.take(8, what)?; // disk, attributes
     let mut header = u64::from(cursor.u32(what)?);
     // Room for the folder's name in front of the names that are bounded.
-    blame.within("bytes of name", name_bytes.into(), limits.name_bytes.saturating_add(1 << 10))?;
+    blame.within("bytes of name", name_bytes.into(), budget.name_bytes.saturating_add(1 << 10))?;
     let name = cursor.text(name_bytes.into(), "a name in the zip directory")?;
     let extra_at = cursor.pos();
     let extra = cursor.take(extra_bytes.into(), what)?;

@@ -22,10 +22,10 @@ pub use write::{Header, place};
 
 use quant::Encoding;
 
+use crate::budget::Budget;
 use crate::container::Container;
 use crate::error::{Blame, Error, Result};
 use crate::format::{Format, Sniff};
-use crate::limits::Limits;
 use crate::mapped::Mapped;
 
 /// 0x67676d66, little endian.
@@ -74,8 +74,8 @@ impl Format for RwkvCpp {
         file.bytes.starts_with(MAGIC)
     }
 
-    fn read(&self, file: Mapped, limits: &Limits) -> Result<Container> {
-        read::read(file, limits)
+    fn read(&self, file: Mapped, budget: &Budget<'_>) -> Result<Container> {
+        read::read(file, budget)
     }
 }
 

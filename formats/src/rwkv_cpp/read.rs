@@ -1,14 +1,14 @@
 //! Reading rwkv.cpp's files.
 
+use crate::budget::Budget;
 use crate::container::{Container, Tensor};
 use crate::cursor::Cursor;
 use crate::error::{Blame, Result};
-use crate::limits::Limits;
 use crate::mapped::Mapped;
 use crate::rwkv_cpp::{DIMS, MAGIC, OLD_VERSION, RwkvCpp, VERSION, encoding_of, key};
 use crate::value::{Metadata, Value};
 
-pub(super) fn read(file: Mapped, limits: &Limits) -> Result<Container> {
+pub(super) fn read(file: Mapped, budget: &Budget<'_>) -> Result<Container> {
     let path = file.path().to_owned();
     let blame = Blame { path: &path, format: "rwkv.cpp" };
     let mut cursor = Cursor::new(file.bytes(), blame);
@@ -31,17 +31,17 @@ pub(super) fn read(file: Mapped, limits: &Limits) -> Result<Container> {
 
     let mut tensors = Vec::new();
     while cursor.left() > 0 {
-        blame.within("tensors", tensors.len() as u64 + 1, limits.tensors)?;
-        tensors.push(tensor(&mut cursor, version, limits)?);
+        blame.within("tensors", tensors.len() as u64 + 1, budget.tensors)?;
+        tensors.push(tensor(&mut cursor, version, budget)?);
     }
     if tensors.is_empty() {
         return Err(blame.malformed("it holds no tensors").at(cursor.pos()));
     }
-    Container::new(&RwkvCpp, &path, vec![file], tensors, metadata, limits)
+    Container::new(&RwkvCpp, &path, vec![file], tensors, metadata, budget)
 }
 
 /// One tensor: its description and, right behind, its data.
-fn tensor(cursor: &mut Cursor<'_>, version: u32, limits: &Limits) -> Result<Tensor> {
+fn tensor(cursor: &mut Cursor<'_>, version: u32, budget: &Budget<'_>) -> Result<Tensor> {
     let at = cursor.pos();
     let blame = cursor.blame;
     let dims = cursor.u32("the number of dimensions")?;
@@ -50,13 +50,17 @@ fn tensor(cursor: &mut Cursor<'_>, version: u32, limits: &Limits) -> Result<Tens
     if dims == 0 || dims > DIMS {
         return Err(blame.malformed(format!("a tensor of {dims} dimensions, not of 1 to {DIMS}")).at(at));
     }
-    let mut shape = Vec::new();
+    let mut shape = Vec::with_capacity(dims as usize);
     for _ in 0..dims {
         shape.push(cursor.u32("a dimension")? as usize);
     }
     shape.reverse();
-    blame.within("bytes of name", name_bytes.into(), limits.name_bytes)?;
-    let name = cursor.text(name_bytes.into(), "the name of a tensor")?.to_owned();
+    blame.within("bytes of name", name_bytes.into(), budget.name_bytes)?;
+    let name = cursor.text(name_bytes.into(), "the name of a tensor")?;
+    budget.read_more(cursor.pos() - at);
+    Tensor::reserve(name.len(), dims as usize, budget, blame)?;
+    budget.item::<Tensor>(0, blame)?;
+    let name = name.to_owned();
     let in_tensor = |e: crate::Error| e.in_tensor(&name).at(at);
     let encoding = encoding_of(id, version, blame).map_err(in_tensor)?;
     let bytes = Tensor::span_bytes(encoding, &shape, None).ok_or_else(|| {

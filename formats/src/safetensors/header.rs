@@ -5,9 +5,9 @@ use std::fmt;
 use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, Visitor};
 
+use crate::budget::Budget;
 use crate::error::{Blame, Error, Result};
 use crate::json::{self, Members};
-use crate::limits::Limits;
 use crate::safetensors::{LENGTH_BYTES, METADATA};
 
 /// What the header says of one tensor.
@@ -18,7 +18,7 @@ pub(super) struct Entry {
     pub data_offsets: (u64, u64),
 }
 
-/// The header in file order. Names are unique and within the limits.
+/// The header in file order. Names are unique and within the budget.
 #[derive(Debug, Default)]
 pub(super) struct Header {
     pub metadata: Vec<(String, String)>,
@@ -26,8 +26,8 @@ pub(super) struct Header {
 }
 
 /// Parses the header: `bytes` without the length in front.
-pub(super) fn parse(bytes: &[u8], limits: &Limits, blame: Blame<'_>) -> Result<Header> {
-    let mut parse = Parse { limits, blame, header: Header::default(), current: None, over: None };
+pub(super) fn parse(bytes: &[u8], budget: &Budget<'_>, blame: Blame<'_>) -> Result<Header> {
+    let mut parse = Parse { budget, blame, header: Header::default(), current: None, over: None };
     let mut json = serde_json::Deserializer::from_slice(bytes);
     let parsed = parse.deserialize(&mut json).and_then(|()| json.end());
     let Parse { header, current, over, .. } = parse;
@@ -54,7 +54,7 @@ fn position(bytes: &[u8], line: usize, column: usize) -> u64 {
 
 /// The parser's state: what was read, where it stands, and the limit that stopped it.
 struct Parse<'a> {
-    limits: &'a Limits,
+    budget: &'a Budget<'a>,
     blame: Blame<'a>,
     header: Header,
     current: Option<String>,
@@ -89,8 +89,8 @@ impl<'de> Visitor<'de> for &mut Parse<'_> {
             let count = self.header.tensors.len() as u64 + 1;
             let within = self
                 .blame
-                .within("tensors", count, self.limits.tensors)
-                .and_then(|_| self.blame.within("bytes of name", name.len() as u64, self.limits.name_bytes));
+                .within("tensors", count, self.budget.tensors)
+                .and_then(|_| self.blame.within("bytes of name", name.len() as u64, self.budget.name_bytes));
             if let Err(error) = within {
                 self.over = Some(error);
                 return Err(A::Error::custom("over a limit"));

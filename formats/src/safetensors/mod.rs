@@ -27,10 +27,10 @@ pub use write::place;
 
 use quant::Encoding;
 
+use crate::budget::Budget;
 use crate::container::Container;
 use crate::error::Result;
 use crate::format::{Format, Sniff};
-use crate::limits::Limits;
 use crate::mapped::Mapped;
 
 /// Bytes of the length in front of the header.
@@ -68,7 +68,7 @@ impl Format for Safetensors {
         file.bytes.get(7) == Some(&0) && file.bytes.get(8) == Some(&b'{')
     }
 
-    fn read(&self, file: Mapped, limits: &Limits) -> Result<Container> {
-        read::read(file, limits)
+    fn read(&self, file: Mapped, budget: &Budget<'_>) -> Result<Container> {
+        read::read(file, budget)
     }
 }

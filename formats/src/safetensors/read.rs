@@ -3,11 +3,12 @@
 use ::safetensors::SafeTensors;
 use quant::Encoding;
 
+use crate::budget::Budget;
 use crate::checksums;
 use crate::container::{Container, Tensor};
 use crate::cursor::Cursor;
 use crate::error::{Blame, Result};
-use crate::limits::Limits;
+use crate::json;
 use crate::mapped::Mapped;
 use crate::safetensors::header::{self, Entry};
 use crate::safetensors::{DTYPES, Safetensors};
@@ -28,18 +29,26 @@ const UNREAD: &[&str] = &[
     "C64",
 ];
 
-pub(super) fn read(file: Mapped, limits: &Limits) -> Result<Container> {
+/// Bytes of memory that a value of the header takes in the two parsers, beside its text. (A tensor has about nine.)
+const VALUE_BYTES: u64 = 80;
+
+pub(super) fn read(file: Mapped, budget: &Budget<'_>) -> Result<Container> {
     let path = file.path().to_owned();
     let blame = Blame { path: &path, format: "safetensors" };
     let mut cursor = Cursor::new(file.bytes(), blame);
     let header_bytes = cursor.u64("the length of the header")?;
-    blame.within("bytes of header", header_bytes, limits.header_bytes)?;
-    let header = header::parse(cursor.take(header_bytes, "the header")?, limits, blame)?;
+    blame.within("bytes of header", header_bytes, budget.header_bytes)?;
+    let header = cursor.take(header_bytes, "the header")?;
+    budget.read_to(cursor.pos());
+    json::reserve(header, VALUE_BYTES, budget, blame)?;
+    let header = header::parse(header, budget, blame)?;
     let base = cursor.pos();
 
     let mut tensors = Vec::new();
     for (name, entry) in header.tensors {
-        tensors.push(tensor(name, &entry, limits, blame)?);
+        Tensor::reserve(name.len(), entry.shape.len(), budget, blame)?;
+        budget.item::<Tensor>(0, blame)?;
+        tensors.push(tensor(name, &entry, budget, blame)?);
     }
     // A stable sort, so that empty tensors, which share their offset with a neighbour, keep their order.
     tensors.sort_by_key(|t| (t.offset, t.bytes));
@@ -49,15 +58,15 @@ pub(super) fn read(file: Mapped, limits: &Limits) -> Result<Container> {
     }
     SafeTensors::read_metadata(file.bytes()).map_err(|e| blame.malformed(e.to_string()))?;
     let metadata = header.metadata.into_iter().map(|(key, text)| (key, Value::String(text))).collect();
-    let container = Container::new(&Safetensors, &path, vec![file], tensors, metadata, limits)?;
+    let container = Container::new(&Safetensors, &path, vec![file], tensors, metadata, budget)?;
     Ok(checksums::taken(container, base))
 }
 
 /// One tensor; its offset is still relative to the data.
-fn tensor(name: String, entry: &Entry, limits: &Limits, blame: Blame<'_>) -> Result<Tensor> {
+fn tensor(name: String, entry: &Entry, budget: &Budget<'_>, blame: Blame<'_>) -> Result<Tensor> {
     let in_tensor = |e: crate::Error| e.in_tensor(&name);
     let encoding = encoding(&entry.dtype, blame).map_err(in_tensor)?;
-    blame.within("dimensions", entry.shape.len() as u64, limits.dims)?;
+    blame.within("dimensions", entry.shape.len() as u64, budget.dims)?;
     let absurd =
         || in_tensor(blame.malformed(format!("the shape {:?} of {encoding} is absurd", entry.shape)));
     let shape: Vec<usize> = entry

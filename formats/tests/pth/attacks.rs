@@ -149,7 +149,7 @@ fn repeated_values_are_not_copied_without_end() {
     for i in 0..1000i64 {
         p = p.int(i).op(b"h\0");
     }
-    malformed(&pth(&p.op(b"u").stop(), &[("0", 8)]), "far too often");
+    malformed(&pth(&p.op(b"u").stop(), &[("0", 8)]), "bytes of memory to be opened");
 
     let mut p = Pickle::new().op(b"](");
     for _ in 0..1_000 {

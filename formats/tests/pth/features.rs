@@ -1,6 +1,6 @@
 //! What a valid torch file can hold, hand-assembled.
 
-use formats::{Error, Value, ValueKind};
+use formats::{Error, Value};
 use quant::Encoding;
 
 use crate::build::{File, Pickle, View, dict, error, file, open, pth, zip};
@@ -187,7 +187,7 @@ fn values_beside_the_tensors_become_metadata() {
             .item("t", "0", &[2])
     });
     let c = open(&pth(&pickle, &[("0", 8)])).unwrap();
-    let array = |v: &[i64]| Value::Array(ValueKind::I64, v.iter().map(|v| Value::I64(*v)).collect());
+    let array = |v: &[i64]| Value::from(v.to_vec());
     let expected: Vec<(&str, Value)> = vec![
         ("_strategy", "cuda fp16i8".into()),
         ("_version", Value::F64(0.7)),
@@ -361,4 +361,127 @@ fn integers_of_any_length() {
     ] {
         assert_eq!(long(bytes), expected, "{bytes:?}");
     }
+}
+
+/// What `torch.load(weights_only=True)` takes beside tensors is read as values that do nothing (case deepspeed-set).
+#[test]
+fn plain_python_values_beside_tensors_are_read() {
+    let set2 = |p: Pickle, module: &str, name: &str| p.global(module, name).op(b"](K\x01K\x02e\x85R");
+    let values: Vec<(&str, Pickle, &str)> = vec![
+        ("set of protocol 2", set2(Pickle::default(), "__builtin__", "set"), "<set>"),
+        ("set of protocol 3", set2(Pickle::default(), "builtins", "set"), "<set>"),
+        ("frozenset of protocol 2", set2(Pickle::default(), "__builtin__", "frozenset"), "<frozenset>"),
+        ("set of protocol 4", Pickle::default().op(b"\x8f(K\x01K\x02\x90"), "<set>"),
+        ("empty set of protocol 4", Pickle::default().op(b"\x8f"), "<set>"),
+        ("frozenset of protocol 4", Pickle::default().op(b"(K\x01\x91"), "<frozenset>"),
+        (
+            "bytes of protocol 2",
+            Pickle::default().global("_codecs", "encode").text("ab\u{e9}").text("latin1").op(b"\x86R"),
+            "<bytes>",
+        ),
+        ("empty bytes of protocol 2", Pickle::default().global("__builtin__", "bytes").op(b")R"), "<bytes>"),
+        (
+            "bytes of protocol 0",
+            Pickle::default().op(b"c_codecs\nencode\n(V\xe9\\u005c\nVlatin1\ntR"),
+            "<bytes>",
+        ),
+        ("bytes of protocol 3", Pickle::default().op(b"C\x02ab"), "<bytes of 2>"),
+        ("bytearray of protocol 5", Pickle::default().op(b"\x96\x02\0\0\0\0\0\0\0ab"), "<bytes of 2>"),
+        (
+            "bytearray of protocol 2",
+            Pickle::default().global("__builtin__", "bytearray").text("ab").text("latin-1").op(b"\x86R"),
+            "<bytearray>",
+        ),
+        (
+            "complex",
+            Pickle::default().global("__builtin__", "complex").op(b"G\0\0\0\0\0\0\0\0G\0\0\0\0\0\0\0\0\x86R"),
+            "<complex>",
+        ),
+        (
+            "Counter",
+            Pickle::default().global("collections", "Counter").op(b"}U\x01aK\x01s\x85R"),
+            "<dict of 1>",
+        ),
+        ("empty Counter", Pickle::default().global("collections", "Counter").op(b")R"), "<dict of 0>"),
+        ("OrderedDict", Pickle::default().global("collections", "OrderedDict").op(b")R"), "<dict of 0>"),
+        ("dtype", Pickle::default().global("torch", "bfloat16"), "<type>"),
+        ("dtype that no tensor can have", Pickle::default().global("torch", "complex64"), "<type>"),
+        ("device", Pickle::default().global("torch", "device").text("cuda").op(b"K\0\x86R"), "<device>"),
+        (
+            "layout",
+            Pickle::default().global("torch.serialization", "_get_layout").text("torch.strided").op(b"\x85R"),
+            "<layout>",
+        ),
+        (
+            "a long integer of protocol 0",
+            Pickle::default().op(b"L123456789012345678901234567890L\n"),
+            "<large integer>",
+        ),
+        ("an integer of protocol 0", Pickle::default().op(b"I7\n"), ""),
+    ];
+    for (name, value, said) in &values {
+        let beside = dict(|p| p.item("t", "0", &[2]).text("other").op(&value.0));
+        let read = open(&pth(&beside, &[("0", 8)])).unwrap_or_else(|e| panic!("{name}: {e}"));
+        assert_eq!(read.tensors().len(), 1, "{name}");
+        if !said.is_empty() {
+            assert_eq!(read.value("other").unwrap(), &Value::from(*said), "{name}");
+        }
+        // As a key of a dict, and nested in a list.
+        let nested = dict(|p| {
+            let p = p.item("t", "0", &[2]).op(&value.0).int(1).text("list").op(b"](").op(&value.0);
+            p.op(&value.0).op(b"e")
+        });
+        let read = open(&pth(&nested, &[("0", 8)])).unwrap_or_else(|e| panic!("{name}: {e}"));
+        assert_eq!(read.tensors().len(), 1, "{name}");
+    }
+    // And nothing else.
+    for (module, name) in
+        [("builtins", "getattr"), ("__builtin__", "list"), ("_codecs", "decode"), ("collections", "deque")]
+    {
+        let text =
+            error(&pth(&dict(|p| p.item("t", "0", &[2]).text("x").global(module, name)), &[("0", 8)])).0;
+        assert!(text.contains(&format!("the Python object {module}.{name} (at byte ")), "{text}");
+    }
+}
+
+/// A second state dict is named (case two-dicts).
+#[test]
+fn state_dicts_that_are_left_aside_are_named() {
+    let one = |p: Pickle, key: &str| p.op(b"}(").item(key, "0", &[2]).op(b"u");
+    let two = |first: &str, second: &str| {
+        let p = one(Pickle::new().op(b"}(").text(first), "a");
+        pth(&one(p.text(second), "b").op(b"u").stop(), &[("0", 8)])
+    };
+    let aside = |bytes: &[u8]| {
+        let read = open(bytes).unwrap();
+        let aside = read.left_aside().cloned();
+        (read.tensors()[0].name.clone(), aside.map(|a| (a.taken, a.others)))
+    };
+    let said = |taken: &str, other: &str| Some((taken.to_owned(), vec![other.to_owned()]));
+    assert_eq!(aside(&two("ema", "model")), ("b".into(), said(r#"["model"]"#, r#"["ema"]"#)));
+    assert_eq!(
+        aside(&two("model", "ema_state_dict")),
+        ("a".into(), said(r#"["model"]"#, r#"["ema_state_dict"]"#))
+    );
+    assert_eq!(aside(&two("module", "state_dict")), ("b".into(), said(r#"["state_dict"]"#, r#"["module"]"#)));
+    assert_eq!(aside(&two("model", "optimizer")), ("a".into(), None));
+    // Beside tensors, and in a wrapper.
+    let beside = dict(|p| one(p.item("t", "0", &[2]).text("ema"), "b"));
+    assert_eq!(aside(&pth(&beside, &[("0", 8)])), ("t".into(), said("", r#"["ema"]"#)));
+    let p = Pickle::new().op(b"}(").text("model").op(b"}(").text("module");
+    let inner = one(one(p, "a").text("ema"), "b").op(b"uu").stop();
+    assert_eq!(
+        aside(&pth(&inner, &[("0", 8)])),
+        ("a".into(), said(r#"["model"]["module"]"#, r#"["model"]["ema"]"#))
+    );
+    // Which of several is the model nobody knows; the help is right Python.
+    let (text, help) = error(&two("teacher", "student"));
+    assert!(text.contains("several dicts of tensors (teacher, student)"), "{text}");
+    assert!(
+        help.ends_with("torch.save(torch.load(path, weights_only=True)[\"teacher\"], new_path)"),
+        "{help}"
+    );
+    let list = one(one(Pickle::new().op(b"]("), "a"), "b").op(b"e").stop();
+    let help = error(&pth(&list, &[("0", 8)])).1;
+    assert!(help.ends_with("torch.save(torch.load(path, weights_only=True)[0], new_path)"), "{help}");
 }

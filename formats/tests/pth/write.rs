@@ -5,7 +5,7 @@ use std::io::{Seek, SeekFrom, Write};
 use std::path::Path;
 
 use formats::pth::{Crc32, PthPlacement, place};
-use formats::{Checksums, Error, Limits, Metadata, Planned, Value, ValueKind, open};
+use formats::{Checksums, Error, Limits, Metadata, Planned, Value, open};
 use quant::Encoding;
 
 use crate::build::{Scratch, dict, file, pth, zip};
@@ -51,7 +51,7 @@ fn what_is_placed_is_read_back() {
         ("eps".into(), Value::F64(1e-5)),
         ("flag".into(), Value::Bool(true)),
         ("list".into(), Value::strings(["a".to_owned(), "b".to_owned()])),
-        ("numbers".into(), Value::Array(ValueKind::I64, vec![Value::I64(300), Value::I64(0x7fff_ffff)])),
+        ("numbers".into(), Value::from(vec![300i64, 0x7fff_ffff])),
     ];
     let placement = place("my model", &metadata, &tensors).unwrap();
     let bytes = write(&placement, &tensors);

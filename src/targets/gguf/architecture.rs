@@ -48,8 +48,8 @@ pub(super) enum Holds {
 }
 
 use Holds::{
-    Blocks, Constant, Context, FileTypeNumber, HeadSize, Heads, Hidden, KeyHeads, NormEpsilon, Rank as OfRank, RankOrZero,
-    Rescale, RmsEpsilon, Width,
+    Blocks, Constant, Context, FileTypeNumber, HeadSize, Heads, Hidden, KeyHeads, NormEpsilon,
+    Rank as OfRank, RankOrZero, Rescale, RmsEpsilon, Width,
 };
 
 /// RWKV has no limit; this is the number that llama.cpp's own converter writes.

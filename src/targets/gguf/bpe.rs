@@ -1,6 +1,6 @@
 //! The tokenizer keys of a GGUF file for byte-pair tokenizers: llama.cpp's tokenizer `gpt2`.
 
-use formats::{Metadata, Value, ValueKind};
+use formats::{Metadata, Value};
 
 use crate::vocab::{Bpe, Piece};
 
@@ -27,8 +27,7 @@ pub(super) fn keys(bpe: &Bpe) -> Metadata {
     put("model", Value::from("gpt2"));
     put("pre", Value::from(bpe.pre));
     put("tokens", Value::strings(bpe.tokens.iter().enumerate().map(|(id, piece)| text(piece, id))));
-    let kinds = bpe.tokens.iter().map(|piece| Value::I32(kind(piece))).collect();
-    put("token_type", Value::Array(ValueKind::I32, kinds));
+    put("token_type", Value::from(bpe.tokens.iter().map(kind).collect::<Vec<i32>>()));
     put("merges", Value::strings(bpe.merges.iter().cloned()));
     for (special, id) in &bpe.special {
         if let Some((_, key)) = ID_KEYS.iter().find(|(name, _)| name == special) {

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use formats::{Container, Metadata, Value, ValueKind};
+use formats::{Container, Metadata, Value};
 
 use super::bpe;
 use crate::about::About;
@@ -67,8 +67,7 @@ fn rwkv(model: &Model, vocab: &Vocab, chats: bool) -> Result<Metadata> {
     let mut put = |key: &str, value: Value| keys.push((format!("tokenizer.{key}"), value));
     put("ggml.model", Value::from("rwkv"));
     put("ggml.tokens", Value::strings(vocab.tokens.iter().enumerate().map(|(id, t)| text(t, id))));
-    let kinds = vocab.tokens.iter().map(|t| Value::I32(kind(t))).collect();
-    put("ggml.token_type", Value::Array(ValueKind::I32, kinds));
+    put("ggml.token_type", Value::from(vocab.tokens.iter().map(kind).collect::<Vec<i32>>()));
     if let Some(end) = id_of(&vocab, |t| *t == Token::End) {
         put("ggml.bos_token_id", Value::U32(end));
         put("ggml.eos_token_id", Value::U32(end));
@@ -107,12 +106,9 @@ pub fn vocab_of(container: &Container) -> Option<Vocab> {
     if container.value("tokenizer.ggml.model")?.as_str() != Some("rwkv") {
         return None;
     }
-    let array = |key: &str| match container.value(key) {
-        Some(Value::Array(_, items)) => Some(items),
-        _ => None,
-    };
+    let array = |key: &str| container.value(key).and_then(Value::as_array);
     let kinds = array("tokenizer.ggml.token_type")?;
-    let tokens = array("tokenizer.ggml.tokens")?.iter().zip(kinds).map(|(text, kind)| {
+    let tokens = array("tokenizer.ggml.tokens")?.iter().zip(kinds.iter()).map(|(text, kind)| {
         Some(match kind {
             Value::I32(CONTROL) => Token::End,
             Value::I32(UNUSED) => Token::Unused,

@@ -10,7 +10,7 @@
 //! whole multiples of that fall back ([`fitting`](crate::recipe::fitting)). web-rwkv does not look: its own nf4 of a
 //! model with rows of 224 gives other logits for 32 tokens at a time than for one after the other.
 
-use formats::{Metadata, Planned, Value, ValueKind};
+use formats::{Metadata, Planned, Value};
 use quant::Encoding;
 
 use super::{padded_rank, padded_vocabulary, prepared, stored_as, takes, unfit};
@@ -241,7 +241,7 @@ fn metadata(model: &Model, rescale: usize) -> Metadata {
     let (dims, version) = (&model.dims, model.version);
     let number = |n: usize| Value::U64(n as u64);
     let mut keys: Metadata = vec![
-        ("context".into(), Value::Array(ValueKind::U8, Vec::new())),
+        ("context".into(), Value::from(Vec::<u8>::new())),
         ("info.version".into(), Value::String(format!("V{}", version.major()))),
         ("info.num_layer".into(), number(dims.layers)),
         ("info.num_emb".into(), number(dims.embd)),

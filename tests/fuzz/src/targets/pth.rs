@@ -1,6 +1,6 @@
 //! Torch checkpoints: the archive, the pickle in it, and the legacy layout.
 
-use formats::{Metadata, Planned, Value, ValueKind, pth};
+use formats::{Metadata, Planned, Value, pth};
 use quant::Encoding;
 
 use crate::{Scratch, Target};
@@ -31,7 +31,7 @@ fn metadata() -> Metadata {
     vec![
         ("_strategy".to_owned(), Value::from("cpu fp32")),
         ("large".to_owned(), Value::I64(1 << 40)),
-        ("list".to_owned(), Value::Array(ValueKind::F64, vec![Value::F64(0.5)])),
+        ("list".to_owned(), Value::from(vec![0.5f64])),
     ]
 }
 
