@@ -11,6 +11,7 @@ use tokenizers::models::ModelWrapper;
 use tokenizers::pre_tokenizers::PreTokenizerWrapper;
 
 use super::{Token, Untokenizable};
+use crate::files;
 
 /// The token that ends a text in all tokenizers made after GPT-2's.
 const END: &str = "<|endoftext|>";
@@ -41,6 +42,7 @@ impl Merging {
     /// # Errors
     /// A sentence about what is not understood or not of this kind.
     pub fn parse(text: &str) -> Result<(Merging, Vec<Token>, Option<u32>), String> {
+        files::check_json(text)?;
         let mut rules = tokenizers::Tokenizer::from_bytes(text).map_err(|e| format!("it is damaged: {e}"))?;
         check(&rules)?;
         // These are for batches of a fixed size.
@@ -49,7 +51,7 @@ impl Merging {
         let ids = rules.get_vocab(true);
         let size = ids.values().copied().max().ok_or("it has no tokens")?;
         if size >= LIMIT {
-            return Err(format!("its id {size} is absurd"));
+            return Err(format!("its id {size} exceeds the limit of {LIMIT} ids"));
         }
         let bytes_of: HashMap<char, u8> = (0..=u8::MAX).map(|b| (spelling(b), b)).collect();
         let mut tokens = vec![Token::Unused; size as usize + 1];

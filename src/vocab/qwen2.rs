@@ -357,7 +357,9 @@ fn text(path: &Path) -> Result<Option<String>> {
 /// A file of JSON; `None` if there is no such file.
 fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
     let Some(text) = text(path)? else { return Ok(None) };
-    let parsed = serde_json::from_str(&text).map_err(|e| Error::Model {
+    let parsed =
+        files::check_json(&text).and_then(|()| serde_json::from_str(&text).map_err(|e| e.to_string()));
+    let parsed = parsed.map_err(|e| Error::Model {
         path: path.to_owned(),
         what: format!("is not what a file of this name holds: {e}"),
         help: "get a sound copy of the tokenizer's files".to_owned(),

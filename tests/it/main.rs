@@ -20,6 +20,7 @@ mod messages;
 mod parity;
 mod run;
 mod rwkv_cpp;
+mod sources;
 mod spread;
 #[path = "../../benches/synthetic.rs"]
 mod synthetic;

@@ -1,7 +1,11 @@
 //! Memory promises, measured on a child process.
 
+use std::io::{Seek, SeekFrom, Write};
 use std::path::Path;
+use std::process::Stdio;
 use std::time::Duration;
+
+use sha2::Digest;
 
 use crate::run::program;
 use crate::synthetic::{Shape, write};
@@ -9,7 +13,14 @@ use crate::synthetic::{Shape, write};
 /// Peak resident memory of a run of the program, in bytes: the kernel's own high-water mark, read until the end.
 /// (The `ru_maxrss` of a child starts at its parent's, so it tells nothing here.)
 fn peak_rss(args: &[&str]) -> u64 {
-    let mut child = program().args(args).spawn().unwrap();
+    let (peak, ended_well) = peak_of(args);
+    assert!(ended_well, "{args:?}");
+    peak
+}
+
+/// The same, and whether the run succeeded.
+fn peak_of(args: &[&str]) -> (u64, bool) {
+    let mut child = program().args(args).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     let status_file = format!("/proc/{}/status", child.id());
     let mut peak = 0;
     loop {
@@ -20,8 +31,8 @@ fn peak_rss(args: &[&str]) -> u64 {
             peak = peak.max(mark.map_or(0, |kb| kb.trim().parse().unwrap()));
         }
         if let Some(ended) = child.try_wait().unwrap() {
-            assert!(ended.success() && peak > 0, "{args:?}");
-            return peak * 1024;
+            assert!(peak > 0, "{args:?}");
+            return (peak * 1024, ended.success());
         }
         std::thread::sleep(Duration::from_millis(1));
     }
@@ -46,5 +57,49 @@ fn the_peak_does_not_grow_with_the_model_and_keeps_the_limit() {
         let (a, b) = (convert(&small, max_memory), convert(&large, max_memory));
         println!("peak at {max_memory}: {} MiB and {} MiB", a >> 20, b >> 20);
         assert!(a <= limit && b <= limit, "{a} and {b} bytes at {max_memory}");
+    }
+}
+
+/// Opening and verifying take no more than 64 MB, and 4 bytes for each byte that was read, beside the program itself
+/// (cases gguf-header-memory and rwkvz-bomb; the table of all formats is in `formats/tests/memory.rs`).
+#[test]
+fn hostile_files_do_not_eat_memory() {
+    let dir = tempfile::tempdir().unwrap();
+    let bomb = dir.path().join("bomb.rwkvz");
+    let numbers = "0,".repeat(20_000_000);
+    let index =
+        format!(r#"{{"requires":[],"metadata":[["a",{{"array":["u8",[{numbers}0]]}}]],"sections":[]}}"#);
+    let frame = zstd::bulk::compress(index.as_bytes(), 3).unwrap();
+    let mut bytes = b"RWKVZ\0\r\n\x01\0\0\0\0\0\0\0".to_vec();
+    bytes.extend(&frame);
+    [16, frame.len() as u64, index.len() as u64, 0].iter().for_each(|n| bytes.extend(n.to_le_bytes()));
+    bytes.extend(b"\x01\0\0\0\0\0\0\0");
+    bytes.extend(sha2::Sha256::digest(&frame));
+    bytes.extend(b"RWKVZEND");
+    std::fs::write(&bomb, &bytes).unwrap();
+
+    // A header of 60 arrays of a million u8; the file is a hole.
+    let header = dir.path().join("header.gguf");
+    let mut file = std::fs::File::create(&header).unwrap();
+    file.write_all(&[&b"GGUF\x03\0\0\0"[..], &[0; 8], &60u64.to_le_bytes()].concat()).unwrap();
+    for i in 0..60u32 {
+        file.write_all(
+            &[&2u64.to_le_bytes()[..], format!("{i:02}").as_bytes(), &[9, 0, 0, 0, 0, 0, 0, 0]].concat(),
+        )
+        .unwrap();
+        file.write_all(&(1u64 << 20).to_le_bytes()).unwrap();
+        file.seek(SeekFrom::Current(1 << 20)).unwrap();
+    }
+    let end = file.stream_position().unwrap();
+    file.set_len(end).unwrap();
+
+    let small = crate::run::testdata("rwkv7-bytes.pth");
+    for command in ["inspect", "verify"] {
+        let (least, _) = peak_of(&[command, small.to_str().unwrap()]);
+        for (file, read) in [(&bomb, bytes.len() as u64), (&header, end)] {
+            let (peak, _) = peak_of(&[command, file.to_str().unwrap()]);
+            println!("{command} {}: {} MiB", file.display(), peak >> 20);
+            assert!(peak <= least + 64_000_000 + 4 * read, "{command} {}: {peak}", file.display());
+        }
     }
 }
