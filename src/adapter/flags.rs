@@ -10,10 +10,11 @@ use crate::model::Model;
 #[derive(Clone, Debug, Default, clap::Args)]
 #[command(next_help_heading = "Adapters")]
 pub struct Flags {
-    /// A LoRA, PiSSA, DiSHA or Bone file to merge into the model
+    /// A LoRA, PiSSA, DiSHA or Bone file to merge into the model, or the folder of a LoRA that PEFT wrote
     #[arg(long, value_name = "FILE")]
     pub lora: Option<PathBuf>,
-    /// The LoRA's alpha, which files of training programs do not hold (its rank, if it was trained without scaling)
+    /// The LoRA's alpha, which files of most training programs do not hold (its rank, if it was trained without scaling)
+    /// [default: that of the adapter_config.json beside it, or of a GGUF file]
     #[arg(long, value_name = "ALPHA", requires = "lora")]
     pub lora_alpha: Option<f32>,
     /// The file that a PiSSA training started from (init_pissa.pth)

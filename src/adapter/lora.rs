@@ -1,4 +1,4 @@
-//! Low-rank changes: `W + B A * scale`.
+//! Low-rank changes: `W + B A * alpha / r`.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -17,8 +17,8 @@ pub struct LowRank {
     pub a: Lazy,
     /// `B` [out, r].
     pub b: Lazy,
-    /// Factor of the product.
-    pub scale: f32,
+    /// Over the rank, the factor of the product.
+    pub alpha: f32,
 }
 
 impl LowRank {
@@ -40,17 +40,22 @@ impl LowRank {
     pub fn rank(&self) -> usize {
         self.a.rows()
     }
+
+    /// The factor of the product.
+    pub fn scale(&self) -> f32 {
+        self.alpha / self.rank() as f32
+    }
 }
 
 impl Change for LowRank {
     fn apply(&self, rows: Range<usize>, values: &mut [f32]) {
         let a = read(&self.container, &self.a);
         let mut b = vec![0.0; self.rank()];
-        let cols = self.a.cols();
+        let (cols, scale) = (self.a.cols(), self.scale());
         for (row, out) in rows.zip(values.chunks_mut(cols)) {
             self.b.read(&self.container, row..row + 1, &mut b);
             for (b, a) in b.iter().zip(a.chunks(cols)) {
-                let b = b * self.scale;
+                let b = b * scale;
                 for (out, a) in out.iter_mut().zip(a) {
                     *out += b * a;
                 }

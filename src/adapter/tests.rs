@@ -243,3 +243,186 @@ fn what_does_not_belong_is_refused() {
         assert!(error.contains(text), "{error}");
     }
 }
+
+/// Case lora-b-without-a (RWKV/rwkv.cpp#51, mflux#629): a B whose A was lost changed nothing, without a word.
+#[test]
+fn a_lonely_factor_is_an_error_that_names_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = model("rwkv7-bytes.pth");
+    let (a, b) = ([4, 256], [256, 4]);
+    for (first, second) in [
+        (".lora_A", ".lora_B"),
+        (".lora_A.weight", ".lora_B.weight"),
+        (".lora_A.default.weight", ".lora_B.default.weight"),
+        (".lora.0", ".lora.1"),
+    ] {
+        let (matrix, other) = ("blocks.0.att.receptance", "base_model.model.blocks.1.att.key");
+        let a = if first == ".lora.0" { b } else { a };
+        let whole = vec![
+            tensor(&format!("{matrix}{first}"), &a, 1, 0.1),
+            tensor(&format!("{matrix}{second}"), &b, 2, 0.1),
+            tensor(&format!("{other}{first}"), &a, 3, 0.1),
+            tensor(&format!("{other}{second}"), &b, 4, 0.1),
+        ];
+        let read = |tensors: &Tensors| {
+            let path = file(&folder, "x.safetensors", tensors);
+            Adapter::read(&path, &model, Options { alpha: Some(4.0), ..Options::default() })
+        };
+        assert_eq!(read(&whole).unwrap().parts.len(), 2, "{first}");
+        for lost in 0..4 {
+            let mut part = whole.clone();
+            let lost = part.remove(lost).0;
+            let error = read(&part).unwrap_err().to_string();
+            assert!(error.contains(&format!("has no counterpart {lost:?}")), "{error}");
+        }
+    }
+}
+
+#[test]
+fn no_tensor_is_changed_twice_and_what_is_not_used_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = model("rwkv7-bytes.pth");
+    let lora = |name: &str, a: &str, b: &str| {
+        let (a, b) = (format!("{name}{a}"), format!("{name}{b}"));
+        vec![tensor(&a, &[4, 256], 1, 0.1), tensor(&b, &[256, 4], 2, 0.1)]
+    };
+    let read = |tensors: Tensors| {
+        let path = file(&folder, "x.safetensors", &tensors);
+        Adapter::read(&path, &model, Options { alpha: Some(4.0), ..Options::default() })
+    };
+    let key = "blocks.1.att.key";
+    let plain = lora(key, ".lora_A", ".lora_B");
+    for more in [
+        lora(key, ".lora_A.default.weight", ".lora_B.default.weight"),
+        vec![tensor(&format!("{key}.disha"), &[32, 256], 3, 0.1)],
+        vec![tensor(&format!("module.{key}.weight"), &[256, 256], 3, 0.1)],
+    ] {
+        let error = read([plain.clone(), more].concat()).unwrap_err().to_string();
+        assert!(error.contains("changes the same tensor of the model as"), "{error}");
+    }
+    for (unknown, shape) in [(".lora_magnitude_vector", 256), (".lora_A.other.weight", 1024)] {
+        let unknown = vec![tensor(&format!("{key}{unknown}"), &[shape], 3, 0.1)];
+        let error = read([plain.clone(), unknown].concat()).unwrap_err().to_string();
+        assert!(error.contains("belongs to no tensor of the model"), "{error}");
+    }
+    let unread =
+        vec![tensor("blocks.0.att.v0", &[256], 3, 0.1), tensor("blocks.0.att.v1", &[256, 8], 3, 0.1)];
+    let about = read([plain, unread].concat()).map(|a| a.about());
+    if !model.tensors.iter().any(|t| t.name() == "blocks.0.att.v0") {
+        let said = "LoRA of rank 4 for 1 matrix, alpha 4, not used, as block 0 never reads it: blocks.0.att.v0 and 1 more";
+        assert_eq!(about.unwrap(), said);
+    }
+}
+
+#[test]
+fn a_start_of_a_pissa_without_its_part_is_an_error() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = model("rwkv5.2-bytes.pth");
+    let tensors = vec![
+        tensor("blocks.0.att.output.lora_A", &[8, 256], 1, 0.3),
+        tensor("blocks.0.att.output.lora_B", &[256, 8], 2, 0.1),
+    ];
+    let start = |block: usize| {
+        vec![
+            tensor(&format!("blocks.{block}.att.output.init_lora_A"), &[8, 256], 3, 0.3),
+            tensor(&format!("blocks.{block}.att.output.init_lora_B"), &[256, 8], 4, 0.1),
+        ]
+    };
+    let path = file(&folder, "pissa.safetensors", &tensors);
+    let read = |start: Tensors| {
+        let init = file(&folder, "init.safetensors", &start);
+        let options = Options { init: Some(&init), ..Options::default() };
+        Adapter::read(&path, &model, options).map(|a| a.about()).map_err(|e| e.to_string())
+    };
+    assert_eq!(read(start(0)).unwrap(), "PiSSA of rank 8 for 1 matrix");
+    let error = read([start(0), start(1)].concat()).unwrap_err();
+    assert!(error.contains("\"blocks.1.att.output.init_lora_A\" is the start of nothing in "), "{error}");
+    assert!(
+        read(start(0)[1..].to_vec()).unwrap_err().contains("\"blocks.0.att.output.init_lora_A\" is missing")
+    );
+}
+
+/// An adapter as PEFT's `save_pretrained` writes it: a folder, names of modules, alpha in adapter_config.json.
+fn peft(config: &str, names: [&str; 2], rank: usize) -> (tempfile::TempDir, Tensors) {
+    let folder = tempfile::tempdir().unwrap();
+    let tensors = vec![
+        tensor(&format!("base_model.model.{}", names[0]), &[rank, 256], 1, 0.5),
+        tensor(&format!("base_model.model.{}", names[1]), &[256, rank], 2, 0.05),
+    ];
+    file(&folder, "adapter_model.safetensors", &tensors);
+    std::fs::write(folder.path().join("adapter_config.json"), config).unwrap();
+    (folder, tensors)
+}
+
+#[test]
+fn adapters_of_peft_say_their_alpha_and_have_the_names_of_hugging_face() {
+    let blinkdl = ["blocks.1.att.key.lora_A.weight", "blocks.1.att.key.lora_B.weight"];
+    let fla = ["model.layers.1.attn.k_proj.lora_A.weight", "model.layers.1.attn.k_proj.lora_B.weight"];
+    let raw = ["blocks.1.att.key.lora_A.default.weight", "blocks.1.att.key.lora_B.default.weight"];
+    let rank: usize = 4;
+    for (names, config, alpha, scale, about) in [
+        (blinkdl, r#"{"peft_type": "LORA", "r": 4, "lora_alpha": 16}"#, None, 4.0, ", alpha 16"),
+        (fla, r#"{"r": 4, "lora_alpha": 16, "use_rslora": false}"#, None, 4.0, ", alpha 16"),
+        (
+            raw,
+            r#"{"r": 4, "lora_alpha": 6, "use_rslora": true}"#,
+            None,
+            3.0,
+            ", alpha 6, scaled by alpha / sqrt(rank) (rsLoRA)",
+        ),
+        (fla, r#"{"r": 8, "rank_pattern": {"k_proj": 4}, "lora_alpha": 2}"#, None, 0.5, ", alpha 2"),
+        (
+            fla,
+            r#"{"lora_alpha": 2, "alpha_pattern": {"model.layers.1.attn.k_proj": 8, "v_proj": 3}}"#,
+            None,
+            2.0,
+            ", alpha 2",
+        ),
+        (
+            blinkdl,
+            r#"{"r": 4, "lora_alpha": 16, "init_lora_weights": true}"#,
+            Some(8.0),
+            2.0,
+            ", alpha 8, in place of the alpha 16 that stands in its file",
+        ),
+    ] {
+        let (folder, tensors) = peft(config, names, rank);
+        let (plain, mut model) = (model("rwkv7-bytes.pth"), model("rwkv7-bytes.pth"));
+        let options = Options { alpha, ..Options::default() };
+        // The folder, or the file in it.
+        let file = folder.path().join("adapter_model.safetensors");
+        assert_eq!(Adapter::read(&file, &model, options).unwrap().parts.len(), 1);
+        let adapter = Adapter::read(folder.path(), &model, options).unwrap();
+        assert_eq!(adapter.about(), format!("LoRA of rank 4 for 1 matrix{about}"));
+        adapter.merge(&mut model);
+        merged(&model, &plain, "blocks.1.att.key.weight", |row, col, w| {
+            f64::from(w[col]) + product(&tensors[1].2, &tensors[0].2, rank, row, col) * scale
+        });
+    }
+}
+
+#[test]
+fn adapters_of_peft_that_are_more_than_a_product_are_refused() {
+    let names = ["blocks.1.att.key.lora_A.weight", "blocks.1.att.key.lora_B.weight"];
+    let model = model("rwkv7-bytes.pth");
+    for (config, text) in [
+        (r#"{"r": 8, "lora_alpha": 16}"#, "has the rank 4, and adapter_config.json says 8"),
+        (r#"{"lora_alpha": 16, "use_dora": true}"#, "is that of a DoRA"),
+        (r#"{"lora_alpha": 16, "peft_type": "IA3"}"#, "an adapter of the kind \"IA3\""),
+        (
+            r#"{"lora_alpha": 16, "init_lora_weights": "pissa_niter_4"}"#,
+            "changed the model's own weights too",
+        ),
+        (r#"{"lora_alpha": 16, "fan_in_fan_out": true}"#, "fan_in_fan_out"),
+        (r#"{"lora_alpha": 16, "alpha_pattern": {".*key": 2}}"#, "the regular expression"),
+        (r#"{"lora_alpha": "x"}"#, "adapter_config.json cannot be understood"),
+        (r#"{"r": 4}"#, "is a LoRA, whose scale its file does not hold"),
+    ] {
+        let (folder, _) = peft(config, names, 4);
+        let error = Adapter::read(folder.path(), &model, Options::default()).unwrap_err().to_string();
+        assert!(error.contains(text), "{config}: {error}");
+    }
+    let empty = tempfile::tempdir().unwrap();
+    let error = Adapter::read(empty.path(), &model, Options::default()).unwrap_err().to_string();
+    assert!(error.contains("has no adapter_model.safetensors or adapter_model.bin"), "{error}");
+}

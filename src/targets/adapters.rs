@@ -200,8 +200,7 @@ pub(crate) fn lora_names(name: &str) -> [String; 2] {
 }
 
 fn gguf_files(order: &Order<'_>, groups: &[&[Planned]]) -> Result<Files> {
-    let alpha = order.model.adapters.iter().find_map(|a| a.alpha).unwrap_or_default();
-    let metadata = lora_metadata(order.model, alpha)?;
+    let metadata = lora_metadata(order.model, common_alpha(order.model)?)?;
     let mut all = Vec::new();
     for (tensors, name) in groups.iter().zip(files::names(order.out, groups.len())?) {
         all.push(PlannedFile {
@@ -210,6 +209,24 @@ fn gguf_files(order: &Order<'_>, groups: &[&[Planned]]) -> Result<Files> {
         });
     }
     Ok(Files { metadata, files: all, small: Vec::new() })
+}
+
+/// The alpha of all matrices, which a GGUF file says once. (Over the rank it is the factor of the product there too, so
+/// that rsLoRA's, which are divided by the root of the rank, are multiplied by that.)
+fn common_alpha(model: &Model) -> Result<f32> {
+    let all = parts(model).filter_map(|(part, held)| match &part.kind {
+        Kind::LowRank(all) => all.first().map(|low_rank| (low_rank.alpha, held)),
+        _ => None,
+    });
+    let mut first = None;
+    for (alpha, held) in all {
+        let first = *first.get_or_insert(alpha);
+        if (alpha - first).abs() > f32::EPSILON * first.abs() {
+            let what = format!("has the alpha {alpha} and another matrix {first}, and such a file holds one");
+            return Err(cannot(model, held, &GGUF_LORA, &what));
+        }
+    }
+    Ok(first.unwrap_or_default())
 }
 
 /// The tuned state of a model, if it has one, as tensors of a plain file type in this layout.

@@ -116,6 +116,19 @@ fn a_lora_becomes_an_adapter_for_llama_cpp() {
     assert!(stderr.contains("is a LoRA adapter, not a model"), "{stderr}");
     let bare = ["convert", &base, &files.path("y.gguf"), "--to", "gguf-lora", "--lora", &lora];
     assert!(run(bare).stderr.contains("is a LoRA, whose scale its file does not hold"));
+    // Half of it is none (case lora-b-without-a).
+    let keys = formats::open(out.as_ref(), &formats::Limits::default()).unwrap().metadata().clone();
+    for (lost, other) in [("a", "b"), ("b", "a")] {
+        let half = files.path("half.gguf");
+        let lost = format!("blk.0.time_mix_key.weight.lora_{lost}");
+        crate::keys::rewrite(out.as_ref(), half.as_ref(), &keys, |name| name != lost);
+        let ran = run(["convert", &base, &files.path("y.gguf"), "-t", "q8_0", "--lora", &half]);
+        assert!(
+            ran.stderr.contains(&format!("lora_{other}\" has no counterpart \"{lost}\"")),
+            "{}",
+            ran.stderr
+        );
+    }
     // What it cannot hold is refused.
     let whole = files.lora(true);
     let args = ["convert", &base, &out, "-f", "--to", "gguf-lora", "--lora", &whole, "--lora-alpha", "16"];
@@ -249,4 +262,63 @@ fn results_say_which_model_was_run_with_what() {
         human.contains("rwkv7-bytes.pth with ") && human.contains("LoRA of rank 4 for 3 matrices"),
         "{human}"
     );
+}
+
+/// Case lora-b-without-a: every command refuses it, and writes nothing.
+#[test]
+fn half_an_adapter_is_refused_by_every_command() {
+    let files = Files::new();
+    let (base, wave) = (model("rwkv7-bytes.pth"), vec![0.5; 1024]);
+    let key =
+        |name: &str, shape: [usize; 2]| (format!("blocks.0.att.key.{name}"), shape.to_vec(), wave.clone());
+    let whole = |name: &str, shape: [usize; 2]| (format!("head.{name}"), shape.to_vec(), wave.clone());
+    let ours = vec![whole("lora_A", [4, 256]), whole("lora_B", [256, 4]), key("lora_B", [256, 4])];
+    let theirs = vec![whole("lora.0", [256, 4]), whole("lora.1", [256, 4]), key("lora.1", [256, 4])];
+    let text = files.path("text.txt");
+    fs::write(&text, "some text, and a little more of it").unwrap();
+    for (lora, lost) in [
+        (files.write("ours.safetensors", &ours), "blocks.0.att.key.lora_A"),
+        (files.write("theirs.st", &theirs), "blocks.0.att.key.lora.0"),
+    ] {
+        let flags = ["--lora", &lora, "--lora-alpha", "8"];
+        let outs = ["o.gguf", "o.lora.gguf", "o.st", "o.safetensors"].map(|name| files.path(name));
+        for (args, flags) in [
+            (vec!["convert", &base, &outs[0], "-t", "q8_0"], &flags[..]),
+            (vec!["convert", &base, &outs[1], "--to", "gguf-lora"], &flags[..]),
+            (vec!["convert", &base, &outs[2], "--to", "st-lora"], &flags[..2]),
+            (vec!["convert", &base, &outs[3]], &flags[..]),
+            (vec!["eval-ppl", &base, &text], &flags[..]),
+            (vec!["generate", &base, "--prompt", "a"], &flags[..]),
+        ] {
+            let ran = run(args.iter().chain(flags));
+            assert_eq!(ran.status, 1, "{args:?}: {}", ran.stderr);
+            assert!(ran.stderr.contains(&format!("has no counterpart \"{lost}\"")), "{}", ran.stderr);
+        }
+        assert!(outs.iter().all(|out| !Path::new(out).exists()));
+    }
+}
+
+/// llama.cpp multiplies by alpha over the rank, and rsLoRA by alpha over its root.
+#[test]
+fn an_rslora_of_peft_is_the_same_in_a_gguf_file() {
+    let files = Files::new();
+    let base = model("rwkv7-bytes.pth");
+    let folder = files.path("peft");
+    fs::create_dir(&folder).unwrap();
+    let wave = |k: usize| (0..1024).map(|j| ((j * k) % 17) as f32 / 128.0 - 0.0625).collect();
+    files.write(
+        "peft/adapter_model.safetensors",
+        &vec![
+            ("base_model.model.head.lora_A.weight".to_owned(), vec![4, 256], wave(7)),
+            ("base_model.model.head.lora_B.weight".to_owned(), vec![256, 4], wave(5)),
+        ],
+    );
+    let config = |text: &str| fs::write(format!("{folder}/adapter_config.json"), text).unwrap();
+    config(r#"{"r": 4, "lora_alpha": 8, "use_rslora": true}"#);
+    let out = files.path("out.lora.gguf");
+    ok(["convert", &base, &out, "--to", "gguf-lora", "--lora", &folder]);
+    let found = json(["--format", "json", "inspect", &out]);
+    assert_eq!(found["metadata"]["adapter.lora.alpha"], 16.0);
+    let adapted = |lora: &str| files.nats(&[&base, "--lora", lora]);
+    assert_eq!(adapted(&folder), adapted(&out));
 }
