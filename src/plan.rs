@@ -15,7 +15,7 @@ use crate::about::About;
 use crate::compact::Coded;
 use crate::error::{Error, Result};
 use crate::model::{Dropped, Lazy, Model, Role};
-use crate::recipe::{Fallback, Recipe, TensorType, fitting};
+use crate::recipe::{Fallback, FileType, Recipe, TensorType, fitting};
 use crate::storage::{Output, Sealed};
 use crate::targets::{self, Chat, Content, Files, Item, Objection, Order, PlannedFile, SmallFile, Target};
 
@@ -293,6 +293,15 @@ impl Plan {
     /// Number of weights written.
     pub fn weights(&self) -> u64 {
         self.tensors.iter().map(|t| t.values.elements() as u64).sum()
+    }
+
+    /// The file type by which people call the files: of chosen types, that of most weights.
+    pub fn called(&self) -> &'static FileType {
+        let file_type = self.recipe.file_type;
+        match self.recipe.types.0.is_empty() || file_type.coded {
+            true => file_type,
+            false => file_type.called(self.tensors.iter().map(|t| (t.encoding, t.values.elements() as u64))),
+        }
     }
 
     /// Bits a weight of all files, metadata included.

@@ -12,6 +12,7 @@ mod card;
 mod general;
 mod origin;
 mod overrides;
+mod set_key;
 mod tokens;
 
 pub use tokens::{coder, stated_coder};
@@ -19,7 +20,9 @@ pub use tokens::{coder, stated_coder};
 use std::path::Path;
 
 use formats::{Metadata, Value};
+pub use origin::repository;
 pub use overrides::Overrides;
+pub use set_key::SetKey;
 
 use crate::error::Result;
 use crate::model::Model;
@@ -32,8 +35,14 @@ pub struct About {
     general: Metadata,
     /// The tokenizer; `None` if the runtime is to have none.
     pub tokenizer: Option<Tokenizer>,
+    /// True if the user named the vocabulary, so that what the source says of its own no longer holds.
+    pub vocab_is_given: bool,
     /// The chat template (Jinja), if the model has one.
     pub chat_template: Option<String>,
+    /// True if the user wants no chat template at all.
+    pub no_chat_template: bool,
+    /// Keys of a GGUF file that the user sets.
+    pub set_keys: Vec<SetKey>,
 }
 
 impl About {
@@ -87,6 +96,8 @@ impl About {
     ) -> Result<()> {
         let tokenizer = tokens::tokenizer(model, vocab)?;
         self.chat_template = tokens::chat_template(model, &tokenizer, chat_template)?;
+        self.no_chat_template = chat_template == Some(Path::new(tokens::NO_TEMPLATE));
+        self.vocab_is_given = vocab.is_some();
         self.tokenizer = Some(tokenizer);
         Ok(())
     }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::builder::NonEmptyStringValueParser;
 
-use super::About;
+use super::{About, SetKey};
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::targets::{Target, Tokens};
@@ -46,6 +46,10 @@ pub struct Overrides {
     /// The model that this one was made from: organization/name
     #[arg(long, value_name = "MODEL", value_parser = NonEmptyStringValueParser::new())]
     pub base_model: Option<String>,
+    /// Set any key of a GGUF file: tokenizer.ggml.eos_token_id=u32:24, rwkv7.context_length=u32:4096, my.tags=str[]:["a"]
+    /// (u8 to u64, i8 to i64, f32, f64, bool, str; [] behind it for a JSON array); may be given several times
+    #[arg(long, value_name = "KEY=TYPE:VALUE")]
+    pub set_key: Vec<SetKey>,
     /// Leave the model card (README.md) of a Hugging Face folder aside
     #[arg(long)]
     pub no_card: bool,
@@ -71,6 +75,7 @@ impl Overrides {
                 about.set(field, text);
             }
         }
+        about.set_keys.clone_from(&self.set_key);
         if let Some(id) = &self.base_model {
             about.set_base_model(id);
         }

@@ -11,6 +11,8 @@ use crate::model::{Body, Model};
 use crate::targets::gguf;
 use crate::vocab::{Bpe, Coder, Tokenizer, Vocab, WORLD};
 
+/// The word that asks for no chat template.
+pub(super) const NO_TEMPLATE: &str = "none";
 /// Largest chat template that is read.
 const TEMPLATE_BYTES: u64 = 16 << 20;
 
@@ -128,7 +130,7 @@ pub(super) fn chat_template(
 ) -> Result<Option<String>> {
     let stated = model.container.value("tokenizer.chat_template").and_then(Value::as_str);
     Ok(match (asked.map(|path| (path, path.to_str())), stated) {
-        (Some((_, Some("none"))), _) => None,
+        (Some((_, Some(NO_TEMPLATE))), _) => None,
         (Some((_, Some("world"))), _) => Some(gguf::WORLD_CHAT_TEMPLATE.to_owned()),
         (Some((path, _)), _) => Some(files::text(path, "chat template", TEMPLATE_BYTES)?),
         (None, Some(stated)) => Some(stated.to_owned()),

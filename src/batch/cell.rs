@@ -8,10 +8,12 @@ use super::outputs;
 use crate::calibrate::{Goals, Settings};
 use crate::convert::{Request, beside_goals};
 use crate::error::Result;
+use crate::escape::is_hidden;
 use crate::model::wildcard;
 use crate::recipe::{FileType, Preset, Types};
 use crate::shard::Shard;
-use crate::targets;
+use crate::targets::gguf::Gguf;
+use crate::targets::{self, Target};
 
 /// How artifacts are named where the job says nothing.
 const NAMING: &str = "{model}-{TYPE}";
@@ -225,6 +227,9 @@ impl Cell<'_> {
         let mut about = source.metadata.clone();
         about.vocab = about.vocab.map(|path| named_or_file(job, path, &["world", "bytes"]));
         about.chat_template = about.chat_template.map(|path| named_or_file(job, path, &["world", "none"]));
+        if artifact.target.id() != Gguf.id() {
+            about.set_key.clear(); // they are keys of GGUF files
+        }
         let calibrated = artifact.is_calibrated();
         let imatrix = source.imatrix.as_ref();
         let imatrix = imatrix.filter(|_| artifact.imatrix && !calibrated && !file_type.is_plain());
@@ -286,7 +291,7 @@ fn plain(name: &str) -> std::result::Result<(), String> {
     if name.is_empty() || name.starts_with('.') || name.ends_with(['.', ' ']) {
         return Err("it is empty, or begins or ends with what the name of a file must not".to_owned());
     }
-    match name.chars().find(|c| c.is_control() || r#"/\:*?"<>|"#.contains(*c)) {
+    match name.chars().find(|c| is_hidden(*c) || r#"/\:*?"<>|"#.contains(*c)) {
         Some(c) => Err(format!("{c:?} cannot stand in the name of a file")),
         None => Ok(()),
     }
@@ -318,7 +323,7 @@ mod tests {
     #[test]
     fn names_are_those_of_files() {
         assert!(plain("RWKV-x070-0.4B-Q8_0").is_ok());
-        for name in ["", ".", "..", ".a", "a/b", r"a\b", "a:b", "a\n", "a."] {
+        for name in ["", ".", "..", ".a", "a/b", r"a\b", "a:b", "a\n", "a.", "a\u{202e}b"] {
             assert!(plain(name).is_err(), "{name:?}");
         }
     }

@@ -63,6 +63,7 @@ impl Request {
             ("--imatrix", self.imatrix.is_some() && (plain || !gguf)),
             ("--search best", self.search == Search::Best && (plain || file_type.coded)),
             ("--low-rank", self.branches.low_rank.is_some() && fixed),
+            ("--set-key", !self.about.set_key.is_empty() && !gguf),
             ("--layers", self.layers.is_some() && plain && target.plans_layers()),
             ("--state", self.adapters.state.is_some() && adapter),
             ("--lora", self.adapters.lora.is_some() && content == Content::State),
@@ -233,6 +234,7 @@ impl Request {
             judge = Some(Judge { source: again()?, held_out: text.held_out.clone() });
         }
         let mut budget = Budget::new(&plan, self.thread_count(), self.max_memory)?;
+        let text_warnings = text.as_ref().map(|text| text.warnings.clone()).unwrap_or_default();
         let calibration = match text {
             None => None,
             Some(text) => {
@@ -265,6 +267,7 @@ impl Request {
             inputs,
             imatrix: self.imatrix.clone(),
             output: self.output.clone(),
+            text_warnings,
             calibration,
             how: format!(
                 "{search:?} {:?} {:?} {:?} {:?}",

@@ -274,6 +274,21 @@ impl FileType {
         self.matrix.is_plain() && !self.coded
     }
 
+    /// The type that a file of chosen types is called, by the encodings of its tensors and their numbers of weights:
+    /// this one if most weights have its encoding, else the one that they have.
+    pub fn called(&'static self, weights: impl IntoIterator<Item = (Encoding, u64)>) -> &'static FileType {
+        let mut sums: Vec<(Encoding, u64)> = Vec::new();
+        for (encoding, n) in weights {
+            match sums.iter_mut().find(|(e, _)| *e == encoding) {
+                Some((_, sum)) => *sum = sum.saturating_add(n),
+                None => sums.push((encoding, n)),
+            }
+        }
+        let Some((most, _)) = sums.into_iter().max_by_key(|(_, n)| *n) else { return self };
+        let is_of = |t: &&FileType| t.matrix == most && t.gguf_number.is_some();
+        if self.matrix == most { self } else { FILE_TYPES.iter().find(is_of).unwrap_or(self) }
+    }
+
     /// The one encoding of all tensors of a file of a plain type; `stored` is how the source holds one. `None` if the
     /// type is another, or if such a tensor cannot be kept as it is.
     pub fn plain(&self, stored: Option<Encoding>) -> Option<Encoding> {
@@ -337,6 +352,20 @@ mod tests {
         assert_eq!(FileType::named("Q8_0").unwrap().name, "q8_0");
         let error = FileType::named("q8").unwrap_err();
         assert!(error.help().unwrap().contains("q8_0"), "{:?}", error.help());
+    }
+
+    #[test]
+    fn files_of_chosen_types_are_called_by_their_content() {
+        let asked = FileType::named("q4_k_m").unwrap();
+        for (weights, name) in [
+            (&[(Encoding::Q4K, 10), (Encoding::Q6K, 4), (Encoding::F32, 1)][..], "q4_k_m"),
+            (&[(Encoding::F16, 10), (Encoding::Q4K, 4)], "f16"),
+            (&[(Encoding::Q8_0, 10), (Encoding::Q4K, 4)], "q8_0"),
+            (&[(Encoding::Q5K, 6), (Encoding::Q4K, 5), (Encoding::Q5K, 1)], "q5_k_m"),
+            (&[], "q4_k_m"),
+        ] {
+            assert_eq!(asked.called(weights.iter().copied()).name, name);
+        }
     }
 
     #[test]

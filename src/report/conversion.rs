@@ -9,11 +9,13 @@ use quant::Encoding;
 use serde::Serialize;
 
 use super::inspection::{ModelSummary, SourceSummary};
+use super::keys::ChangedKeys;
 use super::text::Table;
 use super::{Report, bytes, count};
 use crate::branches::Branches;
 use crate::calibrate::{Choice, Chosen, Outcome};
 use crate::compact::{self, Coded};
+use crate::escape::line;
 use crate::eval::Estimate;
 use crate::model::{Model, Role};
 use crate::pipeline::Budget;
@@ -42,6 +44,10 @@ pub struct Conversion {
     peak_memory_bytes: u64,
     threads: usize,
     vocabulary: Option<String>,
+    /// Keys of a GGUF source that the file does not have.
+    dropped_keys: Vec<String>,
+    /// Keys of a GGUF source that have another value in the file.
+    changed_keys: Vec<String>,
     tensors: Vec<TensorRow>,
     fallbacks: Vec<FallbackRow>,
     dropped: Vec<DroppedRow>,
@@ -149,6 +155,7 @@ impl Conversion {
         out: &Path,
         vocabulary: Option<String>,
     ) -> Conversion {
+        let keys = ChangedKeys::of(model, plan);
         Conversion {
             source: SourceSummary::of(&model.container),
             model: ModelSummary::of(model),
@@ -160,13 +167,15 @@ impl Conversion {
                 Output::Set | Output::Folder => FileRow::all(plan),
             },
             target: plan.target.name(),
-            file_type: plan.recipe.file_type.name,
+            file_type: plan.called().name,
             bytes: plan.total_bytes(),
             bytes_are_estimated: plan.is_estimated(),
             bits_per_weight: plan.bits_per_weight(),
             peak_memory_bytes: budget.peak_bytes,
             threads: budget.threads,
             vocabulary,
+            dropped_keys: keys.dropped,
+            changed_keys: keys.changed,
             tensors: plan
                 .tensors
                 .iter()
@@ -204,7 +213,7 @@ impl Conversion {
             calibrated: Vec::new(),
             low_rank: None,
             choice: None,
-            warnings: warnings(plan),
+            warnings: warnings(model, plan),
             written: false,
             seconds: None,
         }
@@ -224,6 +233,13 @@ impl Conversion {
             units: c.units.iter().map(unit).collect(),
         });
         Conversion { choice, ..self }
+    }
+
+    /// The same with more warnings.
+    #[must_use]
+    pub fn warned(mut self, warnings: &[String]) -> Conversion {
+        self.warnings.extend_from_slice(warnings);
+        self
     }
 
     /// The same with what became of calibrated matrices.
@@ -264,7 +280,7 @@ impl Conversion {
 }
 
 /// What is to be known about the files before they are used.
-fn warnings(plan: &Plan) -> Vec<String> {
+fn warnings(model: &Model, plan: &Plan) -> Vec<String> {
     let equalized = (!plan.recipe.equalized.is_empty()).then(|| {
         "channels are rescaled: LoRA adapters and token-shift states made for the original no longer fit"
             .to_owned()
@@ -272,7 +288,9 @@ fn warnings(plan: &Plan) -> Vec<String> {
     let objections = plan.objections.iter().map(|o| format!("the model {}", o.what));
     let stated = plan.tensors.iter().map(|t| (t.name.as_str(), t.unmeasured));
     let unmeasured = unmeasured("the text of the importance matrix", stated);
-    objections.chain(equalized).chain(unmeasured).chain(little_text(plan)).chain(sated(plan)).collect()
+    let objections = objections.chain(plan.target.remarks(model)).chain(requantized(model, plan));
+    let objections = objections.chain(equalized).chain(unmeasured);
+    objections.chain(little_text(plan)).chain(sated(plan)).chain(unquantized(plan)).collect()
 }
 
 /// That `source` says nothing about some columns, given how many of each tensor.
@@ -285,6 +303,43 @@ fn unmeasured<'a>(source: &str, tensors: impl Iterator<Item = (&'a str, usize)>)
         format!(
             "{source} never used these columns (importance 0), which are encoded without importance: {}",
             found.join(", ")
+        )
+    })
+}
+
+/// That matrices are rounded which were rounded before: the errors of both add up.
+fn requantized(model: &Model, plan: &Plan) -> Option<String> {
+    let is_rounded_again = |t: &&Planned| {
+        let is_quantized = t.coded.map_or(!t.encoding.is_plain(), Coded::is_rounded);
+        is_quantized && (t.values.encoding() != Some(t.encoding) || t.coded.is_some())
+    };
+    let mut types: Vec<&str> = Vec::new();
+    let mut matrices = 0;
+    for tensor in plan.tensors.iter().filter(is_rounded_again) {
+        let stored = tensor.values.encoding().filter(|stored| !stored.is_plain());
+        matrices += usize::from(stored.is_some());
+        types.extend(stored.map(|stored| stored.name()).filter(|name| !types.contains(name)));
+    }
+    (matrices > 0).then(|| {
+        format!(
+            "{} is quantized already ({}): {matrices} of its tensors are rounded a second time, which is worse than \
+             quantizing the original",
+            model.container.path().display(),
+            types.join(", ")
+        )
+    })
+}
+
+/// That types were chosen for a size at which nothing needs to be quantized.
+fn unquantized(plan: &Plan) -> Option<String> {
+    let is_large = |t: &&Planned| matches!(t.role, Role::Matrix | Role::Head | Role::Embedding);
+    let is_plain = |t: &Planned| t.coded.is_none() && t.encoding.is_plain();
+    let types = &plan.recipe.types.0;
+    (!types.is_empty() && plan.tensors.iter().filter(is_large).all(is_plain)).then(|| {
+        format!(
+            "the size asked for is above that of the whole model in 16 bits: nothing is quantized, and the file is a {} \
+             file; --type {0} says so",
+            plan.called().name
         )
     })
 }
@@ -334,7 +389,7 @@ impl Report for Conversion {
         self.source.human(out)?;
         self.model.human(out)?;
         for adapter in &self.adapters {
-            writeln!(out, "adapter   {adapter}")?;
+            writeln!(out, "adapter   {}", line(adapter))?;
         }
         if !self.equalized.is_empty() {
             writeln!(out, "equalized {}; logits are the same as before", self.equalized.join(", "))?;
@@ -355,6 +410,11 @@ impl Report for Conversion {
         }
         if let Some(vocabulary) = &self.vocabulary {
             writeln!(out, "tokens    {vocabulary}")?;
+        }
+        for (what, keys) in [("dropped", &self.dropped_keys), ("changed", &self.changed_keys)] {
+            if !keys.is_empty() {
+                writeln!(out, "keys      {what}: {}", line(&keys.join(", ")))?;
+            }
         }
         if let Some(choice) = &self.choice {
             writeln!(
@@ -481,10 +541,10 @@ impl Conversion {
             )?;
         }
         for d in &self.dropped {
-            writeln!(out, "dropped   {}: {}", d.name, d.rule)?;
+            writeln!(out, "dropped   {}: {}", line(&d.name), d.rule)?;
         }
         for w in &self.warnings {
-            writeln!(out, "warning   {w}")?;
+            writeln!(out, "warning   {}", line(w))?;
         }
         Ok(())
     }

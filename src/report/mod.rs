@@ -7,6 +7,7 @@ mod diff;
 mod evaluation;
 mod generation;
 mod inspection;
+mod keys;
 mod measurement;
 mod merged;
 mod progress;
@@ -37,6 +38,7 @@ pub use tokens::Tokens;
 pub use verification::Verification;
 
 use crate::error::Error;
+use crate::escape::{is_hidden, line};
 
 /// How results are shown.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -76,14 +78,14 @@ pub fn show<R: Report>(report: &R, style: Style) -> io::Result<()> {
     out.flush()
 }
 
-/// Text in which control characters are escaped: names and metadata of files may hold what commands a terminal.
+/// Text in which hidden characters are escaped: names and metadata of files may hold what commands a terminal.
 struct Plain<W>(W);
 
 impl<W: Write> Write for Plain<W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         // (Texts are formatted piece by piece, and every piece is whole characters.)
         let text = String::from_utf8_lossy(bytes);
-        let is_command = |c: char| c.is_control() && !matches!(c, '\n' | '\t');
+        let is_command = |c: char| is_hidden(c) && !matches!(c, '\n' | '\t');
         match text.contains(is_command) {
             false => self.0.write_all(bytes)?,
             true => {
@@ -119,7 +121,6 @@ pub fn show_error(error: &Error, style: Style) {
             let red = anstyle::AnsiColor::Red.on_default().bold();
             let cyan = anstyle::AnsiColor::Cyan.on_default().bold();
             // In a line: a name in a file shall not look like another message.
-            let line = |text: &str| text.replace('\n', "\\n");
             let told = write!(err, "{red}error{red:#}: ")
                 .and_then(|()| writeln!(Plain(&mut err), "{}", line(&error.to_string())));
             told.and_then(|()| match error.help() {
@@ -138,8 +139,8 @@ mod tests {
     #[test]
     fn terminals_are_not_commanded() {
         let mut out = Vec::new();
-        let name = "a\u{1b}[2Jb\u{9b}c\u{7}";
+        let name = "a\u{1b}[2Jb\u{9b}c\u{7}\u{202e}";
         writeln!(Plain(&mut out), "name\t{name} \u{e9}").unwrap();
-        assert_eq!(String::from_utf8(out).unwrap(), "name\ta\\u{1b}[2Jb\\u{9b}c\\u{7} \u{e9}\n");
+        assert_eq!(String::from_utf8(out).unwrap(), "name\ta\\u{1b}[2Jb\\u{9b}c\\u{7}\\u{202e} \u{e9}\n");
     }
 }

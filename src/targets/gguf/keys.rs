@@ -1,18 +1,26 @@
 //! The keys of a GGUF file of RWKV.
 
-use formats::{Metadata, Value};
+use std::collections::HashMap;
+
+use formats::{Container, Metadata, Value, ValueKind};
 
 use super::architecture::Architecture;
 use super::tokenizer;
-use crate::error::Result;
+use crate::about::SetKey;
+use crate::error::{Error, Result};
+use crate::recipe::FileType;
 use crate::targets::Order;
 
 /// Version of ggml's block formats.
 const QUANTIZATION_VERSION: u32 = 2;
 
-/// All keys, in the order of llama.cpp's converter.
-pub(super) fn metadata(order: &Order<'_>, architecture: &Architecture) -> Result<Metadata> {
-    let Order { model, about, recipe, weights, .. } = *order;
+/// All keys, in the order of llama.cpp's converter, of a file that is `called` so.
+pub(super) fn metadata(
+    order: &Order<'_>,
+    architecture: &Architecture,
+    called: &FileType,
+) -> Result<Metadata> {
+    let Order { model, about, weights, .. } = *order;
     let mut keys = Metadata::new();
     let mut put = |key: &str, value: Value| keys.push((key.to_owned(), value));
 
@@ -22,13 +30,88 @@ pub(super) fn metadata(order: &Order<'_>, architecture: &Architecture) -> Result
 
     let mut put = |key: &str, value: Value| keys.push((key.to_owned(), value));
     for (key, holds) in architecture.keys {
-        if let Some(value) = holds.value(model, recipe.file_type)? {
+        if let Some(value) = holds.value(model, called)? {
             put(key, value);
         }
     }
     put("general.quantization_version", Value::U32(QUANTIZATION_VERSION));
     keys.extend(tokenizer::keys(model, about)?);
+    keep_stated(&mut keys, &model.container);
     Ok(keys)
+}
+
+/// Keys that tell how a file was made, and not of the model in it.
+const OF_THE_FILE: [&str; 3] = ["split.", "quantize.", "rwkv-quant."];
+
+/// Those of these keys that the source may say otherwise: nothing in the tensors tells them.
+fn is_free(key: &str) -> bool {
+    key.ends_with(".context_length")
+}
+
+/// Lets the keys of a GGUF source stand that are not made anew: people set them for a reason (ollama#10759,
+/// llama.cpp#4000). `general.*` and `tokenizer.*` have their own rules, in [`crate::about`] and [`tokenizer`].
+fn keep_stated(keys: &mut Metadata, source: &Container) {
+    if source.format().name() != "GGUF" {
+        return;
+    }
+    let places: HashMap<String, usize> =
+        keys.iter().enumerate().map(|(i, (key, _))| (key.clone(), i)).collect();
+    for (key, value) in source.metadata() {
+        if ["general.", "tokenizer."].iter().chain(&OF_THE_FILE).any(|start| key.starts_with(start)) {
+            continue;
+        }
+        match places.get(key) {
+            Some(i) if is_free(key) => match value.as_u64().and_then(|n| u32::try_from(n).ok()) {
+                Some(number) => keys[*i].1 = Value::U32(number),
+                None => {}
+            },
+            Some(_) => {}
+            None => keys.push((key.clone(), value.clone())),
+        }
+    }
+}
+
+/// Sets the keys that the user gives.
+///
+/// # Errors
+/// [`Error::Usage`] for a key that says what the file holds, a value of another type than programs read, and a token
+/// that there is not.
+pub(super) fn set(keys: &mut Metadata, order: &Order<'_>, architecture: &Architecture) -> Result<()> {
+    for set in &order.about.set_keys {
+        let SetKey { key, value, .. } = set;
+        let wrong = |what: &str, help: &str| Error::Usage {
+            what: format!("--set-key {set}: {what}"),
+            help: help.to_owned(),
+        };
+        if says_what_is_there(key, architecture) {
+            return Err(wrong("this key tells what is in the file, and is made from that", "leave it out"));
+        }
+        let old = keys.iter_mut().find(|(k, _)| k == key);
+        let is_token = key.starts_with("tokenizer.ggml.") && key.ends_with("_token_id");
+        let kind = old.as_ref().map(|(_, old)| old.kind()).or(is_token.then_some(ValueKind::U32));
+        if let Some(kind) = kind.filter(|kind| *kind != value.kind()) {
+            return Err(wrong(&format!("programs read this key as {kind:?}"), "give a value of that type"));
+        }
+        let vocab = order.model.dims.vocab as u64;
+        if is_token && value.as_u64().is_none_or(|id| id >= vocab) {
+            return Err(wrong(&format!("the model has {vocab} tokens"), "give the number of one of them"));
+        }
+        match old {
+            Some((_, old)) => *old = value.clone(),
+            None => keys.push((key.clone(), value.clone())),
+        }
+    }
+    Ok(())
+}
+
+/// True for keys that describe the tensors, the vocabulary or the file.
+fn says_what_is_there(key: &str, architecture: &Architecture) -> bool {
+    let named = ["architecture", "type", "file_type", "quantization_version", "alignment"];
+    let is_epsilon = key.ends_with("_epsilon");
+    key.strip_prefix("general.").is_some_and(|key| named.contains(&key))
+        || OF_THE_FILE.iter().any(|start| key.starts_with(start))
+        || tokenizer::LISTS.contains(&key)
+        || (architecture.keys.iter().any(|(k, _)| *k == key) && !is_free(key) && !is_epsilon)
 }
 
 /// Number of weights in words, as llama.cpp writes it: `1.5B`, `191M`, at least two digits.

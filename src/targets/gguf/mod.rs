@@ -200,11 +200,20 @@ impl Target for Gguf {
     fn files(&self, order: &Order<'_>, groups: &[&[Planned]]) -> Result<Files> {
         let model = order.model;
         let architecture = Architecture::of(model.version).ok_or_else(|| super::refused(self, model))?;
-        let mut metadata = keys::metadata(order, architecture)?;
+        let file_type = order.recipe.file_type;
+        let called = match order.recipe.types.0.is_empty() {
+            true => file_type,
+            false => file_type.called(groups.iter().copied().flatten().map(|t| {
+                let weights: usize = t.shape.iter().product();
+                (t.encoding, weights as u64)
+            })),
+        };
+        let mut metadata = keys::metadata(order, architecture, called)?;
         metadata.extend(order.recipe.importance.iter().flat_map(Importance::keys));
         metadata.extend(order.recipe.calibration.iter().flat_map(Trace::keys));
         metadata.extend(rescale::key(model, &order.recipe.equalized));
         metadata.extend(order.recipe.branches.iter().map(Branches::key));
+        keys::set(&mut metadata, order, architecture)?;
         let tensors: usize = groups.iter().map(|g| g.len()).sum();
         let mut files = Vec::new();
         for (i, (group, name)) in groups.iter().zip(names(order.out, groups.len())?).enumerate() {

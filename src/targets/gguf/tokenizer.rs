@@ -25,7 +25,12 @@ const NORMAL: i32 = 1;
 const CONTROL: i32 = 3;
 const UNUSED: i32 = 5;
 
-/// All tokenizer keys; the chat template comes last.
+/// Keys that list the tokens: they are always those of the vocabulary that is written.
+pub(super) const LISTS: [&str; 3] =
+    ["tokenizer.ggml.model", "tokenizer.ggml.tokens", "tokenizer.ggml.token_type"];
+
+/// All tokenizer keys; the chat template comes last. Those of a source with a tokenizer stay, but what the user gives
+/// in their place.
 ///
 /// # Errors
 /// If llama.cpp could not load the vocabulary, or the model has no rows for all of it.
@@ -34,12 +39,45 @@ pub fn keys(model: &Model, about: &About) -> Result<Metadata> {
         None => return Ok(Metadata::new()),
         Some(Tokenizer::Rwkv(vocab)) => rwkv(model, vocab, about.chat_template.is_some())?,
         Some(Tokenizer::Bpe(bpe)) => bpe::keys(bpe),
-        Some(Tokenizer::Carried(keys)) => keys.clone(),
+        Some(Tokenizer::Carried(keys)) => keys.iter().filter(|(key, _)| !is_template(key)).cloned().collect(),
     };
+    if !about.vocab_is_given {
+        keep_stated(&mut keys, model.container.metadata());
+    }
     if let Some(template) = &about.chat_template {
         keys.push((CHAT_TEMPLATE.to_owned(), Value::from(template.as_str())));
     }
+    if !about.no_chat_template {
+        let others = model.container.metadata().iter();
+        keys.extend(others.filter(|(key, _)| is_template(key) && key != CHAT_TEMPLATE).cloned());
+    }
     Ok(keys)
+}
+
+/// True for the chat template and its variants: `tokenizer.chat_template.tool_use`, `tokenizer.chat_templates`.
+fn is_template(key: &str) -> bool {
+    key.starts_with(CHAT_TEMPLATE)
+}
+
+/// Special tokens and whatever else the source says of its tokenizer (llama.cpp#6321, ollama#10759), but lists that go
+/// with tokens of another number.
+fn keep_stated(keys: &mut Metadata, source: &Metadata) {
+    let length = |value: &Value| match value {
+        Value::Array(_, items) => items.len(),
+        _ => 0,
+    };
+    let tokens = |keys: &Metadata| keys.iter().find(|(k, _)| k == LISTS[1]).map(|(_, value)| length(value));
+    let (ours, theirs) = (tokens(keys), tokens(source));
+    for (key, value) in source.iter().filter(|(key, _)| key.starts_with("tokenizer.") && !is_template(key)) {
+        let is_of_other_tokens = ours != theirs && Some(length(value)) == theirs;
+        if LISTS.contains(&key.as_str()) || is_of_other_tokens {
+            continue;
+        }
+        match keys.iter_mut().find(|(k, _)| k == key) {
+            Some((_, generated)) => *generated = value.clone(),
+            None => keys.push((key.clone(), value.clone())),
+        }
+    }
 }
 
 /// The tokenizer of a GGUF file as it is, if it has one.
