@@ -37,7 +37,7 @@ use serde::Deserialize;
 use serde::de::{DeserializeOwned, Deserializer, Error as _};
 use toml::Spanned;
 
-use crate::about::Overrides;
+use crate::about::{self, Overrides};
 use crate::calibrate::{self, Settings};
 use crate::error::{Error, Result};
 use crate::eval::{self, Protocol, sha256};
@@ -99,6 +99,9 @@ pub struct Evaluation {
     pub stride: Option<usize>,
     /// Most windows to score.
     pub windows: Option<usize>,
+    /// Whether texts may have any bytes.
+    #[serde(default)]
+    pub allow_non_utf8: bool,
 }
 
 fn usual_ctx() -> usize {
@@ -124,6 +127,9 @@ pub struct Calibration {
     pub ctx: Option<usize>,
     /// Seed of the model's own samples.
     pub seed: Option<u64>,
+    /// Whether texts may have any bytes.
+    #[serde(default)]
+    pub allow_non_utf8: bool,
 }
 
 /// `[gates]`: what fails a cell.
@@ -253,6 +259,7 @@ impl Calibration {
             calib_tokens: self.tokens,
             calib_ctx: self.ctx,
             calib_seed: self.seed,
+            allow_non_utf8: self.allow_non_utf8,
         }
     }
 }
@@ -326,7 +333,8 @@ impl Job {
             if model.name.is_empty() {
                 let stem =
                     if model.source.is_dir() { model.source.file_name() } else { model.source.file_stem() };
-                model.name = stem.unwrap_or_default().to_string_lossy().into_owned();
+                let stem = || stem.unwrap_or_default().to_string_lossy().into_owned();
+                model.name = about::repository(&job.resolved(&model.source)).unwrap_or_else(stem);
             }
             job.models.push(model);
         }

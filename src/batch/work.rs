@@ -203,7 +203,8 @@ impl<'a> Workshop<'a> {
         let source = Runner::new(request.open(prepared.plan.target)?, options.clone())?;
         let artifact = Runner::new(Model::open(&prepared.to_open(), &[])?, options)?;
         same_vocabulary(source.model(), artifact.model(), coder.vocab(), asked.is_some())?;
-        let task = Task::new(&texts, coder, evaluation.protocol(), evaluation.windows)?;
+        let task =
+            Task::new(&texts, coder, evaluation.protocol(), evaluation.windows, evaluation.allow_non_utf8)?;
         let models = [&source, &artifact];
         let held = self.memory.take(Load::full_bytes(&models, task.work()), self.stop)?;
         let load = Load::within(&models, task.work(), Some(held.bytes))?;

@@ -76,6 +76,9 @@ pub struct Settings {
     /// Seed of the model's own samples [default: 0]
     #[arg(long, value_name = "N", requires = "calib")]
     pub calib_seed: Option<u64>,
+    /// Take texts of any bytes, not only UTF-8
+    #[arg(long, requires = "calib")]
+    pub allow_non_utf8: bool,
 }
 
 impl Settings {
@@ -119,7 +122,11 @@ impl Settings {
     pub fn stats(&self) -> Result<Option<&Path>> {
         let is_stats = |path: &&PathBuf| path.extension().is_some_and(|e| e == "safetensors");
         let Some(path) = self.calib.iter().find(is_stats) else { return Ok(None) };
-        let alone = Settings { calib: vec![path.clone()], ..Settings::default() };
+        let alone = Settings {
+            calib: vec![path.clone()],
+            allow_non_utf8: self.allow_non_utf8,
+            ..Settings::default()
+        };
         if *self != alone {
             return Err(Error::Usage {
                 what: format!("{} holds what was measured on its own text", path.display()),

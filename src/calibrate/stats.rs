@@ -81,7 +81,7 @@ impl Stats {
             return unfit("is damaged: it has no tokens to fit to, or none to judge by");
         }
         let sources: Vec<PathBuf> = serde_json::from_str(stated(TEXTS)).unwrap_or_default();
-        Ok(Stats { text: Text { fit, held_out, sources }, container })
+        Ok(Stats { text: Text { fit, held_out, sources, warnings: Vec::new() }, container })
     }
 
     /// The text that it was measured on.

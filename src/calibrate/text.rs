@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::{SELF, Settings};
 use crate::error::{Error, Result};
-use crate::eval::{Corpus, sha256};
+use crate::eval::{Corpus, oddity, sha256};
 use crate::pipeline::Stop;
 use crate::runner::{Runner, Sampler, State};
 use crate::vocab::Coder;
@@ -27,6 +27,8 @@ pub struct Text {
     pub held_out: Vec<Vec<u32>>,
     /// Where they are from.
     pub sources: Vec<PathBuf>,
+    /// What makes them unfit to calibrate on.
+    pub warnings: Vec<String>,
 }
 
 impl Text {
@@ -47,13 +49,23 @@ impl Text {
                 help: format!("give either texts or {SELF}"),
             });
         }
+        let mut warnings = Vec::new();
         let sequences = match settings.is_self() {
             true => {
                 let (runner, sequences) = (runner()?, tokens.div_ceil(ctx));
                 let samples = sampled(&runner, ctx, sequences, settings.calib_seed.unwrap_or(0), stop);
                 runner.model().unless_changed(samples)?
             }
-            false => spread(&Corpus::read(&settings.calib, coder)?, ctx, tokens),
+            false => {
+                let corpus = Corpus::read(&settings.calib, coder, settings.allow_non_utf8)?;
+                let sequences = spread(&corpus, ctx, tokens);
+                warnings = corpus.warnings;
+                let odd = oddity(sequences.iter().flatten(), coder);
+                let unfit =
+                    |odd| format!("the text to calibrate on {odd}; weights fitted to it are worse elsewhere");
+                warnings.extend(odd.map(unfit));
+                sequences
+            }
         };
         if sequences.len() < LEAST_SEQUENCES {
             let found: usize = sequences.iter().map(Vec::len).sum();
@@ -73,7 +85,7 @@ impl Text {
         for (i, sequence) in sequences.into_iter().enumerate() {
             if i % every == every - 1 { held_out.push(sequence) } else { fit.push(sequence) }
         }
-        Ok(Text { fit, held_out, sources: settings.calib.clone() })
+        Ok(Text { fit, held_out, sources: settings.calib.clone(), warnings })
     }
 
     /// Number of tokens.
@@ -145,6 +157,7 @@ mod tests {
             documents: vec![0..900, 900..910, 910..1000],
             file_bytes: 0,
             sha256: String::new(),
+            warnings: Vec::new(),
         };
         let all = spread(&corpus, 100, 10_000);
         assert_eq!(all.len(), 10); // the document of 10 tokens is too short

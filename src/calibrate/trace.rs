@@ -114,8 +114,12 @@ mod tests {
         let text = |from: u32, to: u32| -> Vec<u32> {
             (from..to).map(|i| i.wrapping_mul(2_654_435_761) >> 20).collect()
         };
-        let trace =
-            Trace::of(&Text { fit: vec![text(0, 5000)], held_out: vec![text(5000, 9000)], sources: vec![] });
+        let trace = Trace::of(&Text {
+            fit: vec![text(0, 5000)],
+            held_out: vec![text(5000, 9000)],
+            sources: vec![],
+            warnings: vec![],
+        });
         assert!(trace.runs.len() > 80, "{}", trace.runs.len());
         assert_eq!(shared(&trace.runs, &text(20_000, 30_000)), 0.0);
         assert_eq!(shared(&trace.runs, &text(5003, 8000)), 1.0);

@@ -31,6 +31,9 @@ pub(super) struct Args {
     /// Seed of the model's own samples
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
+    /// Take texts of any bytes, not only UTF-8
+    #[arg(long)]
+    allow_non_utf8: bool,
 }
 
 pub(super) fn run(args: &Args, style: Style) -> Result<()> {
@@ -47,6 +50,7 @@ fn measure(args: &Args, outputs: &mut Outputs, style: Style) -> Result<Measureme
         calib_tokens: Some(args.tokens),
         calib_ctx: Some(args.ctx),
         calib_seed: Some(args.seed),
+        allow_non_utf8: args.allow_non_utf8,
     };
     let coder = common.coder(&model)?;
     let runner = || Runner::new(common.open()?, Options { stream: true, ..Options::default() });

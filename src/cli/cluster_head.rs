@@ -35,6 +35,9 @@ pub(super) struct Args {
     /// Seed of the model's own samples
     #[arg(long, value_name = "N", default_value_t = 0, requires = "calib")]
     calib_seed: u64,
+    /// Take texts of any bytes, not only UTF-8
+    #[arg(long, requires = "calib")]
+    allow_non_utf8: bool,
 }
 
 pub(super) fn run(args: &Args, style: Style) -> Result<()> {
@@ -57,6 +60,7 @@ fn cluster(args: &Args, outputs: &mut Outputs, style: Style) -> Result<Clusterin
                 calib_tokens: Some(args.calib_tokens),
                 calib_ctx: Some(args.calib_ctx),
                 calib_seed: Some(args.calib_seed),
+                allow_non_utf8: args.allow_non_utf8,
             };
             let coder = common.coder(model.model())?;
             let text = Text::new(&settings, &coder, runner, &STOP)?;

@@ -51,6 +51,9 @@ pub(super) struct Args {
     /// Score whole documents with the state carried along (the same as --protocol document)
     #[arg(long, conflicts_with_all = ["protocol", "stride"])]
     document: bool,
+    /// Take texts of any bytes, not only UTF-8
+    #[arg(long)]
+    allow_non_utf8: bool,
     /// Also write the results to a file: .json, .md or .csv; may be given several times
     #[arg(long, value_name = "FILE")]
     save: Vec<PathBuf>,
@@ -145,7 +148,7 @@ fn evaluate(args: &Args, style: Style) -> Result<EvaluationReport> {
             Protocol::Windows { ctx: args.ctx, stride: args.stride.unwrap_or(args.ctx) }
         }
     };
-    let task = Task::new(&args.texts, coder, protocol, args.windows)?;
+    let task = Task::new(&args.texts, coder, protocol, args.windows, args.allow_non_utf8)?;
     let models: Vec<&Runner> = runners.iter().collect();
     let heads = args.head.iter().map(|head| head.make(&runners[0])).collect::<Result<Vec<_>>>()?;
     let heads: Vec<&dyn Head> = heads.iter().map(Box::as_ref).collect();
@@ -177,9 +180,12 @@ fn evaluate(args: &Args, style: Style) -> Result<EvaluationReport> {
     let seconds = start.elapsed().as_secs_f64();
     let is_reference = args.against.is_some() || !heads.is_empty();
     let heads = (heads.as_slice(), runners[0].full_rows().bytes());
+    let evaluation = evaluation?;
     let mut warnings = shared_text(&models, &task);
     warnings.extend(too_short(&task));
-    Ok(EvaluationReport::new(&models, heads, is_reference, setting, evaluation?, warnings, seconds))
+    warnings.extend(task.corpus.warnings.iter().cloned());
+    warnings.extend(unlikely(models[0], evaluation.first.perplexity.value));
+    Ok(EvaluationReport::new(&models, heads, is_reference, setting, evaluation, warnings, seconds))
 }
 
 /// The tokenizer of the models; one that knows no bytes if it only has to tell tokens and there is none.
@@ -198,6 +204,17 @@ fn too_short(task: &Task) -> Option<String> {
         format!(
             "{short} of {all} documents are shorter than a window and were not scored; --document or a smaller --ctx \
              scores them"
+        )
+    })
+}
+
+/// That the text is none of the model's kind.
+fn unlikely(model: &Model, perplexity: f64) -> Option<String> {
+    (perplexity > model.dims.vocab as f64).then(|| {
+        format!(
+            "the text is less likely to {} than random tokens: see that it is of a language that the model knows, and \
+             that the vocabulary is the model's",
+            model.container.path().display()
         )
     })
 }

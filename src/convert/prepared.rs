@@ -33,6 +33,8 @@ pub struct Prepared {
     pub imatrix: Option<PathBuf>,
     /// The file or folder to write.
     pub output: PathBuf,
+    /// What makes the text to calibrate on unfit.
+    pub(super) text_warnings: Vec<String>,
     /// What it is calibrated on.
     pub(crate) calibration: Option<Calibration>,
     /// What else the calibrated bytes depend on, besides source, plan and text.
@@ -61,6 +63,7 @@ impl Prepared {
     pub fn report(&self) -> Conversion {
         let vocabulary = self.about.tokenizer.as_ref().map(ToString::to_string);
         Conversion::planned(&self.model, &self.plan, &self.budget, &self.output, vocabulary)
+            .warned(&self.text_warnings)
             .calibrated(&self.done.outcomes)
             .branched(self.adapter(), self.adapter_bytes)
             .chosen(self.chosen.as_ref(), self.reached)

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
+use super::encoding::{NotUtf8, utf8, without_mark};
 use crate::error::{Error, Result};
 use crate::vocab::{Coder, Token, Vocab};
 
@@ -19,6 +20,8 @@ pub struct Corpus {
     pub file_bytes: u64,
     /// SHA-256 of all files, one after the other.
     pub sha256: String,
+    /// What to know about the texts before anything is judged by them.
+    pub warnings: Vec<String>,
 }
 
 /// The hexadecimal SHA-256 of bytes.
@@ -46,28 +49,51 @@ impl Corpus {
     }
 
     /// Reads files: `.jsonl` (a document a line: a string, or an object with a string `text`), `.npy` (tokens as
-    /// integers of any size), `.ids` (tokens as decimal numbers between blanks), and anything else as text, of
-    /// any bytes.
+    /// integers of any size), `.ids` (tokens as decimal numbers between blanks), and anything else as text: UTF-8, or
+    /// any bytes if `allow_non_utf8`. A byte order mark of UTF-8 is no text; line ends stay as they are.
     ///
     /// # Errors
-    /// If a file cannot be read or understood, or has bytes that the vocabulary has no tokens for.
-    pub fn read(paths: &[PathBuf], coder: &Coder) -> Result<Corpus> {
-        let mut corpus =
-            Corpus { tokens: Vec::new(), documents: Vec::new(), file_bytes: 0, sha256: String::new() };
+    /// If a file cannot be read or understood, is in another encoding, or has bytes that the vocabulary has no tokens
+    /// for.
+    pub fn read(paths: &[PathBuf], coder: &Coder, allow_non_utf8: bool) -> Result<Corpus> {
+        let mut corpus = Corpus {
+            tokens: Vec::new(),
+            documents: Vec::new(),
+            file_bytes: 0,
+            sha256: String::new(),
+            warnings: Vec::new(),
+        };
         let mut hash = Sha256::new();
         for path in paths {
             let bytes = std::fs::read(path).map_err(Error::read("text", path))?;
             hash.update(&bytes);
             corpus.file_bytes += bytes.len() as u64;
+            let is_tokens = Corpus::are_tokens(std::slice::from_ref(path));
+            let mut warnings = Vec::new();
+            let mut text = || match utf8(&bytes) {
+                Err(found) if allow_non_utf8 => {
+                    let what = found.what;
+                    warnings.push(format!("{} {what}; its bytes are taken as they are", path.display()));
+                    Ok(without_mark(&bytes))
+                }
+                text => text.map_err(|found| in_other_encoding(path, found)),
+            };
             let documents = match extension(path).as_str() {
-                "jsonl" => json_lines(&bytes, coder),
+                "jsonl" => json_lines(text()?, coder),
                 "npy" => npy(&bytes).map(|ids| vec![ids]),
-                "ids" => decimal(&bytes).map(|ids| vec![ids]),
+                "ids" => decimal(text()?).map(|ids| vec![ids]),
                 _ if is_model(&bytes) => {
                     Err("it is a model, or an importance matrix, and no text".to_owned())
                 }
-                _ => coder.encode(&bytes).map(|ids| vec![ids]).map_err(|e| e.to_string()),
+                _ => coder.encode(text()?).map(|ids| vec![ids]).map_err(|e| e.to_string()),
             };
+            corpus.warnings.append(&mut warnings);
+            if !is_tokens && bytes.windows(2).any(|pair| pair == b"\r\n") {
+                let name = path.display();
+                corpus.warnings.push(format!(
+                    "{name} has the line ends of Windows (CRLF), which are part of the text here; dos2unix removes them"
+                ));
+            }
             for ids in documents.map_err(|what| unreadable(path, &what))? {
                 let start = corpus.tokens.len();
                 corpus.tokens.extend(ids);
@@ -101,9 +127,21 @@ fn unreadable(path: &Path, what: &str) -> Error {
     }
 }
 
+fn in_other_encoding(path: &Path, found: NotUtf8) -> Error {
+    let name = path.display();
+    let convert = match found.iconv {
+        Some(encoding) => format!("convert it: iconv -f {encoding} -t UTF-8 '{name}' > utf8.txt"),
+        None => "save it as UTF-8".to_owned(),
+    };
+    Error::Model {
+        path: path.to_owned(),
+        what: found.what,
+        help: format!("{convert}; --allow-non-utf8 takes its bytes as they are"),
+    }
+}
+
 fn json_lines(bytes: &[u8], coder: &Coder) -> std::result::Result<Vec<Vec<u32>>, String> {
     let mut documents = Vec::new();
-    let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes); // the mark that Windows puts first
     for (n, line) in bytes.split(|b| *b == b'\n').enumerate() {
         if line.trim_ascii().is_empty() {
             continue;
@@ -200,11 +238,31 @@ mod tests {
             paths.push(folder.path().join(name));
             std::fs::write(folder.path().join(name), bytes).unwrap();
         }
-        let corpus = Corpus::read(&paths, &coder).unwrap();
+        let error = Corpus::read(&paths, &coder, false).unwrap_err().to_string();
+        assert!(error.contains("a.txt holds bytes that are no UTF-8"), "{error}");
+        let corpus = Corpus::read(&paths, &coder, true).unwrap();
         assert_eq!(corpus.tokens, [97, 255, 97, 98, 99, 1, 2, 3, 97, 98]);
         assert_eq!(corpus.documents, [0..2, 2..4, 4..5, 5..8, 8..10]);
         std::fs::write(&paths[2], "1 x").unwrap();
-        let error = Corpus::read(&paths, &coder).unwrap_err().to_string();
+        let error = Corpus::read(&paths, &coder, true).unwrap_err().to_string();
         assert!(error.ends_with("c.ids cannot be turned into tokens: \"x\" is no token"), "{error}");
+    }
+
+    #[test]
+    fn marks_are_no_text_and_line_ends_are_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let coder = Coder::greedy(Vocab::bytes());
+        let path = folder.path().join("a");
+        for (bytes, tokens, warnings) in [
+            (&b"\xef\xbb\xbfa\nb"[..], &b"a\nb"[..], 0),
+            (b"a\r\nb", b"a\r\nb", 1),
+            // A sample that begins and ends within a character.
+            (b"\x80\x98a\xe2\x80", b"\x80\x98a\xe2\x80", 0),
+        ] {
+            std::fs::write(&path, bytes).unwrap();
+            let corpus = Corpus::read(std::slice::from_ref(&path), &coder, false).unwrap();
+            assert!(corpus.tokens.iter().copied().eq(tokens.iter().map(|b| u32::from(*b))), "{bytes:?}");
+            assert_eq!(corpus.warnings.len(), warnings, "{:?}", corpus.warnings);
+        }
     }
 }

@@ -5,11 +5,13 @@
 //! is all of that for one text; [`Gates`] judge the result.
 
 mod corpus;
+mod encoding;
 mod gates;
 mod measure;
 pub mod statistics;
 mod summary;
 mod task;
+mod unfit;
 mod window;
 
 pub use corpus::{Corpus, sha256, vocabulary_sha256};
@@ -18,4 +20,5 @@ pub use measure::{Comparison, Load, Measured, Scan, Score, Work, measure};
 pub use statistics::{Bootstrap, Estimate, Random};
 pub use summary::{Against, Bucket, Evaluation, ModelScore, Quantiles, Read, Scored, summarise};
 pub use task::{Setting, Task, same_vocabulary};
+pub use unfit::oddity;
 pub use window::{Protocol, Sequence, cut};

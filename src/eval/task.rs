@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::measure::{Load, Work, measure};
 use super::summary::{Evaluation, summarise};
 use super::window::{Protocol, Sequence, cut};
-use super::{Corpus, vocabulary_sha256};
+use super::{Corpus, oddity, vocabulary_sha256};
 use crate::about;
 use crate::error::{Error, Result};
 use crate::model::Model;
@@ -54,12 +54,21 @@ pub struct Task {
 }
 
 impl Task {
-    /// Reads the texts and cuts them by `protocol` into windows, at most `limit` of them.
+    /// Reads the texts, of any bytes if `allow_non_utf8`, and cuts them by `protocol` into windows, at most `limit` of
+    /// them.
     ///
     /// # Errors
     /// As [`Corpus::read`] and [`cut`].
-    pub fn new(texts: &[PathBuf], coder: Coder, protocol: Protocol, limit: Option<usize>) -> Result<Task> {
-        let corpus = Corpus::read(texts, &coder)?;
+    pub fn new(
+        texts: &[PathBuf],
+        coder: Coder,
+        protocol: Protocol,
+        limit: Option<usize>,
+        allow_non_utf8: bool,
+    ) -> Result<Task> {
+        let mut corpus = Corpus::read(texts, &coder, allow_non_utf8)?;
+        let odd = oddity(&corpus.tokens, &coder);
+        corpus.warnings.extend(odd.map(|odd| format!("the text {odd}; nothing follows for others")));
         let sequences = cut(&corpus.documents, protocol, limit)?;
         Ok(Task { corpus, sequences, texts: texts.to_vec(), coder, protocol })
     }

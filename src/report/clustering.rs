@@ -28,6 +28,7 @@ pub struct Clustering {
     output: String,
     /// Bytes that are read of it for every token, before any row of the model.
     scanned_bytes: u64,
+    warnings: Vec<String>,
     seconds: f64,
 }
 
@@ -53,6 +54,7 @@ impl Clustering {
             tokens_sha256: text.map(Text::sha256),
             output: output.display().to_string(),
             scanned_bytes: clustered.always_bytes(),
+            warnings: text.map(|t| t.warnings.clone()).unwrap_or_default(),
             seconds,
         }
     }
@@ -68,6 +70,9 @@ impl Report for Clustering {
                 "calib     none: the probabilities of clusters are guessed from their means and variances"
             )?,
             n => writeln!(out, "calib     {} tokens of {}", count(n as u64), self.texts.join(", "))?,
+        }
+        for warning in &self.warnings {
+            writeln!(out, "warning: {warning}")?;
         }
         writeln!(
             out,

@@ -21,6 +21,7 @@ pub struct Measurement {
     tokens_sha256: String,
     output: String,
     matrices: usize,
+    warnings: Vec<String>,
     seconds: f64,
 }
 
@@ -35,6 +36,7 @@ impl Measurement {
             tokens_sha256: text.sha256(),
             output: output.display().to_string(),
             matrices,
+            warnings: text.warnings.clone(),
             seconds,
         }
     }
@@ -45,6 +47,9 @@ impl Report for Measurement {
         self.source.human(out)?;
         self.model.human(out)?;
         writeln!(out, "calib     {} tokens of {}", count(self.tokens as u64), self.texts.join(", "))?;
+        for warning in &self.warnings {
+            writeln!(out, "warning: {warning}")?;
+        }
         writeln!(
             out,
             "written   {}, what meets {} matrices, in {:.1} s",
