@@ -1,12 +1,22 @@
 //! Filling templates: how they write numbers, and what a mistake in one is.
 
 use minijinja::value::Serde;
-use minijinja::{AutoEscape, Environment, UndefinedBehavior};
+use minijinja::{
+    AutoEscape, Environment, ErrorKind, Output, State, UndefinedBehavior, Value, escape_formatter,
+};
 use serde::Serialize;
 
 use crate::error::{Error, Result};
+use crate::escape;
 use crate::eval::Estimate;
 use crate::report::{bytes, count, nats};
+
+/// The name of the escaping of Markdown.
+const MARKDOWN: &str = "markdown";
+
+/// Filters that make markup of text, by the kind of place that the text stands in.
+const FILTERS: &[(&str, fn(&str) -> String)] =
+    &[("code", escape::code), ("url", escape::url), ("link", escape::link), ("shell", escape::shell)];
 
 /// The engine with templates of these names and texts; the extension of a name says how what is filled in is escaped.
 ///
@@ -17,7 +27,17 @@ pub fn engine(templates: &[(&'static str, &'static str)]) -> Result<Environment<
     engine.set_undefined_behavior(UndefinedBehavior::SemiStrict);
     engine.set_auto_escape_callback(|name| match name.rsplit('.').next() {
         Some("html" | "xml") => AutoEscape::Html,
+        Some("md") => AutoEscape::Custom(MARKDOWN.into()),
         _ => AutoEscape::None,
+    });
+    engine.set_formatter(escaped);
+    for (name, filter) in FILTERS {
+        engine.add_filter(*name, |text: String| Value::from_safe_string(filter(&text)));
+    }
+    engine.add_filter("json", |value: Value| {
+        let text = escape::json(&value)
+            .map_err(|e| minijinja::Error::new(ErrorKind::BadSerialization, e.to_string()));
+        text.map(Value::from_safe_string)
     });
     engine.add_filter("bytes", bytes);
     engine.add_filter("count", count);
@@ -26,14 +46,24 @@ pub fn engine(templates: &[(&'static str, &'static str)]) -> Result<Environment<
     engine.add_filter("nats", nats);
     engine.add_filter("divergence", |e: Serde<Estimate>| divergence(&e));
     engine.add_filter("percent", |e: Serde<Estimate>| estimate(&e, 2, 100.0) + " %");
-    // XML knows no other control characters, however they are written.
-    engine.add_filter("printable", |text: String| {
-        text.replace(|c: char| c.is_control() && c != '\n' && c != '\t', " ")
-    });
     for (name, source) in templates {
         engine.add_template(name, source).map_err(|e| mistake(&e))?;
     }
     Ok(engine)
+}
+
+/// What is filled in is text: it is escaped for the kind of file.
+fn escaped(out: &mut Output, state: &mut State, value: &Value) -> std::result::Result<(), minijinja::Error> {
+    let text = value.as_str().filter(|_| !value.is_safe());
+    match (text, state.auto_escape()) {
+        (Some(text), AutoEscape::Html) => {
+            let text = Value::from(escape::visible(text).into_owned());
+            escape_formatter(out, state, &text)
+        }
+        (Some(text), AutoEscape::Custom(_)) => Ok(out.write_str(&escape::markdown(text))?),
+        (None, AutoEscape::Custom(_)) => Ok(out.write_str(&value.to_string())?),
+        _ => escape_formatter(out, state, value),
+    }
 }
 
 /// A figure times `scale` and its standard error, with so many digits.

@@ -10,7 +10,7 @@ use serde_json::Value as Yaml;
 
 use super::general;
 use crate::error::{Error, Result};
-use crate::files;
+use crate::{files, links};
 
 /// Largest card that is looked at.
 const CARD_BYTES: usize = 64 << 10;
@@ -33,10 +33,8 @@ const TEXTS: [(&str, &[&str]); 6] = [
 /// If the README.md cannot be read, or its YAML not be understood.
 pub(super) fn read(folder: &Path) -> Result<Metadata> {
     let path = folder.join("README.md");
-    if !path.is_file() {
-        return Ok(Metadata::new());
-    }
-    let text = files::text(&path, "model card", FILE_BYTES)?;
+    let Some(file) = links::own(folder, &path) else { return Ok(Metadata::new()) };
+    let text = files::text(&file, "model card", FILE_BYTES)?;
     parse(&text).map_err(|what| Error::Model {
         path,
         what: format!("has a model card that cannot be understood: {what}"),

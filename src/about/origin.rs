@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 
 use formats::Container;
 
+use crate::links;
+
 /// The folder of a model that is a folder, a set of several files, or has the name that every model of Hugging Face
 /// has; `None` for a file that may stand among other models.
 pub(super) fn folder(source: &Container) -> Option<PathBuf> {
@@ -24,9 +26,23 @@ pub(super) fn card_folder(source: &Container) -> Option<PathBuf> {
     folder(source).filter(|_| source.format().name() != "GGUF")
 }
 
+/// The name of the repository that a folder is a snapshot of in a cache of the Hugging Face Hub, where the folder itself
+/// is named by a commit: `models--OWNER--NAME/snapshots/COMMIT`.
+pub fn repository(folder: &Path) -> Option<String> {
+    let folder = folder.canonicalize().ok()?;
+    let cache = links::hub_cache(&folder)?;
+    let owned = cache.file_name()?.to_str()?.strip_prefix(links::HUB_MODELS)?;
+    let name = owned.split_once("--").map_or(owned, |(_, name)| name);
+    Some(name.to_owned()).filter(|name| !name.is_empty())
+}
+
 /// The name of a model that nothing states: that of its folder, else of its file.
 pub(super) fn name(source: &Container) -> String {
-    let name = match folder(source) {
+    let folder = folder(source);
+    if let Some(name) = folder.as_deref().and_then(repository) {
+        return name;
+    }
+    let name = match folder {
         // A path like `..` has no name of its own.
         Some(folder) if folder.file_name().is_none() => {
             folder.canonicalize().ok().and_then(|f| f.file_name().map(ToOwned::to_owned))

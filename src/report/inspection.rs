@@ -8,6 +8,7 @@ use serde_json::json;
 
 use super::text::Table;
 use super::{Report, bytes, count};
+use crate::escape::line;
 use crate::model::{Body, Model, Ranks};
 
 /// A file, the model in it if it is one, and its tensors and metadata.
@@ -301,7 +302,7 @@ impl Report for Inspection {
             if text.chars().count() > 90 {
                 text = text.chars().take(87).collect::<String>() + "...";
             }
-            writeln!(out, "metadata  {key} = {text}")?;
+            writeln!(out, "metadata  {} = {text}", line(key))?;
         }
         let mut table = Table::new(&["tensor", "role", ">shape", "encoding", ">bytes", ""]);
         for t in &self.tensors {

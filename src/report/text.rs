@@ -2,6 +2,8 @@
 
 use std::io::{self, Write};
 
+use crate::escape::line;
+
 /// A number of bytes for people: `3.1 GB`, with three digits at most; `812 B` below a kilobyte.
 pub fn bytes(n: u64) -> String {
     const UNITS: [&str; 5] = ["kB", "MB", "GB", "TB", "PB"];
@@ -53,7 +55,7 @@ impl Table {
     }
 
     pub fn row(&mut self, cells: impl IntoIterator<Item = String>) {
-        self.rows.push(cells.into_iter().collect());
+        self.rows.push(cells.into_iter().map(|cell| line(&cell).into_owned()).collect());
     }
 
     /// Writes it, indented by two spaces.

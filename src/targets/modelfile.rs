@@ -6,6 +6,7 @@ use std::path::Path;
 
 use super::{ADAPTER, PlannedFile, SmallFile, Target, beside, gguf};
 use crate::error::{Error, Result};
+use crate::escape::is_hidden;
 
 /// The ending of a Modelfile's name.
 const MODELFILE: &str = "Modelfile";
@@ -68,7 +69,7 @@ impl Chat {
         if target.id() != gguf::Gguf.id() {
             return Err(refused(&format!("{} is another format", target.name())));
         }
-        let Some(name) = file.name.to_str().filter(|n| !n.contains('\n')) else {
+        let Some(name) = file.name.to_str().filter(|n| !n.contains(is_hidden)) else {
             return Err(refused("the output's name is no text of one line"));
         };
         let (template, stops) = self.prompt();

@@ -22,7 +22,7 @@ use serde_json::{Map, Value};
 use super::bpe::{Bpe, Piece, SPECIAL};
 use super::post::{self, Named};
 use crate::error::{Error, Result};
-use crate::files;
+use crate::{files, links};
 
 /// The rule by which Qwen2 cuts text into words.
 const SPLIT: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
@@ -348,6 +348,7 @@ fn looks_special(text: &str) -> bool {
 
 /// A file's text; `None` if there is no such file.
 fn text(path: &Path) -> Result<Option<String>> {
+    links::check(path)?; // it is carried into what is made of the model
     match files::text(path, "tokenizer", FILE_BYTES) {
         Err(Error::Read { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => Ok(None),
         text => text.map(Some),

@@ -167,3 +167,53 @@ fn an_empty_name_is_refused() {
         assert_eq!(run(args).status, 2, "{flag}");
     }
 }
+
+/// A snapshot in a cache of the Hub is named by its commit, and is nothing but links.
+#[test]
+fn a_snapshot_of_the_hub_has_its_repositorys_name_and_its_files() {
+    use std::os::unix::fs::symlink;
+    let dir = tempfile::tempdir().unwrap();
+    let cache = dir.path().join("models--BlinkDL--rwkv-7--tiny");
+    let snapshot = cache.join("snapshots/0123456789abcdef0123456789abcdef01234567");
+    fs::create_dir_all(&snapshot).unwrap();
+    fs::create_dir_all(cache.join("blobs")).unwrap();
+    fs::write(dir.path().join("secret"), "the user's key").unwrap();
+    let blob = |name: &str, bytes: &[u8]| {
+        fs::write(cache.join("blobs").join(name), bytes).unwrap();
+        symlink(format!("../../blobs/{name}"), snapshot.join(name)).unwrap();
+    };
+    let plain = dir.path().join("plain");
+    ok(["convert", testdata("rwkv7-bytes.pth").to_str().unwrap(), plain.to_str().unwrap(), "--to", "hf"]);
+    for entry in fs::read_dir(&plain).unwrap().map(|e| e.unwrap().path()) {
+        blob(entry.file_name().unwrap().to_str().unwrap(), &fs::read(&entry).unwrap());
+    }
+    blob("generation_config.json", b"{\"top_p\": 0.5}");
+    symlink("../../../secret", snapshot.join("special_tokens_map.json")).unwrap();
+    let (out, folder) = (dir.path().join("out.gguf"), dir.path().join("out"));
+    let name = |input: &Path| {
+        let keys = general(input, &out, &[]);
+        keys.into_iter().find(|(key, _)| key == "general.name").unwrap().1
+    };
+    assert_eq!(name(&snapshot), "rwkv-7--tiny");
+    assert_eq!(name(&snapshot.join("model.safetensors")), "rwkv-7--tiny");
+    let said = ok(["convert", snapshot.to_str().unwrap(), folder.to_str().unwrap(), "--to", "hf"]).stdout;
+    assert!(
+        said.contains("special_tokens_map.json is a link out of the model's folder, and is left out"),
+        "{said}"
+    );
+    let carried = folder.join("generation_config.json");
+    assert_eq!(fs::read(&carried).unwrap(), b"{\"top_p\": 0.5}");
+    for entry in fs::read_dir(&folder).unwrap().map(|e| e.unwrap().path()) {
+        assert!(!entry.is_symlink(), "{}", entry.display());
+        assert!(fs::read(&entry).unwrap() != b"the user's key");
+    }
+    assert!(!folder.join("special_tokens_map.json").exists());
+
+    // The configuration, too, is in the output.
+    fs::remove_file(snapshot.join("config.json")).unwrap();
+    fs::write(dir.path().join("secret"), fs::read(plain.join("config.json")).unwrap()).unwrap();
+    symlink("../../../secret", snapshot.join("config.json")).unwrap();
+    let ran = run(["convert", snapshot.to_str().unwrap(), folder.to_str().unwrap(), "--to", "hf", "-f"]);
+    assert_eq!(ran.status, 1);
+    assert!(ran.stderr.contains("config.json is a link out of the model's folder"), "{}", ran.stderr);
+}

@@ -547,3 +547,55 @@ fn a_killed_batch_ends_with_the_same_bytes() {
     println!("{killed} of {kills} runs were killed before their end");
     assert!(killed > 0);
 }
+
+/// A stranger's metadata and odd names are data in everything that describes a release.
+#[test]
+fn hostile_names_are_no_markup_and_no_commands() {
+    let place = Place::new(
+        r#"
+[release]
+name = "<b>release</b> \u202e"
+[[model]]
+source = "SOURCES/rwkv7-bytes.pth"
+name = "it's $(id) & [x](y) _z_"
+[model.metadata]
+name = "<img src=x onerror=alert(1)>\n# Owned `x`"
+author = "[x](http://evil.example) | *y*"
+url = "javascript:alert(1)"
+license = "mit\u0085evil: true\u2028---"
+[[model]]
+source = "missing.pth"
+name = "<script>"
+[[artifact]]
+type = "q8_0"
+"#,
+    );
+    let (status, said) = place.run("out", &[]);
+    assert_eq!(status, 1, "a folder cannot be called so: {said}");
+    let job = fs::read_to_string(place.path("job.toml")).unwrap();
+    place.write(&job.replace("name = \"<script>\"", "name = \"a & 'b'\""));
+    let (status, said) = place.run("out", &[]);
+    assert_eq!(status, 4, "{said}");
+    let tree = place.tree("out");
+    let folder = "it's $(id) & [x](y) _z_";
+    let text = |path: &str| String::from_utf8(tree[Path::new(path)].clone()).unwrap();
+    let card = text(&format!("{folder}/README.md"));
+    for part in [
+        "license: \"mit\\u0085evil: true\\u2028---\"\n",
+        "# &lt;img src=x onerror=alert(1)&gt;\\\\n# Owned \\`x\\`\n",
+        ", by \\[x\\](http&#58;//evil.example) \\| \\*y\\*",
+        "The model is at home at javascript:alert(1).",
+        "| [it's \\$(id) &amp; \\[x\\](y) \\_z\\_-Q8_0.gguf](it%27s%20%24%28id%29%20%26%20%5Bx%5D%28y%29%20_z_-Q8_0.gguf) |",
+        r"llama-cli -m 'it'\''s $(id) & [x](y) _z_-Q8_0.gguf' -p",
+        r"echo 'FROM ./it'\''s $(id) & [x](y) _z_-Q8_0.gguf' > Modelfile",
+        r"ollama create 'it'\''s $(id) & [x](y) _z_' -f Modelfile",
+    ] {
+        assert!(card.contains(part), "{part}\n{card}");
+    }
+    let summary = fs::read_to_string(place.path("out/summary.md")).unwrap();
+    assert!(summary.starts_with("# &lt;b&gt;release&lt;/b&gt; \\\\u{202e}\n"), "{summary}");
+    for page in [fs::read_to_string(place.path("out/summary.xml")).unwrap(), text("report.html")] {
+        assert!(page.contains("&lt;b&gt;release&lt;&#x2f;b&gt; \\u{202e}"), "{page}");
+        assert!(!page.contains("<b>") && !page.contains('\u{202e}'), "{page}");
+    }
+}

@@ -264,3 +264,22 @@ fn channels_are_not_rescaled_in_vain() {
         assert!(!out.exists());
     }
 }
+
+/// What is quantized already loses twice, and is said to.
+#[test]
+fn rounding_a_second_time_is_warned_of() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let source = testdata("rwkv7-bytes.pth");
+    let (q8, q4, again) = (path("q8.gguf"), path("q4.gguf"), path("again.gguf"));
+    let warning = "is quantized already (";
+    let said = ok(["convert", source.to_str().unwrap(), &q8, "-t", "q8_0"]).stdout;
+    assert!(!said.contains(warning), "{said}");
+    let said = ok(["convert", &q8, &q4, "-t", "q4_0"]).stdout;
+    assert!(said.contains("q8.gguf is quantized already (Q8_0): "), "{said}");
+    // The same type is copied; what is decoded loses nothing more.
+    for (flags, to) in [(["-t", "q8_0"], &again), (["-t", "f16"], &path("f16.gguf"))] {
+        let said = ok(["convert", &q8, to].into_iter().chain(flags)).stdout;
+        assert!(!said.contains(warning), "{said}");
+    }
+}

@@ -14,6 +14,7 @@ mod evaluate;
 mod heads;
 mod hub;
 mod interrupt;
+mod keys;
 mod low_rank;
 mod memory;
 mod messages;
@@ -25,4 +26,5 @@ mod spread;
 #[path = "../../benches/synthetic.rs"]
 mod synthetic;
 mod targets;
+mod texts;
 mod web_rwkv;

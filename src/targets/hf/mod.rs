@@ -114,6 +114,10 @@ impl Target for HuggingFace {
         Ok(objections)
     }
 
+    fn remarks(&self, model: &Model) -> Vec<String> {
+        small::left_out(model)
+    }
+
     fn items(&self, model: &Model, recipe: &Recipe) -> Result<Vec<Item>> {
         let naming = if model.version.major() == 7 { &FLA } else { &HUGGING_FACE };
         let read = model.tensors.iter().filter(|t| !t.is_unread());
