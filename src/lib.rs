@@ -3,6 +3,8 @@
 //! The library behind the program of the same name. Containers are read and placed by the crate `formats`,
 //! numbers encoded by `quant`; here is what RWKV is ([`model`]), and how a model becomes a file.
 
+#![deny(unsafe_code)]
+
 pub mod about;
 pub mod adapter;
 pub mod batch;
@@ -18,6 +20,7 @@ pub mod eval;
 pub mod files;
 pub mod hub;
 pub mod importance;
+pub mod isa;
 pub mod links;
 pub mod model;
 pub mod page;

@@ -1,28 +1,17 @@
 //! The program `rwkv-quant`: see [`rwkv_quant::cli`].
 
+#![deny(unsafe_code)]
+
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+mod process;
+
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
-    return_large_buffers();
-    #[cfg(all(target_os = "linux", target_env = "gnu"))]
-    report_large_files();
+    {
+        process::return_large_buffers();
+        process::report_large_files();
+    }
     rwkv_quant::cli::main()
-}
-
-/// Has every buffer of a megabyte or more go back to the system when it is freed.
-///
-/// glibc does so at first, but raises the size to that of what it sees freed, 32 MB at most; what is smaller stays with the
-/// program, in pieces: a third more memory in a calibration of a large model (`benches/calibration_cost.py`).
-#[cfg(all(target_os = "linux", target_env = "gnu"))]
-fn return_large_buffers() {
-    // SAFETY: sets a number of the allocator, before there is another thread.
-    unsafe { libc::mallopt(libc::M_MMAP_THRESHOLD, 1 << 20) };
-}
-
-/// Has a write beyond the limit on the size of files (`ulimit -f`) fail, as on a full disk, instead of ending the program.
-#[cfg(all(target_os = "linux", target_env = "gnu"))]
-fn report_large_files() {
-    // SAFETY: ignores a signal, before there is another thread.
-    unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
 }

@@ -17,13 +17,13 @@ const SAFE: std::ops::RangeInclusive<f32> = 1.0 / (1u64 << 32) as f32..=(1u64 <<
 
 /// Importance of the columns of a row as encoders use it, where groups of `group` columns share a scale.
 ///
-/// Of a group in which fewer than half of the columns have an importance, the others get the mean importance of all
+/// Of a group in which at most half of the columns have an importance, the others get the mean importance of all
 /// columns that have one. Everything else stays as it is. `None` if no column has an importance.
 ///
 /// ```
 /// use quant::importance::filled;
-/// assert_eq!(*filled(&[1.0, 3.0, 0.0, 0.0], 2).unwrap(), [1.0, 3.0, 2.0, 2.0]);
-/// assert_eq!(*filled(&[1.0, 0.0, 2.0, 2.0], 2).unwrap(), [1.0, 0.0, 2.0, 2.0]);
+/// assert_eq!(*filled(&[1.0, 3.0, 2.0, 0.0, 0.0, 0.0], 3).unwrap(), [1.0, 3.0, 2.0, 2.0, 2.0, 2.0]);
+/// assert_eq!(*filled(&[1.0, 3.0, 0.0, 2.0, 2.0, 2.0], 3).unwrap(), [1.0, 3.0, 0.0, 2.0, 2.0, 2.0]);
 /// assert_eq!(filled(&[0.0; 4], 2), None);
 /// ```
 pub fn filled(importance: &[f32], group: usize) -> Option<Cow<'_, [f32]>> {
@@ -72,9 +72,9 @@ fn largest(importance: &[f32]) -> f32 {
     importance.iter().copied().fold(0.0, f32::max)
 }
 
-/// True if fewer than half of a group's columns have an importance.
+/// True if at most half of a group's columns have an importance.
 fn says_nothing(columns: &[f32], least: f32) -> bool {
-    2 * columns.iter().filter(|q| **q > least).count() < columns.len()
+    2 * columns.iter().filter(|q| **q > least).count() <= columns.len()
 }
 
 /// Runs `encode` with the importance [`filled`] in.
@@ -131,7 +131,7 @@ mod tests {
         for codec in CODECS.iter().filter(uses) {
             for best in [false, true] {
                 let plain = encoded(*codec, Rows::new(&values, COLS), best);
-                for range in [0..COLS, 256..512, 256..288, 512..528, 32..1000] {
+                for range in [0..COLS, 256..512, 256..288, 512..529, 32..992] {
                     for (what, rest) in [("zero", 0.0), ("denormal", 1e-41), ("vanishing", 1e-20)] {
                         for lone in [None, Some(range.start + 3)] {
                             let mut importance = positive.clone();
@@ -141,11 +141,8 @@ mod tests {
                             let bytes = encoded(*codec, rows, best);
                             let error = |bytes: &[u8]| error(*codec, &values, bytes, range.clone());
                             let (found, plain) = (error(&bytes), error(&plain));
-                            // Zeros among as many others are believed: they only widen the error.
-                            let group = codec.importance_group().unwrap_or(1);
-                            let bound = if unmeasured(&importance, group) > 0 { 1.3 } else { 2.0 };
                             assert!(
-                                found < bound * plain,
+                                found < 1.3 * plain,
                                 "{} {best} {what} {range:?} {lone:?}: {found:.2e} for {plain:.2e}",
                                 codec.encoding()
                             );
@@ -165,7 +162,7 @@ mod tests {
         let mut random = Random::new(9);
         let values: Vec<f32> = (0..4 * COLS).map(|_| 0.02 * random.normal() as f32).collect();
         let of_unit = |exponent: i32| -> Vec<f32> {
-            (0..COLS).map(|i| (1 + i * 37 % 101) as f32 * 2f32.powi(exponent)).collect()
+            (0..COLS).map(|i| ((1 + i * 37 % 101) as f64 * 2f64.powi(exponent)) as f32).collect()
         };
         for codec in CODECS.iter().filter(|c| c.can_encode() && c.importance_group().is_some()) {
             for best in [false, true] {
@@ -183,7 +180,7 @@ mod tests {
 
     #[test]
     fn single_zeros_and_what_is_positive_stay_as_they_are() {
-        for importance in [vec![1.0, 0.0, 3.0, 4.0], vec![1e-9, 1.0, 1e9, 1.0], vec![0.0, 0.0, 5.0, 5.0]] {
+        for importance in [vec![1.0, 0.0, 3.0, 4.0], vec![1e-9, 1.0, 1e9, 1.0], vec![0.0, 5.0, 5.0, 5.0]] {
             assert_eq!(unmeasured(&importance, 4), 0, "{importance:?}");
             assert!(matches!(filled(&importance, 4), Some(Cow::Borrowed(_))), "{importance:?}");
         }

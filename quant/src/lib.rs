@@ -15,6 +15,8 @@
 //!   number of bits; [`coding`]: matrices so coded, tile by tile;
 //! - [`arch`]: run-time choice of the instruction set.
 
+#![deny(unsafe_code)]
+
 pub mod arch;
 pub mod cancellation;
 pub mod certified;

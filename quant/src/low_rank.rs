@@ -139,10 +139,10 @@ pub fn factor(
     let row = |m: &'_ [f32], k: usize| m[k * cols..(k + 1) * cols].to_vec();
     let small = DMatrix::from_fn(width, width, |i, k| dot(&row(&projected, i), &row(&inner, k)));
     let vectors = ((&small + small.transpose()) * 0.5).svd(true, false).u.unwrap_or(small);
-    let vectors = vectors.columns(0, rank);
-    let up = &basis * vectors;
+    let vectors = vectors.columns(0, rank).into_owned();
+    let up = product(&basis, &vectors);
     let projected = DMatrix::from_row_iterator(width, cols, projected.iter().map(|v| f64::from(*v)));
-    let down = vectors.transpose() * projected;
+    let down = product(&vectors.transpose(), &projected);
     LowRank { rank, up: row_major(&up), down: row_major(&down) }
 }
 
@@ -154,6 +154,18 @@ fn below(basis: &DMatrix<f64>, values: &[f32], cols: usize) -> Vec<f32> {
     let mut out = vec![0.0; width * cols];
     let right = Right::Plain(View::new(values, cols));
     subtract_product(&mut out, cols, View::new(&left, rows), right, (width, rows, cols));
+    out
+}
+
+/// The product `a b`; sums in the order of the columns of `a`, none fused. (nalgebra's own product has other last bits
+/// where the processor multiplies and adds in one step.)
+pub(crate) fn product(a: &DMatrix<f64>, b: &DMatrix<f64>) -> DMatrix<f64> {
+    let mut out = DMatrix::zeros(a.nrows(), b.ncols());
+    for (mut out, factors) in out.column_iter_mut().zip(b.column_iter()) {
+        for (column, factor) in a.column_iter().zip(factors.iter()) {
+            out.iter_mut().zip(column.iter()).for_each(|(sum, v)| *sum += v * factor);
+        }
+    }
     out
 }
 

@@ -38,7 +38,7 @@ pub use record::{
 pub use summary::{Fate, Outcome, Summary};
 
 use crate::error::{Error, Result};
-use crate::pipeline::Stop;
+use crate::pipeline::{self, Stop};
 use crate::shard::Shard;
 use crate::storage::{self, Inputs};
 use claim::{Claim, make_folder};
@@ -54,7 +54,7 @@ pub struct Settings {
     pub shard: Option<Shard>,
     /// Most cells at work at once; by default as many as threads.
     pub at_once: Option<usize>,
-    /// Threads of all cells; by default as many as the machine runs at once.
+    /// Threads of all cells; by default as many as the machine runs at once, up to 64.
     pub threads: Option<usize>,
     /// Memory of all cells; by default half of the machine's.
     pub max_memory: Option<u64>,
@@ -115,8 +115,7 @@ fn run_with(
     let start = Instant::now();
     let shard = settings.shard.unwrap_or(Shard::WHOLE);
     let own: Vec<(usize, &Cell)> = cells.iter().enumerate().filter(|(place, _)| shard.has(*place)).collect();
-    let threads =
-        settings.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, Into::into));
+    let threads = settings.threads.unwrap_or_else(pipeline::default_threads);
     let at_once = settings.at_once.unwrap_or(threads).max(1);
     let done = AtomicUsize::new(0);
     let outcomes = schedule::all(own.len(), at_once, threads, |i, threads| {

@@ -33,7 +33,7 @@ pub(super) struct Args {
     /// Most cells at work at once [default: as many as threads, as far as the memory goes]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     jobs: Option<u16>,
-    /// Threads of all cells together [default: as many as the machine runs at once]
+    /// Threads of all cells together [default: as many as the machine runs at once, up to 64]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
     /// Most memory of all cells together [default: half of the machine's]

@@ -22,7 +22,7 @@ pub(super) struct DerivedArgs {
     /// Vocabulary: a file, or `world` or `bytes` [default: the model's own, else by the number of tokens]
     #[arg(long, value_name = "FILE")]
     vocab: Option<PathBuf>,
-    /// Threads [default: as many as the machine runs at once]
+    /// Threads [default: as many as the machine runs at once, up to 64]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
     /// Leave out the tensors of this name (* stands for anything); may be given several times
@@ -66,7 +66,7 @@ impl DerivedArgs {
         inputs.add_all([&self.model].into_iter().chain(&self.vocab).chain(texts).map(PathBuf::as_path));
         inputs.add_open(self.open()?.files());
         let mut outputs = Outputs::claim(Targets::file(&self.output), &inputs, self.force)?;
-        let pool = pipeline::pool(self.threads.map_or(0, usize::from))?;
+        let pool = pipeline::pool(self.threads.map_or_else(pipeline::default_threads, usize::from))?;
         pool.install(|| {
             let made = work(&mut outputs)?;
             outputs.commit(&inputs)?;

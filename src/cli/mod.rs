@@ -25,6 +25,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::error::{Error, Result, Status};
+use crate::isa;
 use crate::pipeline::Stop;
 use crate::report::{Report, Style, show_error};
 
@@ -96,7 +97,7 @@ enum Command {
 pub fn main() -> ExitCode {
     // clap ends the program itself for --help, --version and usage errors (with status 2).
     let cli = Cli::parse();
-    let outcome = match cli.command {
+    let outcome = isa::limit_by_environment().and_then(|()| match cli.command {
         Command::Convert(args) => convert::run(&args, cli.format),
         Command::Calibrate(args) => calibrate::run(&args, cli.format),
         Command::ClusterHead(args) => cluster_head::run(&args, cli.format),
@@ -114,7 +115,7 @@ pub fn main() -> ExitCode {
         Command::Targets(args) => targets::run(&args, cli.format),
         Command::Completions(args) => generated::completions(&args),
         Command::Man(args) => generated::man(&args),
-    };
+    });
     match outcome {
         Ok(()) => ExitCode::from(Status::Ok as u8),
         Err(error) => {

@@ -25,7 +25,7 @@ pub(super) struct RunArgs {
     /// opinion; if built in, `cuda`, `cuda:N` or `metal`
     #[arg(long, value_name = "DEVICE", default_value = "cpu", hide_default_value = true)]
     device: Arithmetic,
-    /// Threads [default: as many as the machine runs at once]
+    /// Threads [default: as many as the machine runs at once, up to 64]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub threads: Option<u16>,
     /// Most memory to take, all models together; blocks are then streamed from the files
@@ -78,7 +78,7 @@ impl RunArgs {
 
     /// Runs `work` with as many threads as asked for.
     pub fn with_threads<R: Send>(&self, work: impl FnOnce() -> Result<R> + Send) -> Result<R> {
-        pipeline::pool(self.threads.unwrap_or(0).into())?.install(work)
+        pipeline::pool(self.threads.map_or_else(pipeline::default_threads, usize::from))?.install(work)
     }
 }
 

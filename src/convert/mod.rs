@@ -92,9 +92,13 @@ pub struct Request {
     /// Most memory that the conversion may take [default: 256MiB]
     #[arg(long, value_name = "SIZE", value_parser = size::parse)]
     pub max_memory: Option<u64>,
-    /// Threads [default: as many as the machine runs at once]
+    /// Threads [default: as many as the machine runs at once, up to 64]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub threads: Option<u16>,
+    /// Give the same bytes on every processor: compute activations without fused multiply-add. Files that are neither
+    /// calibrated nor of measured types are the same everywhere without it
+    #[arg(long)]
+    pub portable: bool,
     /// Also write a Modelfile for ollama, NAME.Modelfile, with the prompt format of these models
     #[arg(long, value_enum, value_name = "MODELS")]
     pub modelfile: Option<Chat>,

@@ -11,6 +11,7 @@ use crate::calibrate::{self, Calibration, Done, Judge, SELF, Source, Stats, Text
 use crate::compact;
 use crate::error::{Error, Result};
 use crate::importance::Importance;
+use crate::isa;
 use crate::model::{Held, Model, Role};
 use crate::pipeline::{self, Budget, CALIBRATION, Observer, Stop};
 use crate::plan::{Plan, Wishes, Write};
@@ -136,6 +137,22 @@ impl Request {
     /// If a file that is read is missing or damaged, or what is asked for cannot be.
     pub fn plan(
         &self,
+        model: Model,
+        target: &'static dyn Target,
+        file_type: &'static FileType,
+        observer: &dyn Observer,
+        stop: &Stop,
+    ) -> Result<Prepared> {
+        // Texts are run and types measured for it.
+        isa::with_portable(self.portable, || {
+            let pool = pipeline::pool(self.thread_count())?;
+            pool.install(|| self.planned(model, target, file_type, observer, stop))
+        })
+    }
+
+    /// The same with the threads of this pool.
+    fn planned(
+        &self,
         mut model: Model,
         target: &'static dyn Target,
         file_type: &'static FileType,
@@ -162,6 +179,7 @@ impl Request {
             equalized: Vec::new(),
             shard: None,
             order: self.calib_order,
+            portable: self.portable,
             branches: self.branches.wanted().filter(|_| !target.codes()),
             within: self.branches.wanted().filter(|_| target.codes()),
             layers: self.layers,
@@ -270,10 +288,11 @@ impl Request {
             text_warnings,
             calibration,
             how: format!(
-                "{search:?} {:?} {:?} {:?} {:?}",
+                "{search:?} {:?} {:?} {:?} {:?} {:?}",
                 self.is_independent(),
                 self.calib_order,
                 self.equalize,
+                self.portable,
                 self.adapters
             ),
             done: Done::default(),
@@ -434,10 +453,7 @@ impl Request {
 
     /// How many threads work.
     pub(crate) fn thread_count(&self) -> usize {
-        match self.threads {
-            Some(n) => n.into(),
-            None => std::thread::available_parallelism().map_or(1, Into::into),
-        }
+        self.threads.map_or_else(pipeline::default_threads, Into::into)
     }
 }
 

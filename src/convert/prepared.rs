@@ -8,6 +8,7 @@ use crate::calibrate::{self, Calibration, Chosen, Done, Judge, Store};
 use crate::compact;
 use crate::error::{Error, Result};
 use crate::eval::Estimate;
+use crate::isa;
 use crate::model::Model;
 use crate::pipeline::{self, Budget, Observer, Stop};
 use crate::plan::Plan;
@@ -130,6 +131,11 @@ impl Prepared {
     /// As [`Outputs::claim`], [`calibrate::encode`], [`calibrate::divide`], [`pipeline::write`], [`Judge::divergence`] and
     /// [`Outputs::commit`]. Whatever it is, what was there before is still there.
     pub fn write(&mut self, force: bool, observer: &dyn Observer, stop: &Stop) -> Result<()> {
+        isa::with_portable(self.plan.recipe.portable, || self.write_here(force, observer, stop))
+    }
+
+    /// The same at the instruction sets that this thread may use.
+    fn write_here(&mut self, force: bool, observer: &dyn Observer, stop: &Stop) -> Result<()> {
         let mut outputs = Outputs::claim(self.targets(), &self.inputs, force)?;
         let store = self.encode(observer, stop)?;
         let adapter = self.made_adapter()?;

@@ -1,6 +1,7 @@
 //! How much memory the work may take, and what follows for threads and chunks.
 
 use crate::error::{Error, Result};
+use crate::isa;
 use crate::plan::Plan;
 
 /// What the program needs besides chunks: itself, and the description of the tensors.
@@ -101,12 +102,22 @@ fn too_little(what: &str, need: u64) -> Error {
     }
 }
 
-/// A pool of so many threads.
+/// Most threads unless more are asked for: memory grows with them, and disks are slower than so many.
+const MOST_DEFAULT_THREADS: usize = 64;
+
+/// The number of threads unless it is asked for: as many as the machine runs at once, up to 64.
+pub fn default_threads() -> usize {
+    std::thread::available_parallelism().map_or(1, Into::into).min(MOST_DEFAULT_THREADS)
+}
+
+/// A pool of so many threads, as [portable](isa::with_portable) as this one.
 ///
 /// # Errors
 /// [`Error::Resources`] if the system has none left.
 pub fn pool(threads: usize) -> Result<rayon::ThreadPool> {
-    rayon::ThreadPoolBuilder::new().num_threads(threads).build().map_err(|e| Error::Resources {
+    let portable = isa::is_portable();
+    let builder = rayon::ThreadPoolBuilder::new().num_threads(threads);
+    builder.start_handler(move |_| isa::inherit(portable)).build().map_err(|e| Error::Resources {
         what: format!("cannot start {threads} threads: {e}"),
         help: "ask for fewer: --threads 1".to_owned(),
     })

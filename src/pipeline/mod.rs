@@ -15,7 +15,7 @@ use formats::{Limits, Mapped, Sum};
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
-pub use budget::{Budget, CALIBRATION, pool};
+pub use budget::{Budget, CALIBRATION, default_threads, pool};
 pub(crate) use chunk::unencodable;
 pub(crate) use levels::codebooks;
 

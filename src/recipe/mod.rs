@@ -34,6 +34,8 @@ pub struct Recipe {
     pub equalized: Vec<&'static str>,
     /// In which order columns are rounded with feedback.
     pub order: ColumnOrder,
+    /// Whether activations are computed without fused multiply-add, alike on every processor.
+    pub portable: bool,
     /// Which matrices get branches of low rank in an adapter, if any.
     pub branches: Option<Branches>,
     /// Which matrices may have such a branch in the file itself.
@@ -59,6 +61,7 @@ impl Recipe {
             types: Types::default(),
             equalized: Vec::new(),
             order: ColumnOrder::default(),
+            portable: false,
             branches: None,
             within: None,
             shard: None,

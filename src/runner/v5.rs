@@ -2,7 +2,7 @@
 
 use super::arch::{Arithmetic, Columns, kernel};
 use super::layer::Layer;
-use super::math;
+use super::math::{self, exp64};
 use super::matrix::Matrix;
 use super::pass::{Pass, Shift, each_row, gate_silu};
 use super::state::Site;
@@ -19,7 +19,7 @@ pub(super) fn time_mix(layer: &Layer<'_>, pass: &mut Pass<'_>, x: &Matrix) -> Ma
     let gate = layer.has("att.gate.weight").then(|| project(pass, "att.time_mix_g", "att.gate.weight"));
     let size = layer.dims().head_size;
     let decay: Vec<f32> =
-        layer.vector("att.time_decay").iter().map(|d| (-f64::from(*d).exp()).exp() as f32).collect();
+        layer.vector("att.time_decay").iter().map(|d| exp64(-exp64(f64::from(*d))) as f32).collect();
     let (w, u) = (per_channel(&decay, k.cols), per_channel(&bonus(layer), k.cols));
     let mut out = pass.pool.matrix(x.rows, k.cols);
     pass.recur(n, &mut out, size, |rows, at, state, out| {
@@ -38,7 +38,7 @@ pub(super) fn time_mix(layer: &Layer<'_>, pass: &mut Pass<'_>, x: &Matrix) -> Ma
 /// The weight of the present token.
 fn bonus(layer: &Layer<'_>) -> Vec<f32> {
     if layer.has("att.time_first") {
-        return layer.vector("att.time_first").iter().map(|u| f64::from(*u).exp() as f32).collect();
+        return layer.vector("att.time_first").iter().map(|u| exp64(f64::from(*u)) as f32).collect();
     }
     layer.vector("att.time_faaaa").to_vec()
 }

@@ -110,6 +110,7 @@ impl Request {
             "search": format!("{:?}", recipe.search),
             // (Files of some formats do not hold what they were calibrated on.)
             "calibration": recipe.calibration.as_ref().map(|trace| format!("{trace:?}")),
+            "portable": self.portable,
             "order": format!("{:?}", self.calib_order),
             "lora_alpha": self.adapters.lora_alpha,
             "state_layout": format!("{:?}", self.adapters.state_layout),

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use sha2::Digest;
 
-use crate::run::program;
+use crate::run::{json, program};
 use crate::synthetic::{Shape, write};
 
 /// Peak resident memory of a run of the program, in bytes: the kernel's own high-water mark, read until the end.
@@ -43,6 +43,53 @@ fn convert(source: &Path, max_memory: &str) -> u64 {
     let (source, out) = (source.to_str().unwrap(), out.to_str().unwrap());
     let args = ["--format", "quiet", "convert", source, out, "-t", "q8_0", "--max-memory", max_memory];
     peak_rss(&args)
+}
+
+/// Case threads-64-memory: what is planned follows the sizes of the model, not the square of the threads; and where it
+/// would be too much there are fewer threads, and the same bytes.
+#[test]
+fn many_threads_need_what_a_small_model_needs() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = dir.path().join("tiny.pth");
+    write(&model, Shape { layers: 2, embd: 64, vocab: 256 }).unwrap();
+    let model = model.to_str().unwrap();
+    let out = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let coded = |name: &str, flags: &[&str]| {
+        let args = ["--format", "json", "convert", model, &out(name), "--target-bpw", "5"];
+        json(args.iter().chain(flags))
+    };
+    let planned = |threads| {
+        let found = coded("dry.rwkvz", &["--dry-run", "--threads", threads]);
+        found["peak_memory_bytes"].as_u64().unwrap()
+    };
+    let (one, many) = (planned("1"), planned("64"));
+    assert!(many < one + (64 << 20) && many < 128 << 20, "{one} with one thread, {many} with 64");
+    coded("one.rwkvz", &["--threads", "1"]);
+    for (name, flags) in [
+        ("many.rwkvz", &["--threads", "64"][..]),
+        ("less.rwkvz", &["--threads", "64", "--max-memory", "64MiB"]),
+    ] {
+        let found = coded(name, flags);
+        assert!(std::fs::read(out(name)).unwrap() == std::fs::read(out("one.rwkvz")).unwrap(), "{name}");
+        let threads = found["threads"].as_u64().unwrap();
+        assert!(if name == "many.rwkvz" { threads == 64 } else { threads < 64 }, "{name}: {threads} threads");
+    }
+    // The same for what is calibrated, and for evaluations.
+    let text = out("text.txt");
+    std::fs::write(&text, "The quick brown fox jumps over the lazy dog. ".repeat(200)).unwrap();
+    let calibrated = |name: &str, threads: &str| {
+        let flags =
+            ["--threads", threads, "--max-memory", "512MiB", "--calib", &text, "--calib-tokens", "4096"];
+        let vocab = ["--vocab", "bytes"];
+        coded(name, &[&flags[..], &vocab].concat());
+        std::fs::read(out(name)).unwrap()
+    };
+    assert!(calibrated("a.rwkvz", "1") == calibrated("b.rwkvz", "64"));
+    let evaluated = |threads| {
+        let args = ["--format", "json", "eval-ppl", &out("one.rwkvz"), &text, "--vocab", "bytes"];
+        json(args.iter().chain(&["--threads", threads, "--max-memory", "96MiB"]))["models"].to_string()
+    };
+    assert_eq!(evaluated("1"), evaluated("64"));
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! Eight lanes of AVX2.
 
+#![allow(unsafe_code)] // instructions of one set
+
 use std::arch::x86_64::*;
 use std::ops::{Add, Div, Mul, Sub};
 

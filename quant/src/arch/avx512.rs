@@ -1,5 +1,7 @@
 //! Sixteen lanes of AVX-512.
 
+#![allow(unsafe_code)] // instructions of one set
+
 use std::arch::x86_64::*;
 use std::ops::{Add, Div, Mul, Sub};
 

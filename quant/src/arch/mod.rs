@@ -4,6 +4,7 @@
 //! only: Rust never contracts or reorders floating point operations, so the bytes are the same at each.
 
 use std::cell::Cell;
+use std::sync::atomic::{AtomicU8, Ordering};
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
@@ -40,6 +41,11 @@ impl Level {
         [Level::Scalar, Level::Baseline, Level::Avx2, Level::Avx512].into_iter().filter(|l| l.is_available())
     }
 
+    /// The level of this name: `portable`, `sse2` (or `neon`: the baseline), `avx2`, `avx512`.
+    pub fn named(name: &str) -> Option<Level> {
+        LEVEL_NAMES.iter().find(|(known, _)| *known == name).map(|(_, level)| *level)
+    }
+
     fn is_available(self) -> bool {
         match self {
             Level::Scalar | Level::Baseline => true,
@@ -61,6 +67,28 @@ impl Level {
             _ => false,
         }
     }
+}
+
+/// Levels by the names that people know.
+pub const LEVEL_NAMES: [(&str, Level); 5] = [
+    ("portable", Level::Scalar),
+    ("sse2", Level::Baseline),
+    ("neon", Level::Baseline),
+    ("avx2", Level::Avx2),
+    ("avx512", Level::Avx512),
+];
+
+/// The level that the codecs of all threads are held to, as a number.
+static PROCESS_LIMIT: AtomicU8 = AtomicU8::new(Level::Avx512 as u8);
+
+/// Holds the codecs of all threads to `level` or below.
+pub fn limit_process(level: Level) {
+    PROCESS_LIMIT.store(level as u8, Ordering::Relaxed);
+}
+
+/// True if [`limit_process`] allows `level`.
+pub fn is_allowed(level: Level) -> bool {
+    level as u8 <= PROCESS_LIMIT.load(Ordering::Relaxed)
 }
 
 thread_local! {
@@ -89,20 +117,22 @@ pub(crate) trait Kernel {
 }
 
 /// Runs `kernel` at the best level that this processor has.
+#[allow(unsafe_code)]
 pub(crate) fn dispatch<K: Kernel>(kernel: K) -> K::Output {
     let limit = LIMIT.get();
+    let allows = |level: Level| limit >= level && is_allowed(level);
     #[cfg(target_arch = "x86_64")]
     {
-        if limit >= Level::Avx512 && Level::Avx512.is_available() {
+        if allows(Level::Avx512) && Level::Avx512.is_available() {
             // SAFETY: the features that `avx512` needs were found on this processor.
             return unsafe { avx512(kernel) };
         }
-        if limit >= Level::Avx2 && Level::Avx2.is_available() {
+        if allows(Level::Avx2) && Level::Avx2.is_available() {
             // SAFETY: the features that `avx2` needs were found on this processor.
             return unsafe { avx2(kernel) };
         }
     }
-    if limit >= Level::Baseline {
+    if allows(Level::Baseline) {
         #[cfg(target_arch = "x86_64")]
         return kernel.run(sse2::Sse2::new());
         #[cfg(target_arch = "aarch64")]

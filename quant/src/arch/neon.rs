@@ -1,5 +1,7 @@
 //! Four lanes of NEON, which every AArch64 processor has.
 
+#![allow(unsafe_code)] // instructions of one set
+
 use std::arch::aarch64::*;
 use std::ops::{Add, Div, Mul, Sub};
 

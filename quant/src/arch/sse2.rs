@@ -1,5 +1,7 @@
 //! Four lanes of SSE2, which every x86-64 processor has.
 
+#![allow(unsafe_code)] // instructions of one set
+
 use std::arch::x86_64::*;
 use std::ops::{Add, Div, Mul, Sub};
 

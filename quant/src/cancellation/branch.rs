@@ -9,7 +9,7 @@ use nalgebra::DMatrix;
 
 use crate::Rows;
 use crate::entropy::{EntropyError, Fields};
-use crate::low_rank::{LowRank, Metric, factor};
+use crate::low_rank::{LowRank, Metric, factor, product};
 
 /// Of the random vectors that the search for the directions starts from.
 const SEED: u64 = 0;
@@ -36,8 +36,8 @@ impl Branch {
         // The same space, by directions of length 1.
         let basis = wide.transpose().qr().q();
         let rounded = basis.map(|v| f16::from_f64(v).to_f64());
-        let inverse = (rounded.transpose() * &rounded).try_inverse()?;
-        let projection = &rounded * inverse;
+        let inverse = product(&rounded.transpose(), &rounded).try_inverse()?;
+        let projection = product(&rounded, &inverse);
         let down: Vec<f32> = rounded.as_slice().iter().map(|v| *v as f32).collect();
         (rank > 0).then(|| (Branch { rank, down }, Projection(projection.as_slice().to_vec())))
     }

@@ -10,6 +10,8 @@
 //! The instructions have no stable intrinsics, so they are written as assembly. The operating system must allow a
 //! process the unit's registers first.
 
+#![allow(unsafe_code)] // instructions of one set
+
 use std::arch::asm;
 use std::sync::OnceLock;
 

@@ -1,5 +1,7 @@
 //! The product with AVX2 and FMA: tiles of 6 x 16 results, which fill 12 of the 16 registers.
 
+#![allow(unsafe_code)] // instructions of one set
+
 use std::arch::x86_64::*;
 
 use super::{Fused, Kernel, Shape};

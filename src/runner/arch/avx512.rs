@@ -1,5 +1,7 @@
 //! The product with AVX-512: tiles of 12 x 32 results, which fill 24 of the 32 registers.
 
+#![allow(unsafe_code)] // instructions of one set
+
 use std::arch::x86_64::*;
 
 use super::{Fused, Kernel, Shape};

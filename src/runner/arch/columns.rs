@@ -1,5 +1,7 @@
 //! Windows on neighbouring columns of a matrix, for threads that each compute some of the columns.
 
+#![allow(unsafe_code)] // parts of one matrix for several threads
+
 use std::marker::PhantomData;
 
 /// Some columns of all rows of a row-major matrix, to be written by one thread.

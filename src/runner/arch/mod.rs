@@ -18,6 +18,8 @@ mod strips;
 
 use std::sync::OnceLock;
 
+use crate::isa;
+
 pub(super) use columns::{Columns, split_columns};
 pub(super) use strips::{interleave, strips_len};
 
@@ -30,8 +32,11 @@ const NEAR: usize = 20;
 /// An instruction set that kernels are compiled for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Level {
-    /// Plain Rust: NEON on AArch64, SSE2 on x86-64.
+    /// Plain Rust without fused multiply-add: the same bits on every processor.
     Portable,
+    /// Plain Rust where every processor of the target has fused multiply-add: NEON on AArch64.
+    #[cfg(any(target_arch = "aarch64", target_feature = "fma"))]
+    Fused,
     #[cfg(target_arch = "x86_64")]
     Avx2,
     #[cfg(target_arch = "x86_64")]
@@ -42,6 +47,8 @@ impl Level {
     /// The levels that this processor can run, slowest first.
     pub fn available() -> impl Iterator<Item = Level> {
         let mut levels = vec![Level::Portable];
+        #[cfg(any(target_arch = "aarch64", target_feature = "fma"))]
+        levels.push(Level::Fused);
         #[cfg(target_arch = "x86_64")]
         {
             let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
@@ -55,10 +62,27 @@ impl Level {
         levels.into_iter()
     }
 
-    /// The best of them.
+    /// The least limit of [`isa`] that allows it.
+    fn limit(self) -> quant::arch::Level {
+        match self {
+            Level::Portable => quant::arch::Level::Scalar,
+            #[cfg(any(target_arch = "aarch64", target_feature = "fma"))]
+            Level::Fused => quant::arch::Level::Baseline,
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx2 => quant::arch::Level::Avx2,
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512 => quant::arch::Level::Avx512,
+        }
+    }
+
+    /// The best of them that is allowed.
     pub fn best() -> Level {
         static BEST: OnceLock<Level> = OnceLock::new();
-        *BEST.get_or_init(|| Level::available().last().unwrap_or(Level::Portable))
+        if isa::is_portable() {
+            return Level::Portable;
+        }
+        let allowed = |level: &Level| quant::arch::is_allowed(level.limit());
+        *BEST.get_or_init(|| Level::available().filter(allowed).last().unwrap_or(Level::Portable))
     }
 }
 
@@ -80,6 +104,8 @@ impl Level {
     pub fn shape(self) -> Shape {
         match self {
             Level::Portable => portable::SHAPE,
+            #[cfg(any(target_arch = "aarch64", target_feature = "fma"))]
+            Level::Fused => portable::SHAPE,
             #[cfg(target_arch = "x86_64")]
             Level::Avx2 => avx2::SHAPE,
             #[cfg(target_arch = "x86_64")]
@@ -91,11 +117,14 @@ impl Level {
     ///
     /// # Safety
     /// At `out` there are as many rows of as many values as the level's [`Shape`] says, `stride` apart.
+    #[allow(unsafe_code)]
     unsafe fn tile(self, x: &[f32], w: &[f32], out: *mut f32, stride: usize, add: bool) {
         // SAFETY: the level is available on this processor (`Level::available`); the caller says the rest.
         unsafe {
             match self {
-                Level::Portable => portable::tile(x, w, out, stride, add),
+                Level::Portable => portable::tile::<Plain>(x, w, out, stride, add),
+                #[cfg(any(target_arch = "aarch64", target_feature = "fma"))]
+                Level::Fused => portable::tile::<Fused>(x, w, out, stride, add),
                 #[cfg(target_arch = "x86_64")]
                 Level::Avx2 => avx2::tile(x, w, out, stride, add),
                 #[cfg(target_arch = "x86_64")]
@@ -109,6 +138,7 @@ impl Level {
 ///
 /// # Panics
 /// If the operands do not hold the strips of as many rows as `out` has rows and columns.
+#[allow(unsafe_code)]
 pub(super) fn product(level: Level, x: &[f32], w: &[f32], depth: usize, out: &mut Columns<'_>) {
     let Shape { rows, cols } = level.shape();
     assert_eq!(x.len(), strips_len(out.rows(), depth, rows));
@@ -224,12 +254,6 @@ impl Arithmetic for Plain {
     }
 }
 
-/// Whether plain Rust has a fused multiply-add instruction on this target.
-#[cfg(any(target_arch = "aarch64", target_feature = "fma"))]
-type Native = Fused;
-#[cfg(not(any(target_arch = "aarch64", target_feature = "fma")))]
-type Native = Plain;
-
 /// Element-wise work that is compiled for every level; implementations are `#[inline(always)]`.
 pub(super) trait Kernel {
     /// Does the work.
@@ -237,9 +261,12 @@ pub(super) trait Kernel {
 }
 
 /// Runs `kernel` at the best level that this processor has.
+#[allow(unsafe_code)]
 pub(super) fn dispatch<K: Kernel>(kernel: K) {
     match Level::best() {
-        Level::Portable => kernel.run::<Native>(),
+        Level::Portable => kernel.run::<Plain>(),
+        #[cfg(any(target_arch = "aarch64", target_feature = "fma"))]
+        Level::Fused => kernel.run::<Fused>(),
         // SAFETY: the level is available on this processor.
         #[cfg(target_arch = "x86_64")]
         Level::Avx2 => unsafe { avx2::run(kernel) },
@@ -299,9 +326,7 @@ mod tests {
                     .collect();
                 for level in Level::available() {
                     let out = run(level, &x, &w, rows, outs, depth);
-                    let fused =
-                        level != Level::Portable || std::any::type_name::<Native>().ends_with("Fused");
-                    if fused {
+                    if level != Level::Portable {
                         assert_eq!(out, whole, "{level:?}, {depth}");
                     }
                     for (a, b) in out.iter().zip(&exact) {

@@ -1,6 +1,8 @@
 //! Rows interleaved in strips, the way products read them: first the first value of every row of a strip, then the
 //! second values, and so on, so that a product reads its operands from front to back.
 
+#![allow(unsafe_code)] // kernels of an instruction set are called
+
 use super::Level;
 
 /// Values of every row that are interleaved before the next row's: a strip of 32 rows writes to 8 KiB meanwhile.
