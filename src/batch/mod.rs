@@ -15,6 +15,7 @@
 
 mod cell;
 mod claim;
+mod found;
 mod inventory;
 mod job;
 mod outputs;
@@ -165,11 +166,12 @@ pub fn merge(out: &Path) -> Result<Summary> {
     Ok(summary)
 }
 
-/// Refuses a folder that holds files of the names of those that describe a release, but none that did: they are
-/// somebody's.
+/// Refuses a folder that holds files of the names of those that describe a release, but neither a manifest nor a record:
+/// they are somebody's.
 fn refuse_strangers(out: &Path, models: &[&str]) -> Result<()> {
     let claim = sole(out)?;
-    if claim.broken_off || Manifest::is_at(&out.join(outputs::MANIFEST)) {
+    if claim.broken_off || Manifest::is_at(&out.join(outputs::MANIFEST)) || found::are_records_in(out, models)
+    {
         return Ok(());
     }
     let of_models = models.iter().flat_map(|model| outputs::OF_MODEL.map(|name| out.join(model).join(name)));

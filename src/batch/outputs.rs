@@ -21,9 +21,10 @@ pub(super) const CARD: &str = "README.md";
 
 /// Every artifact that belongs to the release.
 pub(super) const MANIFEST: &str = "manifest.json";
+/// What came of every cell.
+pub(super) const SUMMARY: &str = "summary.json";
 /// What describes a release, besides the cards of its models.
-pub(super) const OF_RELEASE: [&str; 6] =
-    [SUMS, MANIFEST, "summary.json", "summary.md", "summary.xml", REPORT];
+pub(super) const OF_RELEASE: [&str; 6] = [SUMS, MANIFEST, SUMMARY, "summary.md", "summary.xml", REPORT];
 /// What describes a model.
 pub(super) const OF_MODEL: [&str; 2] = [SUMS, CARD];
 /// The page with all that was measured.
@@ -71,8 +72,10 @@ impl Manifest {
         let mut models: Vec<ManifestModel> = Vec::new();
         for cell in summary.cells.iter().filter(|c| c.fate.is_good()) {
             let Some(mut record) = cell.record.clone() else { continue };
+            // The record beside the artifact has all of it, under its seal.
+            record.seal.clear();
             if let Some(quality) = &mut record.quality {
-                quality.tensors.clear(); // the record beside the artifact has them
+                quality.tensors.clear();
             }
             match models.iter_mut().find(|m| m.name == cell.model) {
                 Some(model) => model.artifacts.push(record),
@@ -107,7 +110,7 @@ pub(super) fn all(summary: &Summary) -> Result<Vec<(String, Vec<u8>)>> {
     let structured = |name: &str, bytes: Result<Vec<u8>>| bytes.map(|bytes| (name.to_owned(), bytes));
     all.push((SUMS.to_owned(), sums.into_bytes()));
     all.push(structured(MANIFEST, record::json(&manifest, MANIFEST.as_ref()))?);
-    all.push(structured("summary.json", record::json(summary, "summary.json".as_ref()))?);
+    all.push(structured(SUMMARY, record::json(summary, SUMMARY.as_ref()))?);
     for name in ["summary.md", "summary.xml"] {
         all.push((name.to_owned(), fill(name, overview(summary))?));
     }

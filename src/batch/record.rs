@@ -16,14 +16,16 @@ use crate::convert::{Prepared, Request};
 use crate::diff::{self, TensorDiff};
 use crate::error::{Error, Result};
 use crate::eval::{Against, ModelScore, Scored, Setting, sha256};
+use crate::identity::{Identity, digest_of};
 use crate::model::Model;
-use crate::pipeline::GENERATION;
 use crate::plan::Plan;
 use crate::report::bytes;
 use crate::storage::{self, Inputs};
 use crate::verify;
-use crate::{about::About, files};
+use crate::about::About;
 
+/// The field of a record's seal.
+pub(super) const SEAL: &str = "seal";
 /// Largest record that is read.
 pub(super) const FILE_BYTES: u64 = 64 << 20;
 
@@ -31,8 +33,11 @@ pub(super) const FILE_BYTES: u64 = 64 << 20;
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Record {
-    /// The cell's address: a SHA-256 of the source, the recipe and everything else that its bytes depend on.
+    /// The cell's address: the digest of its identity.
     pub cell: String,
+    /// Everything that its bytes depend on.
+    #[serde(default)]
+    pub identity: Identity,
     /// What made it.
     pub program: Program,
     /// What it was made from.
@@ -54,6 +59,9 @@ pub struct Record {
     pub divergence: Option<f64>,
     /// How far it is from its source, if that was measured.
     pub quality: Option<Quality>,
+    /// SHA-256 of all other fields, so that a figure changed by hand is found; records of version 0.1.0 have none.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub seal: String,
 }
 
 /// A program.
@@ -363,9 +371,11 @@ impl Record {
             layers: request.layers,
             rescale: request.rescale,
         };
-        let hashes: Vec<&str> = source.iter().map(|f| f.sha256.as_str()).collect();
+        let hashes: Vec<String> = source.iter().map(|f| f.sha256.clone()).collect();
+        let identity = Identity::of(request, prepared, &hashes)?;
         let record = Record {
-            cell: address(&(GENERATION, hashes, &recipe, plan.frame_sha256())),
+            cell: identity.digest(),
+            identity,
             program: Program::this(),
             source: SourceRecord {
                 name: cell.place.source.name.clone(),
@@ -383,6 +393,7 @@ impl Record {
             encodings: BTreeMap::new(),
             divergence: None,
             quality: None,
+            seal: String::new(),
         };
         Ok(record.sized(plan))
     }
@@ -399,17 +410,15 @@ impl Record {
         Record { bytes: plan.total_bytes(), bits_per_weight: plan.bits_per_weight(), encodings, ..self }
     }
 
-    /// The record at `path`; `None` if there is none that can be understood.
-    pub(super) fn read(path: &Path) -> Option<Record> {
-        let text = files::text(path, "record", FILE_BYTES).ok()?;
-        serde_json::from_str(&text).ok()
-    }
-
-    /// Writes it to `path`.
+    /// Seals it and writes it to `path`.
     ///
     /// # Errors
     /// [`Error::Io`].
-    pub(super) fn write(&self, path: &Path) -> Result<()> {
+    pub(super) fn write(&mut self, path: &Path) -> Result<()> {
+        self.seal.clear();
+        let text = json(self, path)?;
+        let value = serde_json::from_slice(&text).map_err(|e| Error::io("write", path)(e.into()))?;
+        self.seal = digest_of(&value, SEAL);
         storage::write(path, &json(self, path)?, &Inputs::new(), true)
     }
 

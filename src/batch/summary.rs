@@ -3,12 +3,14 @@
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::cell::Cell;
-use super::record::{Program, Record};
+use super::record::{Program, Record, SEAL};
 use super::work::Done;
 use crate::error::{Error, Result, Status};
 use crate::files;
+use crate::identity::{digest_of, made_by_older};
 use crate::shard::Shard;
 
 /// Largest summary that is read.
@@ -52,6 +54,9 @@ pub struct Outcome {
     pub fate: Fate,
     /// Why, if it is no good.
     pub why: Vec<String>,
+    /// What was found in the place of an artifact that was made, and could not be kept.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
     /// What to do about it.
     pub help: Option<String>,
     /// Time that it took.
@@ -121,13 +126,15 @@ impl Outcome {
             file_type: cell.place.file_type.name.to_owned(),
             fate: Fate::Made,
             why: Vec::new(),
+            notes: Vec::new(),
             help: None,
             seconds,
             record: None,
         };
         (outcome.fate, outcome.why) = match done {
-            Ok(Ok(Done::There { record, kept, failures })) => {
+            Ok(Ok(Done::There { record, kept, failures, notes })) => {
                 outcome.record = Some(*record);
+                outcome.notes = notes;
                 match (failures.is_empty(), kept) {
                     (false, _) => (Fate::Rejected, failures),
                     (true, true) => (Fate::Kept, Vec::new()),
@@ -183,12 +190,23 @@ impl Summary {
     /// # Errors
     /// If it cannot be read or understood.
     pub fn read(path: &Path) -> Result<Summary> {
+        const AGAIN: &str = "run its shard again with this version of the program";
         let text = files::text(path, "summary", FILE_BYTES)?;
-        serde_json::from_str(&text).map_err(|e| Error::Model {
-            path: path.to_owned(),
-            what: format!("is no summary of a batch: {e}"),
-            help: "run its shard again with this version of the program".to_owned(),
-        })
+        let wrong = |what: String| Error::Model { path: path.to_owned(), what, help: AGAIN.to_owned() };
+        let value: Value =
+            serde_json::from_str(&text).map_err(|e| wrong(format!("is no summary of a batch: {e}")))?;
+        let summary =
+            Summary::deserialize(&value).map_err(|e| wrong(format!("is no summary of a batch: {e}")))?;
+        for (n, cell) in summary.cells.iter().enumerate() {
+            let Some(record) = &cell.record else { continue };
+            if record.seal.is_empty() {
+                return Err(made_by_older(path, &record.program.version, AGAIN));
+            }
+            if digest_of(&value["cells"][n]["record"], SEAL) != record.seal {
+                return Err(wrong(format!("says other things of {} than were written", cell.path)));
+            }
+        }
+        Ok(summary)
     }
 
     /// Joins the summaries of all shards of a release.
@@ -246,6 +264,7 @@ mod tests {
             file_type: "q8_0".to_owned(),
             fate: *fate,
             why: Vec::new(),
+            notes: Vec::new(),
             help: None,
             seconds: 1.5,
             record: None,

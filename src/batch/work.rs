@@ -7,6 +7,7 @@ use std::sync::{Mutex, PoisonError};
 
 use super::cell::{Cell, Choice, record_name, sketch};
 use super::claim::{Claim, lock_name, make_folder};
+use super::found::Found;
 use super::job::{Evaluation, Job};
 use super::record::{FileRecord, Quality, Record, TensorError, address};
 use super::schedule::Memory;
@@ -53,6 +54,8 @@ pub(super) enum Done {
         kept: bool,
         /// Gates that it fails.
         failures: Vec<String>,
+        /// What was found in its place.
+        notes: Vec<String>,
     },
     /// It would be too large, so it was not made.
     TooLarge(String),
@@ -108,18 +111,22 @@ impl<'a> Workshop<'a> {
         let path = record_path(&folder, cell);
         let sources = self.source(cell, &prepared.model);
         let mut planned = Record::planned(cell, &request, &prepared, &sources)?;
-        let before = Record::read(&path);
-        // What stands there and is not what a record names is somebody's, unless a killed run was about to write it.
-        let is_ours = claim.broken_off || before.as_ref().is_some_and(|record| record.owns_all(&folder));
-        let (mut record, mut kept) = match before {
-            Some(record) if record.cell == planned.cell && record.is_whole(&folder) => (record, true),
-            _ => {
+        let mut notes = Vec::new();
+        let (mut record, mut kept) = match Found::at(&path) {
+            Found::Sound(record) if record.cell == planned.cell && record.is_whole(&folder) => {
+                (*record, true)
+            }
+            found => {
+                notes.extend(found.why_not(&planned));
+                // What stands there and is not what a record names is somebody's, unless a killed run was about to write it.
+                let is_ours = claim.broken_off || found.is_ours(self.out, &folder, &cell.name);
                 if sketch.is_some() {
                     let _held = self.memory.take(sources.iter().map(|f| f.bytes).sum(), self.stop)?;
                     prepared = plan(&request, request.open(target)?)?;
-                    let cell_address = planned.cell;
+                    // What is measured cannot be told before, so the artifact is known by what is asked for.
+                    let (address, identity) = (planned.cell, planned.identity);
                     planned = Record::planned(cell, &request, &prepared, &sources)?;
-                    planned.cell = cell_address;
+                    (planned.cell, planned.identity) = (address, identity);
                     if let Some(refused) = planned_too_large(&prepared.plan) {
                         return Ok(refused);
                     }
@@ -151,7 +158,7 @@ impl<'a> Workshop<'a> {
                 "the divergence on held-out calibration tokens is {found:.2e}, and target_kl {most}"
             ));
         }
-        Ok(Done::There { record: Box::new(record), kept, failures })
+        Ok(Done::There { record: Box::new(record), kept, failures, notes })
     }
 
     /// The files of the model that a cell is made from; hashed once a run.

@@ -15,12 +15,10 @@ use super::{Source, Store, Text, coded};
 use crate::branches::Branch;
 use crate::compact::{self, Coded, Matrix, Unencodable};
 use crate::error::{Error, Result};
-use crate::eval;
 use crate::model::{Model, Role};
-use crate::pipeline::{self, GENERATION, Observer, Stop};
+use crate::pipeline::{self, Observer, Stop};
 use crate::plan::{Plan, Write};
 use crate::runner::Moments;
-use crate::verify::sha256;
 
 /// Tokens that are computed together.
 pub(super) const TOGETHER: usize = 2048;
@@ -143,24 +141,6 @@ pub fn divide(
         done.take(plan, number, kept);
     }
     Ok(done)
-}
-
-/// What finished matrices are for: the program, the source, the files to be written, the importance of columns, the text,
-/// and `how` else they are made.
-pub fn identity(plan: &Plan, model: &Model, how: &str) -> String {
-    let sources = model.files().map(sha256).collect::<Vec<_>>().join(" ");
-    let trace = plan.recipe.calibration.as_ref();
-    let tokens = trace.map_or("", |t| t.sha256.as_str());
-    let branches = plan.recipe.branches.as_ref().map_or(String::new(), |b| format!(" | {b:?}"));
-    let program = env!("CARGO_PKG_VERSION");
-    let importance = plan.tensors.iter().flat_map(|t| t.importance.iter().flat_map(|columns| columns.iter()));
-    let importance: Vec<u8> = importance.flat_map(|v| v.to_le_bytes()).collect();
-    let importance = eval::sha256([importance.as_slice()]);
-    let frame = plan.frame_sha256();
-    // Two rates may take as many bytes.
-    let bits: Vec<String> = plan.recipe.types.0.values().map(ToString::to_string).collect();
-    let types = eval::sha256([bits.join(" ").as_bytes()]);
-    format!("{program} {GENERATION} {sources} | {frame} {types} | {importance} | {tokens} {how}{branches}\n")
 }
 
 /// About the memory that [`encode`] takes with so many threads.

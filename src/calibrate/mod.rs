@@ -38,7 +38,7 @@ mod trace;
 use std::path::{Path, PathBuf};
 
 pub use allocate::{Allocation, Goal, Rung, Unit, allocate};
-pub use encode::{Calibration, Done, divide, encode, identity, peak_bytes, running_bytes};
+pub use encode::{Calibration, Done, divide, encode, peak_bytes, running_bytes};
 pub use goals::{Chosen, Goals};
 pub use judge::Judge;
 pub use listen::Source;
@@ -53,9 +53,9 @@ pub use trace::{Trace, share_of};
 use crate::error::{Error, Result};
 
 /// Tokens that a model is calibrated on unless something else is asked for.
-const TOKENS: usize = 65_536;
+pub(crate) const TOKENS: usize = 65_536;
 /// Tokens of a sequence.
-const CTX: usize = 512;
+pub(crate) const CTX: usize = 512;
 /// The word that asks for the model's own samples in place of a text.
 pub const SELF: &str = "self";
 

@@ -21,10 +21,17 @@ use quant::EncodeError;
 use serde::{Deserialize, Serialize};
 
 use super::matrix::{Encoded, Outcome};
+use crate::clean::Hold;
 use crate::compact::Unencodable;
 use crate::error::{Error, Result};
+use crate::files;
+use crate::identity::{Identity, Stated, made_by_older};
 use crate::storage::{Checked, Sealed, crc32, own};
 
+/// What says for what exactly the matrices were made.
+const IDENTITY: &str = "identity";
+/// Largest such file that is read.
+const IDENTITY_BYTES: u64 = 16 << 20;
 /// Sections of fewer bytes are coded again by a run that goes on.
 const LARGE_BYTES: u64 = 1 << 20;
 
@@ -76,11 +83,12 @@ pub struct Store {
 }
 
 impl Store {
-    /// The folder for a run of this identity beside `out`; what another kind of run left there is removed.
+    /// The folder for a run of this identity beside `out`; what a run with other options left there is removed if `force`.
     ///
     /// # Errors
-    /// [`Error::Io`]; [`Error::Resources`] if another run works on the same output.
-    pub fn open(out: &Path, identity: &str) -> Result<Store> {
+    /// [`Error::Model`] if a run with other options, or another version, left something there and it is not forced;
+    /// [`Error::Resources`] if another run works on the same output; [`Error::Io`].
+    pub fn open(out: &Path, identity: &Identity, force: bool) -> Result<Store> {
         let folder = Store::folder(out);
         refuse_strangers(&folder)?;
         fs::create_dir_all(&folder).map_err(Error::io("create", &folder))?;
@@ -93,12 +101,47 @@ impl Store {
             });
         }
         let store = Store { folder, _lock: lock };
-        let path = store.folder.join("identity");
-        if fs::read_to_string(&path).ok().as_deref() != Some(identity) {
+        let path = store.folder.join(IDENTITY);
+        if !store.is_of(identity, &path).or_else(|other| if force { Ok(false) } else { Err(other) })? {
             store.clear(&path)?;
-            own::replace(&path, identity.as_bytes())?;
+            own::replace(&path, identity.to_text().as_bytes())?;
         }
         Ok(store)
+    }
+
+    /// Whether a run of this identity left what is there; without the file at `path` it is nobody's.
+    ///
+    /// # Errors
+    /// [`Error::Model`] if a run with other options did, or another version of this program, or if nothing tells.
+    fn is_of(&self, identity: &Identity, path: &Path) -> Result<bool> {
+        const AGAIN: &str = "--force removes it and begins anew; or give the output another name";
+        let wrong =
+            |what: String| Err(Error::Model { path: self.folder.clone(), what, help: AGAIN.to_owned() });
+        if !path.exists() {
+            return Ok(false);
+        }
+        let text = files::text(path, "identity of a checkpoint", IDENTITY_BYTES).unwrap_or_default();
+        match Identity::parse(&text) {
+            Stated::Sound(found) if found == *identity => Ok(true),
+            Stated::Sound(found) => wrong(format!(
+                "holds finished matrices of a run with other options, which this one cannot use; they differ in {}",
+                found.differences(identity).join(", ")
+            )),
+            Stated::Older(version) => Err(made_by_older(&self.folder, &version, AGAIN)),
+            Stated::Damaged => wrong(
+                "holds finished matrices, and nothing tells any more of what run: \
+                                      its identity is damaged"
+                    .to_owned(),
+            ),
+        }
+    }
+
+    /// The right to remove the checkpoint of any version in `folder`, if it is one.
+    pub(crate) fn leftover(folder: &Path) -> Option<Hold> {
+        refuse_strangers(folder).ok()?;
+        let text = files::text(&folder.join(IDENTITY), "identity of a checkpoint", IDENTITY_BYTES).ok()?;
+        let is_known = matches!(Identity::parse(&text), Stated::Sound(_) | Stated::Older(_));
+        is_known.then(|| Hold::take(&folder.join("lock"))).flatten()
     }
 
     /// Removes all that another run left but the lock; the identity first, so that what may stay is nobody's.

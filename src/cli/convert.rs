@@ -47,7 +47,9 @@ pub(super) fn run(args: &Args, style: Style) -> Result<()> {
         prepared.check(&STOP)?;
         return show(&prepared.report(), style);
     }
-    if shard.is_some() && prepared.is_done() {
+    if shard.is_some()
+        && prepared.is_done().or_else(|other| if args.force { Ok(false) } else { Err(other) })?
+    {
         return show(&prepared.report().kept(), style);
     }
     let written = prepared.write(args.force, &progress, &STOP);

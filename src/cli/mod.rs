@@ -3,6 +3,7 @@
 mod batch;
 mod calibrate;
 mod certify_head;
+mod clean;
 mod cluster_head;
 mod convert;
 mod derived;
@@ -67,6 +68,8 @@ enum Command {
     CertifyHead(certify_head::Args),
     /// Puts together a conversion that was spread over machines (convert --shard)
     Merge(merge::Args),
+    /// Lists what broken off runs left, and removes it with -f
+    Clean(clean::Args),
     /// Makes a release: many models in many types, measured, judged and described
     Batch(Box<batch::Args>),
     /// Uploads a finished release to the Hugging Face Hub
@@ -103,6 +106,7 @@ pub fn main() -> ExitCode {
         Command::ClusterHead(args) => cluster_head::run(&args, cli.format),
         Command::CertifyHead(args) => certify_head::run(&args, cli.format),
         Command::Merge(args) => merge::run(&args, cli.format),
+        Command::Clean(args) => clean::run(&args, cli.format),
         Command::Batch(args) => batch::run(&args, cli.format),
         Command::Upload(args) => upload::run(&args, cli.format),
         Command::Report(args) => report::run(&args),

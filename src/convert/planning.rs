@@ -276,7 +276,6 @@ impl Request {
         }
         let most_bytes = recipe.branches.as_ref().map(|b| b.most_bytes(&plan, &model)).transpose()?;
         let adapter_bytes = most_bytes.unwrap_or_default();
-        let search = plan.recipe.search;
         Ok(Prepared {
             model,
             plan,
@@ -287,14 +286,8 @@ impl Request {
             output: self.output.clone(),
             text_warnings,
             calibration,
-            how: format!(
-                "{search:?} {:?} {:?} {:?} {:?} {:?}",
-                self.is_independent(),
-                self.calib_order,
-                self.equalize,
-                self.portable,
-                self.adapters
-            ),
+            request: self.clone(),
+            equalization: rescaling.as_ref().and_then(Rescaling::digest),
             done: Done::default(),
             adapter_bytes,
             most_bytes: most,

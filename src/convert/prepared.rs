@@ -2,12 +2,14 @@
 
 use std::path::PathBuf;
 
+use super::Request;
 use crate::about::About;
 use crate::branches::{self, Branches};
 use crate::calibrate::{self, Calibration, Chosen, Done, Judge, Store};
 use crate::compact;
 use crate::error::{Error, Result};
 use crate::eval::Estimate;
+use crate::identity::Identity;
 use crate::isa;
 use crate::model::Model;
 use crate::pipeline::{self, Budget, Observer, Stop};
@@ -38,8 +40,10 @@ pub struct Prepared {
     pub(super) text_warnings: Vec<String>,
     /// What it is calibrated on.
     pub(crate) calibration: Option<Calibration>,
-    /// What else the calibrated bytes depend on, besides source, plan and text.
-    pub(super) how: String,
+    /// What was asked for.
+    pub(crate) request: Request,
+    /// SHA-256 of the factors by which channels were rescaled.
+    pub(crate) equalization: Option<String>,
     /// What became of the matrices that are encoded before the file is written.
     pub(crate) done: Done,
     /// Size of the adapter with the branches of low rank: at most, then really.
@@ -76,6 +80,15 @@ impl Prepared {
             (Output::Set, Some(first)) => self.output.with_file_name(&first.name),
             _ => self.output.clone(),
         }
+    }
+
+    /// Everything that the bytes to be written depend on.
+    ///
+    /// # Errors
+    /// If an input file cannot be read.
+    pub(crate) fn identity(&self) -> Result<Identity> {
+        let sources: Vec<String> = self.model.container.files().iter().map(sha256).collect();
+        Identity::of(&self.request, self, &sources)
     }
 
     /// The files to be written.
@@ -208,7 +221,7 @@ impl Prepared {
         }
         // Sections and calibrated blocks are kept until the output has its name.
         storage::check_space(storage::folder_of(&self.output), 2 * self.plan.total_bytes())?;
-        let store = Store::open(&self.output, &calibrate::identity(&self.plan, &self.model, &self.how))?;
+        let store = Store::open(&self.output, &self.identity()?, force)?;
         let (plan, source) = (&mut self.plan, &self.model);
         let (about, out, most) = (&self.about, &self.output, self.most_bytes);
         let work = || {

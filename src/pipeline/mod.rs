@@ -24,9 +24,6 @@ use crate::model::Model;
 use crate::plan::Plan;
 use crate::storage::Outputs;
 
-/// Raised whenever the program makes other bytes of the same plan and source.
-pub(crate) const GENERATION: u32 = 1;
-
 /// What happens while files are written; a progress bar, a log and a test listen alike.
 pub trait Observer: Sync {
     /// The costs of so many units of tensors were measured, of so many.

@@ -41,8 +41,9 @@ impl Report for Summary {
 /// A line on a cell that is done.
 pub fn outcome_line(outcome: &Outcome, done: usize, of: usize) -> String {
     let mut line = format!("[{done}/{of}] {} {}", outcome.path, outcome.fate.name());
-    if outcome.fate.is_bad() {
-        line += &format!(": {}", outcome.why.join("; "));
+    let told = if outcome.fate.is_bad() { &outcome.why } else { &outcome.notes };
+    if !told.is_empty() {
+        line += &format!(": {}", told.join("; "));
     }
     line
 }

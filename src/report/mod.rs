@@ -1,6 +1,7 @@
 //! What people and programs get to see: every result is one type that renders as text and as JSON.
 
 mod batch;
+mod cleaned;
 mod clustering;
 mod conversion;
 mod diff;

@@ -27,6 +27,7 @@ pub use pairs::Pair;
 pub use search::{Encodings, Moments};
 
 use crate::error::{Error, Result};
+use crate::eval::sha256;
 use crate::model::{Held, Lazy, Model};
 
 /// The key of GGUF files that lists the pairs that were rescaled, separated by commas.
@@ -59,6 +60,12 @@ impl Rescaling {
     /// The exponents of a pair in a block, if there are any but zeros.
     pub fn of(&self, pair: &Pair, layer: usize) -> Option<&[i8]> {
         self.exponents.get(&(pair.name, layer)).map(Vec::as_slice)
+    }
+
+    /// SHA-256 of all exponents; `None` if it changes nothing.
+    pub fn digest(&self) -> Option<String> {
+        let rows: Vec<String> = self.exponents.iter().map(|entry| format!("{entry:?}")).collect();
+        (!self.is_empty()).then(|| sha256(rows.iter().map(String::as_bytes)))
     }
 
     /// Whether it changes nothing.

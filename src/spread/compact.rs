@@ -6,16 +6,17 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use formats::compact::{Section, Storage, place};
-use formats::{Coded, Container, Layout, Limits, Metadata, Planned, Sum, Tensor, Value, open};
+use formats::compact::{Compact, Section, Storage, place};
+use formats::{Coded, Container, Format, Layout, Limits, Metadata, Planned, Sum, Tensor, Value, open};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::merge::{Merged, STEP, ShardFile, find, listed};
-use super::{KEY, path};
+use super::{KEY, head_of, path, said_by};
 use crate::convert::Prepared;
 use crate::error::{Error, Result};
+use crate::identity::Identity;
 use crate::pipeline::{Observer, Stop};
 use crate::plan::Write;
 use crate::shard::Shard;
@@ -25,8 +26,8 @@ use crate::storage::{Inputs, Outputs, Targets, damaged};
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 struct Head {
     shard: Shard,
-    /// A SHA-256 of all that the bytes of the file depend on.
-    id: String,
+    /// All that the bytes of the file depend on.
+    identity: Identity,
     /// All tensors, in order.
     tensors: Vec<String>,
 }
@@ -37,29 +38,26 @@ struct Read {
     head: Head,
 }
 
-/// From a conversion with the SHA-256 `id` to one of its shards.
+/// From a conversion of this identity to one of its shards.
 ///
 /// # Errors
 /// As [`Plan::settle`](crate::plan::Plan::settle).
-pub(super) fn shard(mut prepared: Prepared, shard: Shard, id: String) -> Result<Prepared> {
+pub(super) fn shard(mut prepared: Prepared, shard: Shard, identity: Identity) -> Result<Prepared> {
     let plan = &mut prepared.plan;
     let tensors = plan.tensors.iter().map(|t| t.name.clone()).collect();
     let bytes: Vec<u64> = plan.tensors.iter().map(Write::bytes).collect();
     let range = shard.range(&bytes);
     plan.tensors.truncate(range.end);
     plan.tensors.drain(..range.start);
-    plan.recipe.shard = Some((KEY.to_owned(), serde_json::json!(Head { shard, id, tensors }).to_string()));
+    plan.recipe.shard = Some((KEY.to_owned(), said_by(&Head { shard, identity, tensors })));
     prepared.output = path(&prepared.output, shard);
     plan.settle(&prepared.model, &prepared.about, &prepared.output, &[])?;
     Ok(prepared)
 }
 
-/// Whether the shard that is planned is there already, whole.
-pub(super) fn is_done(prepared: &Prepared) -> bool {
-    let Ok(read) = Read::open(&prepared.output) else { return false };
-    let planned = prepared.plan.recipe.shard.as_ref().map(|(_, head)| head.as_str());
-    let there = read.container.value(KEY).and_then(Value::as_str);
-    there == planned && read.check().is_ok()
+/// Whether the shard at `path` is whole.
+pub(super) fn is_sound(path: &Path) -> bool {
+    Read::open(path).is_ok_and(|read| read.check().is_ok())
 }
 
 /// Whether the shards of `out` are compact files.
@@ -122,10 +120,10 @@ pub(super) fn merge(out: &Path, force: bool, observer: &dyn Observer, stop: &Sto
 impl ShardFile for Read {
     fn open(path: &Path) -> Result<Read> {
         let container = open(path, &Limits::default())?;
-        let head = container.value(KEY).and_then(Value::as_str).unwrap_or_default();
-        match serde_json::from_str(head) {
-            Ok(head) => Ok(Read { head, container }),
-            Err(_) => Err(wrong(path, "is no shard of a compact file".to_owned())),
+        let is_compact = container.format().name() == Compact.name();
+        match container.value(KEY).and_then(Value::as_str).filter(|_| is_compact) {
+            Some(said) => Ok(Read { head: head_of(path, said)?, container }),
+            None => Err(wrong(path, "is no shard of a compact file".to_owned())),
         }
     }
 
@@ -137,12 +135,15 @@ impl ShardFile for Read {
         self.head.shard
     }
 
-    fn is_of_one_conversion(&self, other: &Read) -> bool {
+    fn identity(&self) -> &Identity {
+        &self.head.identity
+    }
+
+    fn is_laid_out_as(&self, other: &Read) -> bool {
         let of_all = |read: &Read| -> Vec<(String, Value)> {
             read.container.metadata().iter().filter(|(key, _)| key != KEY).cloned().collect()
         };
-        (&self.head.id, &self.head.tensors) == (&other.head.id, &other.head.tensors)
-            && of_all(self) == of_all(other)
+        self.head.tensors == other.head.tensors && of_all(self) == of_all(other)
     }
 }
 

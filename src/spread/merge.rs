@@ -9,8 +9,9 @@ use rayon::prelude::*;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
-use super::{Conversion, Place, Read, compact, frame_name, path};
+use super::{Conversion, Place, Read, compact, path};
 use crate::error::{Error, Result};
+use crate::identity::Identity;
 use crate::pipeline::{Observer, Stop};
 use crate::shard::Shard;
 use crate::storage::{Inputs, Outputs, Targets, damaged, folder_of};
@@ -43,6 +44,7 @@ pub fn merge(out: &Path, force: bool, observer: &dyn Observer, stop: &Stop) -> R
     let shards: Vec<Read> = find(out)?;
     let conversion = &shards[0].head.conversion;
     conversion.check(shards[0].container.path())?;
+    shards.iter().try_for_each(Read::check_frames)?;
     let parts = parts(&shards)?;
     let mut inputs = Inputs::new();
     inputs.add_open(shards.iter().flat_map(|s| s.container.files()));
@@ -55,7 +57,10 @@ pub fn merge(out: &Path, force: bool, observer: &dyn Observer, stop: &Stop) -> R
     let sizes: Vec<u64> = conversion.files.iter().map(|f| f.bytes).collect();
     outputs.create(&sizes)?;
     observer.begins(sizes.iter().sum());
-    let mut frames = frames(&shards[0])?;
+    let pieces = |(file, frame): (usize, Vec<(u64, &[u8])>)| {
+        frame.into_iter().map(move |(offset, bytes)| (file, offset, bytes.to_vec()))
+    };
+    let mut frames: Vec<_> = shards[0].frames()?.into_iter().enumerate().flat_map(pieces).collect();
     let digests = parts.par_iter().map(|part| part.copy(conversion, &outputs, observer, stop));
     let digests = digests.collect::<Result<Vec<_>>>()?;
     conversion.put_digests(&mut frames, &parts, &digests);
@@ -94,8 +99,11 @@ pub(super) trait ShardFile: Sized {
     /// Which one it says it is.
     fn shard(&self) -> Shard;
 
-    /// Whether the other is of the same conversion.
-    fn is_of_one_conversion(&self, other: &Self) -> bool;
+    /// Everything that the bytes of its conversion depend on.
+    fn identity(&self) -> &Identity;
+
+    /// Whether the other says the same of the files to be put together.
+    fn is_laid_out_as(&self, other: &Self) -> bool;
 }
 
 /// All shards of `out`, in order.
@@ -127,18 +135,24 @@ pub(super) fn find<T: ShardFile>(out: &Path) -> Result<Vec<T>> {
             let what = format!("{} is shard {}, not {shard}", path.display(), read.shard());
             return Err(Error::Check { what });
         }
-        if let Some(first) = shards.first().filter(|first| !first.is_of_one_conversion(&read)) {
-            return Err(Error::Check {
-                what: format!(
-                    "{} and {} are of different conversions: another source, recipe or version of this program",
-                    first.path().display(),
-                    path.display()
-                ),
-            });
+        if let Some(why) = shards.first().and_then(|first| apart(first, &read)) {
+            return Err(Error::Check { what: why });
         }
         shards.push(read);
     }
     Ok(shards)
+}
+
+/// Why two shards cannot be put together, if so.
+fn apart<T: ShardFile>(first: &T, other: &T) -> Option<String> {
+    let differences = first.identity().differences(other.identity());
+    let why = match (differences.is_empty(), first.is_laid_out_as(other)) {
+        (true, true) => return None,
+        (true, false) => "they lay the files out differently".to_owned(),
+        (false, _) => format!("they differ in {}", differences.join(", ")),
+    };
+    let (first, other) = (first.path().display(), other.path().display());
+    Some(format!("{first} and {other} are of different conversions: {why}"))
 }
 
 /// The files that are named as shards of `out`.
@@ -194,25 +208,6 @@ impl Conversion {
             help: "make all shards again".to_owned(),
         })
     }
-}
-
-/// The frames of all files: number of the file, offset, bytes.
-fn frames(shard: &Read) -> Result<Vec<(usize, u64, Vec<u8>)>> {
-    let Read { container, head, .. } = shard;
-    let mut all = Vec::new();
-    for (n, file) in head.conversion.files.iter().enumerate() {
-        let mut rest = container.tensor(&frame_name(n)).map(|t| container.bytes(t)).unwrap_or_default();
-        for (offset, len) in &file.frame {
-            let (piece, after) = rest.split_at_checked(*len).ok_or_else(|| Error::Model {
-                path: container.path().to_owned(),
-                what: format!("lacks bytes of {}", file.name),
-                help: "make this shard again".to_owned(),
-            })?;
-            all.push((n, *offset, piece.to_vec()));
-            rest = after;
-        }
-    }
-    Ok(all)
 }
 
 /// A tensor: where it is, and where it goes.

@@ -2,13 +2,15 @@
 //!
 //! ```text
 //! OUT.shard-2of7      a safetensors file of bytes, checksums included (see formats::safetensors::Bundle)
-//!   rwkv-quant.shard  metadata: a Head as JSON; which conversion, which shard, and where all tensors of all shards go
+//!   rwkv-quant.shard  metadata: a Head as JSON behind its SHA-256; which conversion, which shard, and where all tensors
+//!                     of all shards go
 //!   NAME              the data of a tensor, as it will be in the file
 //!   frame.0           all of file 0 that is no tensor's data, piece behind piece; then those of the others
 //! ```
 //!
 //! (Those of compact files are compact files.) Every shard tells the whole frame, so merging needs neither the source nor the recipe. What is merged must be of one
-//! conversion: the same source, recipe and layout, and a program that makes the same bytes of them.
+//! conversion: the same source, options and layout, and a program that makes the same bytes of them ([`Identity`]).
+//! Every byte of a shard is under a checksum: the data under CRC-32s, the head and the frames under SHA-256s.
 
 mod compact;
 mod merge;
@@ -20,12 +22,16 @@ use std::path::{Path, PathBuf};
 
 use formats::safetensors::Bundle;
 use formats::{Container, Limits, Mapped, Value, open};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use merge::ShardFile;
 pub use merge::{Merged, merge};
 
+use crate::clean::Hold;
 use crate::error::{Error, Result};
+use crate::eval::sha256;
+use crate::identity::{Identity, made_by_older, seal, unseal};
 use crate::shard::Shard;
 use crate::storage::Output;
 
@@ -36,14 +42,15 @@ const KEY: &str = "rwkv-quant.shard";
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 struct Head {
     shard: Shard,
+    #[serde(flatten)]
     conversion: Conversion,
 }
 
 /// What all shards of a conversion have in common.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 struct Conversion {
-    /// A SHA-256 of all that the bytes of the files depend on.
-    id: String,
+    /// All that the bytes of the files depend on.
+    identity: Identity,
     output: Output,
     files: Vec<File>,
     /// Where the tensors go.
@@ -60,6 +67,8 @@ struct File {
     /// Where the SHA-256 of its first tensor goes, if it holds those of all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     digests_at: Option<u64>,
+    /// SHA-256 of the pieces, one after the other.
+    frame_sha256: String,
 }
 
 /// Where a tensor's data goes.
@@ -102,8 +111,7 @@ impl ShardFile for Read {
             Some(Value::String(head)) => head,
             _ => return Err(wrong("is no shard of a conversion".to_owned())),
         };
-        let head: Head = serde_json::from_str(head)
-            .map_err(|e| wrong(format!("describes its conversion in a way that is not understood: {e}")))?;
+        let head: Head = head_of(path, head)?;
         let sums = Bundle::sums(&container).unwrap_or_default();
         let sums: BTreeMap<usize, u32> = sums.into_iter().enumerate().collect();
         let frames = head.conversion.files.len();
@@ -121,20 +129,103 @@ impl ShardFile for Read {
         self.head.shard
     }
 
-    fn is_of_one_conversion(&self, other: &Read) -> bool {
+    fn identity(&self) -> &Identity {
+        &self.head.conversion.identity
+    }
+
+    fn is_laid_out_as(&self, other: &Read) -> bool {
         self.head.conversion == other.head.conversion
     }
 }
 
 impl Read {
-    /// Whether all tensors in it are as they were written.
-    fn is_sound(&self) -> bool {
-        self.sums.iter().all(|(tensor, sum)| {
-            let t = &self.container.tensors()[*tensor];
-            let file = &self.container.files()[t.file];
-            checksum(file, t.offset, t.bytes) == Some(*sum)
-        })
+    /// The frames of all files: for each the pieces by their offsets.
+    ///
+    /// # Errors
+    /// [`Error::Model`] if one is shorter than its pieces.
+    fn frames(&self) -> Result<Vec<Vec<(u64, &[u8])>>> {
+        let of_file = |(n, file): (usize, &File)| {
+            let stored = self.container.tensor(&frame_name(n));
+            let mut rest = stored.map(|t| self.container.bytes(t)).unwrap_or_default();
+            let piece = |(offset, len): &(u64, usize)| {
+                let (piece, after) = rest.split_at_checked(*len).ok_or_else(|| self.damaged(file))?;
+                rest = after;
+                Ok((*offset, piece))
+            };
+            file.frame.iter().map(piece).collect()
+        };
+        self.head.conversion.files.iter().enumerate().map(of_file).collect()
     }
+
+    /// Compares the frames with their SHA-256s.
+    ///
+    /// # Errors
+    /// [`Error::Model`] if one is damaged.
+    fn check_frames(&self) -> Result<()> {
+        for (file, frame) in self.head.conversion.files.iter().zip(self.frames()?) {
+            if sha256(frame.iter().map(|(_, piece)| *piece)) != file.frame_sha256 {
+                return Err(self.damaged(file));
+            }
+        }
+        Ok(())
+    }
+
+    fn damaged(&self, file: &File) -> Error {
+        Error::Model {
+            path: self.container.path().to_owned(),
+            what: format!("is damaged: the header and metadata of {} are not what was written", file.name),
+            help: "copy this shard again, or make it again".to_owned(),
+        }
+    }
+
+    /// Whether all tensors and frames in it are as they were written.
+    fn is_sound(&self) -> bool {
+        self.check_frames().is_ok()
+            && self.sums.iter().all(|(tensor, sum)| {
+                let t = &self.container.tensors()[*tensor];
+                let file = &self.container.files()[t.file];
+                checksum(file, t.offset, t.bytes) == Some(*sum)
+            })
+    }
+}
+
+/// The right to remove the shard of any version at `path`, if there is one.
+pub(crate) fn leftover(path: &Path) -> Option<Hold> {
+    if !path.is_file() {
+        return None;
+    }
+    let container = open(path, &Limits::default()).ok()?;
+    let said = container.value(KEY)?.as_str()?;
+    (is_of_older(said) || unseal(said).is_some()).then(|| Hold::take(path)).flatten()
+}
+
+/// Whether version 0.1.0 said it: without a seal.
+fn is_of_older(said: &str) -> bool {
+    said.starts_with('{')
+}
+
+/// What the key [`KEY`] of a shard says.
+///
+/// # Errors
+/// [`Error::Model`] if it is damaged, or an earlier version wrote it.
+fn head_of<T: DeserializeOwned>(path: &Path, said: &str) -> Result<T> {
+    const AGAIN: &str = "run the same command with --force, or remove it: rwkv-quant clean OUTPUT -f";
+    if is_of_older(said) {
+        return Err(made_by_older(path, "0.1.0", AGAIN));
+    }
+    let wrong =
+        |what: String| Error::Model { path: path.to_owned(), what, help: "make this shard again".to_owned() };
+    let json = unseal(said).ok_or_else(|| {
+        wrong("is damaged: what it says of its conversion does not match its SHA-256".to_owned())
+    })?;
+    serde_json::from_str(json)
+        .map_err(|e| wrong(format!("describes its conversion in a way that is not understood: {e}")))
+}
+
+/// A head as the key [`KEY`] says it.
+fn said_by(head: &impl Serialize) -> String {
+    // A head is plain data, which always has a JSON.
+    seal(&serde_json::to_string(head).unwrap_or_default())
 }
 
 /// The CRC-32 of a range of a file, whose pages are let go; `None` if the file is shorter.

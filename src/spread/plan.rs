@@ -3,22 +3,24 @@
 use std::collections::BTreeMap;
 
 use formats::safetensors::Bundle;
-use formats::{Planned, Sum, Value};
+use formats::{Limits, Planned, Sum, Value};
 use quant::Encoding;
-use serde::Serialize;
+use serde::Deserialize;
 
 use super::merge::ShardFile;
-use super::{Conversion, File, Head, KEY, Place, Read, compact, frame_name, path};
+use super::{
+    Conversion, File, Head, KEY, Place, Read, compact, frame_name, head_of, is_of_older, path, said_by,
+};
 use crate::calibrate;
 use crate::convert::{Prepared, Request};
 use crate::error::{Error, Result};
 use crate::eval::sha256;
-use crate::pipeline::{Budget, CALIBRATION, GENERATION, Observer, Stop};
+use crate::identity::{Identity, unseal};
+use crate::pipeline::{Budget, CALIBRATION, Observer, Stop};
 use crate::plan::{Part, Plan, Write};
 use crate::shard::Shard;
 use crate::storage::Output;
 use crate::targets::{self, PlannedFile};
-use crate::verify;
 
 impl Request {
     /// Opens the source and plans one shard of the conversion, the file [`path`]; nothing is written.
@@ -50,16 +52,15 @@ impl Request {
             });
         }
         let mut prepared = self.prepare(observer, stop)?;
-        let sources: Vec<String> = prepared.model.files().map(verify::sha256).collect();
+        let identity = prepared.identity()?;
         if codes {
-            let id = self.id(&prepared.plan, &sources);
-            return self.budgeted(compact::shard(prepared, shard, id)?);
+            return self.budgeted(compact::shard(prepared, shard, identity)?);
         }
         let plan = prepared.plan;
         check(&plan)?;
         let frames = frames(&plan);
         let conversion = Conversion {
-            id: self.id(&plan, &sources),
+            identity,
             output: plan.output,
             files: files(&plan, &frames),
             tensors: places(&plan),
@@ -83,53 +84,52 @@ impl Request {
         }
         Ok(prepared)
     }
-
-    /// A SHA-256 of all that the bytes of a planned conversion depend on.
-    fn id(&self, plan: &Plan, sources: &[String]) -> String {
-        #[derive(Serialize)]
-        struct Tensor<'a> {
-            name: &'a str,
-            encoding: &'a str,
-            importance: Option<String>,
-        }
-        let importance = |t: &Write| {
-            let columns = t.importance.as_ref()?;
-            Some(sha256(columns.iter().map(|c| c.to_le_bytes()).collect::<Vec<_>>().iter().map(|b| &b[..])))
-        };
-        let tensors: Vec<Tensor> = plan
-            .tensors
-            .iter()
-            .map(|t| Tensor { name: &t.name, encoding: t.encoding.name(), importance: importance(t) })
-            .collect();
-        let recipe = &plan.recipe;
-        let ingredients = serde_json::json!({
-            "generation": GENERATION,
-            "sources": sources,
-            "target": plan.target.id(),
-            "type": recipe.file_type.name,
-            "search": format!("{:?}", recipe.search),
-            // (Files of some formats do not hold what they were calibrated on.)
-            "calibration": recipe.calibration.as_ref().map(|trace| format!("{trace:?}")),
-            "portable": self.portable,
-            "order": format!("{:?}", self.calib_order),
-            "lora_alpha": self.adapters.lora_alpha,
-            "state_layout": format!("{:?}", self.adapters.state_layout),
-            "tensors": tensors,
-            "frame": plan.frame_sha256(),
-        });
-        sha256([ingredients.to_string().as_bytes()])
-    }
 }
 
 impl Prepared {
     /// Whether the shard that is planned is there already, whole.
-    pub fn is_done(&self) -> bool {
-        if self.plan.target.codes() {
-            return compact::is_done(self);
+    ///
+    /// # Errors
+    /// [`Error::Model`] if a shard that was made with other options, or by another version, is there instead.
+    pub fn is_done(&self) -> Result<bool> {
+        if !self.output.is_file() {
+            return Ok(false);
         }
-        let there = self.output.is_file().then(|| Read::open(&self.output).ok()).flatten();
-        there.is_some_and(|read| *read.container.metadata() == self.plan.metadata && read.is_sound())
+        if !told_as_planned(self)? {
+            return Ok(false);
+        }
+        Ok(match self.plan.target.codes() {
+            true => compact::is_sound(&self.output),
+            false => Read::open(&self.output).is_ok_and(|read| read.is_sound()),
+        })
     }
+}
+
+/// Whether the shard at the place of the planned one says the same of itself. What says nothing is in the way, and
+/// whoever writes refuses it.
+fn told_as_planned(prepared: &Prepared) -> Result<bool> {
+    #[derive(Deserialize)]
+    struct Told {
+        identity: Identity,
+    }
+    let (path, plan) = (&prepared.output, &prepared.plan);
+    let planned = plan.metadata.iter().find(|(key, _)| key == KEY).and_then(|(_, said)| said.as_str());
+    let there = formats::open(path, &Limits::default()).ok();
+    let there = there.as_ref().and_then(|there| there.value(KEY)).and_then(Value::as_str);
+    let (Some(planned), Some(there)) = (planned, there) else { return Ok(false) };
+    if unseal(there).is_none() && !is_of_older(there) {
+        return Ok(false);
+    }
+    let (planned, found): (Told, Told) = (head_of(path, planned)?, head_of(path, there)?);
+    let differences = found.identity.differences(&planned.identity);
+    if differences.is_empty() {
+        return Ok(true);
+    }
+    Err(Error::Model {
+        path: path.clone(),
+        what: format!("is a shard of another conversion; they differ in {}", differences.join(", ")),
+        help: "--force makes it anew; or give the output another name".to_owned(),
+    })
 }
 
 /// Refuses files whose bytes are not known but for whole tensors.
@@ -160,6 +160,7 @@ fn files(plan: &Plan, frames: &[Vec<(u64, Vec<u8>)>]) -> Vec<File> {
             bytes,
             digests_at,
             frame: frame.iter().map(|(offset, bytes)| (*offset, bytes.len())).collect(),
+            frame_sha256: sha256(frame.iter().map(|(_, bytes)| bytes.as_slice())),
         })
         .collect()
 }
@@ -178,8 +179,7 @@ fn shard_plan(
 ) -> Result<Plan> {
     let bytes: Vec<u64> = plan.tensors.iter().map(Write::bytes).collect();
     let range = head.shard.range(&bytes);
-    let json = serde_json::json!(head).to_string();
-    let metadata = vec![(KEY.to_owned(), Value::String(json))];
+    let metadata = vec![(KEY.to_owned(), Value::String(said_by(&head)))];
     let mut tensors: Vec<Write> = plan.tensors.into_iter().skip(range.start).take(range.len()).collect();
     let pieces: Vec<(String, usize)> = tensors.iter().map(|t| (t.name.clone(), t.bytes() as usize)).collect();
     let joined = |pieces: Vec<(u64, Vec<u8>)>| pieces.into_iter().flat_map(|(_, bytes)| bytes).collect();

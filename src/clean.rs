@@ -1,0 +1,177 @@
+//! What broken off runs leave, found by its content and removed when asked for.
+//!
+//! A name alone proves nothing: a checkpoint is a folder whose identity this program sealed, a shard a file with the head
+//! of one. What a run still works on is locked, and stays.
+
+use std::fs::{self, File, TryLockError};
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use crate::calibrate::Store;
+use crate::error::{Error, Result};
+use crate::shard::Shard;
+use crate::spread;
+
+/// The kinds of leftovers, each with the function that recognizes one.
+const KINDS: &[(&str, fn(&Path) -> Option<Hold>)] =
+    &[("checkpoint", Store::leftover), ("shard", spread::leftover)];
+
+/// Endings of the names of leftovers, behind that of the output.
+const ENDINGS: [&str; 2] = [".partial", ".calibration"];
+
+/// Right to remove a leftover.
+#[derive(Debug)]
+pub(crate) enum Hold {
+    /// Nobody works on it; the lock lasts until it is removed.
+    Free(File),
+    /// A run works on it.
+    Locked,
+}
+
+impl Hold {
+    /// Takes the lock of the file at `path`; `None` if it cannot be opened or locked at all.
+    pub fn take(path: &Path) -> Option<Hold> {
+        let file = File::open(path).ok()?;
+        match file.try_lock() {
+            Ok(()) => Some(Hold::Free(file)),
+            Err(TryLockError::WouldBlock) => Some(Hold::Locked),
+            Err(TryLockError::Error(_)) => None,
+        }
+    }
+}
+
+/// What became of a leftover.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    /// It is still there.
+    Found,
+    /// It was removed.
+    Removed,
+    /// A run works on it, so it stays.
+    InUse,
+}
+
+/// A leftover.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Leftover {
+    /// The file or folder.
+    pub path: PathBuf,
+    /// Its kind: `checkpoint`, `shard`.
+    pub kind: &'static str,
+    /// Size of all its files.
+    pub bytes: u64,
+    /// What became of it.
+    pub state: State,
+}
+
+/// All leftovers that were found.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Cleaned {
+    /// In the order of their paths.
+    pub leftovers: Vec<Leftover>,
+}
+
+/// Looks for leftovers of the output `path` or, if it is a folder, also in it and in the folders in it, such as those of
+/// the models of a release; removes those that no run works on if `remove`.
+///
+/// # Errors
+/// [`Error::Io`] if a folder cannot be read, or a leftover not be removed.
+pub fn clean(path: &Path, remove: bool) -> Result<Cleaned> {
+    let mut leftovers = Vec::new();
+    for found in candidates(path)? {
+        let known = KINDS.iter().find_map(|(kind, leftover)| Some((*kind, leftover(&found)?)));
+        let Some((kind, hold)) = known else { continue };
+        let bytes = bytes_of(&found);
+        let state = match &hold {
+            Hold::Locked => State::InUse,
+            Hold::Free(_) if !remove => State::Found,
+            Hold::Free(_) => {
+                let removed =
+                    if found.is_dir() { fs::remove_dir_all(&found) } else { fs::remove_file(&found) };
+                removed.map_err(Error::io("remove", &found))?;
+                State::Removed
+            }
+        };
+        leftovers.push(Leftover { path: found, kind, bytes, state });
+    }
+    Ok(Cleaned { leftovers })
+}
+
+/// Files and folders that are named like leftovers, in order; none of them is a link.
+fn candidates(path: &Path) -> Result<Vec<PathBuf>> {
+    let mut all = Vec::new();
+    if path.is_dir() {
+        let (named, others): (Vec<PathBuf>, _) =
+            entries(path)?.into_iter().partition(|entry| output_of(entry).is_some());
+        all.extend(named);
+        for folder in others.iter().filter(|entry| entry.is_dir() && !entry.is_symlink()) {
+            all.extend(entries(folder)?.into_iter().filter(|entry| output_of(entry).is_some()));
+        }
+    }
+    if let Some(name) = path.file_name().map(|name| name.to_string_lossy().into_owned()) {
+        let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        all.extend(entries(parent)?.into_iter().filter(|entry| output_of(entry).as_ref() == Some(&name)));
+    }
+    all.retain(|path| !path.is_symlink());
+    all.sort_unstable();
+    all.dedup();
+    Ok(all)
+}
+
+fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
+    let list = fs::read_dir(folder).map_err(Error::io("read", folder))?;
+    list.map(|entry| Ok(entry.map_err(Error::io("read", folder))?.path())).collect()
+}
+
+/// The name of the output that a leftover of this name belongs to: `a.gguf` of `a.gguf.shard-1of2.partial`.
+fn output_of(path: &Path) -> Option<String> {
+    let whole = path.file_name()?.to_str()?;
+    if let Some(journal) = whole.strip_prefix('.').and_then(|name| name.strip_suffix(".journal")) {
+        return Some(journal.to_owned());
+    }
+    let mut name = whole;
+    loop {
+        let ended = ENDINGS.iter().find_map(|ending| name.strip_suffix(ending));
+        let shard = || {
+            let (before, shard) = name.rsplit_once(".shard-")?;
+            shard.replacen("of", "/", 1).parse::<Shard>().ok().map(|_| before)
+        };
+        match ended.or_else(shard) {
+            Some(shorter) => name = shorter,
+            None => return (name.len() < whole.len() && !name.is_empty()).then(|| name.to_owned()),
+        }
+    }
+}
+
+/// Size of a file, or of all files in a folder.
+fn bytes_of(path: &Path) -> u64 {
+    let Ok(found) = path.symlink_metadata() else { return 0 };
+    match found.is_dir() {
+        true => entries(path).unwrap_or_default().iter().map(|entry| bytes_of(entry)).sum(),
+        false => found.len(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn leftovers_belong_to_outputs() {
+        for (name, output) in [
+            ("a.gguf.partial", Some("a.gguf")),
+            ("a.gguf.calibration", Some("a.gguf")),
+            ("a.gguf.shard-1of2", Some("a.gguf")),
+            ("a.gguf.shard-1of2.calibration", Some("a.gguf")),
+            (".a.gguf.journal", Some("a.gguf")),
+            ("a.gguf", None),
+            ("a.gguf.shard-3of2", None),
+            (".partial", None),
+            ("journal", None),
+        ] {
+            assert_eq!(output_of(Path::new(name)).as_deref(), output, "{name}");
+        }
+    }
+}
