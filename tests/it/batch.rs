@@ -599,3 +599,102 @@ type = "q8_0"
         assert!(!page.contains("<b>") && !page.contains('\u{202e}'), "{page}");
     }
 }
+
+/// Records that are damaged, changed by hand, or of version 0.1.0 stand for nothing: what they described is made again,
+/// to the same bytes, and the run says why.
+#[test]
+fn records_are_believed_only_as_they_were_written() {
+    let place = Place::new(JOB);
+    place.ok("out", &[]);
+    let tree = place.tree("out");
+    let record = |name: &str| place.path(&format!("out/seven/seven-{name}.json"));
+    let edit = |name: &str, change: &dyn Fn(&mut Value)| {
+        let path = record(name);
+        let mut value: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+        change(&mut value);
+        fs::write(path, serde_json::to_vec(&value).unwrap()).unwrap();
+    };
+    let made = |said: &str, name: &str, why: &str| {
+        assert!(said.contains(&format!("seven/seven-{name} made: {why}")), "{said}");
+        assert_eq!(place.fates("out")[&format!("seven/seven-{name}")], "made");
+        assert!(place.tree("out") == tree, "{why}");
+    };
+    // Written otherwise, it says the same.
+    edit("Q8_0.gguf", &|_| {});
+    assert!(!place.run("out", &[]).1.contains("Q8_0.gguf made"));
+    // A figure, and a file's hash, changed by hand.
+    edit("Q8_0.gguf", &|record| record["quality"]["against"]["kl"]["value"] = 1e-9.into());
+    edit("Q4_0.gguf", &|record| record["files"][0]["sha256"] = "00".into());
+    let (status, said) = place.run("out", &[]);
+    assert_eq!(status, 0, "{said}");
+    made(&said, "Q8_0.gguf", "made again: its record was changed after it had been written");
+    made(&said, "Q4_0.gguf", "made again: its record was changed after it had been written");
+    // Empty, and cut off: the manifest tells whose the artifact is.
+    fs::write(record("Q8_0.gguf"), "").unwrap();
+    let bytes = fs::read(record("F16.safetensors")).unwrap();
+    fs::write(record("F16.safetensors"), &bytes[..bytes.len() / 2]).unwrap();
+    let (status, said) = place.run("out", &[]);
+    assert_eq!(status, 0, "{said}");
+    made(&said, "Q8_0.gguf", "made again: its record was damaged");
+    made(&said, "F16.safetensors", "made again: its record was damaged");
+    // Version 0.1.0 wrote neither identities nor seals.
+    edit("Q8_0.gguf", &|record| {
+        let fields = record.as_object_mut().unwrap();
+        fields.remove("identity");
+        fields.remove("seal");
+        fields["program"]["version"] = "0.1.0".into();
+    });
+    let (status, said) = place.run("out", &[]);
+    assert_eq!(status, 0, "{said}");
+    made(&said, "Q8_0.gguf", "replaces one of rwkv-quant 0.1.0");
+    // What describes the release is made again, whatever is left of it.
+    for name in ["manifest.json", "SHA256SUMS", "summary.json", "seven/SHA256SUMS"] {
+        fs::write(place.path(&format!("out/{name}")), "").unwrap();
+    }
+    place.ok("out", &[]);
+    assert!(place.tree("out") == tree);
+    // Other options: the run says which.
+    place
+        .write(&JOB.replace("type = [\"q8_0\", \"q4_0\"]", "type = [\"q8_0\", \"q4_0\"]\nsearch = \"best\""));
+    let (_, said) = place.run("out", &[]);
+    assert!(
+        said.contains("replaces one that was made with other options: --search (standard, best)"),
+        "{said}"
+    );
+    // If nothing tells that a batch made it, an artifact is somebody's.
+    place.write(JOB);
+    place.ok("out", &[]);
+    fs::write(record("Q4_0.gguf"), "").unwrap();
+    for name in ["manifest.json", "summary.json"] {
+        fs::remove_file(place.path(&format!("out/{name}"))).unwrap();
+    }
+    let (status, said) = place.run("out", &[]);
+    assert!(status == 4 && said.contains("seven-Q4_0.gguf exists already"), "{said}");
+    place.ok("out", &["--force"]);
+    assert!(place.tree("out") == tree);
+}
+
+#[test]
+fn summaries_of_shards_are_believed_only_as_they_were_written() {
+    let place = Place::new(JOB);
+    for shard in ["1/2", "2/2"] {
+        place.ok("out", &["--shard", shard]);
+    }
+    let path = place.path("out/summary-2-of-2.json");
+    let sound = fs::read_to_string(&path).unwrap();
+    let merge = || {
+        let output = program().arg("batch").arg("merge").arg(place.path("out")).output().unwrap();
+        (output.status.code().unwrap(), String::from_utf8(output.stderr).unwrap())
+    };
+    let mut value: Value = serde_json::from_str(&sound).unwrap();
+    let cells = value["cells"].as_array_mut().unwrap();
+    let cell = cells.iter_mut().find(|cell| cell["record"].is_object()).unwrap();
+    cell["record"]["bits_per_weight"] = 1.5.into();
+    fs::write(&path, value.to_string()).unwrap();
+    let (status, said) = merge();
+    assert!(status == 1 && said.contains("summary-2-of-2.json says other things of "), "{said}");
+    fs::write(&path, "").unwrap();
+    assert!(merge().1.contains("is no summary of a batch"));
+    fs::write(&path, sound).unwrap();
+    assert_eq!(merge().0, 0);
+}

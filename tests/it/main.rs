@@ -14,6 +14,7 @@ mod determinism;
 mod evaluate;
 mod heads;
 mod hub;
+mod identity;
 mod importance;
 mod interrupt;
 mod keys;
