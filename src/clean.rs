@@ -1,7 +1,7 @@
 //! What broken off runs leave, found by its content and removed when asked for.
 //!
 //! A name alone proves nothing: a checkpoint is a folder whose identity this program sealed, a shard a file with the head
-//! of one. What a run still works on is locked, and stays.
+//! of one, an unfinished file one that a journal knows by its identity. What a run still works on is locked, and stays.
 
 use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
@@ -11,35 +11,47 @@ use serde::Serialize;
 use crate::calibrate::Store;
 use crate::error::{Error, Result};
 use crate::shard::Shard;
-use crate::spread;
+use crate::{spread, storage};
 
-/// The kinds of leftovers, each with the function that recognizes one.
-const KINDS: &[(&str, fn(&Path) -> Option<Hold>)] =
-    &[("checkpoint", Store::leftover), ("shard", spread::leftover)];
+/// A kind of leftover.
+struct Kind {
+    name: &'static str,
+    /// All files and folders of the leftover at a path; `None` if it is none.
+    files: fn(&Path) -> Option<Vec<PathBuf>>,
+    /// The file within it that runs lock; itself if empty.
+    lock: &'static str,
+    /// Removes it; the lock is had so long.
+    remove: fn(&Path, File) -> Result<()>,
+}
+
+const KINDS: &[Kind] = &[
+    Kind {
+        name: "checkpoint",
+        files: |path| Store::is_at(path).then(|| vec![path.to_owned()]),
+        lock: "lock",
+        remove: |path, _lock| fs::remove_dir_all(path).map_err(Error::io("remove", path)),
+    },
+    Kind {
+        name: "shard",
+        files: |path| spread::is_shard(path).then(|| vec![path.to_owned()]),
+        lock: "",
+        remove: |path, _lock| fs::remove_file(path).map_err(Error::io("remove", path)),
+    },
+    Kind {
+        name: "unfinished output",
+        files: storage::left_by,
+        lock: "",
+        // Whoever recovers takes the lock himself.
+        remove: |path, lock| {
+            drop(lock);
+            let output = output_of(path).unwrap_or_default();
+            storage::recover(&path.with_file_name(output)).map(drop)
+        },
+    },
+];
 
 /// Endings of the names of leftovers, behind that of the output.
 const ENDINGS: [&str; 2] = [".partial", ".calibration"];
-
-/// Right to remove a leftover.
-#[derive(Debug)]
-pub(crate) enum Hold {
-    /// Nobody works on it; the lock lasts until it is removed.
-    Free(File),
-    /// A run works on it.
-    Locked,
-}
-
-impl Hold {
-    /// Takes the lock of the file at `path`; `None` if it cannot be opened or locked at all.
-    pub fn take(path: &Path) -> Option<Hold> {
-        let file = File::open(path).ok()?;
-        match file.try_lock() {
-            Ok(()) => Some(Hold::Free(file)),
-            Err(TryLockError::WouldBlock) => Some(Hold::Locked),
-            Err(TryLockError::Error(_)) => None,
-        }
-    }
-}
 
 /// What became of a leftover.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -58,8 +70,10 @@ pub enum State {
 pub struct Leftover {
     /// The file or folder.
     pub path: PathBuf,
-    /// Its kind: `checkpoint`, `shard`.
+    /// Its kind: `checkpoint`, `shard`, `unfinished output`.
     pub kind: &'static str,
+    /// All that goes with it: of an unfinished output its journal, and the files that it made.
+    pub files: Vec<PathBuf>,
     /// Size of all its files.
     pub bytes: u64,
     /// What became of it.
@@ -81,20 +95,26 @@ pub struct Cleaned {
 pub fn clean(path: &Path, remove: bool) -> Result<Cleaned> {
     let mut leftovers = Vec::new();
     for found in candidates(path)? {
-        let known = KINDS.iter().find_map(|(kind, leftover)| Some((*kind, leftover(&found)?)));
-        let Some((kind, hold)) = known else { continue };
-        let bytes = bytes_of(&found);
-        let state = match &hold {
-            Hold::Locked => State::InUse,
-            Hold::Free(_) if !remove => State::Found,
-            Hold::Free(_) => {
-                let removed =
-                    if found.is_dir() { fs::remove_dir_all(&found) } else { fs::remove_file(&found) };
-                removed.map_err(Error::io("remove", &found))?;
+        let known = KINDS.iter().find_map(|kind| Some((kind, (kind.files)(&found)?)));
+        let Some((kind, files)) = known else { continue };
+        let lock = match kind.lock {
+            "" => found.clone(),
+            name => found.join(name),
+        };
+        let Ok(lock) = File::open(lock) else { continue };
+        // A folder has the bytes of what is in it.
+        let is_within = |file: &PathBuf| files.iter().any(|other| file != other && file.starts_with(other));
+        let bytes = files.iter().filter(|file| !is_within(file)).map(|file| bytes_of(file)).sum();
+        let state = match lock.try_lock() {
+            Err(TryLockError::WouldBlock) => State::InUse,
+            Err(TryLockError::Error(e)) => return Err(Error::io("lock", &found)(e)),
+            Ok(()) if !remove => State::Found,
+            Ok(()) => {
+                (kind.remove)(&found, lock)?;
                 State::Removed
             }
         };
-        leftovers.push(Leftover { path: found, kind, bytes, state });
+        leftovers.push(Leftover { path: found, kind: kind.name, files, bytes, state });
     }
     Ok(Cleaned { leftovers })
 }

@@ -114,8 +114,11 @@ fn files_of(described: &Value, model: &str, artifact: &str) -> Vec<Vec<FileRecor
 }
 
 /// Whether none of the files in `folder` has other bytes than it had.
-fn are_owned(files: &[FileRecord], folder: &Path) -> bool {
-    let is_same =
-        |f: &FileRecord| FileRecord::of(&folder.join(&f.name), f.name.clone()).is_ok_and(|found| found == *f);
+pub(super) fn are_owned(files: &[FileRecord], folder: &Path) -> bool {
+    let is_same = |f: &FileRecord| {
+        let path = folder.join(&f.name);
+        path.symlink_metadata().is_err()
+            || FileRecord::of(&path, f.name.clone()).is_ok_and(|found| found == *f)
+    };
     !files.is_empty() && files.iter().all(is_same)
 }

@@ -11,6 +11,7 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::cell::Cell;
+use crate::about::About;
 use crate::calibrate::{Goals, SELF, Settings};
 use crate::convert::{Prepared, Request};
 use crate::diff::{self, TensorDiff};
@@ -22,7 +23,6 @@ use crate::plan::Plan;
 use crate::report::bytes;
 use crate::storage::{self, Inputs};
 use crate::verify;
-use crate::about::About;
 
 /// The field of a record's seal.
 pub(super) const SEAL: &str = "seal";
@@ -424,12 +424,7 @@ impl Record {
 
     /// True if none of its files in `folder` has other bytes than it had.
     pub(super) fn owns_all(&self, folder: &Path) -> bool {
-        let is_same = |f: &FileRecord| {
-            let path = folder.join(&f.name);
-            path.symlink_metadata().is_err()
-                || FileRecord::of(&path, f.name.clone()).is_ok_and(|found| found == *f)
-        };
-        self.files.par_iter().all(is_same)
+        super::found::are_owned(&self.files, folder)
     }
 
     /// Whether its files are in `folder`, with the bytes that they had.

@@ -21,7 +21,6 @@ use quant::EncodeError;
 use serde::{Deserialize, Serialize};
 
 use super::matrix::{Encoded, Outcome};
-use crate::clean::Hold;
 use crate::compact::Unencodable;
 use crate::error::{Error, Result};
 use crate::files;
@@ -136,12 +135,13 @@ impl Store {
         }
     }
 
-    /// The right to remove the checkpoint of any version in `folder`, if it is one.
-    pub(crate) fn leftover(folder: &Path) -> Option<Hold> {
-        refuse_strangers(folder).ok()?;
-        let text = files::text(&folder.join(IDENTITY), "identity of a checkpoint", IDENTITY_BYTES).ok()?;
-        let is_known = matches!(Identity::parse(&text), Stated::Sound(_) | Stated::Older(_));
-        is_known.then(|| Hold::take(&folder.join("lock"))).flatten()
+    /// Whether a checkpoint of this version or an earlier one is in `folder`, and nothing else.
+    pub(crate) fn is_at(folder: &Path) -> bool {
+        if !folder.is_dir() || refuse_strangers(folder).is_err() {
+            return false;
+        }
+        let text = files::text(&folder.join(IDENTITY), "identity of a checkpoint", IDENTITY_BYTES);
+        text.is_ok_and(|text| !matches!(Identity::parse(&text), Stated::Damaged))
     }
 
     /// Removes all that another run left but the lock; the identity first, so that what may stay is nobody's.
@@ -252,7 +252,7 @@ impl Store {
     /// [`Error::Io`].
     pub fn discard(out: &Path) -> Result<()> {
         let folder = Store::folder(out);
-        if !folder.join("identity").is_file() || refuse_strangers(&folder).is_err() {
+        if !folder.join(IDENTITY).is_file() || refuse_strangers(&folder).is_err() {
             return Ok(());
         }
         let lock = open_lock(&folder.join("lock"))?;

@@ -7,8 +7,8 @@ use crate::clean::clean;
 use crate::error::Result;
 use crate::report::Style;
 
-/// Lists what broken off runs left, and removes it with -f: checkpoints of calibrations, and shards. Each is known by
-/// its content, and stays while a run works on it.
+/// Lists what broken off runs left, and removes it with -f: unfinished outputs, checkpoints of calibrations, and shards.
+/// Each is known by its content, and stays while a run works on it.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// An output, whose leftovers stand beside it; or a folder, such as that of a release

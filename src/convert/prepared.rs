@@ -150,7 +150,7 @@ impl Prepared {
     /// The same at the instruction sets that this thread may use.
     fn write_here(&mut self, force: bool, observer: &dyn Observer, stop: &Stop) -> Result<()> {
         let mut outputs = Outputs::claim(self.targets(), &self.inputs, force)?;
-        let store = self.encode(observer, stop)?;
+        let store = self.encode(force, observer, stop)?;
         let adapter = self.made_adapter()?;
         pipeline::write(&self.plan, &self.model, &mut outputs, &self.budget, observer, stop)?;
         // The folder cannot be removed everywhere while its files are mapped.
@@ -213,7 +213,7 @@ impl Prepared {
     }
 
     /// Encodes the matrices that are encoded as wholes: those that a text tells something about, and those with branches.
-    fn encode(&mut self, observer: &dyn Observer, stop: &Stop) -> Result<Option<Store>> {
+    fn encode(&mut self, force: bool, observer: &dyn Observer, stop: &Stop) -> Result<Option<Store>> {
         let calibration = self.calibration.take();
         let coded = self.plan.target.codes();
         if calibration.is_none() && self.plan.recipe.branches.is_none() && !coded {

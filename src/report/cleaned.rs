@@ -15,6 +15,9 @@ impl Report for Cleaned {
             };
             let (kind, size) = (leftover.kind, bytes(leftover.bytes));
             writeln!(out, "{state} {kind} {} ({size})", leftover.path.display())?;
+            for file in leftover.files.iter().filter(|file| **file != leftover.path) {
+                writeln!(out, "  with {}", file.display())?;
+            }
         }
         let of = |state| self.leftovers.iter().filter(move |leftover| leftover.state == state);
         match self.leftovers.len() {

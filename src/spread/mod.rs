@@ -28,7 +28,6 @@ use serde::{Deserialize, Serialize};
 use merge::ShardFile;
 pub use merge::{Merged, merge};
 
-use crate::clean::Hold;
 use crate::error::{Error, Result};
 use crate::eval::sha256;
 use crate::identity::{Identity, made_by_older, seal, unseal};
@@ -189,14 +188,11 @@ impl Read {
     }
 }
 
-/// The right to remove the shard of any version at `path`, if there is one.
-pub(crate) fn leftover(path: &Path) -> Option<Hold> {
-    if !path.is_file() {
-        return None;
-    }
-    let container = open(path, &Limits::default()).ok()?;
-    let said = container.value(KEY)?.as_str()?;
-    (is_of_older(said) || unseal(said).is_some()).then(|| Hold::take(path)).flatten()
+/// Whether a shard of this version or an earlier one is at `path`.
+pub(crate) fn is_shard(path: &Path) -> bool {
+    let container = path.is_file().then(|| open(path, &Limits::default()).ok()).flatten();
+    let said = container.as_ref().and_then(|container| container.value(KEY)).and_then(Value::as_str);
+    said.is_some_and(|said| is_of_older(said) || unseal(said).is_some())
 }
 
 /// Whether version 0.1.0 said it: without a seal.

@@ -101,6 +101,20 @@ pub fn broken_off(path: &Path) -> Option<PathBuf> {
     })
 }
 
+/// The journal at `path`, if it is one of a killed or running run, and the files that it made and that still are what they
+/// were.
+pub fn left_by(path: &Path) -> Option<Vec<PathBuf>> {
+    let mut text = Vec::new();
+    let file = path.symlink_metadata().ok()?.is_file().then(|| File::open(path).ok()).flatten()?;
+    file.take(MAX_JOURNAL_BYTES).read_to_end(&mut text).ok()?;
+    let entries = parsed(&text).filter(|_| !text.is_empty())?;
+    let staged =
+        entries.iter().filter_map(|entry| if let Entry::Staged(files) = entry { Some(files) } else { None });
+    let made = staged.flatten().map(|(name, id)| (name.path(folder_of(path)), *id));
+    let there = made.filter(|(path, id)| FileId::at(path) == Some(*id)).map(|(path, _)| path);
+    Some([path.to_owned()].into_iter().chain(there).collect())
+}
+
 /// An open journal, which is the sole right to write its output.
 #[derive(Debug)]
 pub(super) struct Journal {

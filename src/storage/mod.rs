@@ -32,7 +32,7 @@ use std::path::{Path, PathBuf};
 pub use identity::FileId;
 pub use inputs::Inputs;
 pub(crate) use journal::open_lock;
-pub use journal::{broken_off, journal_path, recover};
+pub use journal::{broken_off, journal_path, left_by, recover};
 pub(crate) use ledger::damaged;
 pub use ledger::{Checked, Ledger, Sealed, crc32};
 pub use outputs::{Output, Outputs, Stream, Targets};

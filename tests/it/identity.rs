@@ -237,6 +237,23 @@ fn clean_removes_what_is_ours_and_nothing_else() {
     for out in ["a.gguf", "b.rwkvz"] {
         ok(place.convert(out, &["--type", if out == "a.gguf" { "q8_0" } else { "nf4" }, "--shard", "1/2"]));
     }
+    let (partial, args) = (
+        place.path("e.gguf.partial"),
+        place.convert("e.gguf", &["--type", "q4_0", "--search", "best", "--threads", "1"]),
+    );
+    for _ in 0..50 {
+        let mut child = program().args(&args).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        while !partial.exists() && child.try_wait().unwrap().is_none() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        if partial.exists() {
+            break;
+        }
+        fs::remove_file(place.path("e.gguf")).ok();
+    }
+    assert!(partial.exists(), "no run could be killed in time");
     // Somebody's, by names like those of ours.
     fs::create_dir(place.path("c.gguf.calibration")).unwrap();
     for (name, text) in [
@@ -262,6 +279,7 @@ fn clean_removes_what_is_ours_and_nothing_else() {
     let row = |name: &str, kind: &str, state: &str| (name.to_owned(), kind.to_owned(), state.to_owned());
     let all = |state: &str| {
         vec![
+            row(".e.gguf.journal", "unfinished output", state),
             row("a.gguf.calibration", "checkpoint", state),
             row("a.gguf.shard-1of2", "shard", state),
             row("b.rwkvz.shard-1of2", "shard", state),
@@ -270,7 +288,7 @@ fn clean_removes_what_is_ours_and_nothing_else() {
     let entries = || fs::read_dir(&folder).unwrap().count();
     let before = entries();
     assert_eq!(found(&[&folder]), all("found"));
-    assert_eq!(found(&[&place.text("a.gguf")]), all("found")[..2]);
+    assert_eq!(found(&[&place.text("a.gguf")]), all("found")[1..3]);
     assert!(found(&[&place.text("a"), "-f"]).is_empty());
     assert_eq!(entries(), before);
     // What a run works on stays.
@@ -281,7 +299,8 @@ fn clean_removes_what_is_ours_and_nothing_else() {
     drop(lock);
     let said = ok(["clean", &folder, "-f"]).stdout;
     assert!(said.contains("removed checkpoint ") && said.contains("removed shard "), "{said}");
-    assert_eq!(entries(), before - 3);
+    assert_eq!(entries(), before - 5);
+    assert!(!partial.exists());
     assert!(
         place.path("c.gguf.calibration/notes").exists() && place.path("d.gguf.calibration/notes").exists()
     );
