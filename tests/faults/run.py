@@ -196,20 +196,20 @@ def judge(whole, fault, folder, code, said, operation):
             known = {o.get(name) for o in (whole.old_outputs, whole.new_outputs, whole.of_donor)}
             if name.endswith((".gguf", ".safetensors")) and digest not in known:
                 wrong.append(("wrong", f"{name} is neither the old nor the new one"))
-    elif not (is_new or is_other or outputs == whole.old_outputs or not outputs):
+    elif code != 0 and outputs and outputs not in (whole.old_outputs, whole.new_outputs) and not is_other:
         known = set(whole.old_outputs.values()) | set(whole.new_outputs.values())
+        differs = f"{differing(outputs, whole.new_outputs)}, {differing(outputs, whole.old_outputs, 'old')}"
         accepted, refused = whole.read(folder)
         if accepted - whole.reads:
             kind = "mixture" if set(outputs.values()) <= known else "wrong"
-            differs = f"{differing(outputs, whole.new_outputs)}, {differing(outputs, whole.old_outputs, 'old')}"
             wrong.append((kind, f"a reader accepts it: {differs}"))
+        elif not scenario.readers:
+            wrong.append(("wrong", differs))
         silent = [why for why in refused if "help:" not in why]
         if silent:
             wrong.append(("message", silent[0].splitlines()[0] if silent[0] else "nothing is said"))
         if not fault.kills:
             wrong.append(("changed", differing(outputs, whole.old_outputs, "old")))
-        if not scenario.readers:
-            wrong.append(("wrong", "the file is neither the old nor the new one"))
     anywhere = set(now.values())
     wholes = [set(w.values()) - {""} for w in (whole.old_outputs, whole.new_outputs, whole.of_donor if victim else {}) if w]
     if whole.old_outputs and not scenario.each and not any(w <= anywhere for w in wholes):

@@ -5,7 +5,7 @@ import re
 
 CONVERT = ["convert", "in/a.safetensors"]
 FAST = ["--threads", "1"]
-TOKENS = ["--calib", "in/text.txt", "--calib-tokens", "256", "--calib-ctx", "64"]
+TOKENS = ["--calib", "in/text.txt", "--calib-tokens", "96", "--calib-ctx", "32"]
 
 JOB = """
 [release]
@@ -120,7 +120,7 @@ def all_scenarios():
     other = [["convert", "in/b.safetensors", "o.gguf", "--type", "q8_0", *FAST]]
     other_set = [["convert", "in/b.safetensors", "o.gguf", "--type", "q8_0", "--split-max-size", "60kB", *FAST]]
 
-    measure = ["--tokens", "256", "--ctx", "64", *FAST]
+    measure = ["--tokens", "96", "--ctx", "32", *FAST]
     statistics = Scenario("calibrate", ["calibrate", "in/a.safetensors", "in/text.txt", "-o", "o.safetensors", *measure],
                           ["o.safetensors"])
     imatrix = Scenario("calibrate, imatrix", ["calibrate", "in/a.safetensors", "in/text.txt", "-o", "o.gguf", *measure],
