@@ -1,4 +1,4 @@
-//! The Hub's client: the crate `hf-hub`.
+//! The Hub's client: downloads of our own, uploads by the crate `hf-hub`.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -7,29 +7,25 @@ use hf_hub::repository::{AddSource, CommitOperation};
 use hf_hub::{HFClientSync, HFError, RepoTypeModel};
 
 use super::Address;
+use super::download::{self, CHECK_SPELLING, Download, NEEDS_TOKEN, TRY_AGAIN};
 use crate::error::{Error, Result};
 
-/// What a folder of a model consists of.
-const FOLDER: &[&str] = &["*.safetensors", "*.json", "*.txt", "*.py", "*.md"];
+/// The Hub, unless `HF_ENDPOINT` names another.
+const ENDPOINT: &str = "https://huggingface.co";
+/// Extensions of what a folder of a model consists of.
+const FOLDER: &[&str] = &["safetensors", "json", "txt", "py", "md"];
 
 /// Where the file or the repository is in the cache, once it is there.
 pub(super) fn load(address: &Address) -> Result<PathBuf> {
-    let failed = |e: HFError| failed(address, "be loaded", &e);
-    let repository = client(address)?.model(&address.owner, &address.name);
-    let revision = address.revision.clone();
+    let endpoint = std::env::var("HF_ENDPOINT").ok().filter(|e| !e.is_empty());
+    let endpoint = endpoint.as_deref().unwrap_or(ENDPOINT);
+    let download = Download::new(address, endpoint, download::token(), &hf_hub::resolve_cache_dir())?;
     match &address.file {
-        Some(file) => {
-            repository.download_file().filename(file).maybe_revision(revision).send().map_err(failed)
-        }
-        None => {
-            let patterns = FOLDER.iter().map(ToString::to_string).collect();
-            repository
-                .snapshot_download()
-                .allow_patterns(patterns)
-                .maybe_revision(revision)
-                .send()
-                .map_err(failed)
-        }
+        Some(file) => download.file(file),
+        None => download.folder(|name| {
+            let extension = Path::new(name).extension().and_then(|e| e.to_str());
+            extension.is_some_and(|e| FOLDER.contains(&e))
+        }),
     }
 }
 
@@ -66,13 +62,11 @@ fn client(address: &Address) -> Result<HFClientSync> {
 
 fn failed(address: &Address, action: &str, error: &HFError) -> Error {
     let help = match error {
-        HFError::AuthRequired { .. } | HFError::Forbidden { .. } => {
-            "set HF_TOKEN to a token that may do this; some models also ask for an agreement on their page"
-        }
+        HFError::AuthRequired { .. } | HFError::Forbidden { .. } => NEEDS_TOKEN,
         HFError::RepoNotFound { .. } | HFError::RevisionNotFound { .. } | HFError::EntryNotFound { .. } => {
-            "check the spelling; what is private needs a token in HF_TOKEN"
+            CHECK_SPELLING
         }
-        _ => "check the network, HF_ENDPOINT and the status of the Hub, then try again",
+        _ => TRY_AGAIN,
     };
     Error::Model {
         path: PathBuf::from(address.to_string()),

@@ -1,13 +1,15 @@
 //! The Hugging Face Hub: models from it, named `hf://OWNER/REPOSITORY/FILE@REVISION`, and releases to it.
 //!
-//! Only with the cargo feature `hub`, and only for such names, is there any use of a network. The crate `hf-hub` does it,
-//! which honours `HF_ENDPOINT`, `HF_TOKEN` and `HF_HOME`; what was loaded once lies in its cache.
+//! Only with the cargo feature `hub`, and only for such names, is there any use of a network. `HF_ENDPOINT`,
+//! `HF_TOKEN` and `HF_HOME` count as for `huggingface_hub`; what was loaded once lies in its cache.
 
 #[cfg(not(feature = "hub"))]
 #[path = "absent.rs"]
 mod client;
 #[cfg(feature = "hub")]
 mod client;
+#[cfg(feature = "hub")]
+mod download;
 mod release;
 
 use std::borrow::Cow;

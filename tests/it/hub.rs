@@ -34,6 +34,9 @@ mod built_in {
     /// Requests, `METHOD PATH`, and their bodies.
     type Heard = Arc<Mutex<Vec<(String, Vec<u8>)>>>;
 
+    /// An answer to `METHOD PATH` with an Authorization header, or none: status, headers and content.
+    type Trick = dyn Fn(&str, Option<&str>) -> Option<(&'static str, String, Vec<u8>)> + Send + Sync;
+
     /// As much of the Hub as is needed here, on this machine; every request must have the token.
     struct Server {
         address: String,
@@ -43,14 +46,19 @@ mod built_in {
 
     impl Server {
         fn new(files: BTreeMap<&'static str, Vec<u8>>) -> Server {
+            Server::with(files, Box::new(|_, _| None))
+        }
+
+        /// A server that answers as `trick` wants, where that has an answer.
+        fn with(files: BTreeMap<&'static str, Vec<u8>>, trick: Box<Trick>) -> Server {
             let listener = TcpListener::bind("127.0.0.1:0").unwrap();
             let address = format!("http://{}", listener.local_addr().unwrap());
             let heard = Arc::new(Mutex::new(Vec::new()));
-            let (files, hears) = (Arc::new(files), heard.clone());
+            let (files, hears, trick) = (Arc::new(files), heard.clone(), Arc::new(trick));
             std::thread::spawn(move || {
                 for stream in listener.incoming() {
-                    let (files, hears) = (files.clone(), hears.clone());
-                    std::thread::spawn(move || answer(stream.unwrap(), &files, &hears));
+                    let (files, hears, trick) = (files.clone(), hears.clone(), trick.clone());
+                    std::thread::spawn(move || answer(stream.unwrap(), &files, &hears, &**trick));
                 }
             });
             Server { address, heard, dir: tempfile::tempdir().unwrap() }
@@ -85,7 +93,12 @@ mod built_in {
     }
 
     /// Reads one request and answers it.
-    fn answer(mut stream: TcpStream, files: &BTreeMap<&str, Vec<u8>>, heard: &Mutex<Vec<(String, Vec<u8>)>>) {
+    fn answer(
+        mut stream: TcpStream,
+        files: &BTreeMap<&str, Vec<u8>>,
+        heard: &Mutex<Vec<(String, Vec<u8>)>>,
+        trick: &Trick,
+    ) {
         let mut reader = BufReader::new(stream.try_clone().unwrap());
         let mut lines = Vec::new();
         loop {
@@ -120,9 +133,17 @@ mod built_in {
         let json = |value: Value| {
             reply("200 OK", "Content-Type: application/json\r\n", value.to_string().as_bytes())
         };
-        let reply = if header("authorization") != Some(format!("Bearer {TOKEN}")) {
+        let list = || files.keys().map(|name| json!({"rfilename": name})).collect::<Vec<_>>();
+        let file = path.strip_prefix("/somebody/model/resolve/").and_then(|path| path.split_once('/'));
+        let reply = if let Some((status, more, content)) =
+            trick(&format!("{method} {path}"), header("authorization").as_deref())
+        {
+            reply(status, &more, &content)
+        } else if header("authorization") != Some(format!("Bearer {TOKEN}")) {
             reply("401 Unauthorized", "", b"")
-        } else if let Some(file) = path.strip_prefix("/somebody/model/resolve/v1/") {
+        } else if path == "/api/models/somebody/model/revision/v1" {
+            json(json!({"sha": COMMIT, "siblings": list()}))
+        } else if let Some((_, file)) = file {
             match files.get(file) {
                 Some(bytes) => {
                     let more = format!("ETag: \"{}\"\r\nX-Repo-Commit: {COMMIT}\r\n", sha256(bytes));
@@ -179,6 +200,157 @@ mod built_in {
             server.command(&["inspect", "hf://somebody/model/c.pth@v1"]).env("HF_TOKEN", "wrong").output();
         let said = String::from_utf8(output.unwrap().stderr).unwrap();
         assert!(said.contains("set HF_TOKEN to a token that may do this"), "{said}");
+    }
+
+    const MODEL: &str = "hf://somebody/model/m.pth@v1";
+
+    fn small_model() -> Vec<u8> {
+        fs::read(testdata("rwkv7-bytes.pth")).unwrap()
+    }
+
+    fn said_of(bytes: &[u8], name: &str) -> String {
+        format!(
+            "{name}: \"{}\"\r\nX-Repo-Commit: {COMMIT}\r\nX-Linked-Size: {}\r\n",
+            sha256(bytes),
+            bytes.len()
+        )
+    }
+
+    /// Names of all files below a folder.
+    fn names(folder: &std::path::Path) -> Vec<String> {
+        let mut found = Vec::new();
+        for entry in fs::read_dir(folder).into_iter().flatten().map(Result::unwrap) {
+            match entry.file_type().unwrap().is_dir() {
+                true => found.extend(names(&entry.path())),
+                false => found.push(entry.file_name().into_string().unwrap()),
+            }
+        }
+        found
+    }
+
+    #[test]
+    fn bytes_are_compared_with_the_sum_that_the_hub_tells() {
+        let bytes = small_model();
+        let mut flipped = bytes.clone();
+        flipped[1_000_000] ^= 1;
+        for (sent, why) in [
+            (flipped, "has the SHA-256"),
+            (bytes[..bytes.len() - 1].to_vec(), "has other than the"),
+            ([&bytes[..], b"x"].concat(), "has other than the"),
+        ] {
+            let trick = move |asked: &str, _: Option<&str>| {
+                asked.starts_with("GET").then(|| ("200 OK", String::new(), sent.clone()))
+            };
+            let server = Server::with(BTreeMap::from([("m.pth", bytes.clone())]), Box::new(trick));
+            let (status, _, said) = server.run(&["inspect", MODEL]);
+            assert_eq!(status, 1, "{said}");
+            assert!(said.contains(why) && said.contains("help: "), "{said}");
+            assert_eq!(names(server.dir.path()), [""; 0], "nothing of it is kept");
+        }
+    }
+
+    #[test]
+    fn names_that_a_server_gives_stay_within_the_cache() {
+        let bytes = small_model();
+        let sum = sha256(&bytes);
+        let size = bytes.len();
+        for headers in [
+            format!("ETag: \"../../../escaped\"\r\nX-Repo-Commit: {COMMIT}\r\n"),
+            format!("ETag: \"/tmp/escaped\"\r\nX-Repo-Commit: {COMMIT}\r\n"),
+            format!("ETag: \"{sum}\"\r\nX-Repo-Commit: ../../../escaped\r\n"),
+            format!("ETag: \"{sum}\"\r\nX-Repo-Commit: ..\r\nX-Linked-Size: {size}\r\n"),
+        ] {
+            let sent = bytes.clone();
+            let trick = move |_: &str, _: Option<&str>| Some(("200 OK", headers.clone(), sent.clone()));
+            let server = Server::with(BTreeMap::new(), Box::new(trick));
+            let (status, _, said) = server.run(&["inspect", MODEL]);
+            assert_eq!(status, 1, "{said}");
+            assert!(said.contains("does not say which bytes"), "{said}");
+            assert_eq!(names(server.dir.path()), [""; 0]);
+        }
+        for name in ["../../../escaped.json", "/tmp/escaped.json", "a/../../escaped.json", "C:\\escaped.json"]
+        {
+            let server = Server::with(
+                BTreeMap::new(),
+                Box::new(move |_, _| {
+                    let list = json!({"sha": COMMIT, "siblings": [{"rfilename": name}]}).to_string();
+                    Some(("200 OK", String::new(), list.into_bytes()))
+                }),
+            );
+            let (status, _, said) = server.run(&["inspect", "hf://somebody/model@v1"]);
+            assert_eq!(status, 1, "{said}");
+            assert!(said.contains("no plain path"), "{said}");
+            assert_eq!(names(server.dir.path()), [""; 0]);
+        }
+        let server = Server::new(BTreeMap::new());
+        for address in [
+            "hf://../model/m.pth",
+            "hf://somebody/../m.pth",
+            "hf://somebody/model/../../m.pth",
+            "hf://a/b/c@../d",
+        ] {
+            assert_eq!(server.run(&["inspect", address]).0, 2, "{address}");
+        }
+    }
+
+    #[test]
+    fn the_token_goes_to_no_other_host() {
+        let bytes = small_model();
+        let tokens = Arc::new(Mutex::new(Vec::new()));
+        let (sent, seen) = (bytes.clone(), tokens.clone());
+        let other = Server::with(
+            BTreeMap::new(),
+            Box::new(move |_, token| {
+                seen.lock().unwrap().push(token.map(str::to_owned));
+                Some(("200 OK", String::new(), sent.clone()))
+            }),
+        );
+        let place = other.address.clone();
+        let headers = said_of(&bytes, "X-Linked-ETag");
+        let server = Server::with(
+            BTreeMap::new(),
+            Box::new(move |asked, token| {
+                assert_eq!(token, Some("Bearer hf_secret"), "{asked}");
+                // First to another name of the same repository, then to where large files lie.
+                let location = match asked.ends_with("/somebody/model/resolve/v1/m.pth") {
+                    true => "/Somebody/model/resolve/v1/m.pth".to_owned(),
+                    false => format!("{place}/blob"),
+                };
+                let headers = if location.starts_with('/') { "" } else { &headers };
+                Some(("302 Found", format!("Location: {location}\r\n{headers}"), Vec::new()))
+            }),
+        );
+        let (status, _, said) = server.run(&["inspect", MODEL]);
+        assert_eq!(status, 0, "{said}");
+        assert_eq!(*tokens.lock().unwrap(), [None]);
+        assert_eq!(server.count("GET"), 2);
+    }
+
+    #[test]
+    fn folders_are_loaded_and_found_again_without_a_network() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("f");
+        let source = testdata("rwkv7-bytes.pth");
+        ok(["convert", source.to_str().unwrap(), folder.to_str().unwrap(), "--to", "hf", "--type", "bf16"]);
+        let read = |name: &str| fs::read(folder.join(name)).unwrap();
+        let server = Server::new(BTreeMap::from([
+            ("config.json", read("config.json")),
+            ("model.safetensors", read("model.safetensors")),
+            ("rwkv_vocab_v20230424.txt", read("rwkv_vocab_v20230424.txt")),
+            ("pytorch_model.bin", b"not wanted".to_vec()),
+        ]));
+        let address = "hf://somebody/model@v1";
+        let (status, text, said) = server.run(&["inspect", address]);
+        assert_eq!(status, 0, "{said}");
+        assert!(text.contains("names of flash-linear-attention"), "{text}");
+        assert_eq!(server.count("GET /somebody/model/resolve"), 3);
+        assert!(!names(server.dir.path()).contains(&"pytorch_model.bin".to_owned()));
+        // At a commit, nothing is asked once a file is there.
+        let file = format!("hf://somebody/model/model.safetensors@{COMMIT}");
+        let asked = server.heard.lock().unwrap().len();
+        let output = server.command(&["verify", "--checksums", &file]).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        assert_eq!(server.heard.lock().unwrap().len(), asked);
     }
 
     #[test]
