@@ -4,12 +4,12 @@
 //! out of proportion. The program `fuzz` runs all targets on damaged seeds, the same ones every time; the
 //! program `coverage` runs one under libFuzzer.
 //!
-//! A new format is one file in `targets/` and one line in [`TARGETS`].
+//! A new format is one file in `targets/` and one line in [`targets`].
 
 pub mod mutate;
 mod targets;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 
@@ -21,10 +21,19 @@ pub struct Target {
     pub seeds: fn() -> Vec<Vec<u8>>,
     /// Runs one input and says in a word how it ended. Inputs that end in a new way are kept as seeds.
     pub run: fn(&Scratch, &[u8]) -> String,
+    /// Bytes that any input may make it allocate.
+    pub base_bytes: usize,
 }
 
+/// Bytes that any file may make the readers of a container allocate.
+const BASE_BYTES: usize = 4 << 20;
+
 /// Every target.
-pub static TARGETS: &[Target] = &[
+pub fn targets() -> Vec<&'static Target> {
+    CONTAINERS.iter().chain(&targets::side::TARGETS).chain(&targets::side::CORPORA).collect()
+}
+
+static CONTAINERS: &[Target] = &[
     targets::gguf::TARGET,
     targets::compact::TARGET,
     targets::safetensors::TARGET,
@@ -33,6 +42,7 @@ pub static TARGETS: &[Target] = &[
     targets::pth::ZIP,
     targets::pth::PICKLE,
     targets::pth::LEGACY,
+    targets::blocks::TARGET,
 ];
 
 /// Decodes the first tiles of a tensor; most are nonsense.
@@ -64,10 +74,38 @@ impl Scratch {
         Ok(Scratch { folder: folder? })
     }
 
+    /// Writes a file and gives its path.
+    pub fn file(&self, name: &str, bytes: &[u8]) -> PathBuf {
+        let path = self.folder.path().join(name);
+        std::fs::write(&path, bytes).expect("the scratch folder takes a file");
+        path
+    }
+
+    /// A copy of a folder, made once.
+    pub fn folder_of(&self, source: &Path) -> PathBuf {
+        let folder = self.folder.path().join(source.file_name().unwrap_or_default());
+        if !folder.is_dir() {
+            std::fs::create_dir(&folder).expect("the scratch folder takes a folder");
+            for entry in std::fs::read_dir(source).expect("the source is there") {
+                let from = entry.expect("the source can be listed").path();
+                let to = folder.join(from.file_name().unwrap_or_default());
+                std::fs::copy(&from, to).expect("the scratch folder takes a file");
+            }
+        }
+        folder
+    }
+
+    /// A folder with nothing in it.
+    pub fn empty_folder(&self, name: &str) -> PathBuf {
+        let folder = self.folder.path().join(name);
+        let _ = std::fs::remove_dir_all(&folder);
+        std::fs::create_dir(&folder).expect("the scratch folder takes a folder");
+        folder
+    }
+
     /// Opens `bytes` as a model, touches all that is in it, and says how that ended.
     pub fn open(&self, bytes: &[u8]) -> String {
-        let path = self.folder.path().join("input");
-        std::fs::write(&path, bytes).expect("the scratch folder takes a file");
+        let path = self.file("input", bytes);
         match formats::open(&path, &formats::Limits::default()) {
             Ok(container) => {
                 for tensor in container.tensors() {
@@ -85,13 +123,16 @@ impl Scratch {
             }
             Err(error) => {
                 error.help();
-                // Only its first plain words: names and numbers do not count as another way to end.
-                let text = error.to_string();
-                let text = text.rsplit("input").next().unwrap_or_default();
-                let plain = |w: &&str| w.bytes().all(|b| b.is_ascii_lowercase());
-                let words = if matches!(error, formats::Error::Unsupported { .. }) { 3 } else { 8 };
-                text.split_whitespace().filter(plain).take(words).collect::<Vec<_>>().join(" ")
+                let count = if matches!(error, formats::Error::Unsupported { .. }) { 3 } else { 8 };
+                words(&error.to_string(), count)
             }
         }
     }
+}
+
+/// The first plain words of an error: names and numbers do not count as another way to end.
+fn words(error: &str, count: usize) -> String {
+    let text = error.rsplit("input").next().unwrap_or_default();
+    let plain = |w: &&str| w.bytes().all(|b| b.is_ascii_lowercase());
+    text.split_whitespace().filter(plain).take(count).collect::<Vec<_>>().join(" ")
 }

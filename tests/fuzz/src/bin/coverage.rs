@@ -15,14 +15,14 @@
 use std::sync::OnceLock;
 
 use libfuzzer_sys::fuzz_target;
-use rwkv_quant_fuzz::{Scratch, TARGETS, Target};
+use rwkv_quant_fuzz::{Scratch, Target, targets};
 
 static STATE: OnceLock<(&'static Target, Scratch)> = OnceLock::new();
 
 fn state() -> &'static (&'static Target, Scratch) {
     STATE.get_or_init(|| {
         let name = std::env::var("FUZZ_TARGET").unwrap_or_default();
-        let target = TARGETS.iter().find(|t| t.name == name).expect("FUZZ_TARGET names a target");
+        let target = targets().into_iter().find(|t| t.name == name).expect("FUZZ_TARGET names a target");
         (target, Scratch::new().expect("a scratch folder can be made"))
     })
 }

@@ -5,10 +5,10 @@ use formats::{Layout, Metadata, Planned, Sum, Value};
 use quant::coding::{Coding, tile_rows};
 use quant::{Codec, Encoding};
 
-use crate::Target;
+use crate::{BASE_BYTES, Target};
 
 /// Compact files.
-pub const TARGET: Target = Target { name: "compact", seeds, run: |scratch, bytes| scratch.open(bytes) };
+pub const TARGET: Target = Target { name: "compact", seeds, run: |scratch, bytes| scratch.open(bytes), base_bytes: BASE_BYTES };
 
 fn seeds() -> Vec<Vec<u8>> {
     whole().into_iter().collect()

@@ -3,10 +3,10 @@
 use formats::{Metadata, Planned, Value, gguf};
 use quant::Encoding;
 
-use crate::Target;
+use crate::{BASE_BYTES, Target};
 
 /// GGUF files.
-pub const TARGET: Target = Target { name: "gguf", seeds, run: |scratch, bytes| scratch.open(bytes) };
+pub const TARGET: Target = Target { name: "gguf", seeds, run: |scratch, bytes| scratch.open(bytes), base_bytes: BASE_BYTES };
 
 fn seeds() -> Vec<Vec<u8>> {
     let metadata: Metadata = vec![

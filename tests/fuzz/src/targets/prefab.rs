@@ -3,10 +3,10 @@
 use formats::{Planned, Value, prefab};
 use quant::Encoding;
 
-use crate::Target;
+use crate::{BASE_BYTES, Target};
 
 /// web-rwkv's prefabs.
-pub const TARGET: Target = Target { name: "prefab", seeds, run: |scratch, bytes| scratch.open(bytes) };
+pub const TARGET: Target = Target { name: "prefab", seeds, run: |scratch, bytes| scratch.open(bytes), base_bytes: BASE_BYTES };
 
 fn seeds() -> Vec<Vec<u8>> {
     let keys = vec![("info.version".into(), "V7".into()), ("rescale".into(), Value::U64(1024))];

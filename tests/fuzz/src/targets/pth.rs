@@ -3,15 +3,15 @@
 use formats::{Metadata, Planned, Value, pth};
 use quant::Encoding;
 
-use crate::{Scratch, Target};
+use crate::{BASE_BYTES, Scratch, Target};
 
 /// Whole files in the zip layout.
-pub const ZIP: Target = Target { name: "pth", seeds: zips, run: |scratch, bytes| scratch.open(bytes) };
+pub const ZIP: Target = Target { name: "pth", seeds: zips, run: |scratch, bytes| scratch.open(bytes), base_bytes: BASE_BYTES };
 /// Pickles, put into an archive that is in order.
-pub const PICKLE: Target = Target { name: "pth-pickle", seeds: pickles, run: in_archive };
+pub const PICKLE: Target = Target { name: "pth-pickle", seeds: pickles, run: in_archive, base_bytes: BASE_BYTES };
 /// Whole files in the legacy layout.
 pub const LEGACY: Target =
-    Target { name: "pth-legacy", seeds: legacies, run: |scratch, bytes| scratch.open(bytes) };
+    Target { name: "pth-legacy", seeds: legacies, run: |scratch, bytes| scratch.open(bytes), base_bytes: BASE_BYTES };
 
 fn tensors() -> Vec<Planned> {
     let planned = |name: &str, encoding, shape: &[usize]| Planned {

@@ -3,10 +3,10 @@
 use formats::{Planned, rwkv_cpp};
 use quant::Encoding;
 
-use crate::Target;
+use crate::{BASE_BYTES, Target};
 
 /// rwkv.cpp files.
-pub const TARGET: Target = Target { name: "rwkv_cpp", seeds, run: |scratch, bytes| scratch.open(bytes) };
+pub const TARGET: Target = Target { name: "rwkv_cpp", seeds, run: |scratch, bytes| scratch.open(bytes), base_bytes: BASE_BYTES };
 
 fn seeds() -> Vec<Vec<u8>> {
     let header = rwkv_cpp::Header { n_vocab: 2, n_embed: 32, n_layer: 1, encoding: Encoding::Q5_1 };

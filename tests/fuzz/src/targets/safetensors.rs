@@ -3,11 +3,11 @@
 use formats::{Metadata, Planned, Value, safetensors};
 use quant::Encoding;
 
-use crate::Target;
+use crate::{BASE_BYTES, Target};
 
 /// safetensors files.
 pub const TARGET: Target =
-    Target { name: "safetensors", seeds, run: |scratch, bytes| scratch.open(bytes) };
+    Target { name: "safetensors", seeds, run: |scratch, bytes| scratch.open(bytes), base_bytes: BASE_BYTES };
 
 fn seeds() -> Vec<Vec<u8>> {
     let metadata: Metadata = vec![("format".to_owned(), Value::from("pt"))];
