@@ -60,9 +60,9 @@ pub(super) fn commit(mut journal: Journal, moves: &[Move], emptied: Option<&Path
                 }
                 return Err(error);
             }
-            folders.iter().try_for_each(|folder| flush_folder(folder))?;
-            // From here on the new whole is there: what cannot be removed is left to the next run.
-            if let Err(error) = discard(&journal, &steps) {
+            // The new whole is there: what cannot be removed, or not yet, is left to the next run.
+            let flushed = folders.iter().try_for_each(|folder| flush_folder(folder));
+            if let Err(error) = flushed.and_then(|()| discard(&journal, &steps)) {
                 journal.keep();
                 return Err(error);
             }

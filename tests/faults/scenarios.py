@@ -131,8 +131,10 @@ def all_scenarios():
                            "o.json", *FAST],
                           ["o.json"], loose=["o.json"])
     results = ["eval-ppl", "in/a.safetensors", "in/text.txt", "--windows", "1", "--ctx", "64", "--save", "in/r.json"]
-    report = Scenario("report", ["report", "in/r.json", "-o", "o.html"], ["o.html"], before=[[*results, *FAST]],
+    report = Scenario("report", ["report", "in/r.json", "-o", "o.html"], ["o.html"],
+                      before=[[*results, *FAST], [*results[:6], "32", "--save", "in/q.json", *FAST]],
                       victim=("in/r.json", "in/job.toml"))
+    other_page = ["report", "in/q.json", "-o", "o.html"]
     batch = Scenario("batch", ["batch", "in/job.toml", "--out", "release", "--jobs", "1", *FAST], ["release/**"],
                      loose=["release/summary.*"], each=True,
                      readers=[["release/a/a-Q8_0.gguf"], ["release/a/a-Q4_0.gguf"],
@@ -152,5 +154,5 @@ def all_scenarios():
         shard, over(shard), shard_calibrated, shard_compact,
         merge, over(merge, before=other), merge_set, over(merge_set, before=other_set), merge_bin, merge_compact,
         statistics, over(statistics), imatrix, clusters,
-        evaluation, report, batch, batch_anew,
+        evaluation, over(evaluation), report, over(report, before=[other_page]), batch, batch_anew,
     ]

@@ -13,6 +13,7 @@ mod convert;
 mod determinism;
 mod evaluate;
 mod heads;
+mod hostile;
 mod hub;
 mod identity;
 mod importance;
