@@ -76,6 +76,10 @@ pub struct Request {
     /// [default: 6 up to version 6, never from version 7 on]
     #[arg(long, value_name = "N")]
     pub rescale: Option<usize>,
+    /// Take the file for a list of tensors of any architecture: names and shapes stay, only format and type change (.pth,
+    /// .safetensors, .rwkvz in plain types)
+    #[arg(long, conflicts_with_all = ["imatrix", "equalize", "calib", "lora", "state", "low_rank"])]
+    pub as_tensors: bool,
     /// Leave out the SHA-256 of every tensor, which GGUF and safetensors files hold otherwise (the key
     /// rwkv-quant.sha256); so does --mix of another tool
     #[arg(long)]

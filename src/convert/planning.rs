@@ -10,6 +10,7 @@ use crate::about::{self, About};
 use crate::calibrate::{self, Calibration, Done, Judge, SELF, Source, Stats, Text, Trace};
 use crate::compact;
 use crate::error::{Error, Result};
+use crate::hub;
 use crate::importance::Importance;
 use crate::isa;
 use crate::model::{Held, Model, Role};
@@ -56,6 +57,15 @@ impl Request {
     /// Refuses flags that would change nothing.
     fn refuse_idle(&self, target: &dyn Target, file_type: &FileType) -> Result<()> {
         let (content, plain) = (target.content(), file_type.is_plain());
+        if self.as_tensors && !plain {
+            return Err(Error::Usage {
+                what: format!(
+                    "--as-tensors knows no roles of tensors, so it cannot tell which to store as {}",
+                    file_type.name
+                ),
+                help: "choose a plain --type: source, f16, bf16 or f32".to_owned(),
+            });
+        }
         // Of compact files only codes have branches.
         let by_rate = file_type.coded || self.goals.is_wanted() || self.goals.recipe.is_some();
         let fixed = target.codes() && !by_rate;
@@ -123,7 +133,10 @@ impl Request {
     /// # Errors
     /// As [`Model::open`], or if an adapter cannot be read or does not go with the model.
     pub fn open(&self, target: &dyn Target) -> Result<Model> {
-        let mut model = Model::open(&self.input, &self.drop)?;
+        let mut model = match self.as_tensors {
+            true => Model::of_tensors(hub::open(&self.input)?, &self.drop)?,
+            false => Model::open(&self.input, &self.drop)?,
+        };
         match target.content() {
             Content::Adapter => self.adapters.add_to(&mut model, !target.keeps_alpha())?,
             Content::Model | Content::State => self.adapters.merge_into(&mut model)?,
@@ -297,6 +310,8 @@ impl Request {
             most_divergence: self.goals.target_kl,
             reached: None,
             save_recipe: self.goals.save_recipe.clone(),
+            checksum_file: self.checksum_file,
+            suspicions: Vec::new(),
         })
     }
 

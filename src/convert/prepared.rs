@@ -17,7 +17,7 @@ use crate::plan::Plan;
 use crate::report::Conversion;
 use crate::storage::{self, Inputs, Output, Outputs, Targets};
 use crate::targets::Chat;
-use crate::verify::sha256;
+use crate::verify::{self, checksum_file, sha256};
 
 /// A conversion that is planned to the last byte.
 #[derive(Debug)]
@@ -59,6 +59,10 @@ pub struct Prepared {
     pub(super) most_divergence: Option<f64>,
     /// The divergence of the written file.
     pub(super) reached: Option<Estimate>,
+    /// True if checksums of the files are to stand beside them.
+    pub(crate) checksum_file: bool,
+    /// What was found suspicious about the source while it was written.
+    pub(super) suspicions: Vec<String>,
     /// Where to write the types of the tensors.
     pub(crate) save_recipe: Option<PathBuf>,
 }
@@ -72,6 +76,7 @@ impl Prepared {
             .calibrated(&self.done.outcomes)
             .branched(self.adapter(), self.adapter_bytes)
             .chosen(self.chosen.as_ref(), self.reached)
+            .warned(&self.suspicions)
     }
 
     /// What opens the finished model: the output, or of a set its first part.
@@ -98,7 +103,8 @@ impl Prepared {
             Output::Folder => self.output.join(name),
             Output::File | Output::Set => self.output.with_file_name(name),
         });
-        files.chain(self.adapter().map(|(path, _)| path))
+        let checksums = self.checksum_file.then(|| checksum_file::path(&self.output));
+        files.chain(self.adapter().map(|(path, _)| path)).chain(checksums)
     }
 
     /// Where the adapter with branches of low rank is to be, and which branches they are.
@@ -149,10 +155,16 @@ impl Prepared {
 
     /// The same at the instruction sets that this thread may use.
     fn write_here(&mut self, force: bool, observer: &dyn Observer, stop: &Stop) -> Result<()> {
+        // Checksums of what is replaced would be wrong from now on.
+        self.checksum_file |= force && checksum_file::path(&self.output).exists();
         let mut outputs = Outputs::claim(self.targets(), &self.inputs, force)?;
         let store = self.encode(force, observer, stop)?;
         let adapter = self.made_adapter()?;
-        pipeline::write(&self.plan, &self.model, &mut outputs, &self.budget, observer, stop)?;
+        self.suspicions =
+            pipeline::write(&self.plan, &self.model, &mut outputs, &self.budget, observer, stop)?;
+        if self.plan.target.codes() {
+            self.suspicions.extend(verify::peek(&self.model));
+        }
         // The folder cannot be removed everywhere while its files are mapped.
         self.plan.tensors.iter_mut().for_each(|t| t.encoded = None);
         if let Some((path, bytes)) = adapter {
@@ -166,6 +178,10 @@ impl Prepared {
         if let Some(path) = self.save_recipe.clone() {
             outputs.put(&path, self.recipe_text().as_bytes())?;
         }
+        if self.checksum_file {
+            let text = self.checksums(&outputs)?;
+            outputs.put(&checksum_file::path(&self.output), text.as_bytes())?;
+        }
         outputs.commit(&self.inputs)?;
         store.map_or(Ok(()), Store::remove)
     }
@@ -174,13 +190,23 @@ impl Prepared {
     fn targets(&self) -> Targets {
         let names = self.plan.files.iter().map(|f| &f.name).chain(self.plan.small.iter().map(|f| &f.name));
         let adapter = self.adapter().map(|(path, _)| path);
+        let checksums = self.checksum_file.then(|| checksum_file::path(&self.output));
         Targets {
             out: self.output.clone(),
             output: self.plan.output,
             names: names.cloned().collect(),
-            beside: adapter.into_iter().chain(self.save_recipe.clone()).collect(),
+            beside: adapter.into_iter().chain(self.save_recipe.clone()).chain(checksums).collect(),
             obsolete: branches::adapter_of(&self.output).into_iter().collect(),
         }
+    }
+
+    /// The checksums of all files, as they are before they get their names.
+    fn checksums(&self, outputs: &Outputs) -> Result<String> {
+        let main = outputs.paths().map(PathBuf::from);
+        let adapter =
+            self.adapter().and_then(|(path, _)| Some((outputs.partial_of(&path)?.to_owned(), path)));
+        let files: Vec<(PathBuf, PathBuf)> = main.zip(self.paths()).chain(adapter).collect();
+        checksum_file::text(&self.output, &files)
     }
 
     /// The types of all tensors that are not as the file type says, as a file that `--recipe` reads.

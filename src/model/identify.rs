@@ -144,6 +144,8 @@ fn not_rwkv(container: &Container) -> Error {
             format!("holds no RWKV model of version 4 to 7 (its first tensors: {})", names.join(", "))
         }
     };
-    let help = "see `rwkv-quant inspect` for what is in the file".to_owned();
+    let help = "see `rwkv-quant inspect` for what is in the file; `convert --as-tensors` stores any tensors in another \
+                format and type (.pth, .safetensors, .rwkvz)"
+        .to_owned();
     Error::Model { path, what, help }
 }

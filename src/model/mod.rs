@@ -18,6 +18,7 @@ mod refused;
 mod shape;
 mod slot;
 mod source;
+mod tensors;
 #[cfg(test)]
 mod tests;
 pub mod v4;
@@ -63,6 +64,8 @@ pub enum Body {
     /// A Qwen2 model whose attention was replaced by RWKV's time mix: RMS norms, a gated MLP, Qwen2's tokenizer.
     /// Of the programs that files are written for, llama.cpp alone runs it, so only GGUF can hold it.
     Qwen2,
+    /// Nothing that is known: the file is a list of tensors.
+    Unknown,
 }
 
 impl Version {

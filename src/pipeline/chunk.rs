@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::model::{Lazy, Model};
 use crate::plan::{Part, Plan, Write};
 use crate::targets::{self, Target};
-use crate::verify::DAMAGED;
+use crate::verify::{DAMAGED, Kind, Zeros};
 
 /// A run of whole rows of one tensor.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,6 +26,8 @@ pub(super) struct Chunk {
 pub(super) struct Buffers {
     values: Vec<f32>,
     bytes: Vec<u8>,
+    /// Rows of zeros in the chunk that was encoded last.
+    pub zeros: Zeros,
 }
 
 impl Buffers {
@@ -102,6 +104,13 @@ impl Chunk {
             return Err(self.cannot(write, plan, model, EncodeError::ReadOnly(write.encoding)));
         };
         buffers.bytes.resize(self.bytes(plan) as usize, 0);
+        buffers.zeros = Zeros::default();
+        if write.coded.is_none() && Kind::of(write.role) != Kind::Exempt && write.encoded.is_some() {
+            buffers.values.resize(self.rows.len() * cols, 0.0);
+            write.values.read(container, self.rows.clone(), &mut buffers.values);
+            buffers.zeros = Zeros::of(&buffers.values, cols, write.row_bytes() as u64);
+            write.values.release(container, self.rows.clone());
+        }
         if let Some(encoded) = &write.encoded {
             let row = write.row_bytes();
             let range = self.rows.start * row..self.rows.end * row;
@@ -112,6 +121,7 @@ impl Chunk {
         }
         buffers.values.resize(self.rows.len() * cols, 0.0);
         write.values.read(container, self.rows.clone(), &mut buffers.values);
+        buffers.zeros = Zeros::of(&buffers.values, cols, write.row_bytes() as u64);
         match write.values.stored(container, self.rows.clone()) {
             // The same encoding: the blocks are taken as they are, only looked through for what is not finite.
             Some(stored) if write.values.encoding() == Some(write.encoding) => {

@@ -11,7 +11,7 @@ mod verify;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use formats::{Limits, Mapped, Sum};
+use formats::{Checksums, Limits, Mapped, Sum};
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
@@ -21,8 +21,9 @@ pub(crate) use levels::codebooks;
 
 use crate::error::{Error, Result};
 use crate::model::Model;
-use crate::plan::Plan;
+use crate::plan::{Plan, Write};
 use crate::storage::Outputs;
+use crate::verify::{Kind, Zeros};
 
 /// What happens while files are written; a progress bar, a log and a test listen alike.
 pub trait Observer: Sync {
@@ -88,7 +89,7 @@ pub fn check(plan: &Plan, model: &Model, budget: &Budget, stop: &Stop) -> Result
 }
 
 /// Writes the planned files into `outputs`, reads every byte back and compares it with what was encoded; they get their
-/// names when `outputs` is committed.
+/// names when `outputs` is committed. Gives what is suspicious about the source.
 ///
 /// # Errors
 /// [`Error::Weight`] at the first weight that is not finite or does not fit its encoding; [`Error::Resources`] if the
@@ -100,7 +101,7 @@ pub fn write(
     budget: &Budget,
     observer: &dyn Observer,
     stop: &Stop,
-) -> Result<()> {
+) -> Result<Vec<String>> {
     check(plan, model, budget, stop)?;
     plan.tensors.iter().filter_map(|t| t.encoded.as_ref()).try_for_each(|encoded| encoded.check())?;
     let sizes = plan.files.iter().map(|f| f.layout.total_bytes());
@@ -116,7 +117,7 @@ pub fn write(
     // The checksums in the source are compared meanwhile: a flipped bit must not become a sound-looking file.
     let source_is_sound = || model.container.format().verify_checksums(&model.container, &Limits::default());
     let codebooks = pool.install(|| codebooks(plan, model, stop))?;
-    let encode = || -> Result<Vec<Sums>> {
+    let encode = || -> Result<(Vec<Sums>, Vec<Zeros>)> {
         chunks
             .par_iter()
             .map_init(chunk::Buffers::default, |buffers, chunk| {
@@ -127,13 +128,14 @@ pub fn write(
                     sums.push(outputs.write_at(file, &bytes[range], offset)?);
                 }
                 observer.written(&plan.tensors[chunk.tensor].name, bytes.len() as u64);
-                Ok(sums)
+                Ok((sums, buffers.zeros))
             })
             .collect()
     };
     let (sums, sound) = pool.install(|| rayon::join(encode, source_is_sound));
-    sound?;
-    let sums = sums?;
+    let sound = sound?;
+    let (sums, zeros) = sums?;
+    let suspicions = outdated(sound, model).into_iter().chain(zero_rows(plan, &chunks, &zeros)).collect();
     let mut crcs = tensor_crcs(plan, &chunks, &sums).into_iter();
     for (number, file) in plan.files.iter().enumerate() {
         let of_file = crcs.by_ref().take(file.layout.offsets().len());
@@ -146,7 +148,28 @@ pub fn write(
         }
     }
     levels::write(plan, &codebooks, outputs)?;
-    pool.install(|| verify::written(plan, &codebooks, outputs, observer, stop))
+    pool.install(|| verify::written(plan, &codebooks, outputs, observer, stop))?;
+    Ok(suspicions)
+}
+
+/// That the checksums of the source tell nothing of it.
+fn outdated(checksums: Checksums, model: &Model) -> Option<String> {
+    let Checksums::Outdated(file) = checksums else { return None };
+    let path = model.container.files()[file].path().display();
+    Some(format!(
+        "the header of {path} is not the one that its checksums were written with (another program changed it, or it \
+         is damaged): they were not compared"
+    ))
+}
+
+/// What is suspicious about the zeros in the tensors of a plan.
+fn zero_rows(plan: &Plan, chunks: &[chunk::Chunk], zeros: &[Zeros]) -> Vec<String> {
+    let mut whole = vec![Zeros::default(); plan.tensors.len()];
+    for (chunk, zeros) in chunks.iter().zip(zeros) {
+        whole[chunk.tensor] = whole[chunk.tensor].then(*zeros);
+    }
+    let suspicion = |(t, zeros): (&Write, Zeros)| zeros.suspicion(&t.name, Kind::of(t.role));
+    plan.tensors.iter().zip(whole).filter_map(suspicion).collect()
 }
 
 /// The SHA-256 of every tensor of a file, as it was written.

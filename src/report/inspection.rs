@@ -10,6 +10,7 @@ use super::text::Table;
 use super::{Report, bytes, count};
 use crate::escape::line;
 use crate::model::{Body, Model, Ranks};
+use crate::verify::peek;
 
 /// A file, the model in it if it is one, and its tensors and metadata.
 #[derive(Debug, Serialize)]
@@ -21,6 +22,8 @@ pub struct Inspection {
     metadata: serde_json::Map<String, serde_json::Value>,
     config: Option<serde_json::Map<String, serde_json::Value>>,
     tensors: Vec<TensorRow>,
+    /// What is suspicious about the few rows that were looked at.
+    warnings: Vec<String>,
 }
 
 /// Where a model comes from.
@@ -234,6 +237,7 @@ impl Inspection {
             }
         }
         inspection.model = Some(ModelSummary::of(model));
+        inspection.warnings = peek(model);
         inspection
     }
 
@@ -261,6 +265,7 @@ impl Inspection {
             metadata: container.metadata().iter().map(|(k, v)| (k.clone(), json_value(v))).collect(),
             config: container.config().cloned(),
             tensors,
+            warnings: Vec::new(),
         }
     }
 }
@@ -315,6 +320,7 @@ impl Report for Inspection {
                 t.dropped.as_ref().map(|rule| format!("dropped: {rule}")).unwrap_or_default(),
             ]);
         }
-        table.write(out)
+        table.write(out)?;
+        self.warnings.iter().try_for_each(|warning| writeln!(out, "warning   {warning}"))
     }
 }

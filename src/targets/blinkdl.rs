@@ -58,7 +58,7 @@ impl Target for BlinkDl {
     }
 
     fn takes(&self, version: &Version) -> bool {
-        version.body == Body::Rwkv
+        matches!(version.body, Body::Rwkv | Body::Unknown)
     }
 
     fn holds(&self, file_type: &FileType) -> bool {

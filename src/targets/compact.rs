@@ -51,7 +51,7 @@ impl Target for Compact {
     }
 
     fn takes(&self, version: &Version) -> bool {
-        version.body == Body::Rwkv
+        matches!(version.body, Body::Rwkv | Body::Unknown)
     }
 
     fn holds(&self, file_type: &FileType) -> bool {

@@ -27,21 +27,22 @@ pub fn path(out: &Path) -> PathBuf {
     out.with_file_name(name)
 }
 
-/// The text for files, whose names are told relative to the folder of `out`.
+/// The text for files, each with the path where it is now and the one that it gets; names are told relative to the
+/// folder of `out`.
 ///
 /// # Errors
 /// If a file cannot be read, or its name is no Unicode.
-pub fn text(out: &Path, all: &[PathBuf]) -> Result<String> {
+pub fn text(out: &Path, all: &[(PathBuf, PathBuf)]) -> Result<String> {
     let folder = out.parent().unwrap_or(Path::new(""));
     let mut text = String::new();
-    for file in all {
+    for (now, file) in all {
         let name = file.strip_prefix(folder).unwrap_or(file);
         let plain = name.to_str().filter(|name| !name.contains(['\n', '\r', '\\']));
         let name = plain.ok_or_else(|| Error::Usage {
             what: format!("the name {} cannot stand in a file of checksums", name.display()),
             help: "give the output another name, or leave --checksum-file out".to_owned(),
         })?;
-        text += &format!("{}  {name}\n", sha256(&Mapped::open(file)?));
+        text += &format!("{}  {name}\n", sha256(&Mapped::open(now)?));
     }
     Ok(text)
 }

@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 
 use formats::Tensor;
 
-use crate::model::{Model, Role};
+use crate::model::{Held, Model, Role};
 
 /// Zero bytes in a row that no training leaves in an embedding or a head.
 const LONG_RUN_BYTES: u64 = 64 << 10;
 /// Rows of embedding and head at most that tokens without a meaning take in a row, however wide they are.
 const MAX_UNUSED_RUN: usize = 16;
 /// Rows of a matrix that are looked at without reading all of it.
-const PEEKED_ROWS: usize = 64;
+const PEEKED_ROWS: usize = 16;
 
 /// What zeros in a tensor mean.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +31,15 @@ impl Kind {
             Role::Matrix => Kind::Matrix,
             Role::Embedding | Role::Head => Kind::Tokens,
             Role::LowRank | Role::Vector => Kind::Exempt,
+        }
+    }
+
+    /// A role in which zeros mean that.
+    pub fn role(self) -> Role {
+        match self {
+            Kind::Matrix => Role::Matrix,
+            Kind::Tokens => Role::Embedding,
+            Kind::Exempt => Role::Vector,
         }
     }
 
@@ -142,7 +151,10 @@ impl Zeros {
 /// files that never came, are found.
 pub fn peek(model: &Model) -> Vec<String> {
     let mut found = Vec::new();
-    for held in model.tensors.iter().filter(|held| held.slot.role.is_large()) {
+    // Rows that are not stored as such cost the whole matrix each.
+    let has_rows =
+        |held: &&Held| held.slot.role.is_large() && held.values.stored(&model.container, 0..1).is_some();
+    for held in model.tensors.iter().filter(has_rows) {
         let (rows, cols) = (held.values.rows(), held.values.cols());
         let looked = rows.min(PEEKED_ROWS);
         let mut row = vec![0.0; cols];

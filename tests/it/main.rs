@@ -32,4 +32,5 @@ mod synthetic;
 mod targets;
 mod texts;
 mod unsafe_code;
+mod verify;
 mod web_rwkv;

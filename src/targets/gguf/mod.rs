@@ -142,7 +142,7 @@ impl Target for Gguf {
                 ),
                 help: match version.body {
                     Body::Rwkv => "use another runtime, such as the pip package rwkv".to_owned(),
-                    Body::Qwen2 => "no other runtime of quantized files knows this model".to_owned(),
+                    Body::Qwen2 | Body::Unknown => "no other runtime of quantized files knows this model".to_owned(),
                 },
             });
         }
