@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use formats::{Value, ValueKind};
+use formats::{Array, Value, ValueKind};
 use serde::{Deserialize, Serialize};
 
 /// Longest key that GGUF allows.
@@ -111,7 +111,8 @@ fn array(kind: ValueKind, text: &str) -> Result<Value, String> {
         other if kind != ValueKind::String => scalar(kind, &other.to_string()),
         other => Err(format!("{other} is no text")),
     });
-    Ok(Value::Array(kind, items.collect::<Result<_, _>>()?))
+    let items: Vec<Value> = items.collect::<Result<_, _>>()?;
+    Array::of(kind, items).map(Value::Array).ok_or_else(|| "there are no arrays of arrays".to_owned())
 }
 
 #[cfg(test)]
@@ -127,7 +128,7 @@ mod tests {
             ("a=bool:true", "a", Value::Bool(true)),
             ("a=str:x=y:z", "a", Value::from("x=y:z")),
             ("a=str:", "a", Value::from("")),
-            ("a=u16[]:[1, 2]", "a", Value::Array(ValueKind::U16, vec![Value::U16(1), Value::U16(2)])),
+            ("a=u16[]:[1, 2]", "a", Value::Array(Array::from(vec![1u16, 2]))),
             (r#"a=str[]:["x", ""]"#, "a", Value::strings(["x".to_owned(), String::new()])),
         ] {
             let set: SetKey = text.parse().unwrap();

@@ -2,9 +2,9 @@
 
 use std::path::PathBuf;
 
-use super::show;
-use formats::Limits;
+use formats::{Limits, Mapped};
 
+use super::show;
 use crate::diff::{Tensors, compare, compare_tensors};
 use crate::error::{Error, Result};
 use crate::hub;

@@ -71,8 +71,15 @@ impl Identity {
             calib_order,
             goals,
             branches,
+            as_tensors,
+            no_checksums,
+            checksum_file: _, // beside the result
+            portable,
             about,
         } = request;
+        self.add("--as-tensors", *as_tensors);
+        self.add("--no-checksums", *no_checksums);
+        self.add("--portable", *portable);
         self.add("--mix", word(mix));
         self.add("--fallback", word(fallback));
         self.add("--search", word(search));
@@ -118,7 +125,13 @@ impl Identity {
     }
 
     fn calibration(&mut self, settings: &Settings) -> Result<()> {
-        let Settings { calib, calib_tokens, calib_ctx, calib_seed } = settings;
+        let Settings {
+            calib,
+            calib_tokens,
+            calib_ctx,
+            calib_seed,
+            allow_non_utf8: _, // what is refused without it is read with it
+        } = settings;
         if calib.is_empty() {
             return Ok(());
         }
@@ -167,6 +180,7 @@ impl Identity {
             url,
             base_model,
             no_card,
+            set_key,
         } = about;
         self.add("--vocab", or_contents(vocab.as_deref(), &["world", "bytes"])?);
         self.add("--chat-template", or_contents(chat_template.as_deref(), &["world", "none"])?);
@@ -183,6 +197,7 @@ impl Identity {
             self.add(flag, text.clone());
         }
         self.add("--no-card", *no_card);
+        self.add("--set-key", set_key.iter().map(ToString::to_string).collect::<Vec<_>>());
         Ok(())
     }
 

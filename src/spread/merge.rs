@@ -57,10 +57,10 @@ pub fn merge(out: &Path, force: bool, observer: &dyn Observer, stop: &Stop) -> R
     let sizes: Vec<u64> = conversion.files.iter().map(|f| f.bytes).collect();
     outputs.create(&sizes)?;
     observer.begins(sizes.iter().sum());
-    let pieces = |(file, frame): (usize, Vec<(u64, &[u8])>)| {
-        frame.into_iter().map(move |(offset, bytes)| (file, offset, bytes.to_vec()))
-    };
-    let mut frames: Vec<_> = shards[0].frames()?.into_iter().enumerate().flat_map(pieces).collect();
+    let mut frames: Vec<(usize, u64, Vec<u8>)> = Vec::new();
+    for (file, frame) in shards[0].frames()?.into_iter().enumerate() {
+        frames.extend(frame.into_iter().map(|(offset, bytes)| (file, offset, bytes.to_vec())));
+    }
     let digests = parts.par_iter().map(|part| part.copy(conversion, &outputs, observer, stop));
     let digests = digests.collect::<Result<Vec<_>>>()?;
     conversion.put_digests(&mut frames, &parts, &digests);

@@ -136,7 +136,7 @@ fn number(value: &Value) -> Option<f64> {
 /// Number of elements of an array.
 fn len(value: &Value) -> Option<u64> {
     match value {
-        Value::Array(_, items) => Some(items.len() as u64),
+        Value::Array(items) => Some(items.len() as u64),
         _ => None,
     }
 }

@@ -63,7 +63,7 @@ fn is_template(key: &str) -> bool {
 /// with tokens of another number.
 fn keep_stated(keys: &mut Metadata, source: &Metadata) {
     let length = |value: &Value| match value {
-        Value::Array(_, items) => items.len(),
+        Value::Array(items) => items.len(),
         _ => 0,
     };
     let tokens = |keys: &Metadata| keys.iter().find(|(k, _)| k == LISTS[1]).map(|(_, value)| length(value));
