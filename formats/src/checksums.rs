@@ -1,11 +1,12 @@
 //! SHA-256 of the header and of the data of every tensor, in the metadata of formats that have any: GGUF, safetensors.
 //!
 //! ```text
-//! rwkv-quant.sha256 = "HEADER TENSOR TENSOR ..."     64 hex digits each, one for every tensor in the order of their data
+//! rwkv-quant.sha256 = "HEADER TENSOR TENSOR ... MODEL"     64 hex digits each, one for every tensor in the order of their data
 //! ```
 //!
 //! The header's is that of all bytes in front of the data, with these digits as zeros, so that it is known before the
-//! data. The key is no part of [`Container::metadata`]: it describes one file, and no conversion may carry it on.
+//! data. The model's is that of the tensors' digests of all files of the set, one after the other: parts of a set belong
+//! together if they state the same one. The key is no part of [`Container::metadata`]: it describes one file, and no conversion may carry it on.
 
 use std::panic::resume_unwind;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -52,7 +53,7 @@ impl Checksummed {
         tensors: &[Planned],
         place: impl FnOnce(&Metadata, &[Planned]) -> Result<Placement>,
     ) -> Result<Checksummed> {
-        let zeros = text(&vec![[0; 32]; tensors.len() + 1]);
+        let zeros = text(&vec![[0; 32]; tensors.len() + 2]);
         let mut keys = metadata.clone();
         keys.push((CHECKSUMS_KEY.to_owned(), Value::from(zeros.as_str())));
         let mut placement = place(&keys, tensors)?;
@@ -72,17 +73,26 @@ impl Checksummed {
         (self.text + DIGITS + 1) as u64
     }
 
-    /// All bytes that are no data, of tensors with these checksums.
-    pub(crate) fn finish(&self, sums: &[Sum]) -> Vec<(u64, Vec<u8>)> {
+    /// All bytes that are no data, of tensors with these checksums, in a model with that digest.
+    pub(crate) fn finish(&self, sums: &[Sum], model: &Sha) -> Vec<(u64, Vec<u8>)> {
         let mut head = self.placement.head.clone();
-        for (i, sum) in sums.iter().enumerate() {
-            put_digest(&mut head, self.digests_at() as usize, i, &sum.sha256);
+        let digests = sums.iter().map(|sum| &sum.sha256).chain([model]);
+        for (i, digest) in digests.enumerate() {
+            put_digest(&mut head, self.digests_at() as usize, i, digest);
         }
         std::iter::once((0, head)).chain(self.placement.between.iter().cloned()).collect()
     }
 }
 
-/// Writes the checksum of tensor number `i` into a head whose first one goes to `first`; nothing if it is too short.
+/// The digest of a model: that of the digests of its tensors, in the order of files and data.
+pub fn model_digest<'a>(tensors: impl IntoIterator<Item = &'a [u8; 32]>) -> [u8; 32] {
+    let mut hash = Sha256::new();
+    tensors.into_iter().for_each(|digest| hash.update(digest));
+    hash.finalize().into()
+}
+
+/// Writes the checksum of tensor number `i`, or behind the last one that of the model, into a head whose first one goes to
+/// `first`; nothing if it is too short.
 pub fn put_digest(head: &mut [u8], first: usize, i: usize, sha256: &[u8; 32]) {
     let at = first.saturating_add(i.saturating_mul(DIGITS + 1));
     if let Some(place) = at.checked_add(DIGITS).and_then(|end| head.get_mut(at..end)) {
@@ -124,10 +134,32 @@ pub(crate) fn compare(container: &Container, held: &[Held]) -> Result<Checksums>
             other => return Ok(other),
         }
     }
+    if let Some(first) = held.first().filter(|_| held.len() == container.files().len()) {
+        let tensors = |held: &Held| held.text.split(' ').map(parsed).collect::<Option<Vec<Sha>>>();
+        let all: Option<Vec<Vec<Sha>>> = held.iter().map(tensors).collect();
+        let all: Vec<Sha> =
+            all.unwrap_or_default().into_iter().flat_map(|d| d[1..d.len() - 1].to_vec()).collect();
+        if hex(&model_digest(&all)) != first.model() {
+            let blame = Blame { path: container.path(), format: container.format().name() };
+            return Err(
+                blame.malformed("its files are not those of one model, or their checksums were changed")
+            );
+        }
+    }
     Ok(if count == 0 { Checksums::Absent } else { Checksums::Match(count) })
 }
 
 impl Held {
+    /// True if the header of its file, one of `files`, is the one that was written with the checksums.
+    pub(crate) fn is_of(&self, files: &[Mapped]) -> bool {
+        files.get(self.file).is_some_and(|file| self.digests(file).is_some())
+    }
+
+    /// The digest of the model that the file is a part of, as text.
+    pub(crate) fn model(&self) -> &str {
+        self.text.rsplit(' ').next().unwrap_or_default()
+    }
+
     /// The same in a container in which so many files come first.
     pub(crate) fn behind(self, files: usize) -> Held {
         Held { file: self.file + files, ..self }
@@ -168,7 +200,7 @@ impl Held {
     /// The checksums of the tensors; `None` if the header is not the one that was written with them.
     fn digests(&self, file: &Mapped) -> Option<Vec<Sha>> {
         let all: Vec<Sha> = self.text.split(' ').map(parsed).collect::<Option<_>>()?;
-        let (header, tensors) = all.split_first()?;
+        let [header, tensors @ .., _model] = all.as_slice() else { return None };
         let mut head = file.slice(0, self.header_bytes)?.to_vec();
         let at = locate(&head, &self.text)?;
         let zeros = text(&vec![[0; 32]; all.len()]);

@@ -234,6 +234,21 @@ impl Container {
         };
         let mut held = std::mem::take(&mut first.held);
         let mut side_files = std::mem::take(&mut first.side_files);
+        // Part 1 of one model beside part 2 of another would be a sound-looking file.
+        // (What another program split anew states the digest of the file that it took apart, in a changed header.)
+        let model = |part: &Container| {
+            let held = part.checksums.first().filter(|held| held.is_of(&part.files))?;
+            Some(held.model().to_owned())
+        };
+        let stated = model(&first);
+        if let Some(stranger) = parts.as_slice().iter().find(|part| model(part) != stated) {
+            let blame = Blame { path, format: first.format.name() };
+            return Err(blame.malformed(format!(
+                "{} belongs to another model than {}: they were not written together",
+                stranger.path.display(),
+                first.path.display()
+            )));
+        }
         let mut checksums = std::mem::take(&mut first.checksums);
         let mut left_aside = first.left_aside.take();
         let mut keys: BTreeSet<String> = first.metadata.iter().map(|(key, _)| key.clone()).collect();

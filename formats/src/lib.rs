@@ -45,7 +45,7 @@ mod value;
 pub use array::{Array, Strings};
 pub use aside::LeftAside;
 pub use budget::Budget;
-pub use checksums::{CHECKSUMS_KEY, Checksummed, put_digest};
+pub use checksums::{CHECKSUMS_KEY, Checksummed, model_digest, put_digest};
 pub use container::{CODEBOOK_BYTES, Codebook, Coded, Container, Split, Tensor};
 pub use error::{Error, Result};
 pub use format::{Checksums, FORMATS, Format, Sniff};

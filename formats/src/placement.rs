@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use quant::Encoding;
 
-use crate::checksums::Checksummed;
+use crate::checksums::{Checksummed, model_digest};
 use crate::compact::CompactPlacement;
 use crate::container::Split;
 use crate::pth::PthPlacement;
@@ -136,13 +136,21 @@ impl Layout {
     /// # Panics
     /// If there are not as many as tensors.
     pub fn finish(&self, sums: &[Sum]) -> Vec<(u64, Vec<u8>)> {
+        self.finish_part(sums, &model_digest(sums.iter().map(|sum| &sum.sha256)))
+    }
+
+    /// The same of one file of several, whose model has the digest `model` (see [`model_digest`]).
+    ///
+    /// # Panics
+    /// If there are not as many as tensors.
+    pub fn finish_part(&self, sums: &[Sum], model: &[u8; 32]) -> Vec<(u64, Vec<u8>)> {
         assert_eq!(sums.len(), self.offsets().len(), "checksums of each tensor");
         let crcs = || sums.iter().map(|sum| sum.crc32).collect::<Vec<u32>>();
         match self {
             Layout::Known(Placement { head, between, .. }) => {
                 std::iter::once((0, head.clone())).chain(between.iter().cloned()).collect()
             }
-            Layout::Checksummed(c) => c.finish(sums),
+            Layout::Checksummed(c) => c.finish(sums, model),
             Layout::Torch(placement) => placement.finish(&crcs()),
             Layout::Bundle(bundle) => bundle.finish(&crcs()),
             Layout::Compact(placement) => placement.finish(sums.iter().map(|sum| sum.sha256)),

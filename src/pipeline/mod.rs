@@ -11,7 +11,7 @@ mod verify;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use formats::{Checksums, Limits, Mapped, Sum};
+use formats::{Checksums, Limits, Mapped, Sum, model_digest};
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
@@ -137,13 +137,18 @@ pub fn write(
     let (sums, zeros) = sums?;
     let suspicions = outdated(sound, model).into_iter().chain(zero_rows(plan, &chunks, &zeros)).collect();
     let mut crcs = tensor_crcs(plan, &chunks, &sums).into_iter();
+    let mut of_files: Vec<Vec<Sum>> = Vec::new();
     for (number, file) in plan.files.iter().enumerate() {
         let of_file = crcs.by_ref().take(file.layout.offsets().len());
         let mut sums: Vec<Sum> = of_file.map(|crc32| Sum { crc32, ..Sum::default() }).collect();
         if file.layout.wants_sha256() {
             pool.install(|| sha256s(plan, number, outputs, &mut sums))?;
         }
-        for (offset, bytes) in file.layout.finish(&sums) {
+        of_files.push(sums);
+    }
+    let digest = model_digest(of_files.iter().flatten().map(|sum| &sum.sha256));
+    for (number, (file, sums)) in plan.files.iter().zip(&of_files).enumerate() {
+        for (offset, bytes) in file.layout.finish_part(sums, &digest) {
             outputs.write_at(number, &bytes, offset)?;
         }
     }

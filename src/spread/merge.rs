@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
-use formats::{Limits, Mapped, open, put_digest};
+use formats::{Limits, Mapped, model_digest, open, put_digest};
 use rayon::prelude::*;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
@@ -173,13 +173,14 @@ pub(super) fn listed(out: &Path) -> Result<Vec<(Shard, PathBuf)>> {
 impl Conversion {
     /// Puts the SHA-256 of every tensor into the heads of the files that hold those.
     fn put_digests(&self, frames: &mut [(usize, u64, Vec<u8>)], parts: &[Part<'_>], digests: &[[u8; 32]]) {
+        let mut all: Vec<_> = parts.iter().zip(digests).collect();
+        all.sort_by_key(|(part, _)| (part.place.file, part.place.offset, part.place.bytes));
+        let model = model_digest(all.iter().map(|(_, digest)| *digest));
         for (number, file) in self.files.iter().enumerate() {
             let head = frames.iter_mut().find(|(n, offset, _)| (*n, *offset) == (number, 0));
             let (Some(first), Some((_, _, head))) = (file.digests_at, head) else { continue };
-            let mut tensors: Vec<_> =
-                parts.iter().zip(digests).filter(|(p, _)| p.place.file == number).collect();
-            tensors.sort_by_key(|(part, _)| (part.place.offset, part.place.bytes));
-            for (i, (_, sha256)) in tensors.into_iter().enumerate() {
+            let tensors = all.iter().filter(|(part, _)| part.place.file == number).map(|(_, digest)| *digest);
+            for (i, sha256) in tensors.chain([&model]).enumerate() {
                 put_digest(head, usize::try_from(first).unwrap_or(usize::MAX), i, sha256);
             }
         }
