@@ -220,12 +220,12 @@ impl Journal {
                 Entry::Staged(files) => {
                     made.extend(files.iter().map(|(name, id)| (self.resolve(name), *id)));
                 }
-                // Between the two entries a file is empty; nobody loses one.
+                // Between the two entries a file is empty, and a folder holds none but these; nobody loses one.
                 Entry::Stage(names) => {
-                    let empty = names.iter().map(|n| self.resolve(n)).filter(|p| is_empty_file(p));
-                    made.extend(empty.filter_map(|p| Some((p.clone(), FileId::at(&p)?))));
-                    let folders = names.iter().map(|n| self.resolve(n)).filter(|p| is_empty_folder(p));
-                    made.extend(folders.filter_map(|p| Some((p.clone(), FileId::at(&p)?))));
+                    let paths: Vec<PathBuf> = names.iter().map(|n| self.resolve(n)).collect();
+                    let is_made = |p: &PathBuf| is_empty_file(p) && paths.contains(p);
+                    let empty = paths.iter().filter(|p| is_empty_file(p) || is_folder_of(p, is_made));
+                    made.extend(empty.filter_map(|p| Some((p.clone(), FileId::at(p)?))));
                 }
                 Entry::Journal(_) | Entry::Commit(_) => {}
             }
@@ -271,9 +271,10 @@ fn is_empty_file(path: &Path) -> bool {
     path.symlink_metadata().is_ok_and(|meta| meta.is_file() && meta.len() == 0)
 }
 
-fn is_empty_folder(path: &Path) -> bool {
+/// True for a folder in which everything is as `is_expected` says.
+fn is_folder_of(path: &Path, is_expected: impl Fn(&PathBuf) -> bool) -> bool {
     path.symlink_metadata().is_ok_and(|meta| meta.is_dir())
-        && fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none())
+        && super::entries(path).is_ok_and(|entries| entries.iter().all(is_expected))
 }
 
 /// Opens a file that runs lock, or makes it; `None` if it vanished meanwhile. Follows no link.

@@ -116,6 +116,22 @@ fn what_fails_leaves_everything_as_it_was() {
     }
 }
 
+/// A run that is killed once its files are made, before the journal says which they are.
+#[test]
+fn what_was_made_and_not_noted_yet_is_removed() {
+    let place = Place::new();
+    let mut journal = journal::Journal::claim(&place.at("m.gguf")).unwrap();
+    let made = ["m.gguf.partial", "m.gguf.partial/m-00001-of-00002.gguf"].map(|name| place.at(name));
+    let names = made.iter().map(|path| journal.name(path)).collect();
+    journal.append(&journal::Entry::Stage(names)).unwrap();
+    journal.unlock();
+    journal.keep();
+    fs::create_dir(&made[0]).unwrap();
+    fs::write(&made[1], "").unwrap();
+    write_all(set(&place), "new", false).unwrap();
+    assert!(place.tree().iter().all(|(_, text)| text == "new") && !made[0].exists());
+}
+
 /// A run that is killed after `moved` renames of its commit is undone, or completed, by the next one.
 #[test]
 fn a_kill_at_any_moment_leaves_the_old_whole_or_the_new() {
