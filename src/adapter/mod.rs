@@ -35,7 +35,7 @@ pub use flags::Flags;
 pub use lora::LowRank;
 pub use state::{Layout, TunedState};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::model::{Lazy, Model};
 use crate::verify;
 use reader::Reader;
