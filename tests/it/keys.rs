@@ -48,7 +48,7 @@ fn value(keys: &Metadata, key: &str) -> Option<Value> {
 
 /// Keys as people set them, of every type.
 fn edits(arch: &str) -> Vec<(String, Value)> {
-    let array = |kind, items: Vec<Value>| Value::Array(kind, items);
+    let array = |kind, items: Vec<Value>| Value::Array(formats::Array::of(kind, items).unwrap());
     [
         (format!("{arch}.context_length"), Value::U32(4096)),
         ("tokenizer.ggml.bos_token_id".to_owned(), Value::U32(7)),

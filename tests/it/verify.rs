@@ -411,7 +411,8 @@ fn checksums_stand_beside_files_that_hold_none() {
 
         // What is there is replaced only with --force, and then always, so that it is never that of another file.
         let source = testdata("rwkv7-bytes.pth");
-        let again = [&["convert", source.to_str().unwrap(), &files.path(name)][..], &flags].concat();
+        let out = files.path(name);
+        let again = [&["convert", source.to_str().unwrap(), &out][..], &flags].concat();
         assert_eq!(run(&again).status, 1, "{name}");
         let forced: Vec<&str> =
             again.iter().copied().filter(|a| *a != "--checksum-file").chain(["--force"]).collect();
