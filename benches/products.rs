@@ -1,6 +1,13 @@
 //! Speed of the runner's matrix products against the most that the processor's vector units can do, both on every
 //! core at once: `cargo run --release --example products [THREADS]`.
 
+/// What the kernels ask the program: they may use all that the processor has.
+mod isa {
+    pub fn is_portable() -> bool {
+        false
+    }
+}
+
 #[path = "."]
 mod runner {
     #[path = "../src/runner/arch/mod.rs"]

@@ -155,7 +155,7 @@ impl Adapter {
 fn open(path: &Path) -> Result<Arc<Container>> {
     let container = formats::open(path, &Limits::default())?;
     let sums = container.format().verify_checksums(&container, &Limits::default());
-    let sound = sums.map_err(crate::Error::from).and_then(|_| verify::finite(&container).map(drop));
+    let sound = sums.map_err(Error::from).and_then(|_| verify::finite(&container).map(drop));
     container.check_unchanged()?;
     sound.map(|()| Arc::new(container))
 }

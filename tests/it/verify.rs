@@ -514,3 +514,29 @@ fn files_of_any_architecture_are_lists_of_tensors() {
     let path = files.write("bad.safetensors", &safetensors(&bad));
     fails(&path, 1, &["transformer.h.0.mlp.weight", "NaN"]);
 }
+
+/// Parts of two models of one shape are no set, in whichever format: each part states the digest of its model.
+#[test]
+fn parts_of_two_models_are_no_set() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let source = testdata("rwkv7-bytes.pth");
+    ok(["convert", source.to_str().unwrap(), &at("rounded.gguf"), "-t", "q8_0"]);
+    for (extension, file_type) in [("gguf", "f16"), ("safetensors", "f16")] {
+        for (folder, from) in [("a", source.to_str().unwrap()), ("b", &at("rounded.gguf"))] {
+            fs::create_dir_all(at(folder)).unwrap();
+            let out = at(&format!("{folder}/m.{extension}"));
+            ok(["convert", from, &out, "-t", file_type, "--split-max-size", "1MB"]);
+        }
+        let parts: Vec<_> = fs::read_dir(at("a")).unwrap().map(|e| e.unwrap().file_name()).collect();
+        let mut parts: Vec<String> = parts.into_iter().map(|n| n.into_string().unwrap()).collect();
+        parts.retain(|name| name.contains("-of-") && name.ends_with(extension));
+        parts.sort_unstable();
+        let first = at(&format!("a/{}", parts[0]));
+        ok(["verify", &first]);
+        fs::copy(at(&format!("b/{}", parts[1])), at(&format!("a/{}", parts[1]))).unwrap();
+        let ran = run(["verify", &first]);
+        assert_eq!(ran.status, 1, "{extension}");
+        assert!(ran.stderr.contains("belongs to another model"), "{extension}: {}", ran.stderr);
+    }
+}
