@@ -440,6 +440,11 @@ impl Lazy {
         self.alterations.iter().any(|a| matches!(a, Alteration::Rows(_)))
     }
 
+    /// True if values are computed from those that are stored, or there are some that are not stored.
+    pub fn is_altered(&self) -> bool {
+        !self.alterations.is_empty() || self.padding.is_some()
+    }
+
     /// Values that [`read`](Lazy::read) keeps in memory besides those it gives.
     pub fn scratch_values(&self) -> usize {
         self.alterations.iter().map(Alteration::scratch_values).max().unwrap_or(0)

@@ -2,6 +2,8 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use formats::Coded;
+use quant::coding::Coding;
 use quant::{Encoding, Rows, codec, codec_of_levels};
 
 use crate::branches;
@@ -106,8 +108,12 @@ fn is_calibrated(file: &Model) -> bool {
 fn rounding(source: &Model, from: &Held, file: &Model, held: &Held) -> Option<f64> {
     let encoding = held.values.encoding()?;
     let (container, tensor) = held.values.origin(&file.container)?;
-    if tensor.coded.is_some() {
-        return None; // it has a rate of its own
+    let has_rate = match tensor.coded {
+        Some(Coded::Tiles(tiles)) => tiles.coding != Coding::Lossless,
+        Some(Coded::Zstd) | None => false,
+    };
+    if has_rate || held.values.is_altered() {
+        return None; // what was rounded to that encoding is something else
     }
     let levels = container.codebook(tensor).and_then(|levels| codec_of_levels(encoding, levels));
     let codec = levels.as_deref().or_else(|| codec(encoding)).filter(|codec| codec.can_encode())?;
