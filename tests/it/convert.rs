@@ -276,7 +276,7 @@ fn rounding_a_second_time_is_warned_of() {
     let said = ok(["convert", source.to_str().unwrap(), &q8, "-t", "q8_0"]).stdout;
     assert!(!said.contains(warning), "{said}");
     let said = ok(["convert", &q8, &q4, "-t", "q4_0"]).stdout;
-    assert!(said.contains("q8.gguf is quantized already (Q8_0): "), "{said}");
+    assert!(said.contains("q8.gguf is quantized already (q8_0): "), "{said}");
     // The same type is copied; what is decoded loses nothing more.
     for (flags, to) in [(["-t", "q8_0"], &again), (["-t", "f16"], &path("f16.gguf"))] {
         let said = ok(["convert", &q8, to].into_iter().chain(flags)).stdout;
