@@ -32,13 +32,13 @@ pub(crate) const GENERATION: u32 = 2;
 /// Ingredients that follow from the options and the inputs. A difference in one of them is told only if no option
 /// differs.
 const DERIVED: [&str; 6] =
-    [TENSOR_TYPES, IMPORTANCE, EQUALIZATION, CALIBRATION_TOKENS, METADATA, OLD_GENERATION];
+    [TENSOR_TYPES, IMPORTANCE, EQUALIZATION, CALIBRATION_TOKENS, METADATA, BYTES_GENERATION];
 const TENSOR_TYPES: &str = "the types of the tensors";
 const IMPORTANCE: &str = "the importance of the columns";
 const EQUALIZATION: &str = "the factors of --equalize";
 const CALIBRATION_TOKENS: &str = "the calibration tokens";
 const METADATA: &str = "the metadata";
-const OLD_GENERATION: &str = "the version of this program";
+const BYTES_GENERATION: &str = "the version of this program";
 
 /// Everything that the bytes of a result depend on, by name. An option that is not given is no ingredient.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]

@@ -11,7 +11,7 @@ use formats::{Container, Mapped};
 use serde_json::{Value, json};
 
 use super::{
-    CALIBRATION_TOKENS, EQUALIZATION, GENERATION, IMPORTANCE, Identity, METADATA, OLD_GENERATION,
+    BYTES_GENERATION, CALIBRATION_TOKENS, EQUALIZATION, GENERATION, IMPORTANCE, Identity, METADATA,
     TENSOR_TYPES,
 };
 use crate::about::Overrides;
@@ -36,7 +36,7 @@ impl Identity {
     /// If an input file cannot be read.
     pub(crate) fn of(request: &Request, prepared: &Prepared, sources: &[String]) -> Result<Identity> {
         let mut identity = Identity::default();
-        identity.add(OLD_GENERATION, GENERATION);
+        identity.add(BYTES_GENERATION, GENERATION);
         identity.add("the model", sources);
         identity.options(request)?;
         identity.adapters(&prepared.model);
