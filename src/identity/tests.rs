@@ -15,8 +15,20 @@ struct Line {
 }
 
 /// Options that change no byte, or that are known by what the plan and the opened files say.
-const ELSEWHERE: [&str; 10] =
-    ["input", "output", "file_type", "to", "lora", "state", "threads", "max_memory", "save_recipe", "help"];
+const ELSEWHERE: [&str; 12] = [
+    "input",
+    "output",
+    "file_type",
+    "to",
+    "lora",
+    "state",
+    "threads",
+    "max_memory",
+    "save_recipe",
+    "checksum_file",
+    "allow_non_utf8",
+    "help",
+];
 
 /// Every other option: its flag, what must be given beside it, and another value than it has without the flag. FILE is a
 /// file.
