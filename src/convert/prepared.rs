@@ -197,6 +197,7 @@ impl Prepared {
             names: names.cloned().collect(),
             beside: adapter.into_iter().chain(self.save_recipe.clone()).chain(checksums).collect(),
             obsolete: branches::adapter_of(&self.output).into_iter().collect(),
+            is_model: true,
         }
     }
 

@@ -48,7 +48,10 @@ pub(super) fn utf8(bytes: &[u8]) -> Result<&[u8], NotUtf8> {
     }
     let looked_at = &text[..text.len().min(LOOKED_AT)];
     // (Other encodings have no NULs, and in pairs of their bytes some of them look like Hangul.)
-    if let Some(wide) = wide(looked_at).filter(|_| has_nul) {
+    // A few NULs in what else is UTF-8 are none of UTF-16: there every second byte of ASCII is one.
+    let nuls = looked_at.iter().filter(|b| **b == 0).count();
+    let may_be_wide = has_nul && (first.is_some() || nuls * 5 > looked_at.len());
+    if let Some(wide) = wide(looked_at).filter(|_| may_be_wide) {
         return Err(wide);
     }
     let is_odd = |b: &&u8| **b < 0x20 && !matches!(**b, b'\t' | b'\n' | b'\r' | 0x0b | 0x0c | 0x1b);

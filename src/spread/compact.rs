@@ -79,7 +79,7 @@ pub(super) fn merge(out: &Path, force: bool, observer: &dyn Observer, stop: &Sto
     let layout = Layout::from(place(&metadata, &sections)?);
     let mut inputs = Inputs::new();
     inputs.add_open(shards.iter().flat_map(|s| s.container.files()));
-    let mut outputs = Outputs::claim(Targets::file(out), &inputs, force)?;
+    let mut outputs = Outputs::claim(Targets { is_model: true, ..Targets::file(out) }, &inputs, force)?;
     outputs.create(&[layout.total_bytes()])?;
     observer.begins(layout.total_bytes());
     let copied = parts.par_iter().zip(layout.offsets()).map(|((container, tensor), offset)| {

@@ -50,6 +50,7 @@ pub fn merge(out: &Path, force: bool, observer: &dyn Observer, stop: &Stop) -> R
     inputs.add_open(shards.iter().flat_map(|s| s.container.files()));
     let targets = Targets {
         output: conversion.output,
+        is_model: true,
         names: conversion.files.iter().map(|f| f.name.clone().into()).collect(),
         ..Targets::file(out)
     };

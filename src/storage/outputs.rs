@@ -48,6 +48,8 @@ pub struct Targets {
     pub beside: Vec<PathBuf>,
     /// Files that were parts of what is replaced, and are no part of the new whole.
     pub obsolete: Vec<PathBuf>,
+    /// True of models: their parts may be split, so that parts of an earlier output of this name are obsolete too.
+    pub is_model: bool,
 }
 
 impl Targets {
@@ -59,6 +61,7 @@ impl Targets {
             names: vec![path.file_name().unwrap_or_default().to_owned()],
             beside: Vec::new(),
             obsolete: Vec::new(),
+            is_model: false,
         }
     }
 
@@ -134,7 +137,7 @@ impl Outputs {
         targets.touched().iter().try_for_each(|path| inputs.refuse(path))?;
         refuse_doubles(&targets)?;
         let journal = Journal::claim(&targets.out)?;
-        if targets.output != Output::Folder {
+        if targets.is_model && targets.output != Output::Folder {
             let earlier = earlier(&targets)?;
             earlier.iter().try_for_each(|path| inputs.refuse(path))?;
             targets.obsolete.extend(earlier);

@@ -126,7 +126,7 @@ impl<'de> Deserialize<'de> for Json {
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Json, A::Error> {
                 let mut tokens = Tokens::default();
                 while let Some(id) = map.next_key::<String>()? {
-                    if id == "model" {
+                    if ["version", "added_tokens", "model"].contains(&id.as_str()) {
                         let why = "it is a tokenizer.json, and this takes a list of byte strings only";
                         return Err(A::Error::custom(why));
                     }

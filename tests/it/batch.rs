@@ -408,7 +408,7 @@ fn a_wrong_job_is_refused_before_any_work() {
     refused(
         &JOB.replace("windows = 2", "windoes = 2"),
         "line 7: there is no key \"windoes\"",
-        "did you mean windows? (the keys here are texts, ctx, stride, windows)",
+        "did you mean windows? (the keys here are texts, ctx, stride, windows, allow_non_utf8)",
     );
     refused(
         &JOB.replace("\"q4_0\"", "\"q8_0\""),

@@ -109,7 +109,7 @@ fn a_killed_run_goes_on_where_it_was() {
     let store = PathBuf::from(format!("{file}.calibration"));
     let finished = || {
         fs::read_dir(&store).map_or(0, |d| {
-            d.filter(|e| e.as_ref().unwrap().path().extension().is_some_and(|e| e == "json")).count()
+            d.filter(|e| e.as_ref().unwrap().path().extension().is_some_and(|e| e == "seal")).count()
         })
     };
     let mut child =
@@ -126,7 +126,7 @@ fn a_killed_run_goes_on_where_it_was() {
     let modified = |name: &str| fs::metadata(store.join(name)).unwrap().modified().unwrap();
     let first = fs::read_dir(&store).unwrap().find_map(|e| {
         let name = e.unwrap().file_name().into_string().unwrap();
-        name.ends_with(".json").then_some(name)
+        name.ends_with(".seal").then_some(name)
     });
     let before = modified(first.as_ref().unwrap());
     // A run that is stopped once more: what was finished is not made again.
@@ -167,7 +167,7 @@ fn what_another_run_left_is_not_taken_for_this_ones() {
     let start = Instant::now();
     let begun = || {
         let is_outcome = |e: std::io::Result<fs::DirEntry>| {
-            e.is_ok_and(|e| e.path().extension().is_some_and(|e| e == "json"))
+            e.is_ok_and(|e| e.path().extension().is_some_and(|e| e == "seal"))
         };
         fs::read_dir(&store).is_ok_and(|mut entries| entries.any(is_outcome))
     };

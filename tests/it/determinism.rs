@@ -10,10 +10,10 @@ use crate::run::{json, program, sha256, testdata};
 
 /// Values of `RWKV_QUANT_ISA`, with threads and memory (which sets the size of chunks) beside them.
 const WAYS: [(&str, &[&str]); 5] = [
-    ("portable", &["--threads", "1", "--max-memory", "50MiB"]),
+    ("portable", &["--threads", "1", "--max-memory", "96MiB"]),
     ("sse2", &["--threads", "3"]),
-    ("avx2", &["--threads", "8", "--max-memory", "52MiB"]),
-    ("avx512", &["--threads", "2", "--max-memory", "49MiB"]),
+    ("avx2", &["--threads", "8", "--max-memory", "128MiB"]),
+    ("avx512", &["--threads", "2", "--max-memory", "80MiB"]),
     ("avx512", &["--threads", "1"]),
 ];
 
@@ -60,7 +60,7 @@ fn targets() -> Vec<(String, String, Vec<String>)> {
         value.as_array().unwrap().iter().map(|v| v.as_str().unwrap().to_owned()).collect()
     };
     let rows = listed["targets"].as_array().unwrap().iter();
-    rows.filter(|t| t["content"] == "model" && texts(&t["versions"]).iter().any(|v| v == "7"))
+    rows.filter(|t| t["content"] == "model" && texts(&t["versions"]).iter().any(|v| v == "7.0"))
         .map(|t| {
             let extension = texts(&t["extensions"]).first().cloned();
             let name = extension.map_or("out".to_owned(), |e| format!("out.{e}"));
