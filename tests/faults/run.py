@@ -85,9 +85,9 @@ class Campaign:
         try:
             # What it says goes through pipes: no limit on files holds for them.
             ran = subprocess.run([self.program, "--format", "quiet", *command], cwd=folder, env=environment,
-                                 capture_output=True, timeout=120, preexec_fn=limited if limit is not None else None)
+                                 capture_output=True, timeout=600, preexec_fn=limited if limit is not None else None)
         except subprocess.TimeoutExpired:
-            return None, "still running after 120 s"
+            return None, "still running after 600 s"
         return ran.returncode, ran.stderr.decode(errors="replace").strip()
 
     def prepare(self, scenario, folder):

@@ -31,7 +31,7 @@ const fn target(
 }
 
 /// All of them.
-pub const TARGETS: [Target; 16] = [
+pub static TARGETS: [Target; 16] = [
     target("imatrix", imatrices, |s, b| ended(Importance::load(&s.file("input", b)))),
     target("vocabulary", vocabularies, vocabulary),
     target("tokenizer-json", || vec![testdata("golden/tokenizers/pile.json")], vocabulary),
@@ -53,7 +53,7 @@ pub const TARGETS: [Target; 16] = [
 ];
 
 /// Texts and tokens to calibrate and measure on.
-pub const CORPORA: [Target; 3] = [
+pub static CORPORA: [Target; 3] = [
     target("text-jsonl", || vec![b"{\"text\": \"ab\"}\n\"cd\"\n".to_vec()], |s, b| corpus(s, "input.jsonl", b)),
     target("tokens-npy", npy, |s, b| corpus(s, "input.npy", b)),
     target("tokens-ids", || vec![b"1 2 3\n255 0".to_vec()], |s, b| corpus(s, "input.ids", b)),
