@@ -54,15 +54,16 @@ pub(super) fn commit(mut journal: Journal, moves: &[Move], emptied: Option<&Path
             let steps = moves.iter().map(|m| step(&journal, m)).collect::<Result<Vec<_>>>()?;
             journal.append(&Entry::Commit(steps.clone()))?;
             journal.flush()?;
-            if let Err(error) = forward(&journal, &steps) {
+            // Before anything is removed, the disk has the new names; till then all can be undone.
+            let flush = || folders.iter().try_for_each(|folder| flush_folder(folder));
+            if let Err(error) = forward(&journal, &steps).and_then(|()| flush()) {
                 if back(&journal, &steps).is_err() {
                     journal.keep();
                 }
                 return Err(error);
             }
-            // The new whole is there: what cannot be removed, or not yet, is left to the next run.
-            let flushed = folders.iter().try_for_each(|folder| flush_folder(folder));
-            if let Err(error) = flushed.and_then(|()| discard(&journal, &steps)) {
+            // The new whole is there: what cannot be removed is left to the next run.
+            if let Err(error) = discard(&journal, &steps) {
                 journal.keep();
                 return Err(error);
             }

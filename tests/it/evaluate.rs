@@ -387,12 +387,12 @@ fn texts_of_any_bytes_are_scored_and_damaged_ones_named() {
         file.to_str().unwrap().to_owned()
     };
     let bytes: Vec<u8> = (0..600u32).map(|i| (i * 37 % 256) as u8).collect();
-    let found = json(["--format", "json", "eval-ppl", &model, &file("any.txt", &bytes)]);
+    let found = json(["--format", "json", "eval-ppl", &model, &file("any.txt", &bytes), "--allow-non-utf8"]);
     assert_eq!((number(&found, "/scored/bytes"), number(&found, "/text_tokens")), (511.0, 600.0));
     refused(&["eval-ppl", &model, &file("none.txt", b"")], 2, "the text is too short: 0 tokens");
     refused(&["eval-ppl", &model, &file("one.txt", b"x"), "--document"], 2, "the text is too short: 1 token");
     let short = file("short.txt", &bytes[..30]);
-    let found = json(["--format", "json", "eval-ppl", &model, &short, "--document"]);
+    let found = json(["--format", "json", "eval-ppl", &model, &short, "--document", "--allow-non-utf8"]);
     assert_eq!(number(&found, "/scored/tokens"), 29.0);
 
     let bad = file("a.jsonl", b"{\"text\": \"fine\"}\n{\"text\": \"cut\n");
@@ -462,7 +462,7 @@ fn results_never_replace_what_is_read() {
     std::fs::write(&text, "fn main() {}\n".repeat(20)).unwrap();
     let before = std::fs::read(&text).unwrap();
     let missing = dir.path().join("no-folder/results.json");
-    for (save, what) in [(&text, "is read here, and would be replaced"), (&missing, "does not exist")] {
+    for (save, what) in [(&text, "is the input, which is never changed"), (&missing, "does not exist")] {
         let args =
             ["eval-ppl".into(), model.clone(), text.clone(), "--ctx".into(), "64".into(), "--save".into()];
         let ran = run(args.iter().chain([save]).map(|a| a.as_os_str()));
@@ -516,7 +516,7 @@ fn results_become_pages() {
     ] {
         let said = ok(["--format", "json"].iter().chain(&args)).stdout;
         fs::write(&found, said).unwrap();
-        ok(["report", &found, "-o", &page]);
+        ok(["report", &found, "-o", &page, "-f"]);
         let html = fs::read_to_string(&page).unwrap();
         for part in parts {
             assert!(html.contains(part), "{args:?}: no {part}");
