@@ -32,8 +32,9 @@ pub fn markdown(text: &str) -> String {
         let (before, after) = (&text[..i], &text[i + c.len_utf8()..]);
         let is_word = |c: Option<char>| c.is_some_and(char::is_alphanumeric);
         let within_word = is_word(before.chars().next_back()) && is_word(after.chars().next());
-        // (A list's number has 9 digits at most.)
-        let begins_list = (1..=9).contains(&i) && before.bytes().all(|b| b.is_ascii_digit());
+        // (A list's number has 9 digits at most, and a blank behind its mark.)
+        let is_number = (1..=9).contains(&i) && before.bytes().all(|b| b.is_ascii_digit());
+        let begins_list = is_number && (after.is_empty() || after.starts_with([' ', '\t']));
         let is_www = before.as_bytes().last_chunk::<3>().is_some_and(|c| c.eq_ignore_ascii_case(b"www"));
         match c {
             '<' => out.push_str("&lt;"),

@@ -14,8 +14,11 @@ use crate::report::{bytes, count, nats};
 /// The name of the escaping of Markdown.
 const MARKDOWN: &str = "markdown";
 
+/// From a text to what stands for it.
+type Filter = fn(&str) -> String;
+
 /// Filters that make markup of text, by the kind of place that the text stands in.
-const FILTERS: &[(&str, fn(&str) -> String)] =
+const FILTERS: &[(&str, Filter)] =
     &[("code", escape::code), ("url", escape::url), ("link", escape::link), ("shell", escape::shell)];
 
 /// The engine with templates of these names and texts; the extension of a name says how what is filled in is escaped.

@@ -6,7 +6,7 @@ use clap::builder::NonEmptyStringValueParser;
 
 use super::{About, SetKey};
 use crate::error::{Error, Result};
-use crate::model::Model;
+use crate::model::{Body, Model};
 use crate::targets::{Target, Tokens};
 
 /// What a person says of a model, in place of what its source states: flags of `convert`, keys of a batch's job.
@@ -82,6 +82,8 @@ impl Overrides {
         let mut tokenize = || about.tokenize(model, self.vocab.as_deref(), self.chat_template.as_deref());
         match target.tokens() {
             Tokens::No => {}
+            // Nothing tells how a model of an unknown architecture is run.
+            _ if model.version.body == Body::Unknown => {}
             Tokens::Yes => tokenize()?,
             Tokens::IfKnown => match tokenize() {
                 Err(Error::Usage { .. }) if self.vocab.is_none() => {}

@@ -6,6 +6,7 @@ use formats::Limits;
 
 use super::show;
 use crate::error::{Error, Result};
+use crate::hub;
 use crate::model::{Model, companion, is_unknown};
 use crate::report::{Style, Verification};
 use crate::verify::{self, against};
@@ -58,7 +59,7 @@ pub(super) fn run(args: &Args, style: Style) -> Result<()> {
 impl Args {
     /// What was found, and why the file is not what its source was to become.
     fn verification(&self) -> Result<(Verification, Option<String>)> {
-        let container = formats::open(&self.model, &Limits::default())?;
+        let container = hub::open(&self.model)?;
         if self.checksums {
             let verified = verify::checksums(&container)?;
             return Ok((Verification::unknown(&container, verified), None));

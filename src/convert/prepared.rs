@@ -163,7 +163,10 @@ impl Prepared {
         self.suspicions =
             pipeline::write(&self.plan, &self.model, &mut outputs, &self.budget, observer, stop)?;
         if self.plan.target.codes() {
-            self.suspicions.extend(verify::peek(&self.model));
+            // What was stored as it is was looked at as a whole already.
+            let named = self.suspicions.join("\n");
+            let is_new = |said: &String| !said.split_once(": ").is_some_and(|(name, _)| named.contains(name));
+            self.suspicions.extend(verify::peek(&self.model).into_iter().filter(is_new));
         }
         // The folder cannot be removed everywhere while its files are mapped.
         self.plan.tensors.iter_mut().for_each(|t| t.encoded = None);

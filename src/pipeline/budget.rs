@@ -33,6 +33,7 @@ impl Budget {
     /// [`Error::Resources`] if one thread on single rows needs more.
     pub fn new(plan: &Plan, threads: usize, max_bytes: Option<u64>) -> Result<Budget> {
         let longest_row = plan.tensors.iter().map(|t| t.values.cols()).max().unwrap_or(1);
+        let largest = plan.tensors.iter().map(|t| t.values.elements()).max().unwrap_or(1);
         // The description of the files is held twice while the result is verified.
         let fixed = BASE_BYTES + 2 * plan.frame_bytes();
         // What adapters need to change a chunk.
@@ -53,7 +54,7 @@ impl Budget {
             (bytes.saturating_sub(scratch) / BYTES_PER_VALUE) as usize
         };
         let threads = (1..=threads.max(1)).rev().find(|t| per_thread(*t) >= longest_row).unwrap_or(1);
-        let chunk_values = per_thread(threads).min(MOST_VALUES).max(longest_row);
+        let chunk_values = per_thread(threads).min(MOST_VALUES).min(largest).max(longest_row);
         Ok(Budget { threads, chunk_values, peak_bytes: need(threads, chunk_values) })
     }
 

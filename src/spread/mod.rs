@@ -137,12 +137,15 @@ impl ShardFile for Read {
     }
 }
 
+/// Bytes of a file, each run with its offset.
+type Pieces<'a> = Vec<(u64, &'a [u8])>;
+
 impl Read {
     /// The frames of all files: for each the pieces by their offsets.
     ///
     /// # Errors
     /// [`Error::Model`] if one is shorter than its pieces.
-    fn frames(&self) -> Result<Vec<Vec<(u64, &[u8])>>> {
+    fn frames(&self) -> Result<Vec<Pieces<'_>>> {
         let of_file = |(n, file): (usize, &File)| {
             let stored = self.container.tensor(&frame_name(n));
             let mut rest = stored.map(|t| self.container.bytes(t)).unwrap_or_default();

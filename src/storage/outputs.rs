@@ -136,11 +136,15 @@ impl Outputs {
     pub fn claim(mut targets: Targets, inputs: &Inputs, force: bool) -> Result<Outputs> {
         targets.touched().iter().try_for_each(|path| inputs.refuse(path))?;
         refuse_doubles(&targets)?;
+        let folder = folder_of(&targets.out);
+        fs::metadata(folder).map_err(Error::io("write to", folder))?;
         let journal = Journal::claim(&targets.out)?;
         if targets.is_model && targets.output != Output::Folder {
             let earlier = earlier(&targets)?;
-            earlier.iter().try_for_each(|path| inputs.refuse(path))?;
-            targets.obsolete.extend(earlier);
+            // Those of the input are no earlier output.
+            if earlier.iter().all(|path| inputs.refuse(path).is_ok()) {
+                targets.obsolete.extend(earlier);
+            }
         }
         targets.obsolete.retain(|path| exists(path));
         let (files, extras, made) = (Vec::new(), Vec::new(), Vec::new());

@@ -400,7 +400,8 @@ fn texts_of_any_bytes_are_scored_and_damaged_ones_named() {
     let bad = file("b.jsonl", b"\"fine\"\n\n{\"body\": \"x\"}\n");
     refused(&["eval-ppl", &model, &bad], 1, "line 3 is no string and has no string \"text\"");
     let bad = file("c.jsonl", b"{\"text\": \"fine\"}\n\"\xff\"\n");
-    refused(&["eval-ppl", &model, &bad], 1, "line 2: ");
+    refused(&["eval-ppl", &model, &bad], 1, "c.jsonl is likely Latin-1");
+    refused(&["eval-ppl", &model, &bad, "--allow-non-utf8"], 1, "line 2: ");
     let array = |kind: &str, shape: &str, data: &[u8]| {
         let header = format!("{{'descr': '{kind}', 'fortran_order': False, 'shape': {shape}, }}\n");
         let length = (header.len() as u16).to_le_bytes();

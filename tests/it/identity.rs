@@ -75,7 +75,6 @@ fn shards_of_other_options_are_refused_by_name() {
                 ("--calib-order", with(&["--calib-order", "best"])),
                 ("--calib-tokens", [&calib[..2], &["--calib-tokens", "1024"], &calib[4..]].concat()),
                 ("--calib", [&["--calib", "OTHER"], &calib[2..]].concat()),
-                ("--drop", with(&["--drop", "none"])),
             ][..],
         ),
         (
@@ -85,7 +84,6 @@ fn shards_of_other_options_are_refused_by_name() {
                 ("--search", vec!["--search", "best"]),
                 ("--mix", vec!["--mix", "llama.cpp"]),
                 ("--name", vec!["--name", "other"]),
-                ("--drop", vec!["--drop", "none"]),
                 ("--split-max-size", vec!["--split-max-size", "1MB"]),
             ],
         ),
@@ -279,6 +277,7 @@ fn clean_removes_what_is_ours_and_nothing_else() {
     let row = |name: &str, kind: &str, state: &str| (name.to_owned(), kind.to_owned(), state.to_owned());
     let all = |state: &str| {
         vec![
+            row(".a.gguf.journal", "unfinished output", state),
             row(".e.gguf.journal", "unfinished output", state),
             row("a.gguf.calibration", "checkpoint", state),
             row("a.gguf.shard-1of2", "shard", state),

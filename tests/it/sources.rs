@@ -62,7 +62,7 @@ fn quantized_checkpoints_are_refused_by_their_method() {
         let out = dir.path().join("o.gguf");
         let path = source.to_str().unwrap();
         for more in [&[][..], &["--drop", "*scale*"]] {
-            let ran = run(["convert", path, out.to_str().unwrap()].iter().chain(more));
+            let ran = run(["convert", path, out.to_str().unwrap(), "-t", "q8_0"].iter().chain(more));
             assert_eq!(ran.status, 1, "{part}: {}", ran.stderr);
             assert!(ran.stderr.contains(said), "{part}: {}", ran.stderr);
             assert!(!ran.stderr.contains("--drop") && !out.exists(), "{part}: {}", ran.stderr);

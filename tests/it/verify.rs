@@ -150,7 +150,8 @@ fn patch(bytes: &mut [u8], key: &str, value: &[u8]) {
 #[test]
 fn keys_of_gguf_that_contradict_the_tensors_are_named() {
     let files = Files::new();
-    let path = files.convert("a.gguf", &["--type", "q8_0", "--no-checksums"]);
+    let flags = ["--type", "q8_0", "--no-checksums", "--set-key", "tokenizer.ggml.eos_token_id=u32:24"];
+    let path = files.convert("a.gguf", &flags);
     let good = fs::read(&path).unwrap();
     ok(["verify", "--strict", &path]);
     let number = |n: u32| n.to_le_bytes().to_vec();

@@ -61,10 +61,11 @@ fn keep_stated(keys: &mut Metadata, source: &Container) {
             continue;
         }
         match places.get(key) {
-            Some(i) if is_free(key) => match value.as_u64().and_then(|n| u32::try_from(n).ok()) {
-                Some(number) => keys[*i].1 = Value::U32(number),
-                None => {}
-            },
+            Some(i) if is_free(key) => {
+                if let Some(number) = value.as_u64().and_then(|n| u32::try_from(n).ok()) {
+                    keys[*i].1 = Value::U32(number);
+                }
+            }
             Some(_) => {}
             None => keys.push((key.clone(), value.clone())),
         }

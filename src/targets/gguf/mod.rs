@@ -50,9 +50,12 @@ pub(super) fn architecture_name(model: &Model) -> Result<&'static str> {
     Ok(architecture.name)
 }
 
+/// Keys, and the numbers that each may have.
+pub(crate) type AllowedKeys = Vec<(&'static str, Vec<u64>)>;
+
 /// llama.cpp's name of a model's architecture, and every key of it with the numbers that it may have (none where its
 /// tensors do not tell); `None` if llama.cpp has no such architecture.
-pub(crate) fn allowed_keys(model: &Model) -> Option<(&'static str, Vec<(&'static str, Vec<u64>)>)> {
+pub(crate) fn allowed_keys(model: &Model) -> Option<(&'static str, AllowedKeys)> {
     let architecture = Architecture::of(model.version)?;
     let keys = architecture.keys.iter().map(|(key, holds)| (*key, holds.allowed(model)));
     Some((architecture.name, keys.collect()))
