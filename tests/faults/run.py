@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Runs the program with a fault at its n-th operation on files, for every command that writes, and looks what is left.
 
-    python tests/faults/run.py [--quick | --all] [--only TEXT] [--program FILE] [--record benches/record/faults.json]
+    python tests/faults/run.py [--quick | --all | --most N] [--only TEXT] [--program FILE] [--record benches/record/faults.json]
 
 A shim (shim.c, LD_PRELOAD) kills the program, fails an operation, writes half, or flips a bit. Afterwards
 
@@ -10,7 +10,7 @@ A shim (shim.c, LD_PRELOAD) kills the program, fails an operation, writes half, 
   - exit code 0 says that every output has the bytes of an undisturbed run, and any other is a documented one;
   - the same command, run again, makes the new whole.
 
-Each fault happens at 64 operations of each scenario (8 with --quick, every one with --all).
+Each fault happens at 64 operations of each scenario (8 with --quick, N with --most N, every one with --all).
 """
 
 import argparse
@@ -322,6 +322,7 @@ def main():
     amount = parser.add_mutually_exclusive_group()
     amount.add_argument("--quick", action="store_const", dest="most", const=8, help="at 8 operations each")
     amount.add_argument("--all", action="store_const", dest="most", const=0, help="at every operation")
+    amount.add_argument("--most", type=int, help="at so many operations each")
     parser.add_argument("--only", default="", help="scenarios whose name holds this")
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
     parser.add_argument("--record", type=pathlib.Path, help="write figures (JSON) and a table beside them (.md)")
@@ -344,8 +345,11 @@ def main():
     print(f"\n{table(rows)}\n{time.monotonic() - start:.0f} s")
     if args.record:
         args.record.write_text(json.dumps({"at_most": most, "scenarios": rows}, indent=1) + "\n")
-        args.record.with_suffix(".md").write_text(f"# Faults at every operation on files\n\n`python tests/faults/run.py"
-                                                  f" --record {args.record.name}`\n\n{table(rows)}")
+        flags = "--all " if most is None else f"--most {most} "
+        amount = "every operation" if most is None else f"up to {most} operations of each scenario, those that change names first"
+        args.record.with_suffix(".md").write_text(
+            f"# Faults at operations on files\n\n`python tests/faults/run.py {flags}--record benches/record/{args.record.name}`: "
+            f"each fault at {amount}.\n\n{table(rows)}")
     sys.exit(any(f["findings"] for row in rows for f in row["faults"]))
 
 
