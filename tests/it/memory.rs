@@ -65,9 +65,10 @@ fn many_threads_need_what_a_small_model_needs() {
     let (one, many) = (planned("1"), planned("64"));
     assert!(many < one + (64 << 20) && many < 128 << 20, "{one} with one thread, {many} with 64");
     coded("one.rwkvz", &["--threads", "1"]);
+    let little = (one + (1 << 20)).to_string();
     for (name, flags) in [
         ("many.rwkvz", &["--threads", "64"][..]),
-        ("less.rwkvz", &["--threads", "64", "--max-memory", "64MiB"]),
+        ("less.rwkvz", &["--threads", "64", "--max-memory", &little]),
     ] {
         let found = coded(name, flags);
         assert!(std::fs::read(out(name)).unwrap() == std::fs::read(out("one.rwkvz")).unwrap(), "{name}");

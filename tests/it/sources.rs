@@ -75,7 +75,7 @@ fn quantized_checkpoints_are_refused_by_their_method() {
     let scb = ("model.layers.0.attn.r_proj.SCB", F32, &[128][..]);
     for codes in [I8, U8] {
         folder(&source, &[("model.layers.0.attn.r_proj.weight", codes, &[128, 128]), scb], "{}");
-        let ran = run(["convert", source.to_str().unwrap(), "o.gguf", "--dry-run"]);
+        let ran = run(["convert", source.to_str().unwrap(), "o.gguf", "-t", "q8_0", "--dry-run"]);
         assert!(ran.status == 1 && ran.stderr.contains("LLM.int8 of bitsandbytes"), "{}", ran.stderr);
     }
 }
