@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use super::{STOP, stop_on_ctrl_c};
 use crate::error::{Error, Result};
 use crate::page::Page;
 use crate::storage::{self, Inputs};
@@ -24,8 +25,10 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let page = Page::read(&args.results)?.html()?;
     match &args.out {
         Some(out) => {
+            stop_on_ctrl_c();
             let mut inputs = Inputs::new();
             inputs.add(&args.results);
+            STOP.check()?;
             storage::write(out, &page, &inputs, args.force)
         }
         None => {

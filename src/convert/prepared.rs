@@ -155,6 +155,10 @@ impl Prepared {
 
     /// The same at the instruction sets that this thread may use.
     fn write_here(&mut self, force: bool, observer: &dyn Observer, stop: &Stop) -> Result<()> {
+        // What a killed run set aside is part of what is replaced: it gets its names back before they are looked at.
+        if storage::journal_path(&self.output).exists() {
+            drop(Outputs::claim(self.targets(), &self.inputs, force)?);
+        }
         // Checksums of what is replaced would be wrong from now on.
         self.checksum_file |= force && checksum_file::path(&self.output).exists();
         let mut outputs = Outputs::claim(self.targets(), &self.inputs, force)?;

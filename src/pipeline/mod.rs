@@ -22,7 +22,7 @@ pub(crate) use levels::codebooks;
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::plan::{Plan, Write};
-use crate::storage::Outputs;
+use crate::storage::{Outputs, damaged};
 use crate::verify::{Kind, Zeros};
 
 /// What happens while files are written; a progress bar, a log and a test listen alike.
@@ -184,17 +184,24 @@ fn sha256s(plan: &Plan, number: usize, outputs: &Outputs, sums: &mut [Sum]) -> R
     let tensors = plan.tensors.iter().flat_map(|t| t.parts.iter().map(move |p| (p, t.bytes())));
     let places: Vec<(u64, u64)> =
         tensors.filter(|(p, _)| p.file == number).map(|(p, bytes)| (p.offset, bytes)).collect();
-    sums.par_iter_mut().zip(places).for_each(|(sum, (offset, bytes))| {
-        let mut hash = Sha256::new();
+    sums.par_iter_mut().zip(places).try_for_each(|(sum, (offset, bytes))| {
+        let (mut hash, mut crc32) = (Sha256::new(), crc32fast::Hasher::new());
         let end = offset + bytes;
         for at in (offset..end).step_by(HASHED_BYTES as usize) {
             let len = HASHED_BYTES.min(end - at);
-            hash.update(file.slice(at, len).unwrap_or_default());
+            let piece = file.slice(at, len).unwrap_or_default();
+            hash.update(piece);
+            crc32.update(piece);
             file.release(at..at + len);
         }
+        // A bit that is read wrong here, and right when all is compared, would become a wrong checksum of a sound file.
+        if crc32.finalize() != sum.crc32 {
+            let what = format!("the {bytes} bytes at {offset} are not what was written");
+            return Err(damaged(path, &what));
+        }
         sum.sha256 = hash.finalize().into();
-    });
-    Ok(())
+        Ok(())
+    })
 }
 
 /// Bytes that are hashed before their pages are given back.

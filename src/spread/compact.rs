@@ -20,7 +20,7 @@ use crate::identity::Identity;
 use crate::pipeline::{Observer, Stop};
 use crate::plan::Write;
 use crate::shard::Shard;
-use crate::storage::{Inputs, Outputs, Targets, damaged};
+use crate::storage::{Inputs, Outputs, Targets, unopened};
 
 /// What a shard says of itself.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
@@ -101,7 +101,7 @@ pub(super) fn merge(out: &Path, force: bool, observer: &dyn Observer, stop: &Sto
     }
     // As a stranger would read it.
     let to_open = outputs.to_open();
-    let written = open(&to_open, &Limits::default()).map_err(|e| damaged(&to_open, &e.to_string()))?;
+    let written = open(&to_open, &Limits::default()).map_err(|e| unopened(&to_open, e))?;
     written.format().verify_checksums(&written, &Limits::default())?;
     outputs.read_back(&|bytes| {
         observer.verified(bytes);

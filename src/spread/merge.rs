@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 use crate::identity::Identity;
 use crate::pipeline::{Observer, Stop};
 use crate::shard::Shard;
-use crate::storage::{Inputs, Outputs, Targets, damaged, folder_of};
+use crate::storage::{Inputs, Outputs, Targets, folder_of, unopened};
 
 /// Bytes copied at a time.
 pub(super) const STEP: u64 = 4 << 20;
@@ -71,7 +71,7 @@ pub fn merge(out: &Path, force: bool, observer: &dyn Observer, stop: &Stop) -> R
 
     // As a stranger would read it.
     let to_open = outputs.to_open();
-    open(&to_open, &Limits::default()).map_err(|e| damaged(&to_open, &e.to_string()))?;
+    open(&to_open, &Limits::default()).map_err(|e| unopened(&to_open, e))?;
     outputs.read_back(&|bytes| {
         observer.verified(bytes);
         stop.check()

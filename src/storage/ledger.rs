@@ -63,6 +63,14 @@ pub(crate) fn damaged(path: &Path, what: &str) -> Error {
     }
 }
 
+/// Why a file that was just written cannot be opened: the system refuses, or it is not what was written.
+pub(crate) fn unopened(path: &Path, error: formats::Error) -> Error {
+    match error {
+        formats::Error::Io { .. } => error.into(),
+        _ => damaged(path, &error.to_string()),
+    }
+}
+
 /// A new file that is written front to back, or piece by piece, and whose bytes are noted on the way.
 #[derive(Debug)]
 pub struct Checked {

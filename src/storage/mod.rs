@@ -33,8 +33,8 @@ pub use identity::FileId;
 pub use inputs::Inputs;
 pub(crate) use journal::open_lock;
 pub use journal::{broken_off, journal_path, left_by, recover};
-pub(crate) use ledger::damaged;
 pub use ledger::{Checked, Ledger, Sealed, crc32};
+pub(crate) use ledger::{damaged, unopened};
 pub use outputs::{Output, Outputs, Stream, Targets};
 pub use space::check_space;
 

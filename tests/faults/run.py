@@ -182,7 +182,9 @@ def judge(whole, fault, folder, code, said, operation):
     lost = [n for n, h in whole.kept.items() if kept.get(n) != h and n != victim and not is_checkpoint(n)]
     if lost:
         wrong.append(("input", f"{lost[0]} is {'changed' if lost[0] in kept else 'gone'}"))
-    is_new = outputs == whole.new_outputs
+    # A lock that cannot be removed is taken by the next run.
+    lock = os.path.normpath(operation.removeprefix("unlink ")) if operation.endswith(".lock") else None
+    is_new = {n: h for n, h in outputs.items() if n != lock or n in whole.new_outputs} == whole.new_outputs
     is_other = victim is not None and outputs and outputs == whole.of_donor
     if code is None or code not in fault.codes | ({4} if scenario.each else set()) or "panicked" in said:
         wrong.append(("code", f"{code}: {said.splitlines()[0] if said else ''}"))
@@ -194,7 +196,8 @@ def judge(whole, fault, folder, code, said, operation):
     if scenario.each:
         for name, digest in outputs.items():
             known = {o.get(name) for o in (whole.old_outputs, whole.new_outputs, whole.of_donor)}
-            if name.endswith((".gguf", ".safetensors")) and digest not in known:
+            # What a kill leaves in NAME.partial/ is not finished, and says so.
+            if name.endswith((".gguf", ".safetensors")) and ".partial/" not in name and digest not in known:
                 wrong.append(("wrong", f"{name} is neither the old nor the new one"))
     elif code != 0 and outputs and outputs not in (whole.old_outputs, whole.new_outputs) and not is_other:
         known = set(whole.old_outputs.values()) | set(whole.new_outputs.values())
