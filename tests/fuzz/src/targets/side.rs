@@ -229,5 +229,5 @@ fn npy() -> Vec<Vec<u8>> {
 fn corpus(scratch: &Scratch, name: &str, bytes: &[u8]) -> String {
     static CODER: OnceLock<Coder> = OnceLock::new();
     let coder = CODER.get_or_init(|| Coder::greedy(Vocab::bytes()));
-    ended(Corpus::read(&[scratch.file(name, bytes)], coder))
+    ended(Corpus::read(&[scratch.file(name, bytes)], coder, true))
 }
