@@ -26,15 +26,15 @@ const KEPT: usize = 1000;
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let name = args.first().map_or("all", String::as_str);
-    let targets: Vec<&Target> = targets().into_iter().filter(|t| name == "all" || t.name == name).collect();
-    if targets.is_empty() {
+    let chosen: Vec<&Target> = targets().into_iter().filter(|t| name == "all" || t.name == name).collect();
+    if chosen.is_empty() {
         let names: Vec<&str> = targets().iter().map(|t| t.name).collect();
         eprintln!("no target {name}; there are: all {}", names.join(" "));
         return ExitCode::from(2);
     }
     let number = |i: usize, default: u64| args.get(i).map_or(Some(default), |a| a.parse().ok());
     if let (Some("--file"), Some(path), [target]) =
-        (args.get(1).map(String::as_str), args.get(2), &targets[..])
+        (args.get(1).map(String::as_str), args.get(2), &chosen[..])
     {
         return one_file(target, Path::new(path));
     }
@@ -43,7 +43,7 @@ fn main() -> ExitCode {
         return ExitCode::from(2);
     };
     let mut failed = false;
-    for target in targets {
+    for target in chosen {
         failed |= !fuzz(target, Duration::from_secs(seconds), seed);
     }
     ExitCode::from(u8::from(failed))
