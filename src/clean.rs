@@ -29,7 +29,7 @@ const KINDS: &[Kind] = &[
         name: "checkpoint",
         files: |path| Store::is_at(path).then(|| vec![path.to_owned()]),
         lock: "lock",
-        remove: |path, _lock| fs::remove_dir_all(path).map_err(Error::io("remove", path)),
+        remove: |path, _lock| Store::remove_at(path),
     },
     Kind {
         name: "shard",

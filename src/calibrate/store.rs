@@ -140,6 +140,10 @@ impl Store {
         if !folder.is_dir() || refuse_strangers(folder).is_err() {
             return false;
         }
+        if fs::read_dir(folder).is_ok_and(|listed| listed.flatten().all(|entry| entry.file_name() == "lock"))
+        {
+            return folder.join("lock").metadata().is_ok_and(|meta| meta.len() == 0);
+        }
         let text = files::text(&folder.join(IDENTITY), "identity of a checkpoint", IDENTITY_BYTES);
         text.is_ok_and(|text| !matches!(Identity::parse(&text), Stated::Damaged))
     }
@@ -243,7 +247,22 @@ impl Store {
     /// # Errors
     /// [`Error::Io`].
     pub fn remove(self) -> Result<()> {
-        fs::remove_dir_all(&self.folder).map_err(Error::io("remove", &self.folder))
+        Store::remove_at(&self.folder)
+    }
+
+    /// Removes the folder of a run that is over; what tells whose it is goes last, so that who is killed can begin again.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub(crate) fn remove_at(folder: &Path) -> Result<()> {
+        let listed = fs::read_dir(folder).map_err(Error::io("list", folder))?;
+        let names = listed.filter_map(|entry| Some(entry.ok()?.path()));
+        let (last, first): (Vec<_>, Vec<_>) =
+            names.partition(|path| path.ends_with("lock") || path.ends_with(IDENTITY));
+        for path in first.iter().chain(last.iter().filter(|p| !p.ends_with("lock"))) {
+            fs::remove_file(path).map_err(Error::io("remove", path))?;
+        }
+        fs::remove_dir_all(folder).map_err(Error::io("remove", folder))
     }
 
     /// Removes what a killed run left of the output `out`, unless a run is at work on it or it is somebody's.
@@ -263,7 +282,7 @@ impl Store {
     }
 
     /// Where the finished matrices of the output `out` are.
-    fn folder(out: &Path) -> PathBuf {
+    pub fn folder(out: &Path) -> PathBuf {
         let mut name = out.file_name().unwrap_or_default().to_owned();
         name.push(".calibration");
         out.with_file_name(name)
@@ -289,6 +308,12 @@ fn open_lock(path: &Path) -> Result<File> {
 
 /// Refuses a folder of somebody else's: what is in it would be removed.
 fn refuse_strangers(folder: &Path) -> Result<()> {
+    if folder.symlink_metadata().is_ok_and(|meta| !meta.is_dir()) {
+        return Err(Error::Usage {
+            what: format!("{} is no folder, and is where finished matrices are to be kept", folder.display()),
+            help: "move it away, or give the output another name".to_owned(),
+        });
+    }
     let Ok(listed) = fs::read_dir(folder) else { return Ok(()) };
     let is_ours = |name: &str| {
         let numbered =

@@ -111,12 +111,16 @@ pub fn default_threads() -> usize {
     std::thread::available_parallelism().map_or(1, Into::into).min(MOST_DEFAULT_THREADS)
 }
 
-/// A pool of so many threads, as [portable](isa::with_portable) as this one.
+/// Most threads of a pool for each that runs at once: more only wait for each other.
+const MAX_THREADS_PER_CPU: usize = 8;
+
+/// A pool of so many threads, or of as many as are of use, as [portable](isa::with_portable) as this one.
 ///
 /// # Errors
 /// [`Error::Resources`] if the system has none left.
 pub fn pool(threads: usize) -> Result<rayon::ThreadPool> {
     let portable = isa::is_portable();
+    let threads = threads.min(MAX_THREADS_PER_CPU * default_threads());
     let builder = rayon::ThreadPoolBuilder::new().num_threads(threads);
     builder.start_handler(move |_| isa::inherit(portable)).build().map_err(|e| Error::Resources {
         what: format!("cannot start {threads} threads: {e}"),

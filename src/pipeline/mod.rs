@@ -11,9 +11,8 @@ mod verify;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use formats::{Checksums, Limits, Mapped, Sum, model_digest};
+use formats::{Checksums, Limits, Sum, model_digest};
 use rayon::prelude::*;
-use sha2::{Digest, Sha256};
 
 pub use budget::{Budget, CALIBRATION, default_threads, pool};
 pub(crate) use chunk::unencodable;
@@ -22,7 +21,7 @@ pub(crate) use levels::codebooks;
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::plan::{Plan, Write};
-use crate::storage::{Outputs, damaged};
+use crate::storage::{Outputs, Progress};
 use crate::verify::{Kind, Zeros};
 
 /// What happens while files are written; a progress bar, a log and a test listen alike.
@@ -137,12 +136,17 @@ pub fn write(
     let (sums, zeros) = sums?;
     let suspicions = outdated(sound, model).into_iter().chain(zero_rows(plan, &chunks, &zeros)).collect();
     let mut crcs = tensor_crcs(plan, &chunks, &sums).into_iter();
+    let progress = |bytes| {
+        observer.verified(bytes);
+        stop.check()
+    };
     let mut of_files: Vec<Vec<Sum>> = Vec::new();
     for (number, file) in plan.files.iter().enumerate() {
         let of_file = crcs.by_ref().take(file.layout.offsets().len());
         let mut sums: Vec<Sum> = of_file.map(|crc32| Sum { crc32, ..Sum::default() }).collect();
         if file.layout.wants_sha256() {
-            pool.install(|| sha256s(plan, number, outputs, &mut sums))?;
+            let hashes = pool.install(|| sha256s(plan, number, outputs, &progress))?;
+            sums.iter_mut().zip(hashes).for_each(|(sum, sha256)| sum.sha256 = sha256);
         }
         of_files.push(sums);
     }
@@ -153,7 +157,7 @@ pub fn write(
         }
     }
     levels::write(plan, &codebooks, outputs)?;
-    pool.install(|| verify::written(plan, &codebooks, outputs, observer, stop))?;
+    pool.install(|| verify::written(plan, &codebooks, outputs, &progress))?;
     Ok(suspicions)
 }
 
@@ -178,34 +182,12 @@ fn zero_rows(plan: &Plan, chunks: &[chunk::Chunk], zeros: &[Zeros]) -> Vec<Strin
 }
 
 /// The SHA-256 of every tensor of a file, as it was written.
-fn sha256s(plan: &Plan, number: usize, outputs: &Outputs, sums: &mut [Sum]) -> Result<()> {
-    let Some(path) = outputs.paths().nth(number) else { return Ok(()) };
-    let file = Mapped::open(path)?;
+fn sha256s(plan: &Plan, number: usize, outputs: &Outputs, progress: &Progress) -> Result<Vec<[u8; 32]>> {
     let tensors = plan.tensors.iter().flat_map(|t| t.parts.iter().map(move |p| (p, t.bytes())));
     let places: Vec<(u64, u64)> =
         tensors.filter(|(p, _)| p.file == number).map(|(p, bytes)| (p.offset, bytes)).collect();
-    sums.par_iter_mut().zip(places).try_for_each(|(sum, (offset, bytes))| {
-        let (mut hash, mut crc32) = (Sha256::new(), crc32fast::Hasher::new());
-        let end = offset + bytes;
-        for at in (offset..end).step_by(HASHED_BYTES as usize) {
-            let len = HASHED_BYTES.min(end - at);
-            let piece = file.slice(at, len).unwrap_or_default();
-            hash.update(piece);
-            crc32.update(piece);
-            file.release(at..at + len);
-        }
-        // A bit that is read wrong here, and right when all is compared, would become a wrong checksum of a sound file.
-        if crc32.finalize() != sum.crc32 {
-            let what = format!("the {bytes} bytes at {offset} are not what was written");
-            return Err(damaged(path, &what));
-        }
-        sum.sha256 = hash.finalize().into();
-        Ok(())
-    })
+    outputs.sha256s(number, &places, progress)
 }
-
-/// Bytes that are hashed before their pages are given back.
-const HASHED_BYTES: u64 = 4 << 20;
 
 /// The CRC-32 of each part of a chunk.
 type Sums = Vec<u32>;

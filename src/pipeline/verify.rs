@@ -1,13 +1,12 @@
 //! Reads finished files again, as a stranger would, and compares them with the plan.
 
 use formats::compact::Storage;
-use formats::{Container, Limits, Mapped, open};
+use formats::{Container, Limits, Mapped, Value, open};
 use quant::codebook::Codebook;
 
-use super::{Observer, Stop};
 use crate::error::Result;
 use crate::plan::{Plan, Write};
-use crate::storage::{Output, Outputs, damaged};
+use crate::storage::{Output, Outputs, Progress, damaged};
 
 /// Opens the files with the ordinary reader, compares tensors, their levels and metadata with the plan, and all bytes
 /// with the checksums taken when they were made.
@@ -15,8 +14,7 @@ pub(super) fn written(
     plan: &Plan,
     codebooks: &[Option<Codebook>],
     outputs: &Outputs,
-    observer: &dyn Observer,
-    stop: &Stop,
+    progress: &Progress,
 ) -> Result<()> {
     let path = &outputs.to_open();
     let read = open(path, &Limits::default())?;
@@ -28,10 +26,7 @@ pub(super) fn written(
             return Err(damaged(path, &format!("the levels of {:?} are not what was written", write.name)));
         }
     }
-    outputs.read_back(&|bytes| {
-        observer.verified(bytes);
-        stop.check()
-    })
+    outputs.read_back(progress)
 }
 
 /// Which of the files read is which of the plan.
@@ -60,7 +55,10 @@ fn same_description(plan: &Plan, read: &Container, files: &[usize]) -> std::resu
     if read.tensors().len() != count {
         return Err(format!("it has {} tensors, not {count}", read.tensors().len()));
     }
-    if read.metadata() != &plan.metadata {
+    let same = |((key, value), (name, planned)): (&(String, Value), &(String, Value))| {
+        key == name && value.is_same(planned)
+    };
+    if read.metadata().len() != plan.metadata.len() || !read.metadata().iter().zip(&plan.metadata).all(same) {
         return Err("its metadata differ".to_owned());
     }
     let parts = plan.tensors.iter().flat_map(|t| t.parts.iter().map(move |part| (part, stored(t))));

@@ -40,6 +40,28 @@ pub(super) struct Step {
     aside: Option<(Name, FileId)>,
 }
 
+impl Step {
+    #[cfg(test)]
+    pub fn new(staged: Option<(Name, FileId)>, to: Name, aside: Option<(Name, FileId)>) -> Step {
+        Step { staged, to, aside }
+    }
+
+    /// True if its names are such as [`step`] makes: each tells the others.
+    pub fn is_possible(&self, plain: impl Fn(&Name) -> PathBuf) -> bool {
+        let to = plain(&self.to);
+        let is_aside = self.aside.as_ref().is_none_or(|(aside, _)| plain(aside) == aside_path(&to));
+        let is_staged = self.staged.as_ref().is_none_or(|(staged, _)| {
+            let staged = plain(staged);
+            let folder = staged.parent().unwrap_or(Path::new(""));
+            staged == partial_path(&to)
+                || (staged.file_name() == to.file_name()
+                    && folder.extension().is_some_and(|e| e == "partial")
+                    && folder.parent() == to.parent())
+        });
+        is_aside && is_staged
+    }
+}
+
 /// Gives all of them their names: the first one opens the whole. The folder `emptied` is left without files, and goes.
 ///
 /// # Errors
@@ -133,6 +155,11 @@ fn step(journal: &Journal, Move { staged, to }: &Move) -> Result<Step> {
 /// Where what has a name is kept while the new file takes it.
 pub(super) fn aside_path(to: &Path) -> PathBuf {
     beside(to, ".", ".previous")
+}
+
+/// The name of a file that is not finished.
+pub(super) fn partial_path(path: &Path) -> PathBuf {
+    beside(path, "", ".partial")
 }
 
 fn forward(journal: &Journal, steps: &[Step]) -> Result<()> {

@@ -54,8 +54,8 @@ impl Inputs {
     }
 
     /// Adds all of them.
-    pub fn add_all<'a>(&mut self, paths: impl IntoIterator<Item = &'a Path>) {
-        paths.into_iter().for_each(|path| self.add(path));
+    pub fn add_all(&mut self, paths: impl IntoIterator<Item = impl AsRef<Path>>) {
+        paths.into_iter().for_each(|path| self.add(path.as_ref()));
     }
 
     /// Adds files that are open already.

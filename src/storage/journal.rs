@@ -7,7 +7,7 @@
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{ErrorKind, Read, Write};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -55,6 +55,11 @@ impl Name {
             Some(text) => Name::Text(text.to_owned()),
             None => Name::Bytes(path.as_os_str().as_encoded_bytes().to_vec()),
         }
+    }
+
+    /// True if it is a path in the folder of the journal.
+    fn is_within(&self) -> bool {
+        self.path(Path::new("")).components().all(|part| matches!(part, Component::Normal(_)))
     }
 
     fn path(&self, folder: &Path) -> PathBuf {
@@ -220,9 +225,11 @@ impl Journal {
                 Entry::Staged(files) => {
                     made.extend(files.iter().map(|(name, id)| (self.resolve(name), *id)));
                 }
-                // Between the two entries a file is empty, and a folder holds none but these; nobody loses one.
+                // Between the two entries a file is empty, and a folder holds none but these; nobody loses one. (Elsewhere
+                // nothing but a name would tell whose it is.)
                 Entry::Stage(names) => {
-                    let paths: Vec<PathBuf> = names.iter().map(|n| self.resolve(n)).collect();
+                    let here = names.iter().filter(|name| name.is_within());
+                    let paths: Vec<PathBuf> = here.map(|name| self.resolve(name)).collect();
                     let is_made = |p: &PathBuf| is_empty_file(p) && paths.contains(p);
                     let empty = paths.iter().filter(|p| is_empty_file(p) || is_folder_of(p, is_made));
                     made.extend(empty.filter_map(|p| Some((p.clone(), FileId::at(p)?))));
@@ -309,11 +316,32 @@ fn parsed(text: &[u8]) -> Option<Vec<Entry>> {
     };
     let mut entries = text.split(|b| *b == b'\n').map_while(entry);
     match entries.next() {
-        Some(Entry::Journal(mark)) if mark == MARK => Some(entries.collect()),
+        Some(Entry::Journal(mark)) if mark == MARK => {
+            let entries: Vec<Entry> = entries.collect();
+            entries.iter().all(is_possible).then_some(entries)
+        }
         // A kill while the first line was written.
         None if is_begun(text) => Some(Vec::new()),
         _ => None,
     }
+}
+
+/// True if all names of an entry are such as this program gives: whoever plants a journal must not have other files
+/// removed or renamed.
+fn is_possible(entry: &Entry) -> bool {
+    let plain = |name: &Name| name.path(Path::new(""));
+    match entry {
+        Entry::Journal(_) => false,
+        Entry::Stage(names) => names.iter().all(|name| is_partial(&plain(name))),
+        Entry::Staged(files) => files.iter().all(|(name, _)| is_partial(&plain(name))),
+        Entry::Commit(steps) => steps.iter().all(|step| step.is_possible(plain)),
+    }
+}
+
+/// True for `NAME.partial` and `NAME.partial/NAME`.
+fn is_partial(path: &Path) -> bool {
+    let ends = |path: &Path| path.as_os_str().as_encoded_bytes().ends_with(b".partial");
+    ends(path) || path.parent().is_some_and(ends)
 }
 
 /// True if `text` is the beginning of a journal's first line.

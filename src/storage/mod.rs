@@ -33,9 +33,9 @@ pub use identity::FileId;
 pub use inputs::Inputs;
 pub(crate) use journal::open_lock;
 pub use journal::{broken_off, journal_path, left_by, recover};
-pub use ledger::{Checked, Ledger, Sealed, crc32};
+pub use ledger::{Checked, Ledger, Progress, Sealed, crc32};
 pub(crate) use ledger::{damaged, unopened};
-pub use outputs::{Output, Outputs, Stream, Targets};
+pub use outputs::{Output, Outputs, Stream, Targets, Written};
 pub use space::check_space;
 
 use crate::error::{Error, Result};
@@ -64,7 +64,7 @@ fn beside(path: &Path, before: &str, behind: &str) -> PathBuf {
 }
 
 /// True if anything has that name, a dangling link too.
-fn exists(path: &Path) -> bool {
+pub(crate) fn exists(path: &Path) -> bool {
     path.symlink_metadata().is_ok()
 }
 

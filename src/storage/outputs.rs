@@ -1,19 +1,21 @@
 //! One transaction for all that a command writes.
 
+use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::commit::{self, Move, aside_path};
+use super::commit::{self, Move, aside_path, partial_path};
 use super::identity::FileId;
 use super::inputs::Inputs;
 use super::journal::{Entry, Journal, journal_path, remove_made};
-use super::ledger::Ledger;
+use super::ledger::{Ledger, Progress};
 use super::space::check_space;
-use super::{beside, entries, exists, flush_folder, folder_of, in_the_way};
+use super::{entries, exists, flush_folder, folder_of, in_the_way};
 use crate::error::{Error, Result};
 
 /// What the output is on disk.
@@ -48,6 +50,8 @@ pub struct Targets {
     pub beside: Vec<PathBuf>,
     /// Files that were parts of what is replaced, and are no part of the new whole.
     pub obsolete: Vec<PathBuf>,
+    /// A folder that the command keeps beside the output as long as it works: the checkpoint of a calibration.
+    pub checkpoint: Option<PathBuf>,
     /// True of models: their parts may be split, so that parts of an earlier output of this name are obsolete too.
     pub is_model: bool,
 }
@@ -61,6 +65,7 @@ impl Targets {
             names: vec![path.file_name().unwrap_or_default().to_owned()],
             beside: Vec::new(),
             obsolete: Vec::new(),
+            checkpoint: None,
             is_model: false,
         }
     }
@@ -89,19 +94,23 @@ impl Targets {
         }
     }
 
-    /// Every name that is given, taken meanwhile, or removed.
-    fn touched(&self) -> Vec<PathBuf> {
-        let mut all = vec![self.out.clone(), self.partial(), journal_path(&self.out), aside_path(&self.out)];
-        for path in self.finals().iter().chain(&self.beside).chain(&self.obsolete) {
+    /// Every name that is given, or taken meanwhile.
+    fn taken(&self) -> Vec<PathBuf> {
+        let mut all = vec![journal_path(&self.out)];
+        all.extend(self.checkpoint.clone());
+        let finals = self.finals();
+        let out = Some(&self.out).filter(|out| !finals.contains(out));
+        for path in out.into_iter().chain(&finals).chain(&self.beside) {
             all.extend([path.clone(), partial_path(path), aside_path(path)]);
         }
         all
     }
-}
 
-/// The name of a file that is not finished.
-fn partial_path(path: &Path) -> PathBuf {
-    beside(path, "", ".partial")
+    /// Every name that is given, taken meanwhile, or removed.
+    fn touched(&self) -> Vec<PathBuf> {
+        let removed = self.obsolete.iter().flat_map(|path| [path.clone(), aside_path(path)]);
+        self.taken().into_iter().chain(removed).collect()
+    }
 }
 
 /// One file that is not finished.
@@ -110,6 +119,17 @@ struct Staged {
     file: File,
     path: PathBuf,
     ledger: Ledger,
+}
+
+/// A file that was written, and its content.
+#[derive(Clone, Debug)]
+pub struct Written {
+    /// The name that it gets, or has.
+    pub path: PathBuf,
+    /// Its size.
+    pub bytes: u64,
+    /// Its SHA-256, in lower-case hex.
+    pub sha256: String,
 }
 
 /// A transaction: files that get their names together, at the end, or not at all.
@@ -255,12 +275,37 @@ impl Outputs {
         self.extras.iter().find(|(out, _)| out == path).map(|(_, staged)| staged.path.as_path())
     }
 
+    /// The SHA-256 of regions `(offset, bytes)` of main file number `file`, which were written in whole pieces; they are read
+    /// back and compared on the way.
+    ///
+    /// # Errors
+    /// As [`Outputs::read_back`].
+    pub fn sha256s(&self, file: usize, regions: &[(u64, u64)], progress: &Progress) -> Result<Vec<[u8; 32]>> {
+        let staged = &self.files[file];
+        staged.ledger.sha256s(&staged.path, regions, progress)
+    }
+
+    /// Every file that was written so far, by the name that it will get. What is hashed is compared with what was written.
+    ///
+    /// # Errors
+    /// As [`Outputs::read_back`].
+    pub fn written(&self) -> Result<Vec<Written>> {
+        let main = self.targets.finals().into_iter().zip(&self.files);
+        let extras = self.extras.iter().map(|(path, staged)| (path.clone(), staged));
+        let of_file = |(path, staged): (PathBuf, &Staged)| {
+            let (sha256, bytes) = staged.ledger.sha256(&staged.path)?;
+            Ok(Written { path, bytes, sha256: sha256.iter().map(|b| format!("{b:02x}")).collect() })
+        };
+        let all: Vec<_> = main.chain(extras).collect();
+        all.into_par_iter().map(of_file).collect()
+    }
+
     /// Reads everything that was written, and compares it with the checksums that were taken in memory. `progress` hears of
     /// the bytes that are right and may stop the work.
     ///
     /// # Errors
     /// [`Error::Model`] at the first difference; those of `progress`.
-    pub fn read_back(&self, progress: &(dyn Fn(u64) -> Result<()> + Sync)) -> Result<()> {
+    pub fn read_back(&self, progress: &Progress) -> Result<()> {
         let extras = self.extras.iter().map(|(_, staged)| staged);
         self.files.iter().chain(extras).try_for_each(|f| f.ledger.compare(&f.path, progress))
     }
@@ -392,20 +437,18 @@ impl Write for Stream<'_> {
     }
 }
 
-/// Refuses two outputs of one name. (Some systems take `a` and `A` for the same.)
+/// Refuses two outputs of one name, or one with a name that the run itself takes meanwhile. (Some systems take `a` and `A`
+/// for the same.)
 fn refuse_doubles(targets: &Targets) -> Result<()> {
-    let mut names: Vec<(String, PathBuf)> = Vec::new();
-    let finals = targets.finals();
-    for path in finals.iter().chain(&targets.beside) {
-        let absolute = std::path::absolute(path).unwrap_or_else(|_| path.clone());
-        let key = absolute.to_string_lossy().to_lowercase();
-        if names.iter().any(|(known, _)| *known == key) {
+    let mut names = HashSet::new();
+    for path in targets.taken() {
+        let absolute = std::path::absolute(&path).unwrap_or_else(|_| path.clone());
+        if !names.insert(absolute.to_string_lossy().to_lowercase()) {
             return Err(Error::Usage {
-                what: format!("two outputs of this run are called {}", path.display()),
-                help: "give one of them another name".to_owned(),
+                what: format!("this run would write two files of the name {}", path.display()),
+                help: "give one of its outputs another name".to_owned(),
             });
         }
-        names.push((key, path.clone()));
     }
     Ok(())
 }

@@ -132,6 +132,72 @@ fn what_was_made_and_not_noted_yet_is_removed() {
     assert!(place.tree().iter().all(|(_, text)| text == "new") && !made[0].exists());
 }
 
+/// A journal that somebody planted does not have files of other names removed or renamed.
+#[test]
+fn a_journal_removes_nothing_but_what_runs_make() {
+    let id = |path: &Path| FileId::at(path).unwrap();
+    for plant in 0..4 {
+        let place = Place::new();
+        let (empty, full) = (place.at("__init__.py"), place.at("full.py"));
+        fs::write(&empty, "").unwrap();
+        fs::write(&full, "x").unwrap();
+        let mut journal = journal::Journal::claim(&place.at("m.gguf")).unwrap();
+        let (empty_name, full_name) = (journal.name(&empty), journal.name(&full));
+        let entry = match plant {
+            0 => journal::Entry::Stage(vec![empty_name]),
+            1 => journal::Entry::Staged(vec![(full_name, id(&full))]),
+            2 => journal::Entry::Commit(vec![commit::Step::new(
+                Some((full_name, id(&full))),
+                empty_name,
+                None,
+            )]),
+            _ => journal::Entry::Commit(vec![commit::Step::new(
+                None,
+                full_name,
+                Some((empty_name, id(&empty))),
+            )]),
+        };
+        journal.append(&entry).unwrap();
+        journal.unlock();
+        journal.keep();
+        let error = write_all(Targets::file(&place.at("m.gguf")), "new", false).unwrap_err().to_string();
+        assert!(error.contains(".m.gguf.journal is in the way"), "{error}");
+        assert_eq!(place.names(), [".m.gguf.journal", "__init__.py", "full.py"], "{plant}");
+    }
+    // Elsewhere, an empty file is not known to be a run's by its name alone.
+    let (place, other) = (Place::new(), Place::new());
+    fs::write(other.at("a.partial"), "").unwrap();
+    let mut journal = journal::Journal::claim(&place.at("m.gguf")).unwrap();
+    let name = journal.name(&other.at("a.partial"));
+    journal.append(&journal::Entry::Stage(vec![name])).unwrap();
+    journal.unlock();
+    journal.keep();
+    write_all(Targets::file(&place.at("m.gguf")), "new", false).unwrap();
+    assert_eq!(other.names(), ["a.partial"]);
+}
+
+/// Whole files are hashed as they were written: a bit that is read wrong, or a hole that is none, is found.
+#[test]
+fn hashes_are_of_what_was_written() {
+    let place = Place::new();
+    let mut outputs = Outputs::claim(Targets::file(&place.at("m.gguf")), &Inputs::new(), false).unwrap();
+    outputs.create(&[12]).unwrap();
+    outputs.write_at(0, b"end", 9).unwrap();
+    outputs.write_at(0, b"start", 0).unwrap();
+    let regions = outputs.sha256s(0, &[(0, 5), (9, 3)], &|_| Ok(())).unwrap();
+    let hex = |bytes: &[u8]| bytes.iter().map(|b| format!("{b:02x}")).collect::<String>();
+    assert_eq!(hex(&regions[0]), crate::eval::sha256([&b"start"[..]]));
+    assert_eq!(hex(&regions[1]), crate::eval::sha256([&b"end"[..]]));
+    let [written] = outputs.written().unwrap().try_into().unwrap();
+    assert_eq!((written.path, written.bytes), (place.at("m.gguf"), 12));
+    assert_eq!(written.sha256, crate::eval::sha256([&b"start\0\0\0\0end"[..]]));
+    for damaged in [&b"stArt\0\0\0\0end"[..], b"start\0x\0\0end"] {
+        fs::write(place.at("m.gguf.partial"), damaged).unwrap();
+        let error = outputs.written().unwrap_err().to_string();
+        assert!(error.contains("was read back and found wrong"), "{error}");
+    }
+}
+
 /// A run that is killed after `moved` renames of its commit is undone, or completed, by the next one.
 #[test]
 fn a_kill_at_any_moment_leaves_the_old_whole_or_the_new() {
@@ -193,9 +259,15 @@ fn what_another_program_made_is_never_removed() {
 #[test]
 fn two_outputs_of_one_name_and_two_runs_of_one_output_are_refused() {
     let place = Place::new();
-    let twice = Targets { beside: vec![place.at("M.gguf")], ..Targets::file(&place.at("m.gguf")) };
-    let error = write_all(twice, "new", false).unwrap_err().to_string();
-    assert!(error.contains("two outputs of this run are called"), "{error}");
+    // Also a name that the run takes meanwhile: a recipe called like the partial file took the model's place.
+    for name in ["M.gguf", "m.gguf.partial", ".m.gguf.journal", ".m.gguf.previous", "m.gguf.calibration"] {
+        let checkpoint = Some(place.at("m.gguf.calibration"));
+        let twice =
+            Targets { beside: vec![place.at(name)], checkpoint, ..Targets::file(&place.at("m.gguf")) };
+        let error = write_all(twice, "new", true).unwrap_err().to_string();
+        assert!(error.contains("this run would write two files of the name"), "{error}");
+        assert!(place.names().is_empty());
+    }
     let first = filled(set(&place), "first", false).unwrap();
     let error = filled(set(&place), "second", false).unwrap_err().to_string();
     assert!(error.contains("is being written by another process"), "{error}");

@@ -12,6 +12,7 @@ use formats::{Container, Mapped};
 use super::sha256;
 use crate::error::{Error, Result};
 use crate::files;
+use crate::storage::Written;
 
 /// The extension that is added to the name of what it is of.
 const EXTENSION: &str = ".sha256";
@@ -27,22 +28,21 @@ pub fn path(out: &Path) -> PathBuf {
     out.with_file_name(name)
 }
 
-/// The text for files, each with the path where it is now and the one that it gets; names are told relative to the
-/// folder of `out`.
+/// The text for files; names are told relative to the folder of `out`.
 ///
 /// # Errors
-/// If a file cannot be read, or its name is no Unicode.
-pub fn text(out: &Path, all: &[(PathBuf, PathBuf)]) -> Result<String> {
+/// [`Error::Usage`] if a name is no Unicode.
+pub fn text(out: &Path, files: &[Written]) -> Result<String> {
     let folder = out.parent().unwrap_or(Path::new(""));
     let mut text = String::new();
-    for (now, file) in all {
-        let name = file.strip_prefix(folder).unwrap_or(file);
+    for Written { path, sha256, .. } in files {
+        let name = path.strip_prefix(folder).unwrap_or(path);
         let plain = name.to_str().filter(|name| !name.contains(['\n', '\r', '\\']));
         let name = plain.ok_or_else(|| Error::Usage {
             what: format!("the name {} cannot stand in a file of checksums", name.display()),
             help: "give the output another name, or leave --checksum-file out".to_owned(),
         })?;
-        text += &format!("{}  {name}\n", sha256(&Mapped::open(now)?));
+        text += &format!("{sha256}  {name}\n");
     }
     Ok(text)
 }
