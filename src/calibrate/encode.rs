@@ -41,6 +41,8 @@ pub struct Done {
     pub outcomes: Vec<Outcome>,
     /// The branches of low rank beside them.
     pub branches: Vec<Branch>,
+    /// What makes the text unfit, as far as the model tells.
+    pub warnings: Vec<String>,
 }
 
 impl Done {
@@ -67,7 +69,8 @@ pub fn encode(
     observer: &dyn Observer,
     stop: &Stop,
 ) -> Result<Done> {
-    let Calibration { text, model, source } = calibration;
+    let Calibration { mut text, model, source } = calibration;
+    let known = text.warnings.len();
     let stages = stages(plan, &model);
     let codebooks = pipeline::codebooks(plan, &model, stop)?;
     let mut listener = listener(source, model, &text)?;
@@ -101,6 +104,8 @@ pub fn encode(
             plan.tensors[target.write].is_calibrated = true;
         }
     }
+    listener.judge(&mut text, stop)?;
+    done.warnings = text.warnings.split_off(known);
     Ok(done)
 }
 

@@ -47,6 +47,12 @@ pub(super) trait Listener {
 
     /// From now on the matrix is `values`, rows of `cols`.
     fn replace(&mut self, key: Key, values: Vec<f32>, cols: usize);
+
+    /// Behind the last stage: notes what makes the text unfit, if the model was run on it.
+    ///
+    /// # Errors
+    /// If the model cannot be run, or the work is stopped.
+    fn judge(&mut self, text: &mut Text, stop: &Stop) -> Result<()>;
 }
 
 /// The listener to `model`, which is the source of a plan.
@@ -100,6 +106,13 @@ impl Listener for OnTheWay {
     fn replace(&mut self, key: Key, values: Vec<f32>, cols: usize) {
         self.walk.replace(key, values, cols);
     }
+
+    fn judge(&mut self, text: &mut Text, stop: &Stop) -> Result<()> {
+        while self.walk.next().is_some() {
+            self.walk.step(None, || stop.check())?;
+        }
+        text.check_likely(&self.walk, stop)
+    }
 }
 
 /// A model of which everything was measured.
@@ -132,4 +145,8 @@ impl Listener for Known {
     }
 
     fn replace(&mut self, _: Key, _: Vec<f32>, _: usize) {}
+
+    fn judge(&mut self, _: &mut Text, _: &Stop) -> Result<()> {
+        Ok(())
+    }
 }

@@ -61,13 +61,14 @@ impl Tap for Ear {
     }
 }
 
-/// The mean squares of the input channels of every matrix, over all tokens of a text.
+/// The mean squares of the input channels of every matrix, over all tokens of a text, among whose warnings is noted if
+/// the model finds it unlikely.
 ///
 /// # Errors
 /// If the model cannot be run, or the work is stopped; as `progress`, which hears of every half block passed, says.
 pub fn mean_squares(
     model: Model,
-    text: &Text,
+    text: &mut Text,
     stop: &Stop,
     mut progress: impl FnMut(),
 ) -> Result<BTreeMap<Key, Vec<f32>>> {
@@ -79,7 +80,8 @@ pub fn mean_squares(
             walk.step(Some(ear.clone()), || stop.check())?;
             progress();
         }
-        walk.listen(ear.clone(), || stop.check())
+        walk.listen(ear.clone(), || stop.check())?;
+        text.check_likely(&walk, stop)
     };
     let done = run();
     walk.runner().model().unless_changed(done)?;

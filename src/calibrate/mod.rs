@@ -22,6 +22,7 @@
 mod allocate;
 mod branch;
 mod coded;
+mod cross_check;
 mod encode;
 mod goals;
 mod judge;
@@ -32,12 +33,14 @@ mod probe;
 mod stage;
 mod stats;
 mod store;
+mod surprise;
 mod text;
 mod trace;
 
 use std::path::{Path, PathBuf};
 
 pub use allocate::{Allocation, Goal, Rung, Unit, allocate};
+pub use cross_check::CrossCheck;
 pub use encode::{Calibration, Done, divide, encode, peak_bytes, running_bytes};
 pub use goals::{Chosen, Goals};
 pub use judge::Judge;
@@ -138,7 +141,7 @@ impl Settings {
     }
 
     /// Whether the model's own samples are asked for.
-    fn is_self(&self) -> bool {
+    pub(crate) fn is_self(&self) -> bool {
         self.calib.iter().any(|path| path.as_os_str() == SELF)
     }
 }

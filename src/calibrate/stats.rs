@@ -81,7 +81,8 @@ impl Stats {
             return unfit("is damaged: it has no tokens to fit to, or none to judge by");
         }
         let sources: Vec<PathBuf> = serde_json::from_str(stated(TEXTS)).unwrap_or_default();
-        Ok(Stats { text: Text { fit, held_out, sources, warnings: Vec::new() }, container })
+        let text = Text { fit, held_out, sources, warnings: Vec::new(), is_judged: true };
+        Ok(Stats { text, container })
     }
 
     /// The text that it was measured on.
@@ -187,13 +188,14 @@ struct Heard {
 
 /// Measures what meets every matrix of `model` on a text, and writes it as the file of `outputs`; tells of how many matrices.
 ///
-/// The model is run once, half a block at a time, and what was heard of a half is written before the next begins.
+/// The model is run once, half a block at a time, and what was heard of a half is written before the next begins. That
+/// the model finds the text unlikely is noted among the text's warnings.
 ///
 /// # Errors
 /// If the model cannot be run, the file not written, or the work is stopped.
 pub fn measure_all(
     model: Model,
-    text: &Text,
+    text: &mut Text,
     outputs: &mut Outputs,
     stop: &Stop,
     mut progress: impl FnMut(),
@@ -254,6 +256,7 @@ pub fn measure_all(
         }
         file.flush().map_err(Error::io("write", &out))?;
     }
+    text.check_likely(&walk, stop)?;
     Ok(stages.iter().map(Vec::len).sum())
 }
 

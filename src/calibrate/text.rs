@@ -29,6 +29,8 @@ pub struct Text {
     pub sources: Vec<PathBuf>,
     /// What makes them unfit to calibrate on.
     pub warnings: Vec<String>,
+    /// True once the model was asked whether it finds them likely.
+    pub(super) is_judged: bool,
 }
 
 impl Text {
@@ -85,7 +87,7 @@ impl Text {
         for (i, sequence) in sequences.into_iter().enumerate() {
             if i % every == every - 1 { held_out.push(sequence) } else { fit.push(sequence) }
         }
-        Ok(Text { fit, held_out, sources: settings.calib.clone(), warnings })
+        Ok(Text { fit, held_out, sources: settings.calib.clone(), warnings, is_judged: false })
     }
 
     /// Number of tokens.
@@ -122,7 +124,13 @@ fn spread(corpus: &Corpus, ctx: usize, tokens: usize) -> Vec<Vec<u32>> {
 }
 
 /// What the model itself says, at temperature 1, after its end-of-text token.
-fn sampled(runner: &Runner, ctx: usize, sequences: usize, seed: u64, stop: &Stop) -> Result<Vec<Vec<u32>>> {
+pub(super) fn sampled(
+    runner: &Runner,
+    ctx: usize,
+    sequences: usize,
+    seed: u64,
+    stop: &Stop,
+) -> Result<Vec<Vec<u32>>> {
     let mut all = Vec::new();
     for first in (0..sequences).step_by(ABREAST) {
         let numbers = first..sequences.min(first + ABREAST);

@@ -119,6 +119,7 @@ mod tests {
             held_out: vec![text(5000, 9000)],
             sources: vec![],
             warnings: vec![],
+            is_judged: false,
         });
         assert!(trace.runs.len() > 80, "{}", trace.runs.len());
         assert_eq!(shared(&trace.runs, &text(20_000, 30_000)), 0.0);

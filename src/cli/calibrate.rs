@@ -54,14 +54,14 @@ fn measure(args: &Args, outputs: &mut Outputs, style: Style) -> Result<Measureme
     };
     let coder = common.coder(&model)?;
     let runner = || Runner::new(common.open()?, Options { stream: true, ..Options::default() });
-    let text = Text::new(&settings, &coder, runner, &STOP)?;
+    let mut text = Text::new(&settings, &coder, runner, &STOP)?;
     let steps = Steps::new(2 * model.dims.layers as u64, "half blocks", style);
     let (again, progress) = (common.open()?, || steps.add(1));
     let extension = common.output.extension().and_then(|e| e.to_str());
     let matrices = if extension == Some("safetensors") {
-        calibrate::measure_all(again, &text, outputs, &STOP, progress)
+        calibrate::measure_all(again, &mut text, outputs, &STOP, progress)
     } else {
-        let squares = calibrate::mean_squares(again, &text, &STOP, progress);
+        let squares = calibrate::mean_squares(again, &mut text, &STOP, progress);
         squares.and_then(|squares| {
             let imatrix = calibrate::importance(&model, &squares, &text);
             model.unless_changed(Ok(()))?;

@@ -130,7 +130,10 @@ fn unreadable(path: &Path, what: &str) -> Error {
 fn in_other_encoding(path: &Path, found: NotUtf8) -> Error {
     let name = path.display();
     let convert = match found.iconv {
-        Some(encoding) => format!("convert it: iconv -f {encoding} -t UTF-8 '{name}' > utf8.txt"),
+        Some(encoding) => {
+            let extension = path.extension().unwrap_or("txt".as_ref()).display();
+            format!("convert it: iconv -f {encoding} -t UTF-8 '{name}' > utf8.{extension}")
+        }
         None => "save it as UTF-8".to_owned(),
     };
     Error::Model {

@@ -200,6 +200,12 @@ impl Walk {
         self.runner.logits(&hidden, rows)
     }
 
+    /// The groups of a part of the text, by their numbers, with their sequences.
+    pub fn sequences(&self, part: usize) -> impl Iterator<Item = (usize, &[Vec<u32>])> {
+        let groups = self.groups.iter().enumerate().filter(move |(_, g)| g.part == part);
+        groups.map(|(n, g)| (n, g.sequences.as_slice()))
+    }
+
     /// Number of tokens of a group.
     pub fn tokens(&self, group: usize) -> usize {
         self.groups[group].x.rows

@@ -142,3 +142,47 @@ fn a_mark_changes_nothing() {
     };
     assert_eq!(perplexity("plain.txt", &text), perplexity("marked.txt", &format!("\u{feff}{text}")));
 }
+
+/// A text that the model finds far less likely than it expects: bytes in another encoding, taken as they are.
+#[test]
+fn texts_that_the_model_does_not_know_are_warned_of() {
+    let dir = tempfile::tempdir().unwrap();
+    let held_out = fs::read_to_string(testdata("heldout.txt")).unwrap();
+    let foreign =
+        encoding_rs::GBK.encode(&"春天来了,小溪里的冰慢慢融化。鸟儿在树上歌唱".repeat(60)).0.into_owned();
+    // No repetition: the bytes differ from line to line.
+    let foreign: Vec<u8> = foreign.iter().enumerate().map(|(i, b)| b ^ (i / 7 % 5) as u8).collect();
+    for (name, bytes, is_unlikely) in
+        [("known.txt", held_out.as_bytes()[..6000].to_vec(), false), ("foreign.txt", foreign, true)]
+    {
+        let path = dir.path().join(name);
+        fs::write(&path, bytes).unwrap();
+        let commands = commands(dir.path(), path.to_str().unwrap());
+        for mut args in commands.into_iter().take(2) {
+            args.iter_mut().filter(|a| *a == "256").for_each(|a| *a = "2048".to_owned());
+            args.push("--allow-non-utf8".to_owned());
+            args.push("-f".to_owned());
+            let said = ok(&args).stdout;
+            let warned = said.contains("finds the text to calibrate on unlikely");
+            assert_eq!(warned, is_unlikely, "{args:?}: {said}");
+        }
+    }
+}
+
+/// Capital letters only: no encoding is wrong and no token rare, and yet the file becomes worse than the default encoder's.
+#[test]
+fn texts_that_make_the_file_worse_elsewhere_are_warned_of() {
+    let dir = tempfile::tempdir().unwrap();
+    let held_out = fs::read_to_string(testdata("heldout.txt")).unwrap();
+    for (name, text, is_harmful) in
+        [("plain.txt", held_out.clone(), false), ("capitals.txt", held_out.to_uppercase(), true)]
+    {
+        let path = dir.path().join(name);
+        fs::write(&path, &text[..8000]).unwrap();
+        let mut args = commands(dir.path(), path.to_str().unwrap()).swap_remove(0);
+        args.iter_mut().filter(|a| *a == "256").for_each(|a| *a = "2048".to_owned());
+        args.push("-f".to_owned());
+        let said = ok(&args).stdout;
+        assert_eq!(said.contains("makes the file worse elsewhere"), is_harmful, "{said}");
+    }
+}
