@@ -13,6 +13,15 @@ macro_rules! arrays {
         }
 
         impl Array {
+    /// True if both hold the same values bit by bit: NaN is NaN.
+    pub fn is_same(&self, other: &Array) -> bool {
+        match (self, other) {
+            (Array::F32(a), Array::F32(b)) => a.iter().map(|v| v.to_bits()).eq(b.iter().map(|v| v.to_bits())),
+            (Array::F64(a), Array::F64(b)) => a.iter().map(|v| v.to_bits()).eq(b.iter().map(|v| v.to_bits())),
+            (a, b) => a == b,
+        }
+    }
+
             /// An array of no values; `None` if there are no arrays of that kind.
             pub fn empty(kind: ValueKind) -> Option<Array> {
                 match kind {

@@ -64,6 +64,16 @@ impl Value {
         }
     }
 
+    /// True if both are the same bit by bit: NaN is NaN.
+    pub fn is_same(&self, other: &Value) -> bool {
+        match (self, other) {
+            (Value::F32(a), Value::F32(b)) => a.to_bits() == b.to_bits(),
+            (Value::F64(a), Value::F64(b)) => a.to_bits() == b.to_bits(),
+            (Value::Array(a), Value::Array(b)) => a.is_same(b),
+            (a, b) => a == b,
+        }
+    }
+
     /// The value as an unsigned integer, if it is one (of any width, or a non-negative signed one).
     pub fn as_u64(&self) -> Option<u64> {
         match *self {

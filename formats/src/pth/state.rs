@@ -50,7 +50,11 @@ pub(super) fn find<'p, 'a>(
         let holders = holders(pickle, &members, budget, blame)?;
         let wrapped = wrapped(&holders);
         let here = wrapped.is_none() && members.iter().any(|(_, item)| is_tensor(item));
-        let next = if here || wrapped.is_some() { wrapped } else { only(&holders, budget, blame)? };
+        let next = if here || wrapped.is_some() {
+            wrapped
+        } else {
+            only(&holders, &left_aside.taken, budget, blame)?
+        };
         let is_next = |(_, item): &Member<'a>| Some(*item) == next.map(|(_, next)| next);
 
         let mut views = Views::new();
@@ -151,8 +155,13 @@ fn wrapped<'a>(holders: &[Member<'a>]) -> Option<Member<'a>> {
     WRAPPERS.iter().find_map(under).copied()
 }
 
-/// The member that is the state dict because there is no other.
-fn only<'a>(holders: &[Member<'a>], budget: &Budget<'_>, blame: Blame<'_>) -> Result<Option<Member<'a>>> {
+/// The member that is the state dict because there is no other; `taken` is the way to them, as Python writes it.
+fn only<'a>(
+    holders: &[Member<'a>],
+    taken: &str,
+    budget: &Budget<'_>,
+    blame: Blame<'_>,
+) -> Result<Option<Member<'a>>> {
     match holders {
         [] => Ok(None),
         [holder] => Ok(Some(*holder)),
@@ -160,7 +169,7 @@ fn only<'a>(holders: &[Member<'a>], budget: &Budget<'_>, blame: Blame<'_>) -> Re
             let names: Vec<String> =
                 holders.iter().take(4).filter_map(|(key, _)| name(*key, budget, blame).ok()).collect();
             let more = if holders.len() > 4 { ", ..." } else { "" };
-            let example = LeftAside::how_to_take(&python(*first).unwrap_or_default());
+            let example = LeftAside::how_to_take(&format!("{taken}{}", python(*first).unwrap_or_default()));
             Err(blame.unsupported(
                 format!("several dicts of tensors ({}{more})", names.join(", ")),
                 format!("in Python, save the one that is the model, such as {example}"),
