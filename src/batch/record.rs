@@ -59,6 +59,9 @@ pub struct Record {
     pub divergence: Option<f64>,
     /// How far it is from its source, if that was measured.
     pub quality: Option<Quality>,
+    /// What is suspicious about its source and its calibration texts: matrices of zeros, texts of another kind.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
     /// SHA-256 of all other fields, so that a figure changed by hand is found; records of version 0.1.0 have none.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub seal: String,
@@ -393,6 +396,7 @@ impl Record {
             encodings: BTreeMap::new(),
             divergence: None,
             quality: None,
+            warnings: Vec::new(),
             seal: String::new(),
         };
         Ok(record.sized(plan))

@@ -21,6 +21,7 @@ use crate::pipeline::{Silent, Stop};
 use crate::plan::Plan;
 use crate::report::bytes;
 use crate::runner::{Options, Runner};
+use crate::storage::Written;
 use crate::targets;
 
 /// Raised whenever the program measures other figures of the same model and text.
@@ -135,7 +136,8 @@ impl<'a> Workshop<'a> {
                 self.convert(&mut prepared, is_ours)?;
                 planned = planned.sized(&prepared.plan);
                 planned.divergence = prepared.divergence();
-                planned.files = prepared.paths().map(|p| relative(&p, &folder)).collect::<Result<_>>()?;
+                planned.warnings = prepared.warnings();
+                planned.files = prepared.written.drain(..).map(|file| relative(file, &folder)).collect();
                 planned.write(&path)?;
                 (planned, false)
             }
@@ -178,6 +180,7 @@ impl<'a> Workshop<'a> {
 
     fn convert(&self, prepared: &mut Prepared, ours: bool) -> Result<()> {
         let _held = self.memory.take(prepared.budget.peak_bytes, self.stop)?;
+        prepared.wants_written = true;
         prepared.write(self.force || ours, &Silent, self.stop)
     }
 
@@ -251,8 +254,8 @@ fn record_path(folder: &Path, cell: &Cell) -> PathBuf {
 }
 
 /// The record of a file within the model's folder.
-fn relative(path: &Path, folder: &Path) -> Result<FileRecord> {
-    let name = path.strip_prefix(folder).unwrap_or(path);
+fn relative(file: Written, folder: &Path) -> FileRecord {
+    let name = file.path.strip_prefix(folder).unwrap_or(&file.path);
     let parts: Vec<String> = name.iter().map(|p| p.to_string_lossy().into_owned()).collect();
-    FileRecord::of(path, parts.join("/"))
+    FileRecord { name: parts.join("/"), bytes: file.bytes, sha256: file.sha256 }
 }

@@ -7,6 +7,7 @@ use serde::Serialize;
 use super::text::Table;
 use super::{Report, bytes, nats};
 use crate::batch::{Cell, Fate, Outcome, Summary};
+use crate::escape;
 use crate::shard::Shard;
 
 impl Report for Summary {
@@ -45,6 +46,8 @@ pub fn outcome_line(outcome: &Outcome, done: usize, of: usize) -> String {
     if !told.is_empty() {
         line += &format!(": {}", told.join("; "));
     }
+    let warnings = outcome.record.iter().flat_map(|record| &record.warnings);
+    warnings.for_each(|warning| line += &format!("\n  warning: {}", escape::line(warning)));
     line
 }
 

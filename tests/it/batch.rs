@@ -698,3 +698,30 @@ fn summaries_of_shards_are_believed_only_as_they_were_written() {
     fs::write(&path, sound).unwrap();
     assert_eq!(merge().0, 0);
 }
+
+/// Case zero-weights: what is suspicious about a source stands in the record, and so in every summary, also of a later run.
+#[test]
+fn warnings_stand_in_records_and_summaries() {
+    let place = Place::new("[[model]]\nsource = \"zeros.safetensors\"\n[[artifact]]\ntype = \"q8_0\"\n");
+    let source = place.path("zeros.safetensors");
+    crate::run::ok([
+        "convert".as_ref(),
+        testdata("rwkv7-bytes.pth").as_os_str(),
+        source.as_os_str(),
+        "--no-checksums".as_ref(),
+    ]);
+    let container = formats::open(&source, &formats::Limits::default()).unwrap();
+    let tensor = container.tensor("blocks.1.ffn.key.weight").unwrap().clone();
+    drop(container);
+    let mut bytes = fs::read(&source).unwrap();
+    bytes[tensor.offset as usize..][..tensor.bytes as usize].fill(0);
+    fs::write(&source, bytes).unwrap();
+    for _ in 0..2 {
+        let (status, said) = place.run("out", &[]);
+        assert_eq!(status, 0, "{said}");
+        let summary = fs::read_to_string(place.path("out/summary.md")).unwrap();
+        assert!(summary.contains("warning: blk.1.channel_mix_key.weight is all zeros"), "{summary}");
+    }
+    let record = place.json("out/zeros/zeros-Q8_0.gguf.json");
+    assert!(record["warnings"][0].as_str().unwrap().contains("blk.1.channel_mix_key.weight"), "{record}");
+}
