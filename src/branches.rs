@@ -7,14 +7,15 @@
 
 use std::path::{Path, PathBuf};
 
-use formats::{Layout, Limits, Metadata, Planned, Sum, Value, gguf};
+use formats::{Checksummed, Layout, Limits, Metadata, Planned, Sum, Value, gguf};
 use quant::Encoding;
+use sha2::{Digest, Sha256};
 
 use crate::compact::Coded;
 use crate::error::{Error, Result};
 use crate::model::{Lazy, Model, Role, wildcard};
 use crate::plan::{Plan, Write};
-use crate::storage::Sealed;
+use crate::storage::{Sealed, exists};
 use crate::targets::gguf::Gguf;
 use crate::targets::{ADAPTER, Target, beside, lora_metadata, lora_names};
 
@@ -123,8 +124,7 @@ impl Branches {
     /// If GGUF cannot hold it.
     pub fn most_bytes(&self, plan: &Plan, model: &Model) -> Result<u64> {
         let all = plan.tensors.iter().filter(|t| self.takes(t)).flat_map(|t| self.planned(t));
-        let layout: Layout = gguf::place(&self.metadata(model)?, &all.collect::<Vec<_>>())?.into();
-        Ok(layout.total_bytes())
+        Ok(self.layout(plan, model, &all.collect::<Vec<_>>())?.total_bytes())
     }
 
     /// The adapter with these branches, as a file.
@@ -134,20 +134,30 @@ impl Branches {
     pub fn adapter(&self, plan: &Plan, model: &Model, branches: &[Branch]) -> Result<Vec<u8>> {
         branches.iter().try_for_each(|b| b.factors.check())?;
         let tensors = branches.iter().flat_map(|b| self.planned(&plan.tensors[b.tensor]));
-        let layout: Layout = gguf::place(&self.metadata(model)?, &tensors.collect::<Vec<_>>())?.into();
+        let layout = self.layout(plan, model, &tensors.collect::<Vec<_>>())?;
         let mut file = vec![0; usize::try_from(layout.total_bytes()).unwrap_or(usize::MAX)];
         let factors = branches.iter().flat_map(|b| {
             let up = plan.tensors[b.tensor].values.rows() * self.rank * FACTORS.block_bytes();
             let (up, down) = b.factors.bytes().split_at(up);
             [down, up]
         });
-        let factors = layout.offsets().iter().copied().zip(factors.map(<[u8]>::to_vec));
-        for (offset, bytes) in
-            layout.finish(&vec![Sum::default(); layout.offsets().len()]).into_iter().chain(factors)
-        {
+        let factors: Vec<&[u8]> = factors.collect();
+        let sum = |bytes: &&[u8]| Sum { sha256: Sha256::digest(bytes).into(), ..Sum::default() };
+        let frame = layout.finish(&factors.iter().map(sum).collect::<Vec<_>>());
+        let data = layout.offsets().iter().copied().zip(factors.into_iter().map(<[u8]>::to_vec));
+        for (offset, bytes) in frame.into_iter().chain(data) {
             file[offset as usize..][..bytes.len()].copy_from_slice(&bytes);
         }
         Ok(file)
+    }
+
+    /// Where everything goes in the file, which holds checksums if that of the plan does.
+    fn layout(&self, plan: &Plan, model: &Model, tensors: &[Planned]) -> Result<Layout> {
+        let metadata = self.metadata(model)?;
+        Ok(match plan.files.iter().any(|file| file.layout.wants_sha256()) {
+            true => Checksummed::new(&metadata, tensors, gguf::place)?.into(),
+            false => gguf::place(&metadata, tensors)?.into(),
+        })
     }
 
     fn metadata(&self, model: &Model) -> Result<Metadata> {
@@ -175,10 +185,19 @@ pub struct Branch {
 }
 
 /// The adapter with branches that was written beside an earlier file `out`, if there is one: it belongs to that file alone.
-pub fn adapter_of(out: &Path) -> Option<PathBuf> {
+///
+/// # Errors
+/// [`Error::Format`] if the system does not let it be read.
+pub fn adapter_of(out: &Path) -> Result<Option<PathBuf>> {
     let path = path(out);
-    let container = formats::open(&path, &Limits::default()).ok()?;
-    container.value(KEY).is_some().then_some(path)
+    if !exists(&path) {
+        return Ok(None);
+    }
+    match formats::open(&path, &Limits::default()) {
+        Ok(container) => Ok(container.value(KEY).is_some().then_some(path)),
+        Err(error @ formats::Error::Io { .. }) => Err(error.into()),
+        Err(_) => Ok(None), // it is none of ours
+    }
 }
 
 /// Where the adapter of the file `out` is: `NAME.lora.gguf` beside `NAME.gguf`.

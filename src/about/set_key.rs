@@ -84,6 +84,11 @@ fn scalar(kind: ValueKind, text: &str) -> Result<Value, String> {
     fn number<T: FromStr>(text: &str, value: fn(T) -> Value) -> Option<Value> {
         text.parse().ok().map(value)
     }
+    // A number too large for the type is refused; infinity must be asked for by its name.
+    fn float<T: Copy>(text: &str, rounded: fn(f64) -> T, is_finite: fn(T) -> bool) -> Option<T> {
+        let value = rounded(text.parse().ok()?);
+        (is_finite(value) || text.contains(['n', 'N'])).then_some(value)
+    }
     let value = match kind {
         ValueKind::U8 => number(text, Value::U8),
         ValueKind::I8 => number(text, Value::I8),
@@ -93,8 +98,8 @@ fn scalar(kind: ValueKind, text: &str) -> Result<Value, String> {
         ValueKind::I32 => number(text, Value::I32),
         ValueKind::U64 => number(text, Value::U64),
         ValueKind::I64 => number(text, Value::I64),
-        ValueKind::F32 => number(text, Value::F32),
-        ValueKind::F64 => number(text, Value::F64),
+        ValueKind::F32 => float(text, |v| v as f32, f32::is_finite).map(Value::F32),
+        ValueKind::F64 => float(text, |v| v, f64::is_finite).map(Value::F64),
         ValueKind::Bool => number(text, Value::Bool),
         ValueKind::String => Some(Value::from(text)),
         ValueKind::Array => None,
@@ -125,6 +130,7 @@ mod tests {
             ("a.b=u32:24", "a.b", Value::U32(24)),
             ("a=i8:-3", "a", Value::I8(-3)),
             ("a=f32:1e-5", "a", Value::F32(1e-5)),
+            ("a=f64:-inf", "a", Value::F64(f64::NEG_INFINITY)),
             ("a=bool:true", "a", Value::Bool(true)),
             ("a=str:x=y:z", "a", Value::from("x=y:z")),
             ("a=str:", "a", Value::from("")),
@@ -143,6 +149,8 @@ mod tests {
             ("a=int:1", "there is no type \"int\""),
             ("a=u8:256", "\"256\" is no u8"),
             ("a=bool:1", "\"1\" is no bool"),
+            ("a=f32:1e99", "\"1e99\" is no f32"),
+            ("a=f64:1e999", "\"1e999\" is no f64"),
             ("a=u8[]:1", "is no JSON array"),
             ("a=u8[]:[1, 256]", "\"256\" is no u8"),
             ("a=str[]:[1]", "1 is no text"),

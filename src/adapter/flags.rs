@@ -1,6 +1,6 @@
 //! Adapters and tuned states on the command line: what is merged into the model as it is opened.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use super::{Adapter, Layout, Options, TunedState};
 use crate::error::Result;
@@ -30,9 +30,10 @@ pub struct Flags {
 }
 
 impl Flags {
-    /// The files that are read.
-    pub fn files(&self) -> impl Iterator<Item = &Path> {
-        [&self.lora, &self.lora_init, &self.state].into_iter().flatten().map(PathBuf::as_path)
+    /// The files that are read, and the configuration that PEFT writes beside an adapter.
+    pub fn files(&self) -> impl Iterator<Item = PathBuf> {
+        let given = [&self.lora, &self.lora_init, &self.state].into_iter().flatten().cloned();
+        given.chain(self.lora.as_deref().map(super::peft::config_beside))
     }
 
     /// Merges what was asked for into `model`.

@@ -39,6 +39,7 @@ use crate::error::{Error, Result};
 use crate::model::{Lazy, Model};
 use crate::verify;
 use reader::Reader;
+pub(crate) use reader::lonely_factor;
 
 /// What the user says of an adapter.
 #[derive(Clone, Copy, Debug, Default)]

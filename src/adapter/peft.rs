@@ -36,6 +36,11 @@ pub(super) fn weights(path: &Path) -> Result<PathBuf> {
     })
 }
 
+/// Where the configuration of an adapter is, if it has one.
+pub(super) fn config_beside(weights: &Path) -> PathBuf {
+    weights.with_file_name(CONFIG)
+}
+
 /// What scales the LoRA of PEFT's.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default)]
@@ -57,7 +62,7 @@ impl Config {
     /// # Errors
     /// [`Error::Model`] if it cannot be read or understood, or is of another kind of change than `W + B A * scale`.
     pub fn beside(weights: &Path) -> Result<Option<Config>> {
-        let path = weights.with_file_name(CONFIG);
+        let path = config_beside(weights);
         let is_named = WEIGHTS.iter().any(|name| weights.file_name().is_some_and(|n| n == *name));
         if !is_named || !path.is_file() {
             return Ok(None);

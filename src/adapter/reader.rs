@@ -348,6 +348,17 @@ fn namings(file: &Container) -> impl Iterator<Item = &'static Naming> {
     })
 }
 
+/// The first factor of a LoRA in a file whose counterpart is not there, and the name that this would have.
+pub(crate) fn lonely_factor(file: &Container) -> Option<(String, String)> {
+    file.tensors().iter().find_map(|tensor| {
+        let name = unwrapped(&tensor.name);
+        let pairs = PAIRS.iter().flat_map(|(a, b, _)| [(*a, *b), (*b, *a)]);
+        let (own, other) = pairs.into_iter().find(|(own, _)| base(name, own).is_some())?;
+        let counterpart = tensor.name.replace(own, other);
+        file.tensor(&counterpart).is_none().then(|| (tensor.name.clone(), counterpart))
+    })
+}
+
 /// A name without an ending and what PEFT puts behind that.
 fn base<'n>(name: &'n str, ending: &str) -> Option<&'n str> {
     BEHIND.iter().find_map(|behind| name.strip_suffix(behind)?.strip_suffix(ending))

@@ -97,7 +97,8 @@ pub(super) fn run(args: &Args, style: Style) -> Result<()> {
     stop_on_ctrl_c();
     let mut inputs = Inputs::new();
     let models = [&args.model].into_iter().chain(&args.against).chain(&args.candidate);
-    inputs.add_all(models.chain(&args.texts).map(PathBuf::as_path).chain(args.run.files()));
+    inputs.add_all(models.chain(&args.texts));
+    inputs.add_all(args.run.files());
     let targets = args
         .save
         .split_first()

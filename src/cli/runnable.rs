@@ -48,8 +48,8 @@ impl RunArgs {
     }
 
     /// The files that are read besides models and texts.
-    pub fn files(&self) -> impl Iterator<Item = &Path> {
-        self.vocab.iter().map(PathBuf::as_path).chain(self.adapters.files())
+    pub fn files(&self) -> impl Iterator<Item = PathBuf> {
+        self.vocab.iter().cloned().chain(self.adapters.files())
     }
 
     /// How models are run, all of them in the same buffers.

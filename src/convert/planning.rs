@@ -7,7 +7,7 @@ use quant::Encoding;
 
 use super::{Prepared, Request, beside_goals};
 use crate::about::{self, About};
-use crate::calibrate::{self, Calibration, Done, Judge, SELF, Source, Stats, Text, Trace};
+use crate::calibrate::{self, Calibration, CrossCheck, Done, Judge, SELF, Source, Stats, Text, Trace};
 use crate::compact;
 use crate::error::{Error, Result};
 use crate::hub;
@@ -175,7 +175,7 @@ impl Request {
         let inputs = self.inputs(&model);
         targets::admit(target, &model, file_type)?;
         let about = self.about.applied(&model, target)?;
-        let (text, stats) = self.text(&model, target, file_type, stop)?.unzip();
+        let (mut text, stats) = self.text(&model, target, file_type, stop)?.unzip();
         let stats = stats.flatten();
         let types = match &self.goals.recipe {
             Some(path) => Types::load(path)?.1,
@@ -206,7 +206,7 @@ impl Request {
         };
         let rescaling = match self.equalize {
             true => {
-                let squares = || self.mean_squares(&model, target, text.as_ref(), stats.as_ref(), stop);
+                let squares = || self.mean_squares(&model, target, text.as_mut(), stats.as_ref(), stop);
                 Some(self.equalizing(&model, &recipe, &about, target, squares)?)
             }
             false => None,
@@ -264,6 +264,12 @@ impl Request {
         if let (true, Some(text)) = (self.goals.is_wanted(), &text) {
             judge = Some(Judge { source: again()?, held_out: text.held_out.clone() });
         }
+        // What a text does to other texts shows in the file as a whole.
+        let is_fitted = text.is_some() && !self.calibration.is_self();
+        let cross_check = match is_fitted && !target.codes() && self.branches.wanted().is_none() {
+            true => Some(CrossCheck([again()?, again()?])),
+            false => None,
+        };
         let mut budget = Budget::new(&plan, self.thread_count(), self.max_memory)?;
         let text_warnings = text.as_ref().map(|text| text.warnings.clone()).unwrap_or_default();
         let calibration = match text {
@@ -307,10 +313,13 @@ impl Request {
             modelfile: self.modelfile,
             chosen,
             judge,
+            cross_check,
             most_divergence: self.goals.target_kl,
             reached: None,
             save_recipe: self.goals.save_recipe.clone(),
             checksum_file: self.checksum_file,
+            wants_written: false,
+            written: Vec::new(),
             suspicions: Vec::new(),
         })
     }
@@ -377,12 +386,12 @@ impl Request {
         &self,
         model: &Model,
         target: &'static dyn Target,
-        text: Option<&Text>,
+        text: Option<&mut Text>,
         stats: Option<&Stats>,
         stop: &Stop,
     ) -> Result<Option<BTreeMap<Key, Vec<f32>>>> {
         let Some(stats) = stats else {
-            let run = |text: &Text| {
+            let run = |text: &mut Text| {
                 let bytes = calibrate::running_bytes(model, text.tokens());
                 Budget::admit(CALIBRATION, bytes, self.max_memory)?;
                 calibrate::mean_squares(self.open(target)?, text, stop, || ())

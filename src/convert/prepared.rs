@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use super::Request;
 use crate::about::About;
 use crate::branches::{self, Branches};
-use crate::calibrate::{self, Calibration, Chosen, Done, Judge, Store};
+use crate::calibrate::{self, Calibration, Chosen, CrossCheck, Done, Judge, Store};
 use crate::compact;
 use crate::error::{Error, Result};
 use crate::eval::Estimate;
@@ -14,8 +14,8 @@ use crate::isa;
 use crate::model::Model;
 use crate::pipeline::{self, Budget, Observer, Stop};
 use crate::plan::Plan;
-use crate::report::Conversion;
-use crate::storage::{self, Inputs, Output, Outputs, Targets};
+use crate::report::{ChangedKeys, Conversion};
+use crate::storage::{self, Inputs, Output, Outputs, Targets, Written};
 use crate::targets::Chat;
 use crate::verify::{self, checksum_file, sha256};
 
@@ -57,12 +57,18 @@ pub struct Prepared {
     /// What the file is judged by if they were, and the most divergence that was asked for.
     pub(crate) judge: Option<Judge>,
     pub(super) most_divergence: Option<f64>,
+    /// What tells whether calibration made the file worse elsewhere, unless it was calibrated on the model itself.
+    pub(crate) cross_check: Option<CrossCheck>,
     /// The divergence of the written file.
     pub(super) reached: Option<Estimate>,
     /// True if checksums of the files are to stand beside them.
     pub(crate) checksum_file: bool,
     /// What was found suspicious about the source while it was written.
     pub(super) suspicions: Vec<String>,
+    /// True if the hashes of the files are asked for.
+    pub(crate) wants_written: bool,
+    /// The files, if they were asked for, once they are written.
+    pub(crate) written: Vec<Written>,
     /// Where to write the types of the tensors.
     pub(crate) save_recipe: Option<PathBuf>,
 }
@@ -73,10 +79,18 @@ impl Prepared {
         let vocabulary = self.about.tokenizer.as_ref().map(ToString::to_string);
         Conversion::planned(&self.model, &self.plan, &self.budget, &self.output, vocabulary)
             .warned(&self.text_warnings)
+            .warned(&self.done.warnings)
             .calibrated(&self.done.outcomes)
             .branched(self.adapter(), self.adapter_bytes)
             .chosen(self.chosen.as_ref(), self.reached)
             .warned(&self.suspicions)
+    }
+
+    /// What is suspicious about the calibration texts and, once it was written, about the source; and what the file lacks
+    /// of it.
+    pub fn warnings(&self) -> Vec<String> {
+        let found = self.text_warnings.iter().chain(&self.done.warnings).chain(&self.suspicions);
+        ChangedKeys::of(&self.model, &self.plan).warnings().into_iter().chain(found.cloned()).collect()
     }
 
     /// What opens the finished model: the output, or of a set its first part.
@@ -156,12 +170,10 @@ impl Prepared {
     /// The same at the instruction sets that this thread may use.
     fn write_here(&mut self, force: bool, observer: &dyn Observer, stop: &Stop) -> Result<()> {
         // What a killed run set aside is part of what is replaced: it gets its names back before they are looked at.
-        if storage::journal_path(&self.output).exists() {
-            drop(Outputs::claim(self.targets(), &self.inputs, force)?);
-        }
+        storage::recover(&self.output)?;
         // Checksums of what is replaced would be wrong from now on.
         self.checksum_file |= force && checksum_file::path(&self.output).exists();
-        let mut outputs = Outputs::claim(self.targets(), &self.inputs, force)?;
+        let mut outputs = Outputs::claim(self.targets()?, &self.inputs, force)?;
         let store = self.encode(force, observer, stop)?;
         let adapter = self.made_adapter()?;
         self.suspicions =
@@ -182,39 +194,42 @@ impl Prepared {
             let divergence = || judge.divergence(written, stop);
             self.reached = pipeline::pool(self.budget.threads)?.install(divergence)?;
         }
+        if let Some(check) = self.cross_check.take() {
+            let written = Model::open(&outputs.to_open(), &[])?;
+            let harm = || check.harm(&self.plan, written, stop);
+            self.done.warnings.extend(pipeline::pool(self.budget.threads)?.install(harm)?);
+        }
         if let Some(path) = self.save_recipe.clone() {
             outputs.put(&path, self.recipe_text().as_bytes())?;
         }
         if self.checksum_file {
-            let text = self.checksums(&outputs)?;
+            let text = checksum_file::text(&self.output, &outputs.written()?)?;
             outputs.put(&checksum_file::path(&self.output), text.as_bytes())?;
+        }
+        if self.wants_written {
+            self.written = outputs.written()?;
         }
         outputs.commit(&self.inputs)?;
         store.map_or(Ok(()), Store::remove)
     }
 
     /// All names that are given, and those that the output they replace has besides.
-    fn targets(&self) -> Targets {
+    ///
+    /// # Errors
+    /// As [`branches::adapter_of`].
+    fn targets(&self) -> Result<Targets> {
         let names = self.plan.files.iter().map(|f| &f.name).chain(self.plan.small.iter().map(|f| &f.name));
         let adapter = self.adapter().map(|(path, _)| path);
         let checksums = self.checksum_file.then(|| checksum_file::path(&self.output));
-        Targets {
+        Ok(Targets {
             out: self.output.clone(),
             output: self.plan.output,
             names: names.cloned().collect(),
             beside: adapter.into_iter().chain(self.save_recipe.clone()).chain(checksums).collect(),
-            obsolete: branches::adapter_of(&self.output).into_iter().collect(),
+            obsolete: branches::adapter_of(&self.output)?.into_iter().collect(),
+            checkpoint: Some(Store::folder(&self.output)),
             is_model: true,
-        }
-    }
-
-    /// The checksums of all files, as they are before they get their names.
-    fn checksums(&self, outputs: &Outputs) -> Result<String> {
-        let main = outputs.paths().map(PathBuf::from);
-        let adapter =
-            self.adapter().and_then(|(path, _)| Some((outputs.partial_of(&path)?.to_owned(), path)));
-        let files: Vec<(PathBuf, PathBuf)> = main.zip(self.paths()).chain(adapter).collect();
-        checksum_file::text(&self.output, &files)
+        })
     }
 
     /// The types of all tensors that are not as the file type says, as a file that `--recipe` reads.

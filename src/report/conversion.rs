@@ -288,7 +288,8 @@ fn warnings(model: &Model, plan: &Plan) -> Vec<String> {
     let objections = plan.objections.iter().map(|o| format!("the model {}", o.what));
     let stated = plan.tensors.iter().map(|t| (t.name.as_str(), t.unmeasured));
     let unmeasured = unmeasured("the text of the importance matrix", stated);
-    let objections = objections.chain(plan.target.remarks(model)).chain(requantized(model, plan));
+    let objections =
+        objections.chain(plan.target.remarks(model)).chain(requantized(model, plan)).chain(unscaled(plan));
     let objections = objections.chain(equalized).chain(unmeasured);
     objections.chain(little_text(plan)).chain(sated(plan)).chain(unquantized(plan)).collect()
 }
@@ -301,8 +302,21 @@ fn unmeasured<'a>(source: &str, tensors: impl Iterator<Item = (&'a str, usize)>)
         .collect();
     (!found.is_empty()).then(|| {
         format!(
-            "{source} never used these columns (importance 0), which are encoded without importance: {}",
+            "{source} hardly ever used these columns (importance 0, or next to it beside the others), which are encoded \
+             without importance: {}",
             found.join(", ")
+        )
+    })
+}
+
+/// That weights are FP8 and no scales stand beside them: in most such checkpoints some do, and these may have been lost.
+fn unscaled(plan: &Plan) -> Option<String> {
+    let is_fp8 = |t: &&Planned| t.values.encoding() == Some(Encoding::F8E4M3);
+    let count = plan.tensors.iter().filter(is_fp8).count();
+    (count > 0).then(|| {
+        format!(
+            "{count} tensors of the source are FP8, without scales beside them: if their scales were dropped, the \
+             weights are wrong by them"
         )
     })
 }

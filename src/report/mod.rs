@@ -30,6 +30,7 @@ pub use diff::DiffReport;
 pub use evaluation::{EvaluationReport, Format};
 pub use generation::{Choice, Generation, HeadUse, Passage};
 pub use inspection::Inspection;
+pub(crate) use keys::ChangedKeys;
 pub use measurement::Measurement;
 pub use progress::Progress;
 pub use steps::Steps;

@@ -35,7 +35,7 @@ use crate::shard::Shard;
 use crate::storage::Output;
 
 /// The metadata key of the head.
-const KEY: &str = "rwkv-quant.shard";
+pub(crate) const KEY: &str = "rwkv-quant.shard";
 
 /// What a shard says of itself.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]

@@ -19,7 +19,7 @@ use crate::identity::{Identity, unseal};
 use crate::pipeline::{Budget, CALIBRATION, Observer, Stop};
 use crate::plan::{Part, Plan, Write};
 use crate::shard::Shard;
-use crate::storage::Output;
+use crate::storage::{self, Output};
 use crate::targets::{self, PlannedFile};
 
 impl Request {
@@ -65,7 +65,7 @@ impl Request {
             files: files(&plan, &frames),
             tensors: places(&plan),
         };
-        prepared.judge = None; // a shard is no model
+        (prepared.judge, prepared.cross_check) = (None, None); // a shard is no model
         prepared.output = path(&prepared.output, shard);
         prepared.plan = shard_plan(plan, Head { shard, conversion }, frames, &prepared.output)?;
         self.budgeted(prepared)
@@ -87,11 +87,12 @@ impl Request {
 }
 
 impl Prepared {
-    /// Whether the shard that is planned is there already, whole.
+    /// True if the shard that is planned is there already, whole; what a killed run left of it is recovered first.
     ///
     /// # Errors
-    /// [`Error::Model`] if a shard that was made with other options, or by another version, is there instead.
+    /// As [`storage::recover`]; [`Error::Model`] if a shard that was made with other options, or by another version, is there instead.
     pub fn is_done(&self) -> Result<bool> {
+        storage::recover(&self.output)?;
         if !self.output.is_file() {
             return Ok(false);
         }

@@ -19,6 +19,7 @@ use formats::{Checksums, Container, Limits};
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
+use crate::adapter;
 use crate::error::{Error, Result};
 use crate::model::Model;
 use findings::Findings;
@@ -66,7 +67,16 @@ pub fn model(model: &Model) -> Result<Verified> {
 /// disagrees with its data; [`Error::Model`] if bytes belong to nothing, or a checksum of its files is another.
 pub fn container(container: &Container) -> Result<Verified> {
     let kind = |i: usize| Kind::of_tensor(&container.tensors()[i]);
-    all(container, Findings::default(), &kind)
+    all(container, of_adapter(container), &kind)
+}
+
+/// That a part of an adapter is missing, if the container is one.
+fn of_adapter(container: &Container) -> Findings {
+    let mut findings = Findings::default();
+    if let Some((name, counterpart)) = adapter::lonely_factor(container) {
+        findings.contradict(format!("the factor {name:?} of a LoRA has no counterpart {counterpart:?}"));
+    }
+    findings
 }
 
 /// Reads all of a file that goes beside a model, in which any tensor may be zeros.
@@ -74,7 +84,7 @@ pub fn container(container: &Container) -> Result<Verified> {
 /// # Errors
 /// As [`container()`].
 pub fn companion(container: &Container) -> Result<Verified> {
-    all(container, Findings::default(), &|_| Kind::Exempt)
+    all(container, of_adapter(container), &|_| Kind::Exempt)
 }
 
 /// Compares the checksums in a container with its bytes, and nothing else: no weight is decoded.

@@ -10,7 +10,8 @@ A shim (shim.c, LD_PRELOAD) kills the program, fails an operation, writes half, 
   - exit code 0 says that every output has the bytes of an undisturbed run, and any other is a documented one;
   - the same command, run again, makes the new whole.
 
-Each fault happens at 64 operations of each scenario (8 with --quick, N with --most N, every one with --all).
+Each fault happens at 64 operations of each scenario (8 with --quick, N with --most N, every one with --all). With --only, the
+record keeps its other scenarios.
 """
 
 import argparse
@@ -319,6 +320,14 @@ def table(rows):
     return f"{whole('scenario', by_scenario + every)}\n\n{whole('fault', by_fault + every)}\n"
 
 
+def joined(record, most, rows):
+    """The rows of a record, with those that were made anew in place of their scenarios'."""
+    if record["at_most"] != most:
+        raise SystemExit(f"the record is of {record['at_most']} operations each, not {most}")
+    anew = {row["scenario"]: row for row in rows}
+    return [anew.pop(row["scenario"], row) for row in record["scenarios"]] + list(anew.values())
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--program", type=pathlib.Path, default=model.ROOT / "target/debug/rwkv-quant")
@@ -347,6 +356,8 @@ def main():
         raise SystemExit(f"no scenario is called {args.only}")
     print(f"\n{table(rows)}\n{time.monotonic() - start:.0f} s")
     if args.record:
+        if args.only and args.record.exists():
+            rows = joined(json.loads(args.record.read_text()), most, rows)
         args.record.write_text(json.dumps({"at_most": most, "scenarios": rows}, indent=1) + "\n")
         flags = "--all " if most is None else f"--most {most} "
         amount = "every operation" if most is None else f"up to {most} operations of each scenario, those that change names first"

@@ -203,3 +203,42 @@ fn flags_go_before_the_keys_of_the_source() {
     let ran = convert(&edited, &path("out.bin"), &["--set-key", "a=u8:1"]);
     assert!(ran.stderr.contains("--set-key changes nothing in rwkv.cpp files"), "{}", ran.stderr);
 }
+
+/// NaN is unequal to itself, and so every conversion was "found wrong".
+#[test]
+fn keys_that_are_no_number_are_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let [first, second] = ["a.gguf", "b.gguf"].map(|name| dir.path().join(name));
+    let set = ["--set-key", "x=f32:nan", "--set-key", "y=f64:nan"];
+    let convert = |from: &Path, to: &Path, flags: &[&str]| {
+        ok(["convert".as_ref(), from.as_os_str(), to.as_os_str(), "-t".as_ref(), "q8_0".as_ref()]
+            .into_iter()
+            .chain(flags.iter().map(std::ffi::OsStr::new)))
+    };
+    convert(&testdata("rwkv7-bytes.pth"), &first, &set);
+    convert(&first, &second, &[]);
+    assert!(matches!(value(&keys(&second), "x"), Some(Value::F32(v)) if v.is_nan()));
+    assert!(matches!(value(&keys(&second), "y"), Some(Value::F64(v)) if v.is_nan()));
+    ok(["verify".as_ref(), second.as_os_str()]);
+}
+
+/// A width is no value; what other formats cannot hold is named; and a shard says nothing of the whole.
+#[test]
+fn keys_that_are_lost_are_named_and_no_others() {
+    let dir = tempfile::tempdir().unwrap();
+    let [plain, edited] = ["plain.gguf", "edited.gguf"].map(|name| dir.path().join(name));
+    ok(["convert".as_ref(), testdata("rwkv7-bytes.pth").as_os_str(), plain.as_os_str(), "-tf16".as_ref()]);
+    let edits = [("rwkv7.context_length", Value::U64(1 << 20)), ("my.key", Value::U8(1))];
+    edit(&plain, &edited, &edits, &["rwkv-quant.sha256"]);
+    let said = |out: &str, flags: &[&str]| {
+        let out = dir.path().join(out);
+        let args = ["convert".as_ref(), edited.as_os_str(), out.as_os_str()];
+        ok(args.into_iter().chain(flags.iter().map(std::ffi::OsStr::new))).stdout
+    };
+    assert!(!said("same.gguf", &["-t", "q8_0"]).contains("\nkeys "));
+    assert!(!said("shards.gguf", &["-t", "q8_0", "--shard", "1/2"]).contains("\nkeys "));
+    let safetensors = said("other.safetensors", &[]);
+    let line = safetensors.lines().find(|line| line.starts_with("keys ")).unwrap();
+    assert!(line.contains("my.key") && line.contains("rwkv7.context_length"), "{line}");
+    assert!(!line.contains("tokenizer.ggml.tokens"), "{line}");
+}

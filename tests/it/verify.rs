@@ -516,6 +516,21 @@ fn files_of_any_architecture_are_lists_of_tensors() {
     fails(&path, 1, &["transformer.h.0.mlp.weight", "NaN"]);
 }
 
+/// Case lora-b-without-a: half an adapter was "sound", though no command can use it.
+#[test]
+fn a_factor_without_its_counterpart_is_named() {
+    let files = Files::new();
+    let (a, b) = ("blocks.0.att.key.lora_A".to_owned(), "blocks.0.att.key.lora_B".to_owned());
+    let factor = |name: &String, shape: [usize; 2]| (name.clone(), shape.to_vec(), vec![0.5f32; 1024]);
+    let (first, second) = (factor(&a, [4, 256]), factor(&b, [256, 4]));
+    let whole = files.write("whole.safetensors", &safetensors(&[first.clone(), second.clone()]));
+    ok(["verify", &whole]);
+    for (kept, lost) in [(first, &b), (second, &a)] {
+        let half = files.write("half.safetensors", &safetensors(std::slice::from_ref(&kept)));
+        fails(&half, 1, &[&kept.0, "has no counterpart", lost]);
+    }
+}
+
 /// Parts of two models of one shape are no set, in whichever format: each part states the digest of its model.
 #[test]
 fn parts_of_two_models_are_no_set() {

@@ -9,6 +9,8 @@
 pub mod mutate;
 mod targets;
 
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
@@ -23,6 +25,26 @@ pub struct Target {
     pub run: fn(&Scratch, &[u8]) -> String,
     /// Bytes that any input may make it allocate.
     pub base_bytes: usize,
+}
+
+impl Target {
+    /// Valid inputs, and those that campaigns of fuzzing kept in `corpus/NAME.tar.gz`.
+    ///
+    /// # Panics
+    /// If there is an archive and it cannot be read.
+    pub fn inputs(&self) -> Vec<Vec<u8>> {
+        let mut inputs = (self.seeds)();
+        let name = format!("corpus/{}.tar.gz", self.name);
+        if let Ok(file) = File::open(Path::new(env!("CARGO_MANIFEST_DIR")).join(name)) {
+            let mut archive = tar::Archive::new(flate2::read::GzDecoder::new(file));
+            for entry in archive.entries().expect("the archive is sound") {
+                let mut bytes = Vec::new();
+                entry.and_then(|mut e| e.read_to_end(&mut bytes)).expect("the archive is sound");
+                inputs.push(bytes);
+            }
+        }
+        inputs
+    }
 }
 
 /// Bytes that any file may make the readers of a container allocate.

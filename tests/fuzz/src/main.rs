@@ -1,6 +1,6 @@
 //! `fuzz [TARGET|all] [SECONDS] [SEED]`, or `fuzz TARGET --file PATH` for one input.
 //!
-//! Runs every target for so many seconds (default 10) on damaged seeds. The inputs depend on SEED alone
+//! Runs every target on its seeds and its corpus, and for so many seconds (default 10) on damaged ones. The inputs depend on SEED alone
 //! (default 1). An input that panics, takes more than two seconds, or makes the program allocate out of
 //! proportion is written to `crashes/`, and the program ends with 1.
 
@@ -69,12 +69,15 @@ fn one_file(target: &Target, path: &Path) -> ExitCode {
 /// Runs a target; whether nothing was found.
 fn fuzz(target: &Target, time: Duration, seed: u64) -> bool {
     let scratch = Scratch::new().expect("a scratch folder can be made");
-    let mut inputs = (target.seeds)();
+    let mut inputs = target.inputs();
     let mut outcomes = BTreeSet::new();
     let mut random = Random(seed);
     let (start, mut runs) = (Instant::now(), 0u64);
-    for seed in inputs.clone() {
-        outcomes.extend(check(target, &scratch, &seed));
+    for input in &inputs {
+        match check(target, &scratch, input) {
+            Ok(outcome) => drop(outcomes.insert(outcome)),
+            Err(why) => return found(target, &why, input, "kept"),
+        }
     }
     while start.elapsed() < time {
         let input = damaged(&mut random, &inputs);
@@ -86,15 +89,20 @@ fn fuzz(target: &Target, time: Duration, seed: u64) -> bool {
                 }
             }
             Err(why) => {
-                let path = format!("crashes/{}-{seed}-{runs}", target.name);
-                let saved = std::fs::create_dir_all("crashes").and_then(|()| std::fs::write(&path, &input));
-                println!("{}: FAILED: {why}; the input is in {path} ({saved:?})", target.name);
-                return false;
+                return found(target, &why, &input, &format!("{seed}-{runs}"));
             }
         }
     }
     println!("{}: {runs} inputs, {} ways to end, nothing found", target.name, outcomes.len());
     true
+}
+
+/// Says what is wrong, and where the input is; false.
+fn found(target: &Target, why: &str, input: &[u8], name: &str) -> bool {
+    let path = format!("crashes/{}-{name}", target.name);
+    let saved = std::fs::create_dir_all("crashes").and_then(|()| std::fs::write(&path, input));
+    println!("{}: FAILED: {why}; the input is in {path} ({saved:?})", target.name);
+    false
 }
 
 /// How the input ended, or what is wrong with how it ended.
