@@ -17,6 +17,7 @@ record keeps its other scenarios.
 import argparse
 import concurrent.futures
 import hashlib
+import itertools
 import json
 import os
 import pathlib
@@ -75,7 +76,7 @@ class Campaign:
             model.write(self.inputs / f"{name}.safetensors", model.tensors(seed, blocks))
         (self.inputs / "text.txt").write_bytes(model.text(4000))
         (self.inputs / "job.toml").write_text(scenarios.JOB)
-        self.count = 0
+        self.numbers = itertools.count(1)
 
     def execute(self, folder, command, more=None, limit=None):
         """Runs the program; its exit code (negative: the signal) and what it said."""
@@ -113,8 +114,7 @@ class Campaign:
 
     def fresh(self):
         """A new folder for a run."""
-        self.count += 1
-        return self.work / "runs" / str(self.count)
+        return self.work / "runs" / str(next(self.numbers))
 
 
 class Undisturbed:
@@ -126,7 +126,8 @@ class Undisturbed:
         campaign.prepare(scenario, self.template)
         self.old = snapshot(self.template)
         self.old_outputs, self.kept = self.split(self.old)
-        folder, log = campaign.fresh(), campaign.work / f"log-{campaign.count}"
+        folder = campaign.fresh()
+        log = folder.with_suffix(".log")
         shutil.copytree(self.template, folder)
         code, said = campaign.execute(folder, scenario.command, campaign.shimmed(folder, log, "count", scenario=scenario))
         if code not in scenario.codes:
