@@ -31,6 +31,11 @@ use crate::storage::{Checked, Sealed, crc32, own};
 const IDENTITY: &str = "identity";
 /// Largest such file that is read.
 const IDENTITY_BYTES: u64 = 16 << 20;
+/// Digits of a tensor's number in the names of its files, at least, and what follows it; the last two in version 0.1.0.
+const NUMBER_DIGITS: usize = 5;
+const KINDS: [&str; 7] = ["bytes", "factors", "seal", "partial", "for_now", "json", "section"];
+/// What may follow that: in version 0.1.0 checksums stood in files of their own.
+const ENDINGS: [&str; 2] = [".partial", ".sha256"];
 /// Sections of fewer bytes are coded again by a run that goes on.
 const LARGE_BYTES: u64 = 1 << 20;
 
@@ -316,8 +321,11 @@ fn refuse_strangers(folder: &Path) -> Result<()> {
     }
     let Ok(listed) = fs::read_dir(folder) else { return Ok(()) };
     let is_ours = |name: &str| {
-        let numbered =
-            name.split_once('.').is_some_and(|(number, _)| number.bytes().all(|b| b.is_ascii_digit()));
+        let is_number = |text: &str| text.len() >= NUMBER_DIGITS && text.bytes().all(|b| b.is_ascii_digit());
+        let numbered = name.split_once('.').is_some_and(|(number, kind)| {
+            let kind = ENDINGS.iter().fold(kind, |kind, ending| kind.strip_suffix(ending).unwrap_or(kind));
+            is_number(number) && KINDS.contains(&kind)
+        });
         numbered || ["lock", "identity", "identity.partial"].contains(&name)
     };
     let names = listed.filter_map(|entry| Some(entry.ok()?.file_name().to_string_lossy().into_owned()));
@@ -327,5 +335,32 @@ fn refuse_strangers(folder: &Path) -> Result<()> {
             what: format!("{} holds {name}, and is where finished matrices are to be kept", folder.display()),
             help: "move the folder away, or give the output another name".to_owned(),
         }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A folder in which anything is that no run makes stays as it is, whatever it is called.
+    #[test]
+    fn files_of_others_are_never_taken_for_a_checkpoint() {
+        for (name, is_ours) in [
+            ("00012.bytes", true),
+            ("00012.seal.partial", true),
+            ("123456.for_now", true),
+            ("00012.section.sha256", true),
+            ("identity", true),
+            ("lock", true),
+            ("001.txt", false),
+            (".notes", false),
+            ("00012.notes", false),
+            ("1.bytes", false),
+            ("00012", false),
+        ] {
+            let folder = tempfile::tempdir().unwrap();
+            fs::write(folder.path().join(name), "").unwrap();
+            assert_eq!(refuse_strangers(folder.path()).is_ok(), is_ours, "{name}");
+        }
     }
 }

@@ -148,8 +148,11 @@ impl Journal {
                 continue;
             }
             let mut text = Vec::new();
-            (&mut file).take(MAX_JOURNAL_BYTES).read_to_end(&mut text).map_err(Error::io("read", &path))?;
-            let mut journal = Journal { file, path, is_removed: false };
+            let read = (&mut file).take(MAX_JOURNAL_BYTES).read_to_end(&mut text);
+            // One that nothing is in is nobody's, and goes if it cannot be used.
+            let mut journal = Journal { file, path, is_removed: meta.len() > 0 };
+            read.map_err(Error::io("read", &journal.path))?;
+            journal.is_removed = false;
             if !text.is_empty() {
                 journal.is_removed = true; // until it is known to be one
                 let entries = parsed(&text).ok_or_else(|| in_the_way(&journal.path))?;

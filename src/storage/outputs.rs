@@ -441,16 +441,28 @@ impl Write for Stream<'_> {
 /// for the same.)
 fn refuse_doubles(targets: &Targets) -> Result<()> {
     let mut names = HashSet::new();
+    let key = |path: &Path| {
+        let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        PathBuf::from(absolute.to_string_lossy().to_lowercase())
+    };
     for path in targets.taken() {
-        let absolute = std::path::absolute(&path).unwrap_or_else(|_| path.clone());
-        if !names.insert(absolute.to_string_lossy().to_lowercase()) {
+        if !names.insert(key(&path)) {
             return Err(Error::Usage {
                 what: format!("this run would write two files of the name {}", path.display()),
                 help: "give one of its outputs another name".to_owned(),
             });
         }
     }
-    Ok(())
+    // A folder of the run's own goes with all that is in it.
+    let folders: Vec<PathBuf> =
+        targets.checkpoint.iter().cloned().chain([targets.partial()]).map(|path| key(&path)).collect();
+    match targets.beside.iter().find(|path| folders.iter().any(|folder| key(path).starts_with(folder))) {
+        None => Ok(()),
+        Some(path) => Err(Error::Usage {
+            what: format!("{} would be in a folder that this run makes and removes", path.display()),
+            help: "give it a place outside that folder".to_owned(),
+        }),
+    }
 }
 
 /// An output must be no device, pipe or socket: it would be replaced by a file.
@@ -489,7 +501,8 @@ fn earlier(targets: &Targets) -> Result<Vec<PathBuf>> {
 fn refuse_strangers(folder: &Path, planned: &[PathBuf]) -> Result<()> {
     for entry in entries(folder)? {
         let name = entry.file_name().unwrap_or_default().to_string_lossy();
-        let weights = name.starts_with("model") && name.contains(".safetensors");
+        let weights = ["model.safetensors", "model.safetensors.index.json"].contains(&&*name)
+            || formats::is_of_set(&name, "model.safetensors");
         if !(weights || planned.contains(&entry)) || !entry.is_file() {
             return Err(Error::Usage {
                 what: format!("{} holds {name}, which would be lost", folder.display()),

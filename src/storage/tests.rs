@@ -268,6 +268,15 @@ fn two_outputs_of_one_name_and_two_runs_of_one_output_are_refused() {
         assert!(error.contains("this run would write two files of the name"), "{error}");
         assert!(place.names().is_empty());
     }
+    // Nor a file in a folder that goes when the run is over.
+    let checkpoint = Some(place.at("m.gguf.calibration"));
+    let within = Targets {
+        beside: vec![place.at("m.gguf.calibration/recipe.toml")],
+        checkpoint,
+        ..Targets::file(&place.at("m.gguf"))
+    };
+    let error = write_all(within, "new", true).unwrap_err().to_string();
+    assert!(error.contains("in a folder that this run makes and removes"), "{error}");
     let first = filled(set(&place), "first", false).unwrap();
     let error = filled(set(&place), "second", false).unwrap_err().to_string();
     assert!(error.contains("is being written by another process"), "{error}");
