@@ -26,8 +26,7 @@ const TOGETHER: usize = SAMPLES * SAMPLE_TOKENS;
 const CHUNK_VALUES: usize = 1 << 20;
 /// Divergence at which the file is called worse, as a multiple of the default encoder's. Samples of a small model are no
 /// text of anybody's: calibrated on ordinary text, q4_0 and q4_k_m of the test model have 1.2 to 2.2 times the default's
-/// divergence on them (and half of it on other ordinary text); on capital letters 2.7 to 3, on random letters and on digits
-/// 8 to 50.
+/// divergence on them; on capital letters 2.7 to 3, on random letters and on digits 8 to 56.
 const HARMFUL: f64 = 2.5;
 /// Standard errors by which it must be worse.
 const CERTAIN: f64 = 3.0;
