@@ -86,8 +86,8 @@ pub(super) fn lock_name(artifact: &str) -> String {
     format!(".{artifact}.lock")
 }
 
-/// Removes what killed workers left of artifacts in `folder` that are not wanted any more, unless somebody is at work on
-/// them: locks, and unfinished files.
+/// Removes what workers that were killed while they wrote left of artifacts in `folder` that are not wanted any more,
+/// unless somebody is at work on them: locks, and unfinished files. Other locks may be another program's.
 ///
 /// # Errors
 /// [`Error::Io`].
@@ -98,12 +98,16 @@ pub(super) fn sweep(folder: &Path, is_wanted: impl Fn(&str) -> bool) -> Result<(
     let artifacts = names.iter().filter_map(|n| n.strip_prefix('.')?.strip_suffix(".lock"));
     for artifact in artifacts.filter(|artifact| !is_wanted(artifact)) {
         let path = folder.join(lock_name(artifact));
-        let Some(claim) = Claim::free(&path)? else { continue };
-        if claim.broken_off {
-            let out = folder.join(artifact);
-            storage::recover(&out)?;
-            Store::discard(&out)?;
+        let is_ours =
+            path.symlink_metadata().is_ok_and(|meta| meta.is_file() && meta.len() == NOTE.len() as u64)
+                && fs::read(&path).is_ok_and(|note| note == NOTE.as_bytes());
+        if !is_ours {
+            continue;
         }
+        let Some(_claim) = Claim::free(&path)? else { continue };
+        let out = folder.join(artifact);
+        storage::recover(&out)?;
+        Store::discard(&out)?;
     }
     Ok(())
 }
@@ -159,6 +163,20 @@ mod tests {
             }
         });
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn locks_of_others_are_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        for (name, note) in
+            [(".empty.lock", ""), (".theirs.lock", "12345\n"), (".ours.lock", NOTE), (".kept.lock", NOTE)]
+        {
+            fs::write(at(name), note).unwrap();
+        }
+        sweep(dir.path(), |artifact| artifact == "kept").unwrap();
+        let left = [".empty.lock", ".theirs.lock", ".ours.lock", ".kept.lock"].map(|name| at(name).exists());
+        assert_eq!(left, [true, true, false, true]);
     }
 
     #[test]

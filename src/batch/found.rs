@@ -1,11 +1,13 @@
 //! What a batch finds at the place of an artifact: whether it is kept, why not, and whose it is.
 
 use std::fs;
+use std::io::Read;
 use std::path::Path;
 
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::cell::{Cell, record_name};
 use super::outputs::{MANIFEST, SUMMARY};
 use super::record::{FILE_BYTES, FileRecord, Record, SEAL};
 use crate::files;
@@ -23,8 +25,10 @@ pub(super) enum Found {
     Older(Box<Record>),
     /// A record of which something was changed.
     Changed(Box<Record>),
-    /// No record, or not all of one.
+    /// Not all of a record.
     Damaged,
+    /// Nothing that begins as a record does: somebody's file, or a record of which the disk lost the beginning.
+    Foreign,
 }
 
 impl Found {
@@ -40,7 +44,8 @@ impl Found {
             (Some(_), Some(record)) if record.seal.is_empty() => Found::Older(record),
             (Some(value), Some(record)) if digest_of(&value, SEAL) == record.seal => Found::Sound(record),
             (Some(_), Some(record)) => Found::Changed(record),
-            _ => Found::Damaged,
+            _ if begins_as_record(path) => Found::Damaged,
+            _ => Found::Foreign,
         }
     }
 
@@ -57,7 +62,7 @@ impl Found {
             }
             Found::Older(record) => format!("replaces one of rwkv-quant {}", record.program.version),
             Found::Changed(_) => "made again: its record was changed after it had been written".to_owned(),
-            Found::Damaged => "made again: its record was damaged".to_owned(),
+            Found::Damaged | Found::Foreign => "made again: its record was damaged".to_owned(),
         })
     }
 
@@ -68,9 +73,26 @@ impl Found {
             Found::Nothing => false,
             Found::Sound(record) | Found::Older(record) => record.owns_all(folder),
             Found::Changed(record) if record.owns_all(folder) => true,
-            Found::Changed(_) | Found::Damaged => is_described(out, folder, artifact),
+            Found::Changed(_) | Found::Damaged | Found::Foreign => is_described(out, folder, artifact),
         }
     }
+}
+
+/// The record of what an earlier run made in the place of a cell, if it is there still.
+pub(super) fn standing(cell: &Cell, out: &Path) -> Option<Record> {
+    let folder = cell.folder(out);
+    match Found::at(&folder.join(record_name(&cell.name))) {
+        Found::Sound(record) if record.is_there(&folder) => Some(*record),
+        _ => None,
+    }
+}
+
+/// Whether a file is empty, or begins with the bytes that every record begins with.
+fn begins_as_record(path: &Path) -> bool {
+    const BEGIN: &[u8] = b"{\n  \"cell\":";
+    let mut bytes = Vec::new();
+    let read = fs::File::open(path).and_then(|file| file.take(BEGIN.len() as u64).read_to_end(&mut bytes));
+    read.is_ok() && BEGIN.starts_with(&bytes)
 }
 
 /// Whether any model's folder holds a record.

@@ -91,10 +91,13 @@ pub fn run(
     let records = cells.iter().map(|cell| cell.folder(&out).join(cell::record_name(&cell.name)));
     described.chain(records).try_for_each(|path| inputs.refuse(&path))?;
     let workshop = Workshop::new(job, &out, settings.force, settings.max_memory.is_some(), &memory, stop);
-    let summary = run_with(job, &cells, settings, listen, |cell, threads| {
+    let mut summary = run_with(job, &cells, settings, listen, |cell, threads| {
         stop.check()?;
         workshop.make(cell, threads)
     });
+    for outcome in summary.cells.iter_mut().filter(|outcome| outcome.fate.is_open()) {
+        outcome.record = found::standing(&cells[outcome.place], &out);
+    }
     if summary.shard == Shard::WHOLE {
         publish(&summary, &out)?;
     } else {
@@ -154,7 +157,7 @@ pub fn merge(out: &Path) -> Result<Summary> {
     let summary = Summary::join(shards)?;
     let models: Vec<&str> = summary.cells.iter().map(|cell| cell.model.as_str()).collect();
     refuse_strangers(out, &models)?;
-    for cell in summary.cells.iter().filter(|c| c.fate.is_good()) {
+    for cell in summary.cells.iter().filter(|c| c.is_published()) {
         let folder = out.join(&cell.model);
         if !cell.record.as_ref().is_some_and(|record| record.is_whole(&folder)) {
             return Err(Error::Check {
@@ -217,6 +220,38 @@ fn sole(out: &Path) -> Result<Claim> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Ctrl-C while a finished release is looked at again takes nothing from it.
+    #[test]
+    fn a_run_that_is_stopped_leaves_what_describes_a_finished_release() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("job.toml");
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/rwkv7-bytes.pth");
+        let text = format!("[[model]]\nname = \"m\"\nsource = {source:?}\n[[artifact]]\ntype = \"q8_0\"\n");
+        std::fs::write(&path, text).unwrap();
+        let job = Job::read(&path).unwrap();
+        let out = dir.path().join("out");
+        let settings = Settings { out: Some(out.clone()), ..Settings::default() };
+        let fate = |stop: &Stop| run(&job, &settings, stop, &|_, _, _| {}).unwrap().cells[0].fate;
+        let described = || {
+            let names = ["SHA256SUMS", "manifest.json", "m/SHA256SUMS", "m/README.md"];
+            names.map(|name| std::fs::read_to_string(out.join(name)).unwrap())
+        };
+        assert_eq!(fate(&Stop::new()), Fate::Made);
+        let before = described();
+        let stopped = Stop::new();
+        stopped.ask();
+        assert_eq!(fate(&stopped), Fate::NotRun);
+        assert_eq!(described(), before);
+        assert!(before[0].contains("m/m-Q8_0.gguf"), "{}", before[0]);
+        // What is not there any more is not told of.
+        std::fs::remove_file(out.join("m/m-Q8_0.gguf")).unwrap();
+        assert_eq!(fate(&stopped), Fate::NotRun);
+        assert!(!std::fs::read_to_string(out.join("manifest.json")).unwrap().contains("m-Q8_0"));
+        assert!(!out.join("m/README.md").exists());
+        assert_eq!(fate(&Stop::new()), Fate::Made);
+        assert_eq!(described(), before);
+    }
 
     #[test]
     fn a_cell_that_panics_is_one_fate_among_others() {

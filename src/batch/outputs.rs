@@ -70,7 +70,7 @@ impl Manifest {
     /// That of a run; what failed is not in it.
     fn of(summary: &Summary) -> Manifest {
         let mut models: Vec<ManifestModel> = Vec::new();
-        for cell in summary.cells.iter().filter(|c| c.fate.is_good()) {
+        for cell in summary.cells.iter().filter(|c| c.is_published()) {
             let Some(mut record) = cell.record.clone() else { continue };
             // The record beside the artifact has all of it, under its seal.
             record.seal.clear();

@@ -431,13 +431,18 @@ impl Record {
         super::found::are_owned(&self.files, folder)
     }
 
+    /// Whether its files are in `folder`, as long as they were.
+    pub(super) fn is_there(&self, folder: &Path) -> bool {
+        let as_long = |f: &FileRecord| folder.join(&f.name).metadata().is_ok_and(|m| m.len() == f.bytes);
+        !self.files.is_empty() && self.files.iter().all(as_long)
+    }
+
     /// Whether its files are in `folder`, with the bytes that they had.
     pub(super) fn is_whole(&self, folder: &Path) -> bool {
-        let as_long = |f: &FileRecord| folder.join(&f.name).metadata().is_ok_and(|m| m.len() == f.bytes);
         let is_same = |f: &FileRecord| {
             FileRecord::of(&folder.join(&f.name), f.name.clone()).is_ok_and(|found| found == *f)
         };
-        !self.files.is_empty() && self.files.iter().all(as_long) && self.files.par_iter().all(is_same)
+        self.is_there(folder) && self.files.par_iter().all(is_same)
     }
 }
 

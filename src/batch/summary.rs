@@ -61,7 +61,7 @@ pub struct Outcome {
     pub help: Option<String>,
     /// Time that it took.
     pub seconds: f64,
-    /// What is known of the artifact, if it is there.
+    /// What is known of the artifact, if it is there; if it was not made, of what an earlier run made in its place.
     pub record: Option<Record>,
 }
 
@@ -96,6 +96,11 @@ impl Fate {
         matches!(self, Fate::Rejected | Fate::Failed | Fate::Short)
     }
 
+    /// Whether it says nothing of what an earlier run made.
+    pub fn is_open(self) -> bool {
+        matches!(self, Fate::Short | Fate::NotRun)
+    }
+
     /// In words.
     pub fn name(self) -> &'static str {
         match self {
@@ -111,6 +116,11 @@ impl Fate {
 }
 
 impl Outcome {
+    /// Whether what describes the release tells of the artifact: it is good, or still stands as an earlier run made it.
+    pub fn is_published(&self) -> bool {
+        self.record.is_some() && (self.fate.is_good() || self.fate.is_open())
+    }
+
     /// What came of the cell at `place`; `Err` of `Err` is what it panicked with.
     pub(super) fn new(
         place: usize,

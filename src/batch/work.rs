@@ -121,6 +121,9 @@ impl<'a> Workshop<'a> {
                 notes.extend(found.why_not(&planned));
                 // What stands there and is not what a record names is somebody's, unless a killed run was about to write it.
                 let is_ours = claim.broken_off || found.is_ours(self.out, &folder, &cell.name);
+                if matches!(found, Found::Foreign) && !is_ours && !self.force {
+                    return Err(Error::Exists { path });
+                }
                 if sketch.is_some() {
                     let _held = self.memory.take(sources.iter().map(|f| f.bytes).sum(), self.stop)?;
                     prepared = plan(&request, request.open(target)?)?;

@@ -13,6 +13,7 @@ use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::pipeline::{self, Stop};
 use crate::plan::Plan;
+use crate::runner::math::{divergence, log_sum_exp};
 use crate::runner::{Options, Runner, Walk};
 
 /// Samples of the model, and tokens of each: 256 tokens in all.
@@ -50,9 +51,7 @@ impl CrossCheck {
         let mut source = at_start(source)?;
         let mut written = at_start(runner(written)?)?;
         for walk in [&mut source, &mut written] {
-            while walk.next().is_some() {
-                walk.step(None, || stop.check())?;
-            }
+            walk.finish(|| stop.check())?;
         }
         let plain = plain(at_start(runner(again)?)?, plan, stop)?;
         let mut differences = Vec::new();
@@ -65,7 +64,9 @@ impl CrossCheck {
                     [&source, &written, &plain].map(|walk| walk.logits(group, rows));
                 let (p, calibrated, default) = (p?, calibrated?, default?);
                 for i in 0..rows.len() {
-                    let kl = [&calibrated, &default].map(|q| divergence(p.row(i), q.row(i)));
+                    let p_sum = log_sum_exp(p.row(i)).0;
+                    let from_source = |q: &[f32]| divergence(p.row(i), p_sum, q, log_sum_exp(q).0);
+                    let kl = [&calibrated, &default].map(|q| from_source(q.row(i)));
                     sums.iter_mut().zip(kl).for_each(|(sum, kl)| *sum += kl);
                     differences.push(kl[0] - kl[1]);
                 }
@@ -97,9 +98,7 @@ fn plain(mut walk: Walk, plan: &Plan, stop: &Stop) -> Result<Walk> {
             }
         }
     }
-    while walk.next().is_some() {
-        walk.step(None, || stop.check())?;
-    }
+    walk.finish(|| stop.check())?;
     Ok(walk)
 }
 
@@ -129,20 +128,6 @@ fn rounded(
     Ok(Some(values))
 }
 
-/// KL divergence of prediction `q` from prediction `p`, both as logits: nats.
-fn divergence(p: &[f32], q: &[f32]) -> f64 {
-    let log_sum = |logits: &[f32]| {
-        let most = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        f64::from(most) + logits.iter().map(|l| f64::from(l - most).exp()).sum::<f64>().ln()
-    };
-    let (p_sum, q_sum) = (log_sum(p), log_sum(q));
-    let terms = p.iter().zip(q).map(|(p, q)| {
-        let (p, q) = (f64::from(*p) - p_sum, f64::from(*q) - q_sum);
-        p.exp() * (p - q)
-    });
-    terms.sum()
-}
-
 /// True if the mean is above 0 beyond chance.
 fn is_certain(differences: &[f64]) -> bool {
     let n = differences.len() as f64;
@@ -154,15 +139,6 @@ fn is_certain(differences: &[f64]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn divergence_is_that_of_the_definition() {
-        let (p, q) = ([0.5f64, 0.3, 0.2], [0.25f64, 0.25, 0.5]);
-        let logits = |p: [f64; 3], shift: f64| p.map(|p| (p.ln() + shift) as f32);
-        let expected: f64 = p.iter().zip(q).map(|(p, q)| p * (p / q).ln()).sum();
-        assert!((divergence(&logits(p, 2.0), &logits(q, -1.0)) - expected).abs() < 1e-6);
-        assert_eq!(divergence(&logits(p, 0.0), &logits(p, 0.0)), 0.0);
-    }
 
     #[test]
     fn chance_is_no_certainty() {

@@ -108,9 +108,7 @@ impl Listener for OnTheWay {
     }
 
     fn judge(&mut self, text: &mut Text, stop: &Stop) -> Result<()> {
-        while self.walk.next().is_some() {
-            self.walk.step(None, || stop.check())?;
-        }
+        self.walk.finish(|| stop.check())?;
         text.check_likely(&self.walk, stop)
     }
 }

@@ -140,9 +140,7 @@ struct Prediction {
 impl Reference {
     fn new(model: Model, sequences: &[&[u32]], options: Options, stop: &Stop) -> Result<Reference> {
         let mut walk = Walk::new(Runner::new(model, options)?, &[sequences], TOGETHER)?;
-        while walk.next().is_some() {
-            walk.step(None, || stop.check())?;
-        }
+        walk.finish(|| stop.check())?;
         let tokens: usize = sequences.iter().map(|s| s.len()).sum();
         let every = tokens.div_ceil(PREDICTIONS);
         let mut predictions = Vec::new();
@@ -158,9 +156,7 @@ impl Reference {
 
 /// Mean divergence of what the model says, from where it is to the end.
 fn to_the_end(walk: &mut Walk, reference: &[Prediction], stop: &Stop) -> Result<f64> {
-    while walk.next().is_some() {
-        walk.step(None, || stop.check())?;
-    }
+    walk.finish(|| stop.check())?;
     let (mut sum, mut count) = (0.0, 0);
     for (group, first) in reference.iter().enumerate() {
         let logits = walk.logits(group, &first.rows)?;

@@ -7,6 +7,7 @@ use super::text::Text;
 use crate::error::Result;
 use crate::pipeline::Stop;
 use crate::runner::Walk;
+use crate::runner::math::log_sum_exp;
 
 /// Most tokens that are looked at.
 const TOKENS: usize = 256;
@@ -71,15 +72,10 @@ fn nats(walk: &Walk, stop: &Stop) -> Result<Option<[f64; 2]>> {
 
 /// Cross-entropy of token `next`, and entropy, of a prediction: nats.
 fn surprise(logits: &[f32], next: usize) -> [f64; 2] {
-    let most = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let below = |logit: f32| f64::from(logit - most);
-    let (mut sum, mut weighted) = (0.0, 0.0);
-    for logit in logits {
-        let weight = below(*logit).exp();
-        sum += weight;
-        weighted += weight * below(*logit);
-    }
-    [sum.ln() - below(logits[next]), sum.ln() - weighted / sum]
+    let sum = log_sum_exp(logits).0;
+    let surprisal = |logit: f32| sum - f64::from(logit);
+    let entropy = logits.iter().map(|&logit| (-surprisal(logit)).exp() * surprisal(logit)).sum();
+    [surprisal(logits[next]), entropy]
 }
 
 #[cfg(test)]

@@ -191,6 +191,17 @@ impl Walk {
         Ok(())
     }
 
+    /// Takes all tokens behind the last block.
+    ///
+    /// # Errors
+    /// As [`Walk::step`].
+    pub fn finish(&mut self, mut progress: impl FnMut() -> Result<()>) -> Result<()> {
+        while self.next().is_some() {
+            self.step(None, &mut progress)?;
+        }
+        Ok(())
+    }
+
     /// The logits of rows `rows` of the tokens of a group, behind the last block.
     ///
     /// # Errors

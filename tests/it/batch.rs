@@ -672,6 +672,13 @@ fn records_are_believed_only_as_they_were_written() {
     assert!(status == 4 && said.contains("seven-Q4_0.gguf exists already"), "{said}");
     place.ok("out", &["--force"]);
     assert!(place.tree("out") == tree);
+    // Nor is every file that has a record's name one of a batch.
+    let theirs = place.path("other/seven/seven-Q4_0.gguf.json");
+    fs::create_dir_all(theirs.parent().unwrap()).unwrap();
+    fs::write(&theirs, "{\"notes\": \"of somebody\"}").unwrap();
+    let (status, said) = place.run("other", &[]);
+    assert!(status == 4 && said.contains("seven-Q4_0.gguf.json exists already"), "{said}");
+    assert_eq!(fs::read(&theirs).unwrap(), b"{\"notes\": \"of somebody\"}");
 }
 
 #[test]

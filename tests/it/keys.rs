@@ -194,6 +194,8 @@ fn flags_go_before_the_keys_of_the_source() {
         ("rwkv7.context_length=u64:3", 2, "programs read this key as U32"),
         ("tokenizer.ggml.eos_token_id=u32:256", 2, "the model has 256 tokens"),
         ("tokenizer.ggml.eom_token_id=i32:1", 2, "programs read this key as U32"),
+        ("rwkv7.attention.layer_norm_epsilon=f32:nan", 2, "an epsilon is a number above 0"),
+        ("rwkv7.attention.layer_norm_epsilon=f32:0", 2, "an epsilon is a number above 0"),
         ("a=b", 2, "give the type before the value"),
     ] {
         let ran = convert(&edited, &out, &["--set-key", key]);

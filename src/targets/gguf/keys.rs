@@ -97,6 +97,10 @@ pub(super) fn set(keys: &mut Metadata, order: &Order<'_>, architecture: &Archite
         if is_token && value.as_u64().is_none_or(|id| id >= vocab) {
             return Err(wrong(&format!("the model has {vocab} tokens"), "give the number of one of them"));
         }
+        let is_usable = |epsilon: f32| epsilon.is_finite() && epsilon > 0.0;
+        if is_epsilon(key) && !matches!(value, Value::F32(epsilon) if is_usable(*epsilon)) {
+            return Err(wrong("an epsilon is a number above 0", "give what the model was trained with"));
+        }
         match old {
             Some((_, old)) => *old = value.clone(),
             None => keys.push((key.clone(), value.clone())),
@@ -108,11 +112,15 @@ pub(super) fn set(keys: &mut Metadata, order: &Order<'_>, architecture: &Archite
 /// True for keys that describe the tensors, the vocabulary or the file.
 fn says_what_is_there(key: &str, architecture: &Architecture) -> bool {
     let named = ["architecture", "type", "file_type", "quantization_version", "alignment"];
-    let is_epsilon = key.ends_with("_epsilon");
     key.strip_prefix("general.").is_some_and(|key| named.contains(&key))
         || OF_THE_FILE.iter().any(|start| key.starts_with(start))
         || tokenizer::LISTS.contains(&key)
-        || (architecture.keys.iter().any(|(k, _)| *k == key) && !is_free(key) && !is_epsilon)
+        || (architecture.keys.iter().any(|(k, _)| *k == key) && !is_free(key) && !is_epsilon(key))
+}
+
+/// True for the keys that hold the epsilon of a norm.
+fn is_epsilon(key: &str) -> bool {
+    key.ends_with("_epsilon")
 }
 
 /// Number of weights in words, as llama.cpp writes it: `1.5B`, `191M`, at least two digits.
