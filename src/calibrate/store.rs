@@ -13,7 +13,7 @@
 //! never made.
 
 use std::fs::{self, File};
-use std::io::BufWriter;
+use std::io::{BufWriter, ErrorKind};
 use std::path::{Path, PathBuf};
 
 use formats::Mapped;
@@ -25,7 +25,7 @@ use crate::compact::Unencodable;
 use crate::error::{Error, Result};
 use crate::files;
 use crate::identity::{Identity, Stated, made_by_older};
-use crate::storage::{Checked, Sealed, crc32, own};
+use crate::storage::{Checked, Inputs, Sealed, crc32, own};
 
 /// What says for what exactly the matrices were made.
 const IDENTITY: &str = "identity";
@@ -70,11 +70,11 @@ impl Sum {
         Sum { length: bytes.len() as u64, crc32: crc32fast::hash(bytes) }
     }
 
-    /// The file at `path` if it has this sum.
-    fn open(self, path: &Path) -> Option<Sealed> {
-        let file = Mapped::open(path).ok()?;
+    /// The file at `path`; `None` if it has another sum.
+    fn open(self, path: &Path) -> Result<Option<Sealed>> {
+        let file = Mapped::open(path)?;
         let found = Sum { length: file.bytes().len() as u64, crc32: crc32(&file) };
-        (found == self).then(|| Sealed::new(file, self.crc32))
+        Ok((found == self).then(|| Sealed::new(file, self.crc32)))
     }
 }
 
@@ -82,17 +82,19 @@ impl Sum {
 #[derive(Debug)]
 pub struct Store {
     folder: PathBuf,
+    /// What the matrices are made of: what is made of anything else is not kept.
+    inputs: Inputs,
     /// Locked as long as the run goes on.
     _lock: File,
 }
 
 impl Store {
-    /// The folder for a run of this identity beside `out`; what a run with other options left there is removed if `force`.
+    /// The folder for a run of this identity, which reads `inputs`, beside `out`; what a run with other options left there is removed if `force`.
     ///
     /// # Errors
     /// [`Error::Model`] if a run with other options, or another version, left something there and it is not forced;
     /// [`Error::Resources`] if another run works on the same output; [`Error::Io`].
-    pub fn open(out: &Path, identity: &Identity, force: bool) -> Result<Store> {
+    pub fn open(out: &Path, identity: &Identity, inputs: &Inputs, force: bool) -> Result<Store> {
         let folder = Store::folder(out);
         refuse_strangers(&folder)?;
         fs::create_dir_all(&folder).map_err(Error::io("create", &folder))?;
@@ -104,7 +106,7 @@ impl Store {
                 help: "wait for it, or give another output".to_owned(),
             });
         }
-        let store = Store { folder, _lock: lock };
+        let store = Store { folder, inputs: inputs.clone(), _lock: lock };
         let path = store.folder.join(IDENTITY);
         if !store.is_of(identity, &path).or_else(|other| if force { Ok(false) } else { Err(other) })? {
             store.clear(&path)?;
@@ -163,43 +165,55 @@ impl Store {
         Ok(())
     }
 
-    /// What tensor `write` of the plan became, if it is there.
+    /// What tensor `write` of the plan became, if it is there and can be read.
     pub(super) fn get(&self, write: usize) -> Option<Kept> {
-        let Seal { bytes, factors, outcome } = self.seal(write)?;
-        let factors = match factors {
-            Some(sum) => Some(sum.open(&self.file(write, "factors"))?),
-            None => None,
+        self.read(write).ok().flatten()
+    }
+
+    /// What tensor `write` of the plan became, if it is there as it was written.
+    ///
+    /// # Errors
+    /// [`Error::Io`], [`Error::Format`].
+    fn read(&self, write: usize) -> Result<Option<Kept>> {
+        let Some(Seal { bytes, factors, outcome: Some(outcome) }) = self.seal(write)? else {
+            return Ok(None);
         };
-        Some(Kept { bytes: bytes.open(&self.file(write, "bytes"))?, factors, outcome: outcome? })
+        let open = |sum: Sum, kind| sum.open(&self.file(write, kind));
+        let are_factors_there = factors.is_some();
+        let factors = factors.map(|sum| open(sum, "factors")).transpose()?.flatten();
+        let is_whole = factors.is_some() == are_factors_there;
+        Ok(open(bytes, "bytes")?.filter(|_| is_whole).map(|bytes| Kept { bytes, factors, outcome }))
     }
 
     /// Keeps what tensor `write` of the plan became.
     ///
     /// # Errors
-    /// [`Error::Io`]; [`Error::Model`] if the disk does not hold what was written.
+    /// [`Error::Io`]; [`Error::Model`] if an input changed meanwhile, or the disk does not hold what was written.
     pub(super) fn keep(&self, write: usize, encoded: Encoded) -> Result<Kept> {
         let Encoded { bytes, factors, outcome } = encoded;
+        self.inputs.check_unchanged()?;
         own::replace(&self.file(write, "bytes"), &bytes)?;
         if let Some(factors) = &factors {
             own::replace(&self.file(write, "factors"), factors)?;
         }
         let sums = (Sum::of(&bytes), factors.as_deref().map(Sum::of));
         self.put_seal(write, &Seal { bytes: sums.0, factors: sums.1, outcome: Some(outcome) })?;
-        self.get(write).ok_or_else(|| {
+        self.read(write)?.ok_or_else(|| {
             crate::storage::damaged(&self.folder, &format!("matrix {write} is not what was written"))
         })
     }
 
-    /// What tensor `write` of the plan was coded as, if it is there.
+    /// What tensor `write` of the plan was coded as, if it is there and can be read.
     pub fn section(&self, write: usize) -> Option<Sealed> {
-        self.seal(write)?.bytes.open(&self.file(write, "bytes"))
+        let sum = self.seal(write).ok().flatten()?.bytes;
+        sum.open(&self.file(write, "bytes")).ok().flatten()
     }
 
     /// Keeps what `work` writes as what tensor `write` of the plan is coded as; a `second`, smaller one for this run only,
     /// beside the first, which a run that goes on would make too.
     ///
     /// # Errors
-    /// [`Error::Io`], and those of `work`; [`Error::Model`] if the disk does not hold what was written.
+    /// [`Error::Io`], and those of `work`; [`Error::Model`] if an input changed meanwhile, or the disk does not hold what was written.
     pub fn keep_section(
         &self,
         write: usize,
@@ -219,6 +233,7 @@ impl Store {
         let is_large = file.metadata().map_err(Error::io("write", &partial))?.len() >= LARGE_BYTES;
         let is_kept = is_large && !second;
         if is_kept {
+            self.inputs.check_unchanged()?;
             file.sync_all().map_err(Error::io("write", &partial))?;
         }
         ledger.compare(&partial, &|_| Ok(()))?;
@@ -230,15 +245,26 @@ impl Store {
         if is_kept {
             self.put_seal(write, &Seal { bytes: sum, factors: None, outcome: None })?;
         }
-        let section = sum.open(&path);
+        let section = sum.open(&path)?;
         section.map(Ok).ok_or_else(|| crate::storage::damaged(&path, "it is not what was written"))
     }
 
-    fn seal(&self, write: usize) -> Option<Seal> {
-        let text = fs::read_to_string(self.file(write, "seal")).ok()?;
-        let (crc32, json) = text.split_once('\n')?;
-        let is_whole = u32::from_str_radix(crc32, 16).ok()? == crc32fast::hash(json.as_bytes());
-        is_whole.then(|| serde_json::from_str(json).ok()).flatten()
+    /// The seal of tensor `write` of the plan, if it is there as it was written.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    fn seal(&self, write: usize) -> Result<Option<Seal>> {
+        let path = self.file(write, "seal");
+        let bytes = match fs::read(&path) {
+            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
+            read => read.map_err(Error::io("read", &path))?,
+        };
+        let parsed = || {
+            let (crc32, json) = std::str::from_utf8(&bytes).ok()?.split_once('\n')?;
+            let is_whole = u32::from_str_radix(crc32, 16).ok()? == crc32fast::hash(json.as_bytes());
+            is_whole.then(|| serde_json::from_str(json).ok()).flatten()
+        };
+        Ok(parsed())
     }
 
     fn put_seal(&self, write: usize, seal: &Seal) -> Result<()> {
@@ -281,7 +307,7 @@ impl Store {
         }
         let lock = open_lock(&folder.join("lock"))?;
         match lock.try_lock() {
-            Ok(()) => Store { folder, _lock: lock }.remove(),
+            Ok(()) => Store::remove_at(&folder),
             Err(_) => Ok(()),
         }
     }
@@ -340,7 +366,33 @@ fn refuse_strangers(folder: &Path) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+
     use super::*;
+
+    /// What was made of an input that changed meanwhile would be used by the next run, which finds the input as it was.
+    #[test]
+    fn what_is_made_of_a_changed_input_is_not_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        fs::write(at("model"), "before").unwrap();
+        let mut inputs = Inputs::new();
+        inputs.add(&at("model"));
+        let store = Store::open(&at("out"), &Identity::default(), &inputs, false).unwrap();
+        let keep = |number, model: &str| {
+            let section = store.keep_section(number, false, |mut out| {
+                std::thread::sleep(std::time::Duration::from_millis(20));
+                fs::write(at("model"), model)?;
+                Ok(out.write_all(&vec![1; LARGE_BYTES as usize])?)
+            });
+            (section.map(drop).map_err(|e| e.to_string()), store.section(number).is_some())
+        };
+        let unchanged =
+            store.keep_section(0, false, |mut out| Ok(out.write_all(&vec![1; LARGE_BYTES as usize])?));
+        assert!(unchanged.is_ok() && store.section(0).is_some());
+        let (kept, is_there) = keep(1, "behind");
+        assert!(kept.unwrap_err().contains("changed while it was read") && !is_there);
+    }
 
     /// A folder in which anything is that no run makes stays as it is, whatever it is called.
     #[test]

@@ -270,7 +270,7 @@ impl Prepared {
         }
         // Sections and calibrated blocks are kept until the output has its name.
         storage::check_space(storage::folder_of(&self.output), 2 * self.plan.total_bytes())?;
-        let store = Store::open(&self.output, &self.identity()?, force)?;
+        let store = Store::open(&self.output, &self.identity()?, &self.inputs, force)?;
         let (plan, source) = (&mut self.plan, &self.model);
         let (about, out, most) = (&self.about, &self.output, self.most_bytes);
         let work = || {

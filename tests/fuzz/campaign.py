@@ -76,7 +76,7 @@ def fuzz(program, target, seconds, row):
         merged.mkdir()
         (HERE / "crashes").mkdir(exist_ok=True)
         environment = {**os.environ, "FUZZ_TARGET": target}
-        options = [f"-max_len={LONGEST}", "-timeout=5", "-rss_limit_mb=2048"]
+        options = [f"-max_len={LONGEST}", "-timeout=60", "-rss_limit_mb=2048"]
         run = subprocess.Popen([program, *options, f"-max_total_time={seconds}", "-print_final_stats=1", "-verbosity=1",
                                 f"-artifact_prefix={HERE}/crashes/{target}-", corpus],
                                cwd=work, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
