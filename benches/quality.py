@@ -4,7 +4,6 @@
     python benches/quality.py ladder [--models v4,v5.2,v6,v7] [--record FILE.json]
     python benches/quality.py presets [--record FILE.json]
     python benches/quality.py texts [--types q4_k_m,q3_k_m] [--record FILE.json]
-    python benches/quality.py orders [--types q4_k_m,q3_k_m] [--record FILE.json]
     python benches/quality.py llama --llama-bin DIR [--types ...] [--extension rwkvz] [--record FILE.json]
     python benches/quality.py rates --llama-bin DIR [--bpw 3,4,5] [--pypi FILE.json] [--record FILE.json]
 
@@ -14,7 +13,6 @@ rwkv.cpp's Q4_0, which has neither importance matrices nor branches. Branches ta
 once more, at the size of file and branches together. `difference` is that from the step before, window by window.
 `presets`: what `convert --preset` gives.
 `texts`: calibration on the text, on as many tokens that the model samples itself (`--calib self`, two seeds), and on a quarter of both.
-`orders`: columns rounded as they stand, those of the largest inputs first, and what held-out tokens choose (`--calib-order`).
 `llama`: llama-quantize --imatrix, from a GGUF in bf16 as the checkpoint is (what it keeps of it is as small as can be), against
 `convert --calib TEXT --target-size ITS_BYTES`, both from the same text; with --extension rwkvz, our compact files of the same size.
 
@@ -152,11 +150,6 @@ def texts(args, work, calibration, judge):
     return calibrated(args, work, judge, "calibration", variants)
 
 
-def orders(args, work, calibration, judge):
-    order = lambda name: ["--calib", calibration, "--calib-order", name]  # noqa: E731
-    return calibrated(args, work, judge, "order", {name: order(name) for name in ("natural", "importance", "best")})
-
-
 def calibrated(args, work, judge, key, variants):
     """Every type of every model rounded, and in each of the variants (name: flags), the first of which the others are compared with."""
     rows = []
@@ -251,7 +244,6 @@ def main():
         ("ladder", ladder, "v4,v5.2,v6,v7"),
         ("presets", presets, "v6,v7"),
         ("texts", texts, "v6,v7"),
-        ("orders", orders, "v6,v7"),
         ("llama", llama, "v6,v7"),
         ("rates", rates, "v6,v7"),
     ]:
@@ -259,7 +251,7 @@ def main():
         command.set_defaults(work=work)
         command.add_argument("--models", default=models)
         command.add_argument("--record", type=Path)
-        if name in ("texts", "orders"):
+        if name == "texts":
             command.add_argument("--types", default="q4_k_m,q3_k_m")
         if name in ("llama", "rates"):
             command.add_argument("--llama-bin", type=Path, required=True)

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use crate::arch::{Kernel, Lanes, Level, dispatch, with_limit};
-use crate::feedback::{Feedback, Order};
+use crate::feedback::Feedback;
 use crate::hessian::Hessian;
 use crate::{CODECS, Codec, EncodeError, Encoding, Rows};
 
@@ -434,27 +434,6 @@ fn feedback_makes_outputs_nearer() {
         let (before, after) = (decode(codec, &best), decode(codec, &fed));
         let ratio = hessian.output_error(&values, &after) / hessian.output_error(&values, &before);
         assert!(ratio < 0.5, "{e}: {ratio}");
-    }
-}
-
-#[test]
-fn columns_can_be_rounded_in_another_order() {
-    // Inputs of very different sizes, the largest last: there the natural order has nothing to make errors good with.
-    let (n, alike) = (512, correlated(512));
-    let size = |i: usize| 0.1 + (i as f32 / n as f32).powi(4) * 10.0;
-    let moment = |k: usize| alike.data()[k] * size(k / n) * size(k % n);
-    let hessian = Hessian::new(n, (0..n * n).map(moment).collect()).unwrap();
-    let natural = Feedback::new(&hessian, 0.01).unwrap();
-    let values = gaussian(n * 20, 11);
-    for codec in blocks() {
-        let order = Order::Importance { block: codec.encoding().block_len() };
-        let ordered = Feedback::in_order(&hessian, 0.01, order).unwrap();
-        let error = |feedback: &Feedback| {
-            let bytes = encode_feedback(codec, Rows::new(&values, n), feedback);
-            hessian.output_error(&values, &decode(codec, &bytes))
-        };
-        let ratio = error(&ordered) / error(&natural);
-        assert!(ratio < 1.0, "{}: {ratio}", codec.encoding());
     }
 }
 

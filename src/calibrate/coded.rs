@@ -84,7 +84,7 @@ pub(super) fn encode(
     let default_error = plain.error;
     let (near, feedback) = match best.filter(|b| b.0.error < default_error) {
         Some((near, shrinkage, feedback)) => {
-            choice = Choice::Feedback { shrinkage, ordered: false, polished: false };
+            choice = Choice::Feedback { shrinkage, polished: false };
             (near, Some(feedback))
         }
         None => {

@@ -233,9 +233,8 @@ impl<'a> Form<'a> {
             write.values.release(&model.container, rows);
         };
         let (rows, cols) = (write.values.rows(), write.values.cols());
-        let order = plan.recipe.order;
         let blocks = |codec: &dyn Codec, rank| {
-            let job = Job { codec, rows, cols, read: &read, fit, held_out, order, rank };
+            let job = Job { codec, rows, cols, read: &read, fit, held_out, rank };
             job.encode(stop).map(|encoded| encoded.map_err(Unencodable::Weight))
         };
         let encoded = match *self {

@@ -5,7 +5,7 @@
 //! tried on some rows, judged by moments of tokens that were held out. The default encoder with the diagonal alone is
 //! always a candidate, so that feedback never makes a matrix worse on those tokens.
 
-use quant::feedback::{Feedback, Order};
+use quant::feedback::Feedback;
 use quant::hessian::Hessian;
 use quant::low_rank::{Metric, Parts};
 use quant::{Codec, EncodeError, Rows, importance};
@@ -25,18 +25,6 @@ pub(super) const ABREAST: usize = 2;
 const TRIED_ROWS: usize = 128;
 /// Values of rows that are encoded together.
 const TOGETHER: usize = 1 << 22;
-
-/// In which order the columns of matrices are rounded with feedback.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
-pub enum ColumnOrder {
-    /// As they stand
-    #[default]
-    Natural,
-    /// Those of the largest inputs first, as far as blocks and groups allow
-    Importance,
-    /// Of both the one that is better on the held-out tokens, for each matrix
-    Best,
-}
 
 /// What became of a matrix.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -83,9 +71,6 @@ pub enum Choice {
     Feedback {
         /// The share of the diagonal.
         shrinkage: f32,
-        /// Whether the columns of the largest inputs came first.
-        #[serde(default)]
-        ordered: bool,
         /// Whether codes and scales were moved one by one afterwards.
         polished: bool,
     },
@@ -121,8 +106,6 @@ pub(super) struct Job<'a> {
     /// Moments of the tokens that it is fitted to, and of those that judge.
     pub fit: &'a Moments,
     pub held_out: &'a Moments,
-    /// In which order its columns are rounded.
-    pub order: ColumnOrder,
     /// The dimensions of its branch, if it may get one.
     pub rank: Option<usize>,
 }
@@ -143,9 +126,8 @@ impl Job<'_> {
         };
         let (method, mut choice) = match found {
             Ok(method) => {
-                let Method { shrinkage, ordered, .. } = method;
-                let polished = method.polish.is_some();
-                (Some(method), Choice::Feedback { shrinkage, ordered, polished })
+                let (shrinkage, polished) = (method.shrinkage, method.polish.is_some());
+                (Some(method), Choice::Feedback { shrinkage, polished })
             }
             Err(why) => (None, Choice::Forced { why }),
         };
@@ -263,36 +245,20 @@ impl Job<'_> {
                         continue;
                     }
                 };
-                let method = Method { feedback, shrinkage, ordered: false, polish: None };
+                let method = Method { feedback, shrinkage, polish: None };
                 let error = error_of(&method);
                 if best.as_ref().is_none_or(|b| error < b.0) {
                     best = Some((error, method));
                 }
             }
         }
-        let Some((mut error, mut method)) = best else { return Ok(Err(why)) };
+        let Some((error, mut method)) = best else { return Ok(Err(why)) };
         stop.check()?;
-        if let Some(other) = self.ordered(hessian, method.shrinkage) {
-            let ordered = error_of(&other);
-            if ordered < error || self.order == ColumnOrder::Importance {
-                (error, method) = (ordered, other);
-            }
-        }
         method.polish = hessian.clone().shrunk(method.shrinkage).ok();
         if error_of(&method) >= error {
             method.polish = None;
         }
         Ok(Ok(method))
-    }
-
-    /// The same with the columns of the largest inputs first; `None` if that is not asked for, or blocks do not end where
-    /// rows do.
-    fn ordered(&self, hessian: &Hessian, shrinkage: f32) -> Option<Method> {
-        let block = self.codec.encoding().block_len();
-        let can = self.order != ColumnOrder::Natural && self.cols.is_multiple_of(block) && block >= 16;
-        let order = can.then_some(Order::Importance { block })?;
-        let feedback = Feedback::in_order(hessian, shrinkage, order).ok()?;
-        Some(Method { feedback, shrinkage, ordered: true, polish: None })
     }
 
     fn bytes_of(&self, rows: usize) -> usize {
@@ -316,8 +282,6 @@ struct Method {
     feedback: Feedback,
     /// How far its moments were shrunk.
     shrinkage: f32,
-    /// Whether the columns of the largest inputs come first.
-    ordered: bool,
     /// The same moments, if codes and scales are moved one by one afterwards.
     polish: Option<Hessian>,
 }

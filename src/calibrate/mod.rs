@@ -45,7 +45,7 @@ pub use encode::{Calibration, Done, divide, encode, peak_bytes, running_bytes};
 pub use goals::{Chosen, Goals};
 pub use judge::Judge;
 pub use listen::Source;
-pub use matrix::{Choice, ColumnOrder, Gain, Outcome};
+pub use matrix::{Choice, Gain, Outcome};
 pub use measure::{importance, mean_squares};
 pub use probe::{Probed, probe, probing_bytes};
 pub use stats::{Stats, measure_all};

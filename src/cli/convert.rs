@@ -22,6 +22,9 @@ pub(super) struct Args {
     /// Show what would be written, and write nothing
     #[arg(long, help_heading = "Options")]
     dry_run: bool,
+    /// Without effect since 0.2: columns are rounded as they stand
+    #[arg(long, hide = true)]
+    calib_order: Option<String>,
     /// Replace the output if it exists
     #[arg(long, short = 'f', help_heading = "Options")]
     force: bool,
@@ -35,6 +38,11 @@ pub(super) fn run(args: &Args, style: Style) -> Result<()> {
         }
         (shard, _) => shard,
     };
+    if args.calib_order.is_some() {
+        eprintln!(
+            "warning: --calib-order changes nothing any more, and will be refused by the next minor version"
+        );
+    }
     stop_on_ctrl_c();
     let progress = Progress::new(style);
     let prepared = match shard {

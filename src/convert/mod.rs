@@ -10,7 +10,7 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use crate::about::Overrides;
 use crate::adapter::Flags;
 use crate::branches;
-use crate::calibrate::{ColumnOrder, Goals, Settings};
+use crate::calibrate::{Goals, Settings};
 use crate::error::{Error, Result};
 use crate::recipe::{CODED, Fallback, FileType, Mix, Search};
 use crate::size;
@@ -116,16 +116,6 @@ pub struct Request {
     /// little worse, but each can be done on another machine (--shard)
     #[arg(long, requires = "calib", help_heading = "Calibration")]
     pub calib_independent: bool,
-    /// In which order columns are rounded
-    #[arg(
-        long,
-        value_enum,
-        value_name = "ORDER",
-        default_value_t,
-        requires = "calib",
-        help_heading = "Calibration"
-    )]
-    pub calib_order: ColumnOrder,
     /// How large or good it is to be
     #[command(flatten)]
     pub goals: Goals,

@@ -191,7 +191,6 @@ impl Request {
             calibration: text.as_ref().map(Trace::of).or_else(|| Trace::read(model.container.metadata())),
             equalized: Vec::new(),
             shard: None,
-            order: self.calib_order,
             portable: self.portable,
             branches: self.branches.wanted().filter(|_| !target.codes()),
             within: self.branches.wanted().filter(|_| target.codes()),

@@ -68,7 +68,6 @@ impl Identity {
             adapters,
             calibration,
             calib_independent,
-            calib_order,
             goals,
             branches,
             as_tensors,
@@ -92,7 +91,6 @@ impl Identity {
         self.add("--drop", drop.clone());
         self.add("--modelfile", modelfile.as_ref().map(word));
         self.add("--calib-independent", *calib_independent);
-        self.add("--calib-order", word(calib_order));
         self.adapter_options(adapters)?;
         self.calibration(calibration)?;
         self.goals(goals)?;

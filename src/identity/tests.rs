@@ -52,7 +52,6 @@ const OPTIONS: &[(&str, &[&str], &str)] = &[
     ("--calib-ctx", &["--calib", "FILE"], "64"),
     ("--calib-seed", &["--calib", "self"], "1"),
     ("--calib-independent", &["--calib", "FILE"], ""),
-    ("--calib-order", &["--calib", "FILE"], "best"),
     ("--preset", &[], "smallest"),
     ("--target-size", &[], "1MB"),
     ("--target-bpw", &[], "4.5"),

@@ -8,7 +8,7 @@ use quant::{Codec, EncodeError, Encoding, Rows};
 pub use types::{TensorType, Types};
 
 use crate::branches::Branches;
-use crate::calibrate::{ColumnOrder, Trace};
+use crate::calibrate::Trace;
 use crate::error::{Error, Result};
 use crate::importance::Importance;
 use crate::model::Role;
@@ -32,8 +32,6 @@ pub struct Recipe {
     pub types: Types,
     /// Names of the pairs of tensors whose channels were rescaled ([`Pair`](crate::rescale::Pair)).
     pub equalized: Vec<&'static str>,
-    /// In which order columns are rounded with feedback.
-    pub order: ColumnOrder,
     /// Whether activations are computed without fused multiply-add, alike on every processor.
     pub portable: bool,
     /// Which matrices get branches of low rank in an adapter, if any.
@@ -60,7 +58,6 @@ impl Recipe {
             calibration: None,
             types: Types::default(),
             equalized: Vec::new(),
-            order: ColumnOrder::default(),
             portable: false,
             branches: None,
             within: None,

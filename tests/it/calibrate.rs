@@ -64,24 +64,6 @@ fn calibrated_files_are_nearer_to_the_source() {
 }
 
 #[test]
-fn columns_are_rounded_in_the_order_that_is_asked_for() {
-    let dir = tempfile::tempdir().unwrap();
-    let (calib, _) = texts(dir.path(), 4096);
-    let (model, file) = (model("rwkv7-bytes.pth"), out(dir.path(), "a.gguf"));
-    let ordered = |flags: &[&str]| {
-        let all = ["--format", "json", "convert", &model, &file, "-f", "-t", "q4_0", "--calib", &calib];
-        let done = json(all.iter().chain(flags));
-        let fed = |o: &Value| o["choice"]["feedback"]["ordered"].as_bool();
-        done["calibrated"].as_array().unwrap().iter().filter_map(fed).collect::<Vec<_>>()
-    };
-    let (natural, first) = (ordered(&[]), ordered(&["--calib-order", "importance"]));
-    assert!(natural.len() > 10 && natural.iter().all(|o| !o), "{natural:?}");
-    assert!(first.len() > 10 && first.iter().all(|o| *o), "{first:?}");
-    let best = ordered(&["--calib-order", "best"]);
-    assert!(best.len() > 10 && best.iter().any(|o| *o), "{best:?}");
-}
-
-#[test]
 fn bytes_do_not_depend_on_threads() {
     let dir = tempfile::tempdir().unwrap();
     let (calib, _) = texts(dir.path(), 4096);

@@ -72,7 +72,6 @@ fn shards_of_other_options_are_refused_by_name() {
             &["--type", "q4_0"][..],
             &[
                 ("--equalize", with(&["--equalize"])),
-                ("--calib-order", with(&["--calib-order", "best"])),
                 ("--calib-tokens", [&calib[..2], &["--calib-tokens", "1024"], &calib[4..]].concat()),
                 ("--calib", [&["--calib", "OTHER"], &calib[2..]].concat()),
             ][..],
@@ -185,7 +184,7 @@ fn checkpoints_of_other_options_are_refused_by_name() {
     let gguf = [&["--type", "q4_k_m"], &calib[..]].concat();
     let rwkvz = [&["--bpw", "4", "--vocab", "bytes"], &calib[..]].concat();
     for (out, options, other, flag) in [
-        ("a.gguf", &gguf, &["--calib-order", "best"][..], "--calib-order (natural, best)"),
+        ("a.gguf", &gguf, &["--calib-independent"][..], "--calib-independent (not given, given)"),
         ("b.gguf", &gguf, &["--equalize"], "--equalize (not given, given)"),
         ("c.rwkvz", &rwkvz, &["--low-rank", "4"], "--low-rank (not given, 4)"),
     ] {
@@ -204,7 +203,7 @@ fn checkpoints_of_other_options_are_refused_by_name() {
         assert!(!place.path(out).exists());
     }
     let (fresh, forced) = (place.path("fresh.gguf"), place.path("a.gguf"));
-    let others = [&gguf[..], &["--calib-order", "best"]].concat();
+    let others = [&gguf[..], &["--calib-independent"]].concat();
     ok(place.convert("a.gguf", &[&others[..], &["--force"]].concat()));
     ok(place.convert("fresh.gguf", &others));
     assert!(fs::read(fresh).unwrap() == fs::read(forced).unwrap());

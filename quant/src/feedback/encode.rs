@@ -147,9 +147,8 @@ impl Kernel for Encode<'_> {
 
     #[inline(always)]
     fn run<S: Lanes>(self, s: S) {
-        let Feedback { n, upper, places, .. } = self.feedback;
+        let Feedback { n, upper, .. } = self.feedback;
         let n = *n;
-        let places = places.as_deref();
         let (len, bytes) = (self.format.block_len(), self.format.block_bytes());
         let row_bytes = n / len * bytes;
         let rows = ROWS.min(self.values.len() / n);
@@ -159,16 +158,7 @@ impl Kernel for Encode<'_> {
         let mut weights = [[0.0; LANES]; PANEL];
         for (values, out) in self.values.chunks(ROWS * n).zip(self.out.chunks_mut(ROWS * row_bytes)) {
             let rows = values.len() / n;
-            match places {
-                None => work[..values.len()].copy_from_slice(values),
-                Some(places) => {
-                    for (work, values) in work.chunks_exact_mut(n).zip(values.chunks_exact(n)) {
-                        for (v, place) in work.iter_mut().zip(places) {
-                            *v = values[*place as usize];
-                        }
-                    }
-                }
-            }
+            work[..values.len()].copy_from_slice(values);
             for at in (0..n).step_by(PANEL) {
                 let width = PANEL.min(n - at);
                 gather(upper, n, at, width, &mut near);
@@ -189,15 +179,8 @@ impl Kernel for Encode<'_> {
                     }
                     let mut e = [[0.0; LANES]; PANEL];
                     for block in (0..width).step_by(len) {
-                        let mut solutions = panel.encode(s, &mut x, &mut e, block);
-                        let mut column = at + block;
-                        if let Some(places) = places {
-                            let own = &places[column..column + len];
-                            column = own[0] as usize / len * len;
-                            solutions
-                                .iter_mut()
-                                .for_each(|solution| put_back(&mut solution.codes, own, column));
-                        }
+                        let solutions = panel.encode(s, &mut x, &mut e, block);
+                        let column = at + block;
                         for (lane, solution) in solutions.iter().enumerate().take(lanes) {
                             let start = (first + lane) * row_bytes + column / len * bytes;
                             self.format.pack(solution, &mut out[start..start + bytes]);
@@ -218,14 +201,6 @@ impl Kernel for Encode<'_> {
                 }
             }
         }
-    }
-}
-
-/// Puts the codes of a block, whose columns start at `column`, where their columns stand.
-fn put_back(codes: &mut [u8; 256], places: &[u32], column: usize) {
-    let before = *codes;
-    for (code, place) in before.iter().zip(places) {
-        codes[*place as usize - column] = *code;
     }
 }
 

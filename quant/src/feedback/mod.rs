@@ -14,14 +14,12 @@
 
 mod encode;
 mod factor;
-mod order;
 mod polish;
 
 use crate::hessian::{Hessian, HessianError};
 use crate::importance::negligible;
 
 pub(crate) use encode::{Format, Levels, Solution, encode};
-pub use order::Order;
 pub(crate) use polish::polish;
 
 /// What [`Codec::encode_feedback`](crate::Codec::encode_feedback) needs to know of the inputs of a matrix: `U` of
@@ -48,8 +46,6 @@ pub struct Feedback {
     weights: Vec<f32>,
     /// The mean square of each input.
     diagonal: Vec<f32>,
-    /// Which input comes at each place of the three before, unless they are in order.
-    places: Option<Vec<u32>>,
 }
 
 /// The mean square that an input has at least, as a part of the mean of all: an input that is always 0 in the
@@ -68,17 +64,6 @@ impl Feedback {
     /// [`HessianError::Shrinkage`], and [`HessianError::Singular`] if inputs depend on each other and the shrinkage is
     /// too little for single precision (0.001 always suffices for moments that come from inputs).
     pub fn new(hessian: &Hessian, shrinkage: f32) -> Result<Feedback, HessianError> {
-        Feedback::in_order(hessian, shrinkage, Order::Natural)
-    }
-
-    /// The same for columns that are rounded in another order.
-    ///
-    /// # Errors
-    /// As [`Feedback::new`].
-    ///
-    /// # Panics
-    /// If the inputs are no whole number of the order's blocks.
-    pub fn in_order(hessian: &Hessian, shrinkage: f32, order: Order) -> Result<Feedback, HessianError> {
         if !(0.0..=1.0).contains(&shrinkage) {
             return Err(HessianError::Shrinkage(shrinkage));
         }
@@ -88,24 +73,20 @@ impl Feedback {
         // Of inputs that are all 0 nothing is known: they count alike.
         let mean = if mean > 0.0 { mean } else { 1.0 };
         let roots: Vec<f64> = diagonal.iter().map(|v| (f64::from(*v) + LEAST_PART * mean).sqrt()).collect();
-        let places = order.places(hessian);
-        let place = |i: usize| places.as_ref().map_or(i, |p| p[i] as usize);
         let mut upper = vec![0.0; n * n];
         let part = 1.0 - f64::from(shrinkage);
         for i in 0..n {
             // Correlations, so that single precision serves inputs of any size.
-            let a = place(i);
             for j in 0..i {
-                let b = place(j);
-                upper[i * n + j] = (part * f64::from(data[a * n + b]) / (roots[a] * roots[b])) as f32;
+                upper[i * n + j] = (part * f64::from(data[i * n + j]) / (roots[i] * roots[j])) as f32;
             }
             upper[i * n + i] = 1.0;
         }
         factor::inverse_upper(&mut upper, n)
-            .map_err(|column| HessianError::Singular { column: place(column), shrinkage })?;
+            .map_err(|column| HessianError::Singular { column, shrinkage })?;
         for row in upper.chunks_exact_mut(n.max(1)) {
             for (j, v) in row.iter_mut().enumerate() {
-                *v = (f64::from(*v) * mean.sqrt() / roots[place(j)]) as f32;
+                *v = (f64::from(*v) * mean.sqrt() / roots[j]) as f32;
             }
         }
         let mut inverse: Vec<f32> = (0..n).map(|j| 1.0 / upper[j * n + j]).collect();
@@ -115,12 +96,12 @@ impl Feedback {
         // The moments say nothing about inputs that are always 0: their steps are those of an average input. (What they
         // weigh beside others of their block stays next to nothing.)
         let unmeasured = negligible(&diagonal);
-        for j in (0..n).filter(|j| unmeasured[place(*j)]) {
-            let factor = (roots[place(j)] / average) as f32;
+        for j in (0..n).filter(|j| unmeasured[*j]) {
+            let factor = (roots[j] / average) as f32;
             upper.iter_mut().skip(j).step_by(n).for_each(|v| *v *= factor);
             inverse[j] = 1.0 / upper[j * n + j];
         }
-        Ok(Feedback { n, upper, inverse, weights, diagonal, places })
+        Ok(Feedback { n, upper, inverse, weights, diagonal })
     }
 
     /// The number of inputs: the columns of the weight matrix.
@@ -128,12 +109,8 @@ impl Feedback {
         self.n
     }
 
-    /// `U`, `[n, n]`, of columns as they stand.
-    ///
-    /// # Panics
-    /// If they are in another order.
+    /// `U`, `[n, n]`.
     pub(crate) fn upper(&self) -> &[f32] {
-        assert!(self.places.is_none(), "columns in another order");
         &self.upper
     }
 
