@@ -15,7 +15,7 @@ use crate::about::About;
 use crate::compact::Coded;
 use crate::error::{Error, Result};
 use crate::model::{Dropped, Lazy, Model, Role};
-use crate::recipe::{Fallback, FileType, Recipe, TensorType, fitting};
+use crate::recipe::{Fallback, FileType, Scheme, TensorType, fitting};
 use crate::storage::{Output, Sealed};
 use crate::targets::{self, Chat, Content, Files, Item, Objection, Order, PlannedFile, SmallFile, Target};
 
@@ -25,7 +25,7 @@ pub struct Plan {
     /// What kind of file.
     pub target: &'static dyn Target,
     /// What was wanted.
-    pub recipe: Recipe,
+    pub scheme: Scheme,
     /// What the files are on disk.
     pub output: Output,
     /// What they say besides tensors, as it is read back.
@@ -147,12 +147,12 @@ impl Plan {
     pub fn new(
         model: &Model,
         target: &'static dyn Target,
-        recipe: Recipe,
+        scheme: Scheme,
         about: &About,
         out: &Path,
         wishes: Wishes,
     ) -> Result<Plan> {
-        targets::admit(target, model, recipe.file_type)?;
+        targets::admit(target, model, scheme.file_type)?;
         let objections = target.check(model)?;
         if let (false, Some(first)) = (wishes.force, objections.first()) {
             return Err(Error::Model {
@@ -161,11 +161,11 @@ impl Plan {
                 help: format!("{}; --force-target writes the file all the same", first.help),
             });
         }
-        if !target.mixes().contains(&recipe.mix) {
+        if !target.mixes().contains(&scheme.mix) {
             return Err(Error::Usage {
                 what: format!(
                     "the choice of types {:?} is not for {} files",
-                    recipe.mix.name(),
+                    scheme.mix.name(),
                     target.name()
                 ),
                 help: "leave --mix out".to_owned(),
@@ -177,7 +177,7 @@ impl Plan {
                 help: "leave --split-max-size out".to_owned(),
             });
         }
-        for (flag, given) in [("--layers", recipe.layers), ("--rescale", recipe.rescale)] {
+        for (flag, given) in [("--layers", scheme.layers), ("--rescale", scheme.rescale)] {
             if given.is_some() && !target.plans_layers() {
                 return Err(Error::Usage {
                     what: format!("{flag} means nothing for {}", target.name()),
@@ -188,7 +188,7 @@ impl Plan {
                 });
             }
         }
-        if let Some(layers) = recipe.layers.filter(|layers| *layers > model.dims.layers) {
+        if let Some(layers) = scheme.layers.filter(|layers| *layers > model.dims.layers) {
             return Err(Error::Usage {
                 what: format!(
                     "there are no {layers} blocks to quantize: the model has {}",
@@ -197,11 +197,11 @@ impl Plan {
                 help: "leave --layers out to quantize all of them".to_owned(),
             });
         }
-        let items = target.items(model, &recipe)?;
-        check_types(&items, &recipe, target)?;
+        let items = target.items(model, &scheme)?;
+        check_types(&items, &scheme, target)?;
         let weights = items.iter().map(|i| i.values.elements() as u64).sum();
         let mut tensors =
-            items.into_iter().map(|item| choose(item, target, model, &recipe)).collect::<Result<Vec<_>>>()?;
+            items.into_iter().map(|item| choose(item, target, model, &scheme)).collect::<Result<Vec<_>>>()?;
         let planned: Vec<Planned> =
             tensors.iter().flat_map(|t| &t.parts).map(|p| p.planned.clone()).collect();
         let groups = targets::groups(&planned, wishes.split_max_bytes);
@@ -209,7 +209,7 @@ impl Plan {
         let order = Order {
             model,
             about,
-            recipe: &recipe,
+            scheme: &scheme,
             weights,
             out,
             storages: &storages,
@@ -218,7 +218,7 @@ impl Plan {
         };
         let Files { metadata, files, mut small } = target.files(&order, &groups)?;
         if let Some(chat) = wishes.modelfile {
-            small.push(chat.modelfile(target, &files, recipe.branches.is_some())?);
+            small.push(chat.modelfile(target, &files, scheme.branches.is_some())?);
         }
 
         put(&mut tensors, &files);
@@ -229,7 +229,7 @@ impl Plan {
         };
         let whole = target.content() == Content::Model;
         let dropped = if whole { dropped(model, &tensors) } else { Vec::new() };
-        Ok(Plan { target, recipe, output, metadata, files, small, tensors, dropped, objections })
+        Ok(Plan { target, scheme, output, metadata, files, small, tensors, dropped, objections })
     }
 
     /// Lays the files out once more, now that all is coded whose size could only be guessed; `sources` are the SHA-256s
@@ -243,10 +243,10 @@ impl Plan {
         }
         let planned: Vec<Planned> = self.parts().map(|p| p.planned.clone()).collect();
         let storages: Vec<Storage> = self.tensors.iter().map(Write::storage).collect();
-        let (recipe, weights) = (&self.recipe, self.weights());
+        let (scheme, weights) = (&self.scheme, self.weights());
         // (Files whose layout is settled late hold checksums anyway.)
         let order =
-            Order { model, about, recipe, weights, out, storages: &storages, sources, checksums: false };
+            Order { model, about, scheme, weights, out, storages: &storages, sources, checksums: false };
         let Files { metadata, files, .. } = self.target.files(&order, &[&planned])?;
         put(&mut self.tensors, &files);
         (self.metadata, self.files) = (metadata, files);
@@ -297,8 +297,8 @@ impl Plan {
 
     /// The file type by which people call the files: of chosen types, that of most weights.
     pub fn called(&self) -> &'static FileType {
-        let file_type = self.recipe.file_type;
-        match self.recipe.types.0.is_empty() || file_type.coded {
+        let file_type = self.scheme.file_type;
+        match self.scheme.types.0.is_empty() || file_type.coded {
             true => file_type,
             false => file_type.called(self.tensors.iter().map(|t| (t.encoding, t.values.elements() as u64))),
         }
@@ -331,12 +331,12 @@ fn put(tensors: &mut [Write], files: &[PlannedFile]) {
 }
 
 /// Chooses how a tensor is encoded; its place is still to be told.
-fn choose(item: Item, target: &dyn Target, model: &Model, recipe: &Recipe) -> Result<Write> {
-    let own = item.fixed.or_else(|| recipe.types.encoding(&item.name));
-    let wanted = own.unwrap_or_else(|| recipe.wanted(item.role, item.values.encoding()));
+fn choose(item: Item, target: &dyn Target, model: &Model, scheme: &Scheme) -> Result<Write> {
+    let own = item.fixed.or_else(|| scheme.types.encoding(&item.name));
+    let wanted = own.unwrap_or_else(|| scheme.wanted(item.role, item.values.encoding()));
     let (rows, cols) = (item.values.rows(), item.values.cols());
     let encoding = fitting(wanted, rows, cols);
-    if encoding != wanted && recipe.fallback == Fallback::Error {
+    if encoding != wanted && scheme.fallback == Fallback::Error {
         return Err(Error::Tensor {
             path: model.container.path().to_owned(),
             tensor: item.name.clone(),
@@ -350,13 +350,13 @@ fn choose(item: Item, target: &dyn Target, model: &Model, recipe: &Recipe) -> Re
             help: "choose another file type".to_owned(),
         });
     }
-    let stated = match &recipe.importance {
+    let stated = match &scheme.importance {
         Some(importance) if !encoding.is_plain() && item.fixed.is_none() => importance.of(&item)?,
         _ => None,
     };
     let (importance, unmeasured) = stated.map_or((None, 0), |stated| measured(stated, encoding));
     let planned = Planned { name: item.name.clone(), encoding, shape: item.values.shape().to_vec() };
-    let coded = target.coded(&item, encoding, recipe);
+    let coded = target.coded(&item, encoding, scheme);
     let row_bytes = match coded {
         None => (planned.bytes().unwrap_or(0) as usize).checked_div(rows).unwrap_or(0),
         Some(_) => 1, // of what it is coded as
@@ -392,9 +392,9 @@ fn measured(stated: Arc<[f32]>, encoding: Encoding) -> (Option<Arc<[f32]>>, usiz
 }
 
 /// Refuses types of single tensors that are not in the file, or that the target cannot hold.
-fn check_types(items: &[Item], recipe: &Recipe, target: &dyn Target) -> Result<()> {
+fn check_types(items: &[Item], scheme: &Scheme, target: &dyn Target) -> Result<()> {
     let types = target.recipe_types();
-    for (name, stored) in &recipe.types.0 {
+    for (name, stored) in &scheme.types.0 {
         let wrong = |what: String, help: &str| Err(Error::Usage { what, help: help.to_owned() });
         let held = match stored {
             TensorType::Encoding(encoding) => types.contains(encoding),

@@ -120,7 +120,7 @@ fn rounded(
     values.par_chunks_mut(rows_at_once * cols).try_for_each(|values| {
         let mut bytes = vec![0; values.len() / cols * write.row_bytes()];
         let rows = Rows { importance: write.importance.as_deref(), ..Rows::new(values, cols) };
-        let encoded = plan.recipe.search.encode(codec, rows, &mut bytes);
+        let encoded = plan.scheme.search.encode(codec, rows, &mut bytes);
         encoded.map_err(|e| pipeline::unencodable(&write.values, &write.name, plan.target, model, e))?;
         codec.decode(&bytes, values);
         Ok::<(), Error>(())

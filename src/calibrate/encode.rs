@@ -123,7 +123,7 @@ pub fn divide(
     observer: &dyn Observer,
     stop: &Stop,
 ) -> Result<Done> {
-    let Some(branches) = plan.recipe.branches.clone() else { return Ok(Done::default()) };
+    let Some(branches) = plan.scheme.branches.clone() else { return Ok(Done::default()) };
     let taken: Vec<usize> = (0..plan.tensors.len()).filter(|n| branches.takes(&plan.tensors[*n])).collect();
     let weights: u64 = taken.iter().map(|n| plan.tensors[*n].values.elements() as u64).sum();
     let mut done = Done::default();
@@ -137,7 +137,7 @@ pub fn divide(
             let mut values = vec![0.0; write.values.elements()];
             write.values.read(&model.container, 0..write.values.rows(), &mut values);
             write.values.release(&model.container, 0..write.values.rows());
-            let encoded = divide_weights(codec, write, &values, branches.rank, plan.recipe.search);
+            let encoded = divide_weights(codec, write, &values, branches.rank, plan.scheme.search);
             let encoded = encoded
                 .map_err(|e| pipeline::unencodable(&write.values, &write.name, plan.target, model, e))?;
             store.keep(number, encoded)?
@@ -169,7 +169,7 @@ pub fn peak_bytes(plan: &Plan, calibration: &Calibration, threads: usize) -> u64
         heard + 5 * 4 * widest * widest + s.targets.iter().map(coding).max().unwrap_or(0)
     };
     let stages = stages(plan, model).iter().map(stage).max().unwrap_or(0);
-    let divided = plan.recipe.branches.as_ref().map_or(0, |b| b.peak_bytes(plan));
+    let divided = plan.scheme.branches.as_ref().map_or(0, |b| b.peak_bytes(plan));
     stages + divided + if runs { running_bytes(model, text.tokens()) } else { 0 }
 }
 
@@ -239,12 +239,12 @@ impl<'a> Form<'a> {
         };
         let encoded = match *self {
             Form::Blocks(codec) => {
-                let rank = plan.recipe.branches.as_ref().filter(|b| b.takes(write)).map(|b| b.rank);
+                let rank = plan.scheme.branches.as_ref().filter(|b| b.takes(write)).map(|b| b.rank);
                 blocks(codec, rank)?
             }
             Form::Codes(bits, rank) => {
                 let tiles = compact::TILES * rayon::current_num_threads();
-                let matrix = Matrix { rows, cols, read: &read, search: plan.recipe.search, tiles };
+                let matrix = Matrix { rows, cols, read: &read, search: plan.scheme.search, tiles };
                 coded::encode(&matrix, (bits, rank), fit, held_out, stop)
             }
             // The errors that are told leave out that of the scales, some thousandths of them.

@@ -98,7 +98,7 @@ impl Goals {
             });
         }
         let [model, again] = models;
-        let items = target.items(&again, &plan.recipe)?;
+        let items = target.items(&again, &plan.scheme)?;
         let probed = probe(model, again, &items, target, text, stop, &|done, of| {
             observer.probed(done, of);
         })?;
@@ -122,7 +122,7 @@ impl Goals {
     ) -> Result<Chosen> {
         let mut tensors = compact::weighed(plan);
         if let Some((text, [model, again])) = measured {
-            let items = plan.target.items(&again, &plan.recipe)?.into_iter().map(turned).collect::<Vec<_>>();
+            let items = plan.target.items(&again, &plan.scheme)?.into_iter().map(turned).collect::<Vec<_>>();
             let probed = probe(model, again, &items, plan.target, text, stop, &|done, of| {
                 observer.probed(done, of);
             })?;

@@ -92,7 +92,7 @@ pub fn shrink(plan: &mut Plan, bytes: u64, model: &Model, store: &Store, stop: &
             let bits = (bits - fewer).max(LEAST_BITS);
             let write = &mut plan.tensors[*n];
             write.coded = Some(Coded::Codes { bits, rank });
-            plan.recipe.types.0.insert(write.name.clone(), TensorType::Bits(bits));
+            plan.scheme.types.0.insert(write.name.clone(), TensorType::Bits(bits));
         }
     }
     let abreast = Abreast::of(rayon::current_num_threads(), chosen.len());
@@ -169,7 +169,7 @@ fn section(
             write.values.read(container, rows.clone(), out);
             write.values.release(container, rows);
         },
-        search: plan.recipe.search,
+        search: plan.scheme.search,
         tiles,
     };
     let coded = write.coded.unwrap_or(Coded::Zstd);

@@ -16,7 +16,7 @@ use crate::isa;
 use crate::model::{Held, Model, Role};
 use crate::pipeline::{self, Budget, CALIBRATION, Observer, Stop};
 use crate::plan::{Plan, Wishes, Write};
-use crate::recipe::{CODED, FileType, Mix, Preset, Recipe, Search, Types};
+use crate::recipe::{CODED, FileType, Mix, Preset, Scheme, Search, Types};
 use crate::rescale::{Pair, Rescaling};
 use crate::runner::{Key, Options, Runner};
 use crate::storage::Inputs;
@@ -181,7 +181,7 @@ impl Request {
             Some(path) => Types::load(path)?.1,
             None => Types::default(),
         };
-        let mut recipe = Recipe {
+        let mut scheme = Scheme {
             file_type,
             types,
             mix: self.mix,
@@ -206,14 +206,14 @@ impl Request {
         let rescaling = match self.equalize {
             true => {
                 let squares = || self.mean_squares(&model, target, text.as_mut(), stats.as_ref(), stop);
-                Some(self.equalizing(&model, &recipe, &about, target, squares)?)
+                Some(self.equalizing(&model, &scheme, &about, target, squares)?)
             }
             false => None,
         };
         if let Some(rescaling) = &rescaling {
             model = rescaling.applied(model)?;
-            recipe.equalized = rescaling.pairs(&model);
-            recipe.importance = recipe.importance.map(|i| i.rescaled(&model, rescaling));
+            scheme.equalized = rescaling.pairs(&model);
+            scheme.importance = scheme.importance.map(|i| i.rescaled(&model, rescaling));
         }
         // The source once more, as it is to be written.
         let again = || -> Result<Model> {
@@ -228,8 +228,8 @@ impl Request {
                 self.max_memory,
             )
         };
-        let make = |recipe: &Recipe| Plan::new(&model, target, recipe.clone(), &about, &self.output, wishes);
-        let mut plan = make(&recipe)?;
+        let make = |scheme: &Scheme| Plan::new(&model, target, scheme.clone(), &about, &self.output, wishes);
+        let mut plan = make(&scheme)?;
         if self.goals.recipe.is_some() {
             refuse_gaps(&plan)?;
         }
@@ -243,18 +243,18 @@ impl Request {
                 None => None,
             };
             most = self.goals.most_bytes(&plan);
-            recipe.file_type = FileType::named(CODED)?;
-            recipe.types = compact::types(&compact::nominal(&plan));
-            plan = make(&recipe)?;
+            scheme.file_type = FileType::named(CODED)?;
+            scheme.types = compact::types(&compact::nominal(&plan));
+            plan = make(&scheme)?;
             let found = self.goals.rates(&plan, most, measured, observer, stop)?;
-            recipe.types = found.types.clone();
-            plan = make(&recipe)?;
+            scheme.types = found.types.clone();
+            plan = make(&scheme)?;
             chosen = text.is_some().then_some(found);
         } else if let (true, Some(text)) = (self.goals.is_wanted(), &text) {
             admit(text)?;
             let found = self.goals.choose(&plan, [again()?, again()?], text, observer, stop)?;
-            recipe.types = found.types.clone();
-            plan = make(&recipe)?;
+            scheme.types = found.types.clone();
+            plan = make(&scheme)?;
             chosen = Some(found);
         }
         if let Some(branches) = self.branches.wanted() {
@@ -285,14 +285,14 @@ impl Request {
                 Some(calibration)
             }
         };
-        if let (Some(branches), None) = (&recipe.branches, &calibration) {
+        if let (Some(branches), None) = (&scheme.branches, &calibration) {
             budget.preparing("this conversion", self.max_memory, |_| branches.peak_bytes(&plan))?;
         }
         if target.codes() {
             let bytes = |threads| compact::peak_bytes(&plan, threads);
             budget.preparing("this conversion", self.max_memory, bytes)?;
         }
-        let most_bytes = recipe.branches.as_ref().map(|b| b.most_bytes(&plan, &model)).transpose()?;
+        let most_bytes = scheme.branches.as_ref().map(|b| b.most_bytes(&plan, &model)).transpose()?;
         let adapter_bytes = most_bytes.unwrap_or_default();
         Ok(Prepared {
             model,
@@ -410,7 +410,7 @@ impl Request {
     fn equalizing(
         &self,
         model: &Model,
-        recipe: &Recipe,
+        scheme: &Scheme,
         about: &About,
         target: &'static dyn Target,
         squares: impl FnOnce() -> Result<Option<BTreeMap<Key, Vec<f32>>>>,
@@ -424,11 +424,11 @@ impl Request {
                 "leave it out: adapters and states belong to the model as it is",
             );
         }
-        if recipe.file_type.is_plain() {
+        if scheme.file_type.is_plain() {
             return refuse(
                 &format!(
                     "makes quantization err less, and {} files are not quantized",
-                    recipe.file_type.name
+                    scheme.file_type.name
                 ),
                 "leave it out, or choose another --type",
             );
@@ -439,7 +439,7 @@ impl Request {
                 "leave it out",
             );
         }
-        let squares = match (squares()?, &recipe.importance) {
+        let squares = match (squares()?, &scheme.importance) {
             (Some(squares), _) => squares,
             (None, Some(_)) => BTreeMap::new(),
             (None, None) => {
@@ -449,12 +449,12 @@ impl Request {
                 );
             }
         };
-        let moments = |held: &Held| match &recipe.importance {
+        let moments = |held: &Held| match &scheme.importance {
             Some(importance) => importance.moments(held),
             None => squares.get(&(held.slot.name, held.layer)).cloned(),
         };
         let wishes = Wishes { force: true, ..Wishes::default() };
-        let plan = Plan::new(model, target, recipe.clone(), about, &self.output, wishes)?;
+        let plan = Plan::new(model, target, scheme.clone(), about, &self.output, wishes)?;
         let written: BTreeMap<(usize, Role), Encoding> = plan
             .tensors
             .iter()
@@ -475,10 +475,10 @@ impl Request {
 
 /// Refuses a recipe of a coded file that leaves a matrix out: nothing else tells its bits.
 fn refuse_gaps(plan: &Plan) -> Result<()> {
-    let types = &plan.recipe.types;
+    let types = &plan.scheme.types;
     let is_gap =
         |t: &&Write| compact::has_rate(t.role, t.values.elements()) && !types.0.contains_key(&t.name);
-    match plan.tensors.iter().find(is_gap).filter(|_| plan.recipe.file_type.coded) {
+    match plan.tensors.iter().find(is_gap).filter(|_| plan.scheme.file_type.coded) {
         None => Ok(()),
         Some(gap) => Err(Error::Usage {
             what: format!("the recipe says nothing of {}", gap.name),

@@ -123,7 +123,7 @@ impl Prepared {
 
     /// Where the adapter with branches of low rank is to be, and which branches they are.
     fn adapter(&self) -> Option<(PathBuf, &Branches)> {
-        self.plan.recipe.branches.as_ref().map(|branches| (branches::path(&self.output), branches))
+        self.plan.scheme.branches.as_ref().map(|branches| (branches::path(&self.output), branches))
     }
 
     /// Looks through the weights for those that the target cannot hold; nothing is written.
@@ -164,7 +164,7 @@ impl Prepared {
     /// As [`Outputs::claim`], [`calibrate::encode`], [`calibrate::divide`], [`pipeline::write`], [`Judge::divergence`] and
     /// [`Outputs::commit`]. Whatever it is, what was there before is still there.
     pub fn write(&mut self, force: bool, observer: &dyn Observer, stop: &Stop) -> Result<()> {
-        isa::with_portable(self.plan.recipe.portable, || self.write_here(force, observer, stop))
+        isa::with_portable(self.plan.scheme.portable, || self.write_here(force, observer, stop))
     }
 
     /// The same at the instruction sets that this thread may use.
@@ -234,7 +234,7 @@ impl Prepared {
 
     /// The types of all tensors that are not as the file type says, as a file that `--recipe` reads.
     fn recipe_text(&self) -> String {
-        let recipe = &self.plan.recipe;
+        let recipe = &self.plan.scheme;
         let mut remarks = vec![format!("rwkv-quant {}", env!("CARGO_PKG_VERSION"))];
         remarks.extend(
             self.chosen
@@ -265,7 +265,7 @@ impl Prepared {
     fn encode(&mut self, force: bool, observer: &dyn Observer, stop: &Stop) -> Result<Option<Store>> {
         let calibration = self.calibration.take();
         let coded = self.plan.target.codes();
-        if calibration.is_none() && self.plan.recipe.branches.is_none() && !coded {
+        if calibration.is_none() && self.plan.scheme.branches.is_none() && !coded {
             return Ok(None);
         }
         // Sections and calibrated blocks are kept until the output has its name.

@@ -203,7 +203,7 @@ impl Identity {
     /// beside it say.
     fn plan(&mut self, plan: &Plan) {
         self.add("--to", plan.target.id());
-        self.add("--type", plan.recipe.file_type.name);
+        self.add("--type", plan.scheme.file_type.name);
         let tensors: Vec<String> = plan
             .tensors
             .iter()
@@ -216,7 +216,7 @@ impl Identity {
         if !importance.is_empty() {
             self.add(IMPORTANCE, sha256([importance.as_slice()]));
         }
-        self.add(CALIBRATION_TOKENS, plan.recipe.calibration.as_ref().map(|trace| trace.sha256.clone()));
+        self.add(CALIBRATION_TOKENS, plan.scheme.calibration.as_ref().map(|trace| trace.sha256.clone()));
         self.add(METADATA, plan.frame_sha256());
     }
 }

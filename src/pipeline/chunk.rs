@@ -131,7 +131,7 @@ impl Chunk {
             _ => {
                 let importance = write.importance.as_deref();
                 let rows = Rows { importance, ..Rows::new(&buffers.values, cols) };
-                let encoded = plan.recipe.search.encode(codec, rows, &mut buffers.bytes);
+                let encoded = plan.scheme.search.encode(codec, rows, &mut buffers.bytes);
                 encoded.map_err(|e| self.cannot(write, plan, model, e))?;
             }
         }

@@ -18,7 +18,7 @@ const STEP: usize = 1 << 18;
 /// importance) of the matrix, which are read once more for that.
 pub(crate) fn codebooks(plan: &Plan, model: &Model, stop: &Stop) -> Result<Vec<Option<Codebook>>> {
     let has_own = |write: &Write| write.parts.iter().any(|p| p.split.is_some_and(|s| s.codebook.is_some()));
-    let codebook = |write: &Write| match (write.encoding, plan.recipe.search, plan.recipe.file_type.levels) {
+    let codebook = |write: &Write| match (write.encoding, plan.scheme.search, plan.scheme.file_type.levels) {
         _ if !has_own(write) => Ok(None),
         (Encoding::Fp4, Search::Best, _) => fitted(write, model, stop).map(Some),
         (Encoding::Fp4, Search::Standard, Levels::Nf4) => Ok(Some(NF4)),

@@ -160,7 +160,7 @@ impl Conversion {
             source: SourceSummary::of(&model.container),
             model: ModelSummary::of(model),
             adapters: adapters(model),
-            equalized: plan.recipe.equalized.clone(),
+            equalized: plan.scheme.equalized.clone(),
             output: out.display().to_string(),
             files: match plan.output {
                 Output::File => Vec::new(),
@@ -192,7 +192,7 @@ impl Conversion {
                 .collect(),
             fallbacks: plan
                 .fallbacks()
-                .filter(|_| plan.recipe.fallback != Fallback::Allow)
+                .filter(|_| plan.scheme.fallback != Fallback::Allow)
                 .map(|t| FallbackRow {
                     name: t.name.clone(),
                     wanted: t.wanted.name(),
@@ -205,7 +205,7 @@ impl Conversion {
                 .iter()
                 .map(|d| DroppedRow { name: d.name.clone(), rule: d.rule.clone() })
                 .collect(),
-            calibration: plan.recipe.calibration.as_ref().map(|trace| CalibrationRow {
+            calibration: plan.scheme.calibration.as_ref().map(|trace| CalibrationRow {
                 texts: trace.texts.clone(),
                 tokens: trace.tokens,
                 sha256: trace.sha256.clone(),
@@ -281,7 +281,7 @@ impl Conversion {
 
 /// What is to be known about the files before they are used.
 fn warnings(model: &Model, plan: &Plan) -> Vec<String> {
-    let equalized = (!plan.recipe.equalized.is_empty()).then(|| {
+    let equalized = (!plan.scheme.equalized.is_empty()).then(|| {
         "channels are rescaled: LoRA adapters and token-shift states made for the original no longer fit"
             .to_owned()
     });
@@ -348,7 +348,7 @@ fn requantized(model: &Model, plan: &Plan) -> Option<String> {
 fn unquantized(plan: &Plan) -> Option<String> {
     let is_large = |t: &&Planned| matches!(t.role, Role::Matrix | Role::Head | Role::Embedding);
     let is_plain = |t: &Planned| t.coded.is_none() && t.encoding.is_plain();
-    let types = &plan.recipe.types.0;
+    let types = &plan.scheme.types.0;
     (!types.is_empty() && plan.tensors.iter().filter(is_large).all(is_plain)).then(|| {
         format!(
             "the size asked for is above that of the whole model in 16 bits: nothing is quantized, and the file is a {} \
@@ -360,7 +360,7 @@ fn unquantized(plan: &Plan) -> Option<String> {
 
 /// That the moments of some matrices are taken from fewer tokens than they have dimensions.
 fn little_text(plan: &Plan) -> Option<String> {
-    let tokens = plan.recipe.calibration.as_ref()?.tokens;
+    let tokens = plan.scheme.calibration.as_ref()?.tokens;
     let is_rounded = |t: &&Planned| t.coded.map_or(!t.encoding.is_plain(), Coded::is_rounded);
     let quantized = plan.tensors.iter().filter(is_rounded);
     let widest = quantized.map(|t| t.values.cols()).max()?;

@@ -49,7 +49,7 @@ pub(super) fn shard(mut prepared: Prepared, shard: Shard, identity: Identity) ->
     let range = shard.range(&bytes);
     plan.tensors.truncate(range.end);
     plan.tensors.drain(..range.start);
-    plan.recipe.shard = Some((KEY.to_owned(), said_by(&Head { shard, identity, tensors })));
+    plan.scheme.shard = Some((KEY.to_owned(), said_by(&Head { shard, identity, tensors })));
     prepared.output = path(&prepared.output, shard);
     plan.settle(&prepared.model, &prepared.about, &prepared.output, &[])?;
     Ok(prepared)

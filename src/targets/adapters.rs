@@ -14,7 +14,7 @@ use super::{Content, Files, Item, Objection, Order, PlannedFile, Target, files, 
 use crate::adapter::{ALPHA_KEY, Adapter, Kind, Layout, LowRank, Part, TunedState};
 use crate::error::{Error, Result};
 use crate::model::{Body, Held, Lazy, Model, Role, Version, web_rwkv};
-use crate::recipe::{FileType, Recipe};
+use crate::recipe::{FileType, Scheme};
 
 /// A target of what a program loads beside a model.
 pub struct Beside {
@@ -127,12 +127,12 @@ impl Target for Beside {
         Ok(Vec::new())
     }
 
-    fn items(&self, model: &Model, recipe: &Recipe) -> Result<Vec<Item>> {
+    fn items(&self, model: &Model, scheme: &Scheme) -> Result<Vec<Item>> {
         match self.what {
-            What::GgufLora => self.gguf_lora(model, recipe.file_type),
-            What::StLora => self.st_lora(model, recipe.file_type),
-            What::StState => state_items(model, Layout::KeyValue, recipe.file_type),
-            What::PthState => state_items(model, Layout::ValueKey, recipe.file_type),
+            What::GgufLora => self.gguf_lora(model, scheme.file_type),
+            What::StLora => self.st_lora(model, scheme.file_type),
+            What::StState => state_items(model, Layout::KeyValue, scheme.file_type),
+            What::PthState => state_items(model, Layout::ValueKey, scheme.file_type),
         }
     }
 

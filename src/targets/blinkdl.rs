@@ -11,7 +11,7 @@ use super::{Files, Item, Objection, Order, Target};
 use crate::adapter::Layout;
 use crate::error::{Error, Result};
 use crate::model::{Body, Held, Model, Scope, Version};
-use crate::recipe::{FileType, Recipe};
+use crate::recipe::{FileType, Scheme};
 
 /// A target of checkpoints as BlinkDL publishes them.
 pub struct BlinkDl {
@@ -85,10 +85,10 @@ impl Target for BlinkDl {
         Ok(Vec::new())
     }
 
-    fn items(&self, model: &Model, recipe: &Recipe) -> Result<Vec<Item>> {
-        let mut items = items(model, recipe.file_type)?;
+    fn items(&self, model: &Model, scheme: &Scheme) -> Result<Vec<Item>> {
+        let mut items = items(model, scheme.file_type)?;
         if self.safetensors {
-            items.extend(placeholders(model, recipe.file_type)?);
+            items.extend(placeholders(model, scheme.file_type)?);
             sort(&mut items);
         }
         Ok(items)

@@ -12,7 +12,7 @@ use crate::compact::{Coded, has_rate};
 use crate::error::{Error, Result};
 use crate::importance::Importance;
 use crate::model::{Body, Held, Model, Role, Version};
-use crate::recipe::{FileType, Levels, Recipe};
+use crate::recipe::{FileType, Levels, Scheme};
 use crate::rescale;
 use crate::vocab::{Tokenizer, Vocab, WORLD};
 
@@ -79,14 +79,14 @@ impl Target for Compact {
         &[F32, F16, BF16, Q8_0, Q6K, Q5K, Q5_1, Q5_0, Q4K, Q4_1, Q4_0, IQ4NL, IQ4XS, Q3K, Q2K, Int8, Fp4, Nf4]
     }
 
-    fn coded(&self, item: &Item, encoding: Encoding, recipe: &Recipe) -> Option<Coded> {
-        match recipe.types.bits(&item.name) {
+    fn coded(&self, item: &Item, encoding: Encoding, scheme: &Scheme) -> Option<Coded> {
+        match scheme.types.bits(&item.name) {
             Some(bits) => {
                 let branches =
-                    recipe.within.as_ref().filter(|b| b.wants(&item.name, item.role, &item.values));
+                    scheme.within.as_ref().filter(|b| b.wants(&item.name, item.role, &item.values));
                 Some(Coded::Codes { bits, rank: branches.map_or(0, |b| b.rank) })
             }
-            None if encoding == Encoding::Nf4 && !recipe.file_type.is_source() => {
+            None if encoding == Encoding::Nf4 && !scheme.file_type.is_source() => {
                 is_whole(encoding, item).then_some(Coded::Nf4Dq)
             }
             None => Coded::exactly(encoding, item.values.elements()),
@@ -97,9 +97,9 @@ impl Target for Compact {
         Ok(Vec::new())
     }
 
-    fn items(&self, model: &Model, recipe: &Recipe) -> Result<Vec<Item>> {
+    fn items(&self, model: &Model, scheme: &Scheme) -> Result<Vec<Item>> {
         let held = model.tensors.iter().filter(|held| !held.is_unread());
-        held.map(|held| item(held, model, recipe.file_type)).collect()
+        held.map(|held| item(held, model, scheme.file_type)).collect()
     }
 
     fn files(&self, order: &Order<'_>, groups: &[&[Planned]]) -> Result<Files> {
@@ -179,10 +179,10 @@ fn as_it_is(held: &Held) -> Encoding {
 }
 
 fn metadata(order: &Order<'_>) -> Result<Metadata> {
-    let Order { model, about, recipe, sources, .. } = *order;
+    let Order { model, about, scheme, sources, .. } = *order;
     let mut keys = about.general_with("general.type", Value::from("model"));
     let mut put = |key: &str, value: Value| keys.push((key.to_owned(), value));
-    if let Some((key, head)) = &recipe.shard {
+    if let Some((key, head)) = &scheme.shard {
         put(key, Value::from(head.as_str()));
     }
     put(VERSION, Value::from(model.version.name));
@@ -190,15 +190,15 @@ fn metadata(order: &Order<'_>) -> Result<Metadata> {
     for (key, size) in SIZES.into_iter().zip([dims.layers, dims.embd, dims.ffn, dims.heads, dims.vocab]) {
         put(key, Value::U32(size.try_into().unwrap_or(u32::MAX)));
     }
-    put(TYPE, Value::from(recipe.file_type.name));
-    if recipe.file_type.coded {
-        put(RECIPE, Value::from(recipe.types.text(recipe.file_type, &[])));
+    put(TYPE, Value::from(scheme.file_type.name));
+    if scheme.file_type.coded {
+        put(RECIPE, Value::from(scheme.types.text(scheme.file_type, &[])));
     }
     put(PROGRAM, Value::from(env!("CARGO_PKG_VERSION")));
     put(SOURCES, Value::strings(sources.iter().cloned()));
-    keys.extend(recipe.importance.iter().flat_map(Importance::keys));
-    keys.extend(recipe.calibration.iter().flat_map(Trace::keys));
-    keys.extend(rescale::key(model, &recipe.equalized));
+    keys.extend(scheme.importance.iter().flat_map(Importance::keys));
+    keys.extend(scheme.calibration.iter().flat_map(Trace::keys));
+    keys.extend(rescale::key(model, &scheme.equalized));
     // The usual vocabulary of this size goes without saying, and so does its chat template.
     let usual = Vocab::usual(model.dims.vocab);
     let is_usual = match &about.tokenizer {

@@ -12,7 +12,7 @@ use formats::{
 use crate::about::About;
 use crate::error::{Error, Result};
 use crate::model::Model;
-use crate::recipe::Recipe;
+use crate::recipe::Scheme;
 
 /// The folder in a torch file's archive: torch's name for what is saved into memory. (It is not taken from the
 /// output's name, so that a file's bytes do not depend on its name.)
@@ -26,7 +26,7 @@ pub struct Order<'a> {
     /// What is said of it.
     pub about: &'a About,
     /// What is wanted.
-    pub recipe: &'a Recipe,
+    pub scheme: &'a Scheme,
     /// Number of weights of all items.
     pub weights: u64,
     /// The file or folder asked for.

@@ -26,7 +26,7 @@ pub use modelfile::Chat;
 use crate::compact::Coded;
 use crate::error::{Error, Result};
 use crate::model::{Lazy, Model, Role, VERSIONS, Version};
-use crate::recipe::{FILE_TYPES, FileType, Mix, Recipe};
+use crate::recipe::{FILE_TYPES, FileType, Mix, Scheme};
 
 /// A kind of file, or folder, that can be written for a runtime.
 ///
@@ -75,7 +75,7 @@ pub trait Target: Send + Sync {
         Content::Model
     }
 
-    /// Whether blocks can be treated differently: [`Recipe::layers`] and [`Recipe::rescale`].
+    /// Whether blocks can be treated differently: [`Scheme::layers`] and [`Scheme::rescale`].
     fn plans_layers(&self) -> bool {
         false
     }
@@ -111,8 +111,8 @@ pub trait Target: Send + Sync {
     }
 
     /// How the values of an item of this encoding are coded, if they are not stored as they are.
-    fn coded(&self, item: &Item, encoding: Encoding, recipe: &Recipe) -> Option<Coded> {
-        let _ = (item, encoding, recipe);
+    fn coded(&self, item: &Item, encoding: Encoding, scheme: &Scheme) -> Option<Coded> {
+        let _ = (item, encoding, scheme);
         None
     }
 
@@ -137,7 +137,7 @@ pub trait Target: Send + Sync {
     ///
     /// # Errors
     /// If a tensor cannot be brought into the form that the runtime wants.
-    fn items(&self, model: &Model, recipe: &Recipe) -> Result<Vec<Item>>;
+    fn items(&self, model: &Model, scheme: &Scheme) -> Result<Vec<Item>>;
 
     /// Lays out the files: one with tensors for each of `groups`, and what goes with them.
     ///

@@ -20,7 +20,7 @@ use quant::Encoding;
 use super::{Files, Item, Objection, Order, PlannedFile, Target, files};
 use crate::error::{Error, Result};
 use crate::model::{Held, Lazy, Map, Model, Role, Version};
-use crate::recipe::{FileType, Recipe};
+use crate::recipe::{FileType, Scheme};
 
 /// The target rwkv.cpp.
 pub struct RwkvCpp;
@@ -61,7 +61,7 @@ impl Target for RwkvCpp {
         Ok(Vec::new())
     }
 
-    fn items(&self, model: &Model, recipe: &Recipe) -> Result<Vec<Item>> {
+    fn items(&self, model: &Model, scheme: &Scheme) -> Result<Vec<Item>> {
         let mut stacks: BTreeMap<usize, Vec<&Held>> = BTreeMap::new();
         let mut items = Vec::new();
         for held in &model.tensors {
@@ -87,9 +87,9 @@ impl Target for RwkvCpp {
                 continue;
             }
             let values = shaped(model, held).ok_or_else(unfit)?;
-            let fixed = fixed(model, held, &values, recipe.file_type);
+            let fixed = fixed(model, held, &values, scheme.file_type);
             // Its quantizer starts from FP16.
-            let halved = !fixed.unwrap_or(recipe.file_type.matrix).is_plain() && !is_own(model);
+            let halved = !fixed.unwrap_or(scheme.file_type.matrix).is_plain() && !is_own(model);
             let values = if halved { values.mapped(Map::F16) } else { values };
             items.push(Item { name: held.name(), role: held.slot.role, values, fixed, unread: false });
         }
@@ -111,7 +111,7 @@ impl Target for RwkvCpp {
             n_vocab: number(model.dims.vocab, "tokens")?,
             n_embed: number(model.dims.embd, "channels")?,
             n_layer: number(model.dims.layers, "blocks")?,
-            encoding: order.recipe.file_type.matrix,
+            encoding: order.scheme.file_type.matrix,
         };
         let mut all = Vec::new();
         for (tensors, name) in groups.iter().zip(files::names(order.out, groups.len())?) {

@@ -24,7 +24,7 @@ use crate::calibrate::Trace;
 use crate::error::{Error, Result};
 use crate::importance::Importance;
 use crate::model::{Body, Held, Lazy, Model, Rank, Role, Version};
-use crate::recipe::{FileType, Mix, Recipe};
+use crate::recipe::{FileType, Mix, Scheme};
 use crate::rescale;
 use architecture::Architecture;
 
@@ -165,7 +165,7 @@ impl Target for Gguf {
         Ok(objections)
     }
 
-    fn items(&self, model: &Model, _: &Recipe) -> Result<Vec<Item>> {
+    fn items(&self, model: &Model, _: &Scheme) -> Result<Vec<Item>> {
         let mut stacks: BTreeMap<String, Vec<(usize, Lazy)>> = BTreeMap::new();
         let mut items = Vec::new();
         for held in &model.tensors {
@@ -203,8 +203,8 @@ impl Target for Gguf {
     fn files(&self, order: &Order<'_>, groups: &[&[Planned]]) -> Result<Files> {
         let model = order.model;
         let architecture = Architecture::of(model.version).ok_or_else(|| super::refused(self, model))?;
-        let file_type = order.recipe.file_type;
-        let called = match order.recipe.types.0.is_empty() {
+        let file_type = order.scheme.file_type;
+        let called = match order.scheme.types.0.is_empty() {
             true => file_type,
             false => file_type.called(groups.iter().copied().flatten().map(|t| {
                 let weights: usize = t.shape.iter().product();
@@ -212,10 +212,10 @@ impl Target for Gguf {
             })),
         };
         let mut metadata = keys::metadata(order, architecture, called)?;
-        metadata.extend(order.recipe.importance.iter().flat_map(Importance::keys));
-        metadata.extend(order.recipe.calibration.iter().flat_map(Trace::keys));
-        metadata.extend(rescale::key(model, &order.recipe.equalized));
-        metadata.extend(order.recipe.branches.iter().map(Branches::key));
+        metadata.extend(order.scheme.importance.iter().flat_map(Importance::keys));
+        metadata.extend(order.scheme.calibration.iter().flat_map(Trace::keys));
+        metadata.extend(rescale::key(model, &order.scheme.equalized));
+        metadata.extend(order.scheme.branches.iter().map(Branches::key));
         keys::set(&mut metadata, order, architecture)?;
         let tensors: usize = groups.iter().map(|g| g.len()).sum();
         let mut files = Vec::new();

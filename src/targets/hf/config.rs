@@ -36,7 +36,7 @@ pub(super) fn config(order: &Order<'_>, groups: &[&[Planned]]) -> Result<Value> 
     for key in ["dtype", "quantization_config"] {
         config.remove(key); // of the source's weights
     }
-    let quantized = bitsandbytes::is_wanted(order.recipe.file_type);
+    let quantized = bitsandbytes::is_wanted(order.scheme.file_type);
     let dims = &model.dims;
     let mut set = |key: &str, value: Value| config.insert(key.to_owned(), value);
     set("model_type", json!(model_type));

@@ -26,7 +26,7 @@ use super::blinkdl::{plain, sort};
 use super::{Files, Item, Objection, Order, SmallFile, Target, Tokens};
 use crate::error::{Error, Result};
 use crate::model::{Body, FLA, HUGGING_FACE, Held, Lazy, Model, Naming, Rank, Role, Version};
-use crate::recipe::{FileType, Recipe};
+use crate::recipe::{FileType, Scheme};
 use crate::vocab::Tokenizer;
 
 /// The target Hugging Face folder.
@@ -118,17 +118,17 @@ impl Target for HuggingFace {
         small::left_out(model)
     }
 
-    fn items(&self, model: &Model, recipe: &Recipe) -> Result<Vec<Item>> {
+    fn items(&self, model: &Model, scheme: &Scheme) -> Result<Vec<Item>> {
         let naming = if model.version.major() == 7 { &FLA } else { &HUGGING_FACE };
         let read = model.tensors.iter().filter(|t| !t.is_unread());
         let mut items =
-            read.map(|held| item(held, naming, model, recipe.file_type)).collect::<Result<Vec<_>>>()?;
+            read.map(|held| item(held, naming, model, scheme.file_type)).collect::<Result<Vec<_>>>()?;
         sort(&mut items);
         Ok(items)
     }
 
     fn files(&self, order: &Order<'_>, groups: &[&[Planned]]) -> Result<Files> {
-        let mut files = if bitsandbytes::is_wanted(order.recipe.file_type) {
+        let mut files = if bitsandbytes::is_wanted(order.scheme.file_type) {
             Files::bitsandbytes(Path::new(WEIGHTS), groups, bitsandbytes::dtype(order.model, groups))?
         } else {
             Files::safetensors(Path::new(WEIGHTS), groups, order.checksums)?

@@ -16,7 +16,7 @@ use quant::Encoding;
 use super::{padded_rank, padded_vocabulary, prepared, stored_as, takes, unfit};
 use crate::error::Result;
 use crate::model::{Held, Lazy, Map, Model, Rank, Role, Version, prefab};
-use crate::recipe::{FileType, Mix, Recipe};
+use crate::recipe::{FileType, Mix, Scheme};
 use crate::targets::files::names;
 use crate::targets::{Files, Item, Objection, Order, PlannedFile, Target};
 
@@ -120,10 +120,10 @@ impl Target for Prefab {
         true
     }
 
-    fn items(&self, model: &Model, recipe: &Recipe) -> Result<Vec<Item>> {
+    fn items(&self, model: &Model, scheme: &Scheme) -> Result<Vec<Item>> {
         let mut fields = Vec::new();
         for held in model.tensors.iter().filter(|held| !held.is_unread()) {
-            fields.push(Field::of(model, held, rescale(model, recipe)).ok_or_else(|| unfit(model, held))?);
+            fields.push(Field::of(model, held, rescale(model, scheme)).ok_or_else(|| unfit(model, held))?);
         }
         let mut items = Vec::new();
         let seven = model.version.major() == 7;
@@ -140,7 +140,7 @@ impl Target for Prefab {
                     _ => name.clone(),
                 };
                 let item = Field::item(&fields, &name, &twin);
-                let plain = recipe.layers.is_some_and(|layers| layer >= layers).then_some(Encoding::F16);
+                let plain = scheme.layers.is_some_and(|layers| layer >= layers).then_some(Encoding::F16);
                 items.extend(item.map(|item| Item { fixed: item.fixed.or(plain), ..item }));
             }
         }
@@ -148,7 +148,7 @@ impl Target for Prefab {
     }
 
     fn files(&self, order: &Order<'_>, groups: &[&[Planned]]) -> Result<Files> {
-        let metadata = metadata(order.model, rescale(order.model, order.recipe));
+        let metadata = metadata(order.model, rescale(order.model, order.scheme));
         let mut files = Vec::new();
         for (tensors, name) in groups.iter().zip(names(order.out, groups.len())?) {
             let layout = formats::prefab::place(&metadata, tensors, is_matrix)?.into();
@@ -221,8 +221,8 @@ fn flat(values: &Lazy) -> Option<Lazy> {
 }
 
 /// Every how many layers the activations are halved.
-fn rescale(model: &Model, recipe: &Recipe) -> usize {
-    match recipe.rescale {
+fn rescale(model: &Model, scheme: &Scheme) -> usize {
+    match scheme.rescale {
         Some(0) => NEVER,
         Some(layers) => layers,
         None if model.version.major() == 7 => NEVER,

@@ -7,7 +7,7 @@ use super::{padded_vocabulary, prepared, takes, unfit};
 use crate::adapter::Layout;
 use crate::error::Result;
 use crate::model::{Model, Role, Version, web_rwkv};
-use crate::recipe::{FileType, Recipe};
+use crate::recipe::{FileType, Scheme};
 use crate::targets::adapters::state_items;
 use crate::targets::files::{layout, names};
 use crate::targets::{Files, Item, Objection, Order, PlannedFile, Target};
@@ -58,7 +58,7 @@ impl Target for St {
         super::check(model)
     }
 
-    fn items(&self, model: &Model, recipe: &Recipe) -> Result<Vec<Item>> {
+    fn items(&self, model: &Model, scheme: &Scheme) -> Result<Vec<Item>> {
         let read = model.tensors.iter().filter(|held| !held.is_unread());
         let items = read.map(|held| {
             let (stored, values) = prepared(model, held, web_rwkv).ok_or_else(|| unfit(model, held))?;
@@ -70,7 +70,7 @@ impl Target for St {
             Ok(Item { name, role, values, fixed: Some(Encoding::F16), unread: false })
         });
         let mut items = items.collect::<Result<Vec<_>>>()?;
-        items.extend(state_items(model, Layout::KeyValue, recipe.file_type)?);
+        items.extend(state_items(model, Layout::KeyValue, scheme.file_type)?);
         Ok(items)
     }
 

@@ -1,0 +1,76 @@
+//! How the tensors of a file are quantized.
+
+use quant::Encoding;
+
+use super::{Fallback, FileType, Mix, Search, Types};
+use crate::branches::Branches;
+use crate::calibrate::Trace;
+use crate::importance::Importance;
+use crate::model::Role;
+
+/// A recipe with everything settled that it leaves open: defaults, files that it names, choices that were measured.
+#[derive(Clone, Debug)]
+pub struct Scheme {
+    /// The file type.
+    pub file_type: &'static FileType,
+    /// Whose choice of types for the tensors.
+    pub mix: Mix,
+    /// What to do where rows are no whole blocks of the type wanted.
+    pub fallback: Fallback,
+    /// How long encoders look for good codes.
+    pub search: Search,
+    /// Which input channels matter more than others.
+    pub importance: Option<Importance>,
+    /// What the weights are rounded for, if not for themselves.
+    pub calibration: Option<Trace>,
+    /// Types of single tensors, before all else.
+    pub types: Types,
+    /// Names of the pairs of tensors whose channels were rescaled ([`Pair`](crate::rescale::Pair)).
+    pub equalized: Vec<&'static str>,
+    /// Whether activations are computed without fused multiply-add, alike on every processor.
+    pub portable: bool,
+    /// Which matrices get branches of low rank in an adapter, if any.
+    pub branches: Option<Branches>,
+    /// Which matrices may have such a branch in the file itself.
+    pub within: Option<Branches>,
+    /// The key that says of which shard the file is, if it is one.
+    pub shard: Option<(String, String)>,
+    /// How many blocks are quantized, from the first on, if not all.
+    pub layers: Option<usize>,
+    /// Every how many blocks the runtime is to halve its activations, if not as usual (0: never).
+    pub rescale: Option<usize>,
+}
+
+impl Scheme {
+    /// A file of this type, with everything else as usual.
+    pub fn of(file_type: &'static FileType) -> Scheme {
+        Scheme {
+            file_type,
+            mix: Mix::default(),
+            fallback: Fallback::default(),
+            search: Search::default(),
+            importance: None,
+            calibration: None,
+            types: Types::default(),
+            equalized: Vec::new(),
+            portable: false,
+            branches: None,
+            within: None,
+            shard: None,
+            layers: None,
+            rescale: None,
+        }
+    }
+
+    /// The encoding that a tensor of this role gets if its rows allow it; `stored` is how the source holds it.
+    pub fn wanted(&self, role: Role, stored: Option<Encoding>) -> Encoding {
+        match (self.mix, role) {
+            (Mix::LlamaCpp, Role::LowRank) => match stored {
+                Some(e @ (Encoding::F32 | Encoding::F16 | Encoding::BF16)) => e,
+                _ => Encoding::F32,
+            },
+            (Mix::WebRwkv, Role::LowRank | Role::Head) => Encoding::F16,
+            _ => self.file_type.wanted(role),
+        }
+    }
+}
