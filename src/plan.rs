@@ -13,6 +13,7 @@ use sha2::{Digest, Sha256};
 
 use crate::about::About;
 use crate::compact::Coded;
+use crate::digest::hex;
 use crate::error::{Error, Result};
 use crate::model::{Dropped, Lazy, Model, Role};
 use crate::recipe::{Fallback, FileType, Scheme, TensorType, fitting};
@@ -287,7 +288,7 @@ impl Plan {
             hash.update((small.bytes.len() as u64).to_le_bytes());
             hash.update(&small.bytes);
         }
-        hash.finalize().iter().map(|b| format!("{b:02x}")).collect()
+        hex(&hash.finalize())
     }
 
     /// Number of weights written.

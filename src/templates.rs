@@ -9,7 +9,7 @@ use serde::Serialize;
 use crate::error::{Error, Result};
 use crate::escape;
 use crate::eval::Estimate;
-use crate::report::{bytes, count, nats};
+use crate::units::{bytes, count, nats};
 
 /// The name of the escaping of Markdown.
 const MARKDOWN: &str = "markdown";

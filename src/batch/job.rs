@@ -39,14 +39,16 @@ use toml::Spanned;
 
 use crate::about::{self, Overrides};
 use crate::calibrate::{self, Settings};
+use crate::digest::sha256;
 use crate::error::{Error, Result};
-use crate::eval::{self, Protocol, sha256};
+use crate::eval::{self, Protocol};
+use crate::files;
 use crate::hub::Address;
 use crate::model::wildcard;
 use crate::recipe::{Fallback, FileType, Mix, Preset, Search};
 use crate::storage::Inputs;
 use crate::targets::{Content, TARGETS, Target};
-use crate::{files, size};
+use crate::units::parse_bytes;
 
 /// Largest job file that is read.
 const FILE_BYTES: u64 = 16 << 20;
@@ -588,7 +590,7 @@ impl Size {
     fn bytes<E: serde::de::Error>(self) -> std::result::Result<u64, E> {
         match self {
             Size::Bytes(bytes) => Ok(bytes),
-            Size::Text(text) => size::parse(&text).map_err(E::custom),
+            Size::Text(text) => parse_bytes(&text).map_err(E::custom),
         }
     }
 }

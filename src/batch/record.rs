@@ -15,14 +15,14 @@ use crate::about::About;
 use crate::calibrate::{Goals, SELF, Settings};
 use crate::convert::{Prepared, Request};
 use crate::diff::{self, TensorDiff};
+use crate::digest::{file_sha256, sha256};
 use crate::error::{Error, Result};
-use crate::eval::{Against, ModelScore, Scored, Setting, sha256};
+use crate::eval::{Against, ModelScore, Scored, Setting};
 use crate::identity::{Identity, digest_of};
 use crate::model::Model;
 use crate::plan::Plan;
-use crate::report::bytes;
 use crate::storage::{self, Inputs};
-use crate::verify;
+use crate::units::bytes;
 
 /// The field of a record's seal.
 pub(super) const SEAL: &str = "seal";
@@ -139,7 +139,7 @@ impl FileRecord {
 
     /// A file that is open.
     pub fn mapped(file: &Mapped, name: String) -> FileRecord {
-        FileRecord { name, bytes: file.bytes().len() as u64, sha256: verify::sha256(file) }
+        FileRecord { name, bytes: file.bytes().len() as u64, sha256: file_sha256(file) }
     }
 }
 

@@ -14,15 +14,16 @@ use super::schedule::Memory;
 use crate::about;
 use crate::calibrate;
 use crate::convert::{Prepared, Request};
+use crate::digest::sha256;
 use crate::error::{Error, Result};
-use crate::eval::{self, Load, Task, same_vocabulary, vocabulary_sha256};
+use crate::eval::{Load, Task, same_vocabulary, vocabulary_sha256};
 use crate::model::Model;
 use crate::pipeline::{Silent, Stop};
 use crate::plan::Plan;
-use crate::report::bytes;
 use crate::runner::{Options, Runner};
 use crate::storage::Written;
 use crate::targets;
+use crate::units::bytes;
 
 /// Raised whenever the program measures other figures of the same model and text.
 const GENERATION: u32 = 1;
@@ -245,7 +246,7 @@ impl<'a> Workshop<'a> {
         if known.is_none() {
             let read = |path: &PathBuf| fs::read(path).map_err(Error::read("text", path));
             let all: Vec<Vec<u8>> = texts.iter().map(read).collect::<Result<_>>()?;
-            *known = Some(eval::sha256(all.iter().map(Vec::as_slice)));
+            *known = Some(sha256(all.iter().map(Vec::as_slice)));
         }
         Ok(known.clone().unwrap_or_default())
     }

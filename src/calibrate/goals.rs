@@ -9,8 +9,8 @@ use crate::model::{Model, Role};
 use crate::pipeline::{Observer, Stop};
 use crate::plan::{Plan, Write};
 use crate::recipe::{Preset, TensorType, Types};
-use crate::size;
 use crate::targets::Item;
+use crate::units::parse_bytes;
 
 /// How large or how good a file is to be; at most one of these.
 #[derive(Clone, Debug, Default, PartialEq, clap::Args)]
@@ -24,7 +24,7 @@ pub struct Goals {
     )]
     pub preset: Option<Preset>,
     /// Choose the types of all tensors so that the file is no larger, and as good as can be
-    #[arg(long, value_name = "SIZE", value_parser = size::parse, conflicts_with_all = ["target_bpw", "target_kl"])]
+    #[arg(long, value_name = "SIZE", value_parser = parse_bytes, conflicts_with_all = ["target_bpw", "target_kl"])]
     pub target_size: Option<u64>,
     /// The same, with the size given in bits a weight, metadata included
     #[arg(long, visible_alias = "bpw", value_name = "BITS", conflicts_with = "target_kl")]

@@ -3,8 +3,9 @@
 use std::path::PathBuf;
 
 use super::{SELF, Settings};
+use crate::digest::sha256;
 use crate::error::{Error, Result};
-use crate::eval::{Corpus, oddity, sha256};
+use crate::eval::{Corpus, oddity};
 use crate::pipeline::Stop;
 use crate::runner::{Runner, Sampler, State};
 use crate::vocab::Coder;

@@ -7,7 +7,7 @@ use crate::batch::{self, Job, Settings, cells};
 use crate::error::{Error, Result};
 use crate::report::{CellList, Style, outcome_line};
 use crate::shard::Shard;
-use crate::size;
+use crate::units::parse_bytes;
 
 /// Makes a release: many models in many types, measured, judged and described.
 #[derive(Debug, clap::Args)]
@@ -37,7 +37,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
     /// Most memory of all cells together [default: half of the machine's]
-    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
     max_memory: Option<u64>,
     /// Replace files of the same names that no batch has made
     #[arg(long, short = 'f')]

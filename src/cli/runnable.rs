@@ -8,7 +8,7 @@ use crate::error::Result;
 use crate::model::Model;
 use crate::pipeline;
 use crate::runner::{Arithmetic, Options, Runner};
-use crate::size;
+use crate::units::parse_bytes;
 use crate::vocab::Coder;
 
 /// How a model is run.
@@ -29,7 +29,7 @@ pub(super) struct RunArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub threads: Option<u16>,
     /// Most memory to take, all models together; blocks are then streamed from the files
-    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
     pub max_memory: Option<u64>,
     /// Epsilon of the norm over heads [default: 64e-5, the official runner's; rwkv.cpp has 1e-5 for version 5]
     #[arg(long, value_name = "EPSILON", value_parser = epsilon)]

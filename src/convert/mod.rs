@@ -13,8 +13,8 @@ use crate::branches;
 use crate::calibrate::{Goals, Settings};
 use crate::error::{Error, Result};
 use crate::recipe::{CODED, Fallback, FileType, Mix, Search};
-use crate::size;
 use crate::targets::{Chat, TARGETS, Target};
+use crate::units::parse_bytes;
 pub use prepared::Prepared;
 
 /// The file type beside goals, which choose the types themselves: what the file calls itself.
@@ -67,7 +67,7 @@ pub struct Request {
     #[arg(long)]
     pub equalize: bool,
     /// Spread the tensors over files that hold at most so much of them (a larger tensor has a file of its own)
-    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
     pub split_max_size: Option<u64>,
     /// Quantize the first N blocks only (.prefab)
     #[arg(long, value_name = "N")]
@@ -94,7 +94,7 @@ pub struct Request {
     #[arg(long, value_name = "PATTERN")]
     pub drop: Vec<String>,
     /// Most memory that the conversion may take [default: 256MiB]
-    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
     pub max_memory: Option<u64>,
     /// Threads [default: as many as the machine runs at once, up to 64]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]

@@ -7,6 +7,7 @@ use crate::about::About;
 use crate::branches::{self, Branches};
 use crate::calibrate::{self, Calibration, Chosen, CrossCheck, Done, Judge, Store};
 use crate::compact;
+use crate::digest::file_sha256;
 use crate::error::{Error, Result};
 use crate::eval::Estimate;
 use crate::identity::Identity;
@@ -17,7 +18,7 @@ use crate::plan::Plan;
 use crate::report::{ChangedKeys, Conversion};
 use crate::storage::{self, Inputs, Output, Outputs, Targets, Written};
 use crate::targets::Chat;
-use crate::verify::{self, checksum_file, sha256};
+use crate::verify::{self, checksum_file};
 
 /// A conversion that is planned to the last byte.
 #[derive(Debug)]
@@ -106,7 +107,7 @@ impl Prepared {
     /// # Errors
     /// If an input file cannot be read.
     pub(crate) fn identity(&self) -> Result<Identity> {
-        let sources: Vec<String> = self.model.container.files().iter().map(sha256).collect();
+        let sources: Vec<String> = self.model.container.files().iter().map(file_sha256).collect();
         Identity::of(&self.request, self, &sources)
     }
 
@@ -280,7 +281,7 @@ impl Prepared {
             }?;
             if coded {
                 compact::encode(plan, source, &store, observer, stop)?;
-                let sources: Vec<String> = source.files().map(sha256).collect();
+                let sources: Vec<String> = source.files().map(file_sha256).collect();
                 plan.settle(source, about, out, &sources)?;
                 // Rates are met nearly, a size is to be met.
                 loop {

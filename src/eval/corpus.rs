@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 
 use super::encoding::{NotUtf8, utf8, without_mark};
+use crate::digest::hex;
 use crate::error::{Error, Result};
 use crate::vocab::{Coder, Token, Vocab};
 
@@ -24,13 +25,6 @@ pub struct Corpus {
     pub warnings: Vec<String>,
 }
 
-/// The hexadecimal SHA-256 of bytes.
-pub fn sha256<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> String {
-    let mut hash = Sha256::new();
-    parts.into_iter().for_each(|p| hash.update(p));
-    hash.finalize().iter().map(|b| format!("{b:02x}")).collect()
-}
-
 /// The SHA-256 of what a vocabulary maps: every id's bytes, each after its length as a little-endian u32.
 pub fn vocabulary_sha256(vocab: &Vocab) -> String {
     let mut hash = Sha256::new();
@@ -39,7 +33,7 @@ pub fn vocabulary_sha256(vocab: &Vocab) -> String {
         hash.update((bytes.len() as u32).to_le_bytes());
         hash.update(bytes);
     }
-    hash.finalize().iter().map(|b| format!("{b:02x}")).collect()
+    hex(&hash.finalize())
 }
 
 impl Corpus {
@@ -100,7 +94,7 @@ impl Corpus {
                 corpus.documents.push(start..corpus.tokens.len());
             }
         }
-        corpus.sha256 = hash.finalize().iter().map(|b| format!("{b:02x}")).collect();
+        corpus.sha256 = hex(&hash.finalize());
         Ok(corpus)
     }
 }

@@ -142,7 +142,7 @@ impl Load {
             return Err(Error::Resources {
                 what: format!(
                     "{} are too little to run {}",
-                    crate::report::bytes(max),
+                    crate::units::bytes(max),
                     if models.len() == 1 {
                         "this model".to_owned()
                     } else {

@@ -14,7 +14,7 @@ mod task;
 mod unfit;
 mod window;
 
-pub use corpus::{Corpus, sha256, vocabulary_sha256};
+pub use corpus::{Corpus, vocabulary_sha256};
 pub use gates::Gates;
 pub use measure::{Comparison, Load, Measured, Scan, Score, Work, measure};
 pub use statistics::{Bootstrap, Estimate, Random};

@@ -15,6 +15,7 @@ use reqwest::{Method, StatusCode, Url, redirect};
 use sha2::{Digest, Sha256};
 
 use super::Address;
+use crate::digest::hex;
 use crate::error::{Error, Result};
 
 /// The revision of an address that names none.
@@ -199,7 +200,7 @@ impl<'a> Download<'a> {
             let what = format!("{name} has other than the {} bytes that the Hub says", told.bytes);
             return Err(failed(self.address, what));
         }
-        let sum: String = hash.finalize().iter().map(|b| format!("{b:02x}")).collect();
+        let sum: String = hex(&hash.finalize());
         // Small files that are in the repository itself have the hash of git, which covers their length.
         if is_hex(&told.etag, 64) && sum != told.etag {
             let what = format!("{name} has the SHA-256 {sum}, and the Hub says {}", told.etag);

@@ -7,9 +7,9 @@ use serde::Serialize;
 
 use super::{Address, client};
 use crate::batch::inventory;
+use crate::digest::file_sha256;
 use crate::error::{Error, Result};
 use crate::files;
-use crate::verify::sha256;
 
 /// The list of a release's files.
 const SUMS: &str = "SHA256SUMS";
@@ -36,7 +36,7 @@ pub fn upload(folder: &Path, to: &Address, create: Option<bool>) -> Result<Uploa
     for line in sums.lines() {
         let (sum, name) = line.split_once("  ").unwrap_or(("", line));
         let path = folder.join(name);
-        if !path.is_file() || sha256(&formats::Mapped::open(&path)?) != sum {
+        if !path.is_file() || file_sha256(&formats::Mapped::open(&path)?) != sum {
             return Err(Error::Check {
                 what: format!("{} is missing, or not what {SUMS} says", path.display()),
             });

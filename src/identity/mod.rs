@@ -22,8 +22,8 @@ pub use seal::{digest_of, seal, unseal};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::digest::sha256;
 use crate::error::Error;
-use crate::eval::sha256;
 
 /// Generation of the bytes that this program makes. Raised whenever it makes other bytes of the same options and inputs,
 /// or keeps checkpoints and shards in another way; version 0.1.0 had 1.

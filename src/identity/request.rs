@@ -19,11 +19,10 @@ use crate::adapter::{Flags, Layout};
 use crate::branches::BranchFlags;
 use crate::calibrate::{CTX, Goals, SELF, Settings, TOKENS};
 use crate::convert::{Prepared, Request};
+use crate::digest::{file_sha256, sha256};
 use crate::error::{Error, Result};
-use crate::eval::sha256;
 use crate::model::Model;
 use crate::plan::Plan;
-use crate::verify;
 
 /// Largest file of a vocabulary's folder: the weights that may stand beside it are no part of it.
 const VOCABULARY_BYTES: u64 = 64 << 20;
@@ -116,7 +115,7 @@ impl Identity {
     /// The files of adapters and states, as they were opened for the model.
     fn adapters(&mut self, model: &Model) {
         let of_all = |files: &mut dyn Iterator<Item = &Container>| -> Vec<String> {
-            files.flat_map(Container::files).map(verify::sha256).collect()
+            files.flat_map(Container::files).map(file_sha256).collect()
         };
         self.add("--lora", of_all(&mut model.adapters.iter().flat_map(|a| &a.files).map(AsRef::as_ref)));
         self.add("--state", of_all(&mut model.state.iter().filter_map(|s| s.file.as_deref())));
@@ -245,7 +244,7 @@ fn named(path: &Path) -> Result<Value> {
 
 /// SHA-256 of a file; of a folder, those of its smaller files.
 fn contents(path: &Path) -> Result<Value> {
-    let read = |path: &Path| -> Result<String> { Ok(verify::sha256(&Mapped::open(path)?)) };
+    let read = |path: &Path| -> Result<String> { Ok(file_sha256(&Mapped::open(path)?)) };
     if !path.is_dir() {
         return read(path).map(Value::from);
     }

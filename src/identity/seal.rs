@@ -1,8 +1,7 @@
 //! Texts that carry their own SHA-256, so that a flipped bit, or a figure changed by hand, is found.
 
+use crate::digest::sha256;
 use serde_json::Value;
-
-use crate::eval::sha256;
 
 /// Hexadecimal digits of a SHA-256.
 const DIGITS: usize = 64;

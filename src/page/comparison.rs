@@ -1,10 +1,10 @@
 //! The page of a comparison.
 
+use crate::units::bytes;
 use serde::Deserialize;
 
 use super::heat::{self, Field, Heat};
 use super::{Cell, Page, Section, Table};
-use crate::report::bytes;
 
 /// What is shown of the results of `diff`.
 #[derive(Deserialize)]

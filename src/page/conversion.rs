@@ -1,10 +1,10 @@
 //! The page of a conversion.
 
+use crate::units::{bytes, count};
 use serde::Deserialize;
 
 use super::heat::{Field, Heat};
 use super::{Cell, Page, Section, Table};
-use crate::report::{bytes, count};
 
 /// What is shown of the results of `convert`.
 #[derive(Deserialize)]

@@ -5,8 +5,8 @@ use serde::Deserialize;
 use super::quality::{Compared, figures};
 use super::{Cell, Page, Section, Table};
 use crate::eval::{Against, Estimate, ModelScore, Scored, Setting};
-use crate::report::{bytes, nats};
 use crate::templates::{divergence, estimate};
+use crate::units::{bytes, nats};
 
 /// What is shown of the results of `eval-ppl`.
 #[derive(Deserialize)]

@@ -3,7 +3,7 @@
 use super::Figure;
 use super::plot::{Dot, Line, Plot, Scale};
 use crate::eval::Against;
-use crate::report::{bytes, nats};
+use crate::units::{bytes, nats};
 
 /// Divergences below this are no differences of models but of arithmetic.
 const NO_KL: f64 = 1e-10;

@@ -5,8 +5,8 @@ use super::quality::{Compared, figures, is_lossy};
 use super::{Cell, Page, Section, Table};
 use crate::batch::{Fate, Outcome, Record, Summary};
 use crate::eval::Estimate;
-use crate::report::bytes;
 use crate::templates::{divergence, estimate};
+use crate::units::bytes;
 
 /// The page of all models of a release. It says nothing of when and where cells were made, so that it is the same
 /// wherever it is made.

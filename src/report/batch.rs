@@ -4,11 +4,12 @@ use std::io::{self, Write};
 
 use serde::Serialize;
 
+use super::Report;
 use super::text::Table;
-use super::{Report, bytes, nats};
 use crate::batch::{Cell, Fate, Outcome, Summary};
 use crate::escape;
 use crate::shard::Shard;
+use crate::units::{bytes, nats};
 
 impl Report for Summary {
     fn human(&self, out: &mut dyn Write) -> io::Result<()> {

@@ -5,10 +5,11 @@ use std::path::Path;
 
 use serde::Serialize;
 
+use super::Report;
 use super::inspection::{ModelSummary, SourceSummary};
-use super::{Report, bytes, count};
 use crate::calibrate::Text;
 use crate::runner::{Clustered, Runner};
+use crate::units::{bytes, count};
 
 /// Clusters that were made and written.
 #[derive(Debug, Serialize)]

@@ -8,10 +8,10 @@ use std::path::{Path, PathBuf};
 use quant::Encoding;
 use serde::Serialize;
 
+use super::Report;
 use super::inspection::{ModelSummary, SourceSummary};
 use super::keys::ChangedKeys;
 use super::text::Table;
-use super::{Report, bytes, count};
 use crate::branches::Branches;
 use crate::calibrate::{Choice, Chosen, Outcome};
 use crate::compact::{self, Coded};
@@ -22,6 +22,7 @@ use crate::pipeline::Budget;
 use crate::plan::{Plan, Write as Planned};
 use crate::recipe::Fallback;
 use crate::storage::Output;
+use crate::units::{bytes, count};
 
 /// A planned or finished conversion.
 #[derive(Debug, Serialize)]

@@ -4,9 +4,10 @@ use std::io::{self, Write};
 
 use serde::Serialize;
 
+use super::Report;
 use super::text::Table;
-use super::{Report, bytes};
 use crate::diff::Diff;
+use crate::units::bytes;
 
 /// The differences of two models.
 #[derive(Debug, Serialize)]

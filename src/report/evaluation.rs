@@ -5,14 +5,15 @@ use std::path::Path;
 
 use serde::Serialize;
 
+use super::Report;
 use super::conversion::adapters;
 use super::text::Table;
-use super::{Report, bytes, count, nats};
 use crate::error::{Error, Result};
 use crate::eval::{Against, Bucket, Estimate, Evaluation, ModelScore, Read, Scored, Setting};
 use crate::model::Model;
 use crate::runner::Head;
 use crate::templates::{divergence, estimate};
+use crate::units::{bytes, count, nats};
 
 /// An evaluation of one model, or of several against a reference.
 #[derive(Debug, Serialize)]

@@ -4,10 +4,11 @@ use std::io::{self, Write};
 
 use serde::Serialize;
 
+use super::Report;
 use super::conversion::adapters;
-use super::{Report, bytes};
 use crate::model::Model;
 use crate::runner::{Reading, Runner};
+use crate::units::bytes;
 
 /// A prompt, its continuation, and how they were made.
 #[derive(Debug, Serialize)]

@@ -6,10 +6,11 @@ use formats::{Container, LeftAside, Value};
 use serde::Serialize;
 use serde_json::json;
 
+use super::Report;
 use super::text::Table;
-use super::{Report, bytes, count};
 use crate::escape::line;
 use crate::model::{Body, Model, Ranks};
+use crate::units::{bytes, count};
 use crate::verify::peek;
 
 /// A file, the model in it if it is one, and its tensors and metadata.

@@ -5,10 +5,11 @@ use std::path::Path;
 
 use serde::Serialize;
 
+use super::Report;
 use super::inspection::{ModelSummary, SourceSummary};
-use super::{Report, count};
 use crate::calibrate::Text;
 use crate::model::Model;
+use crate::units::count;
 
 /// A finished measurement.
 #[derive(Debug, Serialize)]

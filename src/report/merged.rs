@@ -2,8 +2,9 @@
 
 use std::io::{self, Write};
 
-use super::{Report, bytes};
+use super::Report;
 use crate::spread::Merged;
+use crate::units::bytes;
 
 impl Report for Merged {
     fn human(&self, out: &mut dyn Write) -> io::Result<()> {

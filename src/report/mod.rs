@@ -35,7 +35,6 @@ pub use measurement::Measurement;
 pub use progress::Progress;
 pub use steps::Steps;
 pub use targets::TargetList;
-pub use text::{bytes, count, nats};
 pub use tokens::Tokens;
 pub use verification::Verification;
 

@@ -5,10 +5,11 @@ use std::io::{self, Write};
 use formats::Container;
 use serde::Serialize;
 
+use super::Report;
 use super::inspection::{ModelSummary, SourceSummary};
 use super::text::Table;
-use super::{Report, count};
 use crate::model::Model;
+use crate::units::count;
 use crate::verify::Verified;
 use crate::verify::against::{Errors, TensorError};
 

@@ -26,8 +26,8 @@ use formats::Value;
 pub use pairs::Pair;
 pub use search::{Encodings, Moments};
 
+use crate::digest::sha256;
 use crate::error::{Error, Result};
-use crate::eval::sha256;
 use crate::model::{Held, Lazy, Model};
 
 /// The key of GGUF files that lists the pairs that were rescaled, separated by commas.

@@ -28,8 +28,8 @@ use serde::{Deserialize, Serialize};
 use merge::ShardFile;
 pub use merge::{Merged, merge};
 
+use crate::digest::sha256;
 use crate::error::{Error, Result};
-use crate::eval::sha256;
 use crate::identity::{Identity, made_by_older, seal, unseal};
 use crate::shard::Shard;
 use crate::storage::Output;

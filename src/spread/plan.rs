@@ -13,8 +13,8 @@ use super::{
 };
 use crate::calibrate;
 use crate::convert::{Prepared, Request};
+use crate::digest::sha256;
 use crate::error::{Error, Result};
-use crate::eval::sha256;
 use crate::identity::{Identity, unseal};
 use crate::pipeline::{Budget, CALIBRATION, Observer, Stop};
 use crate::plan::{Part, Plan, Write};

@@ -16,6 +16,7 @@ use super::journal::{Entry, Journal, journal_path, remove_made};
 use super::ledger::{Ledger, Progress};
 use super::space::check_space;
 use super::{entries, exists, flush_folder, folder_of, in_the_way};
+use crate::digest::hex;
 use crate::error::{Error, Result};
 
 /// What the output is on disk.
@@ -294,7 +295,7 @@ impl Outputs {
         let extras = self.extras.iter().map(|(path, staged)| (path.clone(), staged));
         let of_file = |(path, staged): (PathBuf, &Staged)| {
             let (sha256, bytes) = staged.ledger.sha256(&staged.path)?;
-            Ok(Written { path, bytes, sha256: sha256.iter().map(|b| format!("{b:02x}")).collect() })
+            Ok(Written { path, bytes, sha256: hex(&sha256) })
         };
         let all: Vec<_> = main.chain(extras).collect();
         all.into_par_iter().map(of_file).collect()

@@ -185,12 +185,12 @@ fn hashes_are_of_what_was_written() {
     outputs.write_at(0, b"end", 9).unwrap();
     outputs.write_at(0, b"start", 0).unwrap();
     let regions = outputs.sha256s(0, &[(0, 5), (9, 3)], &|_| Ok(())).unwrap();
-    let hex = |bytes: &[u8]| bytes.iter().map(|b| format!("{b:02x}")).collect::<String>();
-    assert_eq!(hex(&regions[0]), crate::eval::sha256([&b"start"[..]]));
-    assert_eq!(hex(&regions[1]), crate::eval::sha256([&b"end"[..]]));
+    use crate::digest::hex;
+    assert_eq!(hex(&regions[0]), crate::digest::sha256([&b"start"[..]]));
+    assert_eq!(hex(&regions[1]), crate::digest::sha256([&b"end"[..]]));
     let [written] = outputs.written().unwrap().try_into().unwrap();
     assert_eq!((written.path, written.bytes), (place.at("m.gguf"), 12));
-    assert_eq!(written.sha256, crate::eval::sha256([&b"start\0\0\0\0end"[..]]));
+    assert_eq!(written.sha256, crate::digest::sha256([&b"start\0\0\0\0end"[..]]));
     for damaged in [&b"stArt\0\0\0\0end"[..], b"start\0x\0\0end"] {
         fs::write(place.at("m.gguf.partial"), damaged).unwrap();
         let error = outputs.written().unwrap_err().to_string();

@@ -9,7 +9,7 @@ use std::path::{Component, Path, PathBuf};
 
 use formats::{Container, Mapped};
 
-use super::sha256;
+use crate::digest::file_sha256;
 use crate::error::{Error, Result};
 use crate::files;
 use crate::storage::Written;
@@ -82,7 +82,7 @@ pub(super) fn compare(container: &Container, hashes: &[String]) -> Result<Option
         if !path.is_file() {
             return Err(wrong(&beside, format!("lists {}, which is not there", name.display())));
         }
-        let hash = sha256(&Mapped::open(&path)?);
+        let hash = file_sha256(&Mapped::open(&path)?);
         if !stated.eq_ignore_ascii_case(&hash) {
             let what = format!("has the SHA-256 {hash}, and {} says {stated}", beside.display());
             return Err(wrong(&path, what));

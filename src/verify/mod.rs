@@ -17,9 +17,9 @@ use std::path::PathBuf;
 
 use formats::{Checksums, Container, Limits};
 use rayon::prelude::*;
-use sha2::{Digest, Sha256};
 
 use crate::adapter;
+use crate::digest::file_sha256;
 use crate::error::{Error, Result};
 use crate::model::Model;
 use findings::Findings;
@@ -128,7 +128,7 @@ fn own_checksums(container: &Container, findings: &mut Findings) -> Result<usize
 fn all(container: &Container, findings: Findings, kind: &(dyn Fn(usize) -> Kind + Sync)) -> Result<Verified> {
     let (sound, sha256) = rayon::join(
         || sound(container, findings, kind),
-        || -> Vec<String> { container.files().par_iter().map(sha256).collect() },
+        || -> Vec<String> { container.files().par_iter().map(file_sha256).collect() },
     );
     // A file that changed meanwhile may look damaged.
     container.check_unchanged()?;
@@ -163,16 +163,4 @@ fn sound(
     }
     verified.warnings = findings.into_warnings(container.path())?;
     Ok(verified)
-}
-
-/// SHA-256 of a file in lower-case hex, letting go of its pages on the way.
-pub fn sha256(file: &formats::Mapped) -> String {
-    const STEP: usize = 8 << 20;
-    let mut hash = Sha256::new();
-    for (n, bytes) in file.bytes().chunks(STEP).enumerate() {
-        hash.update(bytes);
-        let start = (n * STEP) as u64;
-        file.release(start..start + bytes.len() as u64);
-    }
-    hash.finalize().iter().map(|b| format!("{b:02x}")).collect()
 }

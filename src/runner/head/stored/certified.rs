@@ -14,6 +14,7 @@ use quant::certified::Bounds;
 use sha2::{Digest, Sha256};
 
 use super::{HeadFile, file, floats};
+use crate::digest::hex;
 use crate::error::{Error, Result};
 use crate::runner::head::FullRows;
 use crate::runner::head::certified::{COPY, Certified};
@@ -62,5 +63,5 @@ fn fingerprint(full: &FullRows<'_>) -> Result<String> {
         hash.update(floats(rows));
         Ok::<_, Error>(())
     })?;
-    Ok(hash.finalize().iter().map(|b| format!("{b:02x}")).collect())
+    Ok(hex(&hash.finalize()))
 }
