@@ -22,6 +22,7 @@ mod outputs;
 mod record;
 mod schedule;
 mod summary;
+mod upload;
 mod work;
 
 use std::path::{Path, PathBuf};
@@ -37,6 +38,7 @@ pub use record::{
     SourceRecord, TensorError,
 };
 pub use summary::{Fate, Outcome, Summary};
+pub use upload::{Uploaded, upload};
 
 use crate::error::{Error, Result};
 use crate::pipeline::{self, Stop};

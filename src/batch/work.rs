@@ -17,6 +17,7 @@ use crate::convert::{Prepared, Request};
 use crate::digest::sha256;
 use crate::error::{Error, Result};
 use crate::eval::{Load, Task, same_vocabulary, vocabulary_sha256};
+use crate::hub;
 use crate::model::Model;
 use crate::pipeline::{Silent, Stop};
 use crate::plan::Plan;
@@ -88,6 +89,7 @@ impl<'a> Workshop<'a> {
             threads: Some(threads.try_into().unwrap_or(u16::MAX)),
             ..cell.request(self.job, &folder)
         };
+        let request = Request { input: hub::local(&request.input)?.into_owned(), ..request };
         let target = cell.place.artifact.target;
         let model = request.open(target)?;
         if cell.place.artifact.models.is_none() && !target.takes(model.version) {

@@ -5,6 +5,7 @@ use std::time::Instant;
 use super::{STOP, show, stop_on_ctrl_c};
 use crate::convert::Request;
 use crate::error::Result;
+use crate::hub;
 use crate::report::{Progress, Style};
 use crate::shard::Shard;
 
@@ -45,9 +46,10 @@ pub(super) fn run(args: &Args, style: Style) -> Result<()> {
     }
     stop_on_ctrl_c();
     let progress = Progress::new(style);
+    let request = Request { input: hub::local(&args.request.input)?.into_owned(), ..args.request.clone() };
     let prepared = match shard {
-        Some(shard) => args.request.prepare_shard(shard, &progress, &STOP),
-        None => args.request.prepare(&progress, &STOP),
+        Some(shard) => request.prepare_shard(shard, &progress, &STOP),
+        None => request.prepare(&progress, &STOP),
     };
     progress.clear();
     let mut prepared = prepared?;

@@ -6,6 +6,7 @@ use super::stop_on_ctrl_c;
 use crate::about;
 use crate::calibrate::SELF;
 use crate::error::{Error, Result};
+use crate::hub;
 use crate::model::Model;
 use crate::pipeline;
 use crate::storage::{Inputs, Outputs, Targets};
@@ -36,7 +37,7 @@ pub(super) struct DerivedArgs {
 impl DerivedArgs {
     /// Opens the model.
     pub fn open(&self) -> Result<Model> {
-        Model::open(&self.model, &self.drop)
+        Model::open(&hub::local(&self.model)?, &self.drop)
     }
 
     /// The tokenizer asked for, else the model's own, else the usual one of its size.

@@ -10,6 +10,7 @@ use crate::error::{Error, Result};
 use crate::hub;
 use crate::model::{Model, is_unknown};
 use crate::report::{DiffReport, Style};
+use crate::storage;
 
 /// Compares the weights of two models.
 #[derive(Debug, clap::Args)]
@@ -24,7 +25,8 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: &Args, style: Style) -> Result<()> {
-    let (a, b) = (hub::open(&args.a)?, hub::open(&args.b)?);
+    let open = |path: &PathBuf| storage::open(&hub::local(path)?);
+    let (a, b) = (open(&args.a)?, open(&args.b)?);
     let files: Vec<_> = a.files().iter().chain(b.files()).cloned().collect();
     for container in [&a, &b] {
         let sums = container.format().verify_checksums(container, &Limits::default());

@@ -7,6 +7,7 @@ use crate::error::Result;
 use crate::hub;
 use crate::model::Model;
 use crate::report::{Inspection, Style};
+use crate::storage;
 
 /// Shows what is in a file.
 #[derive(Debug, clap::Args)]
@@ -16,7 +17,8 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: &Args, style: Style) -> Result<()> {
-    let container = hub::open(&args.model)?;
+    let path = hub::local(&args.model)?;
+    let container = storage::open(&path)?;
     match Model::detect(container, &[]) {
         Ok(model) => {
             let inspection = Inspection::model(&model);
@@ -24,7 +26,7 @@ pub(super) fn run(args: &Args, style: Style) -> Result<()> {
         }
         Err(error) => {
             // A file that holds no model can be looked at all the same.
-            let container = hub::open(&args.model)?;
+            let container = storage::open(&path)?;
             let inspection = Inspection::container(&container, Some(error.to_string()));
             container.check_unchanged()?;
             show(&inspection, style)

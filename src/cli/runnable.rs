@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use crate::about;
 use crate::adapter::Flags;
 use crate::error::Result;
+use crate::hub;
 use crate::model::Model;
 use crate::pipeline;
 use crate::runner::{Arithmetic, Options, Runner};
@@ -64,7 +65,7 @@ impl RunArgs {
 
     /// A runner of the model at `path`, with the LoRA and the state if `adapted`.
     pub fn runner(&self, path: &Path, adapted: bool, options: Options) -> Result<Runner> {
-        let mut model = Model::open(path, &self.drop)?;
+        let mut model = Model::open(&hub::local(path)?, &self.drop)?;
         if adapted {
             self.adapters.merge_into(&mut model)?;
         }

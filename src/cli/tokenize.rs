@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use super::show;
 use crate::about;
 use crate::error::{Error, Result};
+use crate::hub;
 use crate::model::Model;
 use crate::report::{Style, Tokens};
 use crate::vocab::Coder;
@@ -32,7 +33,7 @@ pub(super) struct Args {
 pub(super) fn run(args: &Args, style: Style) -> Result<()> {
     let coder = match &args.model {
         None => Coder::load(&args.vocab)?,
-        Some(path) => about::coder(&Model::open(path, &[])?, None)?,
+        Some(path) => about::coder(&Model::open(&hub::local(path)?, &[])?, None)?,
     };
     let input = input(args)?;
     if !args.decode {

@@ -3,8 +3,9 @@
 use std::path::PathBuf;
 
 use super::show;
+use crate::batch;
 use crate::error::Result;
-use crate::hub::{self, Address};
+use crate::hub::Address;
 use crate::report::Style;
 
 /// Uploads a finished release, or one model of it, to the Hugging Face Hub.
@@ -24,5 +25,5 @@ pub(super) struct Args {
 
 pub(super) fn run(args: &Args, style: Style) -> Result<()> {
     let to = Address::parse(&args.to)?;
-    show(&hub::upload(&args.folder, &to, args.create.then_some(args.private))?, style)
+    show(&batch::upload(&args.folder, &to, args.create.then_some(args.private))?, style)
 }

@@ -9,6 +9,7 @@ use crate::error::{Error, Result};
 use crate::hub;
 use crate::model::{Model, companion, is_unknown};
 use crate::report::{Style, Verification};
+use crate::storage;
 use crate::verify::{self, against};
 
 /// Reads all of a file and tells whether it is sound.
@@ -59,7 +60,7 @@ pub(super) fn run(args: &Args, style: Style) -> Result<()> {
 impl Args {
     /// What was found, and why the file is not what its source was to become.
     fn verification(&self) -> Result<(Verification, Option<String>)> {
-        let container = hub::open(&self.model)?;
+        let container = storage::open(&hub::local(&self.model)?)?;
         if self.checksums {
             let verified = verify::checksums(&container)?;
             return Ok((Verification::unknown(&container, verified), None));
@@ -75,7 +76,7 @@ impl Args {
         let model = Model::detect(container, &[])?;
         let verification = Verification::new(&model, verify::model(&model)?);
         let Some(path) = &self.against else { return Ok((verification, None)) };
-        let source = Model::open(path, &[])?;
+        let source = Model::open(&hub::local(path)?, &[])?;
         source.container.format().verify_checksums(&source.container, &Limits::default())?;
         let errors = against::compare(&source, &model);
         let exceeded = errors.exceeded(self.max_relative);

@@ -10,7 +10,6 @@ use crate::about::{self, About};
 use crate::calibrate::{self, Calibration, CrossCheck, Done, Judge, SELF, Source, Stats, Text, Trace};
 use crate::compact;
 use crate::error::{Error, Result};
-use crate::hub;
 use crate::importance::Importance;
 use crate::isa;
 use crate::model::{Held, Model, Role};
@@ -19,7 +18,7 @@ use crate::plan::{Plan, Wishes, Write};
 use crate::recipe::{CODED, FileType, Mix, Preset, Scheme, Search, Types};
 use crate::rescale::{Pair, Rescaling};
 use crate::runner::{Key, Options, Runner};
-use crate::storage::Inputs;
+use crate::storage::{self, Inputs};
 use crate::targets::{self, Content, Target};
 
 impl Request {
@@ -134,7 +133,7 @@ impl Request {
     /// As [`Model::open`], or if an adapter cannot be read or does not go with the model.
     pub fn open(&self, target: &dyn Target) -> Result<Model> {
         let mut model = match self.as_tensors {
-            true => Model::of_tensors(hub::open(&self.input)?, &self.drop)?,
+            true => Model::of_tensors(storage::open(&self.input)?, &self.drop)?,
             false => Model::open(&self.input, &self.drop)?,
         };
         match target.content() {

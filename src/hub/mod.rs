@@ -10,18 +10,13 @@ mod client;
 mod client;
 #[cfg(feature = "hub")]
 mod download;
-mod release;
 
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 use std::fmt;
 use std::path::Path;
 
-use formats::{Container, Limits};
-
-pub use release::{Uploaded, upload};
-
 use crate::error::{Error, Result};
-use crate::storage;
 
 const SCHEME: &str = "hf://";
 
@@ -88,24 +83,19 @@ pub fn local(path: &Path) -> Result<Cow<'_, Path>> {
     }
 }
 
-/// Opens a model, here or on the Hub.
+/// Puts `files` of a folder into the repository `to`, in one commit, whose address is given back. The repository is made if
+/// `create` says so, and whether it is private.
 ///
 /// # Errors
-/// As [`local`] and [`formats::open`].
-pub fn open(path: &Path) -> Result<Container> {
-    let path = local(path)?;
-    formats::open(&path, &Limits::default()).map_err(|error| match storage::broken_off(&path) {
-        Some(journal) if !matches!(error, formats::Error::Io { .. }) || !path.exists() => Error::Model {
-            path: path.into_owned(),
-            what: format!(
-                "cannot be opened ({error}): a run that was writing it was broken off ({})",
-                journal.display()
-            ),
-            help: "run that command again, with the same output: it undoes or completes what was begun"
-                .to_owned(),
-        },
-        _ => error.into(),
-    })
+/// [`Error::Model`] if the Hub refuses; [`Error::Usage`] if its client is not built in.
+pub fn commit(
+    folder: &Path,
+    files: &BTreeSet<String>,
+    to: &Address,
+    create: Option<bool>,
+    message: &str,
+) -> Result<String> {
+    client::commit(folder, files, to, create, message)
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use super::slot::{Dim, Role, Scope, Slot};
 use super::{Body, Dims, Lazy, Map, Naming, Rank, Ranks, Stored, Version, identify, quantized, qwen2};
 use crate::adapter::{Adapter, Layout, TunedState};
 use crate::error::{Error, Result};
-use crate::hub;
+use crate::storage;
 
 /// A model: a file's tensors in their canonical places.
 #[derive(Debug)]
@@ -70,12 +70,12 @@ pub struct Dropped {
 }
 
 impl Model {
-    /// Opens the model at `path`, here or on the Hub, leaving out the tensors whose names match `drop`.
+    /// Opens the model at `path`, leaving out the tensors whose names match `drop`.
     ///
     /// # Errors
     /// If there is no file of a known format, or no model in it.
     pub fn open(path: &Path, drop: &[String]) -> Result<Model> {
-        Model::detect(hub::open(path)?, drop)
+        Model::detect(storage::open(path)?, drop)
     }
 
     /// Finds out what `container` holds. Tensors whose names match one of the patterns in `drop` (a name,

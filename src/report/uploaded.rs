@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 
 use super::Report;
-use crate::hub::Uploaded;
+use crate::batch::Uploaded;
 
 impl Report for Uploaded {
     fn human(&self, out: &mut dyn Write) -> io::Result<()> {

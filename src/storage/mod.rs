@@ -6,6 +6,7 @@
 //! journal.rs   what a run is about to do, so that the next one undoes or completes what a kill broke off
 //! commit.rs    from staged files to their names: at every moment the old whole, the new whole, or nothing to open
 //! ledger.rs    checksums of bytes, taken in memory when they are made, compared with what is on disk
+//! open.rs      opening a container that a run may have left unfinished
 //! identity.rs  what tells a file from all others
 //! own.rs       files within a folder that belongs to this program alone: calibration checkpoints
 //! space.rs     room on the disk
@@ -19,6 +20,7 @@ mod identity;
 mod inputs;
 mod journal;
 mod ledger;
+mod open;
 mod outputs;
 pub(crate) mod own;
 mod space;
@@ -35,6 +37,7 @@ pub(crate) use journal::open_lock;
 pub use journal::{broken_off, journal_path, left_by, recover};
 pub use ledger::{Checked, Ledger, Progress, Sealed, crc32};
 pub(crate) use ledger::{damaged, unopened};
+pub use open::open;
 pub use outputs::{Output, Outputs, Stream, Targets, Written};
 pub use space::check_space;
 

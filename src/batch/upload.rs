@@ -5,11 +5,11 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::{Address, client};
-use crate::batch::inventory;
+use super::inventory;
 use crate::digest::file_sha256;
 use crate::error::{Error, Result};
 use crate::files;
+use crate::hub::{self, Address};
 
 /// The list of a release's files.
 const SUMS: &str = "SHA256SUMS";
@@ -48,10 +48,7 @@ pub fn upload(folder: &Path, to: &Address, create: Option<bool>) -> Result<Uploa
         format!("{}: {} files", title.unwrap_or_else(|| "Release".to_owned()), sums.lines().count());
     let names = sums.lines().filter_map(|line| Some(line.split_once("  ")?.1));
     let files = inventory(folder, names)?;
-    Ok(Uploaded {
-        commit: client::commit(folder, &files, to, create, &message)?,
-        files: sums.lines().count(),
-    })
+    Ok(Uploaded { commit: hub::commit(folder, &files, to, create, &message)?, files: sums.lines().count() })
 }
 
 /// Refuses folders in which something is being made.
