@@ -3,7 +3,7 @@
 //!
 //! The file holds the quantized rests; the branches stand beside it, as a LoRA adapter that llama.cpp and ollama load
 //! with it: `OUT.lora.gguf` beside `OUT.gguf`, factors F16, alpha the rank, so that their scale is 1. Only both together
-//! are the model: each says so in [`KEY`]. Compact files have them within ([`quant::cancellation`]).
+//! are the model: each says so in [`RANK_KEY`]. Compact files have them within ([`quant::cancellation`]).
 
 use std::path::{Path, PathBuf};
 
@@ -11,6 +11,7 @@ use formats::{Checksummed, Layout, Limits, Metadata, Planned, Sum, Value, gguf};
 use quant::Encoding;
 use sha2::{Digest, Sha256};
 
+use crate::adapter::RANK_KEY;
 use crate::compact::Coded;
 use crate::error::{Error, Result};
 use crate::model::{Lazy, Model, Role, wildcard};
@@ -18,9 +19,6 @@ use crate::plan::{Plan, Write};
 use crate::storage::{Sealed, exists};
 use crate::targets::gguf::Gguf;
 use crate::targets::{ADAPTER, Target, beside, lora_metadata, lora_names};
-
-/// The key, in a file and its adapter, of the rank of the branches.
-pub const KEY: &str = "rwkv-quant.low_rank.rank";
 
 /// What the factors are stored in.
 pub const FACTORS: Encoding = Encoding::F16;
@@ -63,7 +61,7 @@ pub struct Branches {
 impl Branches {
     /// The key of a file whose matrices lack their branches, and of the adapter.
     pub fn key(&self) -> (String, Value) {
-        (KEY.to_owned(), Value::U32(self.rank.try_into().unwrap_or(u32::MAX)))
+        (RANK_KEY.to_owned(), Value::U32(self.rank.try_into().unwrap_or(u32::MAX)))
     }
 
     /// Whether a tensor may get one in the adapter: a quantized matrix.
@@ -194,7 +192,7 @@ pub fn adapter_of(out: &Path) -> Result<Option<PathBuf>> {
         return Ok(None);
     }
     match formats::open(&path, &Limits::default()) {
-        Ok(container) => Ok(container.value(KEY).is_some().then_some(path)),
+        Ok(container) => Ok(container.value(RANK_KEY).is_some().then_some(path)),
         Err(error @ formats::Error::Io { .. }) => Err(error.into()),
         Err(_) => Ok(None), // it is none of ours
     }

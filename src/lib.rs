@@ -29,6 +29,7 @@ pub mod model;
 pub mod page;
 pub mod pipeline;
 pub mod plan;
+pub mod random;
 pub mod recipe;
 pub mod report;
 pub mod rescale;

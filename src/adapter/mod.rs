@@ -54,6 +54,8 @@ pub struct Options<'a> {
 
 /// The key of a LoRA's alpha in a GGUF file.
 pub const ALPHA_KEY: &str = "adapter.lora.alpha";
+/// The key, in a file and in the adapter that completes it, of the rank of the branches that the adapter holds.
+pub const RANK_KEY: &str = "rwkv-quant.low_rank.rank";
 
 /// What a file changes about a model.
 #[derive(Debug)]

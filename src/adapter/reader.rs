@@ -7,8 +7,7 @@ use std::sync::Arc;
 use formats::{Container, Value};
 
 use super::peft::{self, Config};
-use super::{ALPHA_KEY, Adapter, Bat, Disha, HELP, Kind, LowRank, Options, Part, open, unwrapped};
-use crate::branches;
+use super::{ALPHA_KEY, Adapter, Bat, Disha, HELP, Kind, LowRank, Options, Part, RANK_KEY, open, unwrapped};
 use crate::error::{Error, Result};
 use crate::model::{Held, Lazy, Model, NAMINGS, Naming, Role, Scope};
 
@@ -133,8 +132,8 @@ impl<'a> Reader<'a> {
     /// Refuses adapters that were made for other weights than the model's.
     fn refuse_other_models(&self) -> Result<()> {
         let model = &self.model.container;
-        let branches = self.file.value(branches::KEY);
-        if branches.is_some() && branches != model.value(branches::KEY) {
+        let branches = self.file.value(RANK_KEY);
+        if branches.is_some() && branches != model.value(RANK_KEY) {
             return Err(Error::Model {
                 path: self.file.path().to_owned(),
                 what: format!(

@@ -12,13 +12,13 @@ use crate::error::{Error, Result};
 use crate::eval::Estimate;
 use crate::identity::Identity;
 use crate::isa;
-use crate::model::Model;
+use crate::model::{self, Model};
 use crate::pipeline::{self, Budget, Observer, Stop};
 use crate::plan::Plan;
 use crate::report::{ChangedKeys, Conversion};
 use crate::storage::{self, Inputs, Output, Outputs, Targets, Written};
 use crate::targets::Chat;
-use crate::verify::{self, checksum_file};
+use crate::verify::checksum_file;
 
 /// A conversion that is planned to the last byte.
 #[derive(Debug)]
@@ -183,7 +183,7 @@ impl Prepared {
             // What was stored as it is was looked at as a whole already.
             let named = self.suspicions.join("\n");
             let is_new = |said: &String| !said.split_once(": ").is_some_and(|(name, _)| named.contains(name));
-            self.suspicions.extend(verify::peek(&self.model).into_iter().filter(is_new));
+            self.suspicions.extend(model::peek(&self.model).into_iter().filter(is_new));
         }
         // The folder cannot be removed everywhere while its files are mapped.
         self.plan.tensors.iter_mut().for_each(|t| t.encoded = None);

@@ -17,7 +17,7 @@ mod window;
 pub use corpus::{Corpus, vocabulary_sha256};
 pub use gates::Gates;
 pub use measure::{Comparison, Load, Measured, Scan, Score, Work, measure};
-pub use statistics::{Bootstrap, Estimate, Random};
+pub use statistics::{Bootstrap, Estimate};
 pub use summary::{Against, Bucket, Evaluation, ModelScore, Quantiles, Read, Scored, summarise};
 pub use task::{Setting, Task, same_vocabulary};
 pub use unfit::oddity;

@@ -8,6 +8,8 @@
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
+use crate::random::Random;
+
 /// Draws of the bootstrap.
 pub const DRAWS: usize = 1000;
 
@@ -116,36 +118,6 @@ pub fn quantiles<const N: usize>(sorted: &[f64], times: impl Fn(usize) -> u32, s
         let beyond = place.fract();
         if beyond == 0.0 { low } else { low + (at(place.ceil() as u64) - low) * beyond }
     })
-}
-
-/// Random numbers that are the same on every machine (SplitMix64).
-#[derive(Clone, Debug)]
-pub struct Random(u64);
-
-impl Random {
-    /// A sequence of its own for every seed.
-    pub fn new(seed: u64) -> Random {
-        Random(seed)
-    }
-
-    /// The next 64 bits.
-    pub fn bits(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// A number below `n` (0 if `n` is 0).
-    pub fn below(&mut self, n: usize) -> usize {
-        ((u128::from(self.bits()) * n as u128) >> 64) as usize
-    }
-
-    /// A number from 0 up to, but not including, 1.
-    pub fn unit(&mut self) -> f64 {
-        (self.bits() >> 11) as f64 / (1u64 << 53) as f64
-    }
 }
 
 #[cfg(test)]

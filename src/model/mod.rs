@@ -25,6 +25,7 @@ pub mod v4;
 pub mod v5;
 pub mod v6;
 pub mod v7;
+mod zeros;
 
 pub use change::{Change, Map};
 pub(crate) use detect::wildcard;
@@ -36,6 +37,8 @@ pub(crate) use naming::{prefab, web_rwkv};
 pub use refused::{HEAD, companion};
 pub use shape::{Dims, Ranks};
 pub use slot::{Dim, Rank, Role, Scope, Slot};
+pub use zeros::peek;
+pub(crate) use zeros::{ZeroRule, Zeros};
 
 /// One version of the architecture.
 #[derive(Debug)]

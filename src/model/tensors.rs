@@ -2,9 +2,8 @@
 
 use formats::Container;
 
-use super::{Body, Dims, Dropped, Held, Lazy, Model, NAMINGS, Slot, Version, detect::wildcard};
+use super::{Body, Dims, Dropped, Held, Lazy, Model, NAMINGS, Slot, Version, ZeroRule, detect::wildcard};
 use crate::error::{Error, Result};
-use crate::verify::Kind;
 
 /// What such a file is in place of a version.
 static TENSORS: Version = Version {
@@ -41,7 +40,7 @@ impl Model {
             }
             // A slot lives as long as the program, as those of the versions do; a name is as long as in the file.
             let name: &'static str = Box::leak(tensor.name.clone().into_boxed_str());
-            let slot = Box::leak(Box::new(Slot::model(name, Kind::of_tensor(tensor).role(), &[])));
+            let slot = Box::leak(Box::new(Slot::model(name, ZeroRule::of_tensor(tensor).role(), &[])));
             tensors.push(Held { slot, layer: 0, values });
         }
         Ok(Model {

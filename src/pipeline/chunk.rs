@@ -7,10 +7,10 @@ use quant::{EncodeError, Encoding, Rows, check_finite, codec, codec_of_levels};
 
 use super::Budget;
 use crate::error::{Error, Result};
-use crate::model::{Lazy, Model};
+use crate::model::{Lazy, Model, ZeroRule, Zeros};
 use crate::plan::{Part, Plan, Write};
 use crate::targets::{self, Target};
-use crate::verify::{DAMAGED, Kind, Zeros};
+use crate::verify::DAMAGED;
 
 /// A run of whole rows of one tensor.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -105,7 +105,7 @@ impl Chunk {
         };
         buffers.bytes.resize(self.bytes(plan) as usize, 0);
         buffers.zeros = Zeros::default();
-        if write.coded.is_none() && Kind::of(write.role) != Kind::Exempt && write.encoded.is_some() {
+        if write.coded.is_none() && ZeroRule::of(write.role) != ZeroRule::Exempt && write.encoded.is_some() {
             buffers.values.resize(self.rows.len() * cols, 0.0);
             write.values.read(container, self.rows.clone(), &mut buffers.values);
             buffers.zeros = Zeros::of(&buffers.values, cols, write.row_bytes() as u64);

@@ -19,10 +19,9 @@ pub(crate) use chunk::unencodable;
 pub(crate) use levels::codebooks;
 
 use crate::error::{Error, Result};
-use crate::model::Model;
+use crate::model::{Model, ZeroRule, Zeros};
 use crate::plan::{Plan, Write};
 use crate::storage::{Outputs, Progress};
-use crate::verify::{Kind, Zeros};
 
 /// What happens while files are written; a progress bar, a log and a test listen alike.
 pub trait Observer: Sync {
@@ -177,7 +176,7 @@ fn zero_rows(plan: &Plan, chunks: &[chunk::Chunk], zeros: &[Zeros]) -> Vec<Strin
     for (chunk, zeros) in chunks.iter().zip(zeros) {
         whole[chunk.tensor] = whole[chunk.tensor].then(*zeros);
     }
-    let suspicion = |(t, zeros): (&Write, Zeros)| zeros.suspicion(&t.name, Kind::of(t.role));
+    let suspicion = |(t, zeros): (&Write, Zeros)| zeros.suspicion(&t.name, ZeroRule::of(t.role));
     plan.tensors.iter().zip(whole).filter_map(suspicion).collect()
 }
 

@@ -9,9 +9,8 @@ use serde_json::json;
 use super::Report;
 use super::text::Table;
 use crate::escape::line;
-use crate::model::{Body, Model, Ranks};
+use crate::model::{Body, Model, Ranks, peek};
 use crate::units::{bytes, count};
-use crate::verify::peek;
 
 /// A file, the model in it if it is one, and its tensors and metadata.
 #[derive(Debug, Serialize)]

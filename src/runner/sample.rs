@@ -1,7 +1,7 @@
 //! Choosing the next token.
 
 use crate::error::{Error, Result};
-use crate::eval::Random;
+use crate::random::Random;
 
 /// Chooses tokens by their probability.
 #[derive(Clone, Debug)]

@@ -6,7 +6,7 @@ use formats::Coded;
 use quant::coding::Coding;
 use quant::{Encoding, Rows, codec, codec_of_levels};
 
-use crate::branches;
+use crate::adapter::RANK_KEY;
 use crate::calibrate::Trace;
 use crate::diff::{self, Difference};
 use crate::model::{Held, Lazy, Model};
@@ -100,7 +100,7 @@ impl Errors {
 /// True if the file says that more than rounding was done to it.
 fn is_calibrated(file: &Model) -> bool {
     let metadata = file.container.metadata();
-    let is_marked = |key: &str| key.starts_with(IMATRIX_KEYS) || [branches::KEY, rescale::KEY].contains(&key);
+    let is_marked = |key: &str| key.starts_with(IMATRIX_KEYS) || [RANK_KEY, rescale::KEY].contains(&key);
     Trace::read(metadata).is_some() || metadata.iter().any(|(key, _)| is_marked(key))
 }
 

@@ -11,7 +11,6 @@ mod findings;
 mod keys;
 mod shapes;
 mod values;
-mod zeros;
 
 use std::path::PathBuf;
 
@@ -21,11 +20,9 @@ use rayon::prelude::*;
 use crate::adapter;
 use crate::digest::file_sha256;
 use crate::error::{Error, Result};
-use crate::model::Model;
+use crate::model::{Model, ZeroRule};
 use findings::Findings;
 pub use values::{DAMAGED, finite};
-pub use zeros::peek;
-pub(crate) use zeros::{Kind, Zeros};
 
 /// What was found sound.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -56,8 +53,8 @@ pub fn model(model: &Model) -> Result<Verified> {
     keys::compare(model, &mut findings);
     config::compare(model, &mut findings);
     shapes::compare(model, &mut findings);
-    let kinds = Kind::of_model(model);
-    all(&model.container, findings, &|i| kinds.get(&i).copied().unwrap_or(Kind::Exempt))
+    let kinds = ZeroRule::of_model(model);
+    all(&model.container, findings, &|i| kinds.get(&i).copied().unwrap_or(ZeroRule::Exempt))
 }
 
 /// Reads all of a container, whatever is in it: each tensor is decoded, and each file hashed meanwhile.
@@ -66,7 +63,7 @@ pub fn model(model: &Model) -> Result<Verified> {
 /// [`Error::Weight`] with the first value that is not finite; [`Error::Format`] if a checksum in the container
 /// disagrees with its data; [`Error::Model`] if bytes belong to nothing, or a checksum of its files is another.
 pub fn container(container: &Container) -> Result<Verified> {
-    let kind = |i: usize| Kind::of_tensor(&container.tensors()[i]);
+    let kind = |i: usize| ZeroRule::of_tensor(&container.tensors()[i]);
     all(container, of_adapter(container), &kind)
 }
 
@@ -84,7 +81,7 @@ fn of_adapter(container: &Container) -> Findings {
 /// # Errors
 /// As [`container()`].
 pub fn companion(container: &Container) -> Result<Verified> {
-    all(container, of_adapter(container), &|_| Kind::Exempt)
+    all(container, of_adapter(container), &|_| ZeroRule::Exempt)
 }
 
 /// Compares the checksums in a container with its bytes, and nothing else: no weight is decoded.
@@ -125,7 +122,11 @@ fn own_checksums(container: &Container, findings: &mut Findings) -> Result<usize
 }
 
 /// All of it, with what was found before the data are read.
-fn all(container: &Container, findings: Findings, kind: &(dyn Fn(usize) -> Kind + Sync)) -> Result<Verified> {
+fn all(
+    container: &Container,
+    findings: Findings,
+    kind: &(dyn Fn(usize) -> ZeroRule + Sync),
+) -> Result<Verified> {
     let (sound, sha256) = rayon::join(
         || sound(container, findings, kind),
         || -> Vec<String> { container.files().par_iter().map(file_sha256).collect() },
@@ -141,7 +142,7 @@ fn all(container: &Container, findings: Findings, kind: &(dyn Fn(usize) -> Kind 
 fn sound(
     container: &Container,
     mut findings: Findings,
-    kind: &(dyn Fn(usize) -> Kind + Sync),
+    kind: &(dyn Fn(usize) -> ZeroRule + Sync),
 ) -> Result<Verified> {
     let checksums = own_checksums(container, &mut findings)?;
     if let Some((file, bytes)) = container.format().stray_bytes(container) {

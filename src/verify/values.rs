@@ -6,9 +6,9 @@ use quant::coding::Decoder;
 use quant::{check_finite, codec, codec_of_levels};
 use rayon::prelude::*;
 
-use super::zeros::Zeros;
 use crate::compact;
 use crate::error::{Error, Result};
+use crate::model::Zeros;
 
 /// Values decoded at a time by a thread.
 const STEP: usize = 1 << 18;

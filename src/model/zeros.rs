@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use formats::Tensor;
 
-use crate::model::{Held, Model, Role};
+use super::{Held, Model, Role};
 
 /// Zero bytes in a row that no training leaves in an embedding or a head.
 const LONG_RUN_BYTES: u64 = 64 << 10;
@@ -13,9 +13,9 @@ const MAX_UNUSED_RUN: usize = 16;
 /// Rows of a matrix that are looked at without reading all of it.
 const PEEKED_ROWS: usize = 16;
 
-/// What zeros in a tensor mean.
+/// Which zeros in a tensor are suspicious.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub(crate) enum ZeroRule {
     /// A matrix: every row has weights.
     Matrix,
     /// One row a token: tokens that are never seen may have rows of zeros.
@@ -24,40 +24,40 @@ pub(crate) enum Kind {
     Exempt,
 }
 
-impl Kind {
+impl ZeroRule {
     /// What zeros mean in a tensor of this role.
-    pub fn of(role: Role) -> Kind {
+    pub fn of(role: Role) -> ZeroRule {
         match role {
-            Role::Matrix => Kind::Matrix,
-            Role::Embedding | Role::Head => Kind::Tokens,
-            Role::LowRank | Role::Vector => Kind::Exempt,
+            Role::Matrix => ZeroRule::Matrix,
+            Role::Embedding | Role::Head => ZeroRule::Tokens,
+            Role::LowRank | Role::Vector => ZeroRule::Exempt,
         }
     }
 
     /// A role in which zeros mean that.
     pub fn role(self) -> Role {
         match self {
-            Kind::Matrix => Role::Matrix,
-            Kind::Tokens => Role::Embedding,
-            Kind::Exempt => Role::Vector,
+            ZeroRule::Matrix => Role::Matrix,
+            ZeroRule::Tokens => Role::Embedding,
+            ZeroRule::Exempt => Role::Vector,
         }
     }
 
     /// What zeros mean in every tensor of a model's file, by its number.
-    pub fn of_model(model: &Model) -> BTreeMap<usize, Kind> {
+    pub fn of_model(model: &Model) -> BTreeMap<usize, ZeroRule> {
         let read = model.tensors.iter().filter(|held| !held.is_unread());
-        read.flat_map(|held| held.values.sources().map(|i| (i, Kind::of(held.slot.role)))).collect()
+        read.flat_map(|held| held.values.sources().map(|i| (i, ZeroRule::of(held.slot.role)))).collect()
     }
 
     /// What zeros mean in a tensor of which nothing is known but the name and the shape.
-    pub fn of_tensor(tensor: &Tensor) -> Kind {
+    pub fn of_tensor(tensor: &Tensor) -> ZeroRule {
         const EXEMPT: &[&str] = &["lora", "state", "bias", "norm", "buffer"];
         let name = tensor.name.to_ascii_lowercase();
         let is_matrix = tensor.shape.iter().filter(|d| **d > 1).count() > 1;
         match is_matrix && !EXEMPT.iter().any(|part| name.contains(part)) {
-            true if name.contains("emb") || name.contains("head") => Kind::Tokens,
-            true => Kind::Matrix,
-            false => Kind::Exempt,
+            true if name.contains("emb") || name.contains("head") => ZeroRule::Tokens,
+            true => ZeroRule::Matrix,
+            false => ZeroRule::Exempt,
         }
     }
 }
@@ -120,23 +120,23 @@ impl Zeros {
     }
 
     /// Rows of tokens that were never seen, if they are such.
-    pub fn unused_rows(&self, kind: Kind) -> usize {
-        if kind == Kind::Tokens { self.zero } else { 0 }
+    pub fn unused_rows(&self, kind: ZeroRule) -> usize {
+        if kind == ZeroRule::Tokens { self.zero } else { 0 }
     }
 
     /// What is suspicious about them in a tensor of that name.
-    pub fn suspicion(&self, name: &str, kind: Kind) -> Option<String> {
+    pub fn suspicion(&self, name: &str, kind: ZeroRule) -> Option<String> {
         let (rows, zero, longest) = (self.rows, self.zero, self.longest);
         let bytes = self.row_bytes * longest as u64;
         match (kind, self.constant) {
-            (Kind::Exempt, _) => None,
+            (ZeroRule::Exempt, _) => None,
             _ if rows == 0 => None,
             (_, Some(0.0)) => Some(format!("{name} is all zeros")),
             (_, Some(value)) if rows > 1 => Some(format!("{name} holds nothing but the value {value}")),
-            (Kind::Tokens, _) if bytes >= LONG_RUN_BYTES && longest > MAX_UNUSED_RUN => {
+            (ZeroRule::Tokens, _) if bytes >= LONG_RUN_BYTES && longest > MAX_UNUSED_RUN => {
                 Some(format!("{name}: {longest} rows one after the other, {bytes} bytes, are zeros"))
             }
-            (Kind::Matrix, _) if zero > 0 => Some(match bytes >= LONG_RUN_BYTES {
+            (ZeroRule::Matrix, _) if zero > 0 => Some(match bytes >= LONG_RUN_BYTES {
                 true => format!(
                     "{name}: {zero} of {rows} rows are zeros, {longest} of them ({bytes} bytes) one after the other"
                 ),
@@ -165,7 +165,7 @@ pub fn peek(model: &Model) -> Vec<String> {
             row.iter().all(|v| *v == 0.0)
         };
         let zero = (0..looked).map(is_zero).filter(|zero| *zero).count();
-        let odd = if Kind::of(held.slot.role) == Kind::Tokens { looked / 4 } else { 0 };
+        let odd = if ZeroRule::of(held.slot.role) == ZeroRule::Tokens { looked / 4 } else { 0 };
         if zero > odd {
             found.push(format!("{}: {zero} of the {looked} rows that were looked at are zeros", held.name()));
         }
@@ -199,14 +199,14 @@ mod tests {
     #[test]
     fn zeros_are_suspicious_where_weights_should_be() {
         let said = |pattern: &str, kind| rows(pattern).suspicion("x", kind).unwrap_or_default();
-        assert_eq!(said("0000", Kind::Matrix), "x is all zeros");
-        assert_eq!(said("0000", Kind::Tokens), "x is all zeros");
-        assert_eq!(said("1101", Kind::Matrix), "x: 1 of 4 rows are zeros");
-        assert!(said("1000011", Kind::Matrix).contains("4 of them (65536 bytes)"));
-        assert_eq!(said("1100", Kind::Tokens), "");
-        assert!(said("10000000000000000001", Kind::Tokens).contains("18 rows one after the other"));
-        assert_eq!(said("0000", Kind::Exempt), "");
+        assert_eq!(said("0000", ZeroRule::Matrix), "x is all zeros");
+        assert_eq!(said("0000", ZeroRule::Tokens), "x is all zeros");
+        assert_eq!(said("1101", ZeroRule::Matrix), "x: 1 of 4 rows are zeros");
+        assert!(said("1000011", ZeroRule::Matrix).contains("4 of them (65536 bytes)"));
+        assert_eq!(said("1100", ZeroRule::Tokens), "");
+        assert!(said("10000000000000000001", ZeroRule::Tokens).contains("18 rows one after the other"));
+        assert_eq!(said("0000", ZeroRule::Exempt), "");
         let constant = Zeros::of(&[0.5; 8], 2, 4);
-        assert_eq!(constant.suspicion("x", Kind::Matrix).unwrap(), "x holds nothing but the value 0.5");
+        assert_eq!(constant.suspicion("x", ZeroRule::Matrix).unwrap(), "x holds nothing but the value 0.5");
     }
 }
