@@ -1,7 +1,7 @@
 //! Real small models in every container that is read: right names, counts, shapes and encodings.
 //!
-//! They are not part of the project: the tests look for them in `RWKV_QUANT_DATA` or in `shared/data`
-//! beside the project, and say so if they skip.
+//! They are not part of the project, so the tests are ignored unless they are asked for: `RWKV_QUANT_DATA`, or `shared/data`
+//! beside the project.
 #![allow(clippy::unwrap_used)] // in functions that tests share
 
 use std::path::PathBuf;
@@ -9,21 +9,15 @@ use std::path::PathBuf;
 use formats::{Container, Error, Limits, Planned, Value, open, rwkv_cpp};
 use quant::Encoding;
 
-/// The folder or file of that name, if the data is there.
-fn data(name: &str) -> Option<PathBuf> {
+/// The folder or file of that name.
+fn data(name: &str) -> PathBuf {
     let beside = || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../shared/data");
-    let folder = std::env::var_os("RWKV_QUANT_DATA").map_or_else(beside, PathBuf::from);
-    let path = folder.join(name);
-    if !path.exists() {
-        println!("skipped: there is no {}", path.display());
-        return None;
-    }
-    Some(path)
+    std::env::var_os("RWKV_QUANT_DATA").map_or_else(beside, PathBuf::from).join(name)
 }
 
 #[track_caller]
-fn opened(name: &str) -> Option<Container> {
-    Some(open(&data(name)?, &Limits::default()).unwrap())
+fn opened(name: &str) -> Container {
+    open(&data(name), &Limits::default()).unwrap_or_else(|e| panic!("{e}: RWKV_QUANT_DATA names the folder"))
 }
 
 #[track_caller]
@@ -38,12 +32,13 @@ fn count(model: &Container, encoding: Encoding) -> usize {
 }
 
 #[test]
+#[ignore = "needs the models of RWKV_QUANT_DATA"]
 fn safetensors_in_one_file() {
     for (name, tensors, tensor, wanted) in [
         ("models/tiny-rwkv6-1m.bf16.safetensors", 342, "blocks.3.att.time_maa_w1", [64, 160]),
         ("models/tiny-rwkv7-834K.bf16.safetensors", 399, "blocks.11.ffn.key.weight", [256, 64]),
     ] {
-        let Some(model) = opened(name) else { return };
+        let model = opened(name);
         assert_eq!(model.format().name(), "safetensors");
         assert_eq!(count(&model, Encoding::BF16), tensors);
         assert_eq!(model.tensors().len(), tensors);
@@ -56,19 +51,20 @@ fn safetensors_in_one_file() {
 }
 
 #[test]
+#[ignore = "needs the models of RWKV_QUANT_DATA"]
 fn hugging_face_folders() {
     for (name, files, tensors, kind, tensor, wanted) in [
         ("hf/tiny-rwkv5.2-730K-hf", 2, 270, "rwkv5", "rwkv.blocks.4.attention.gate.weight", &[64, 64][..]),
         ("hf/tiny-rwkv6-1m-hf", 2, 342, "rwkv6", "rwkv.embeddings.weight", &[256, 64]),
         ("hf/tiny-rwkv7-834K-hf", 1, 399, "rwkv7", "model.layers.0.attn.x_r", &[1, 1, 64]),
     ] {
-        let Some(model) = opened(name) else { return };
+        let model = opened(name);
         assert_eq!((model.files().len(), model.tensors().len()), (files, tensors));
         assert_eq!(count(&model, Encoding::F32), tensors);
         assert_eq!(model.config().unwrap()["model_type"], kind);
         assert_eq!(model.value("index.total_size"), None);
         shape(&model, tensor, wanted, Encoding::F32);
-        assert_eq!(model.path(), data(name).unwrap());
+        assert_eq!(model.path(), data(name));
         // Every file of weights and every index in the folder opens the same model.
         for entry in model.path().read_dir().unwrap() {
             let path = entry.unwrap().path();
@@ -83,6 +79,7 @@ fn hugging_face_folders() {
 }
 
 #[test]
+#[ignore = "needs the models of RWKV_QUANT_DATA"]
 fn rwkv_cpp_files() {
     for (name, tensors, blocks, n_layer) in [
         ("5v2-730K-FP32", 270, (Encoding::F32, 270), 12),
@@ -92,7 +89,7 @@ fn rwkv_cpp_files() {
         ("7v0-834K-Q5_0", 339, (Encoding::Q5_0, 72), 12),
         ("7v0-834K-Q5_1", 339, (Encoding::Q5_1, 72), 12),
     ] {
-        let Some(model) = opened(&format!("rwkv_cpp/tiny-rwkv-{name}.bin")) else { return };
+        let model = opened(&format!("rwkv_cpp/tiny-rwkv-{name}.bin"));
         assert_eq!(model.format().name(), "rwkv.cpp");
         assert_eq!(model.tensors().len(), tensors);
         assert_eq!(count(&model, blocks.0), blocks.1);
@@ -125,7 +122,8 @@ fn rwkv_cpp_files() {
 }
 
 #[test]
+#[ignore = "needs the models of RWKV_QUANT_DATA"]
 fn expected_logits_are_no_model() {
-    let Some(path) = data("rwkv_cpp/expected-logits-7v0-834K.bin") else { return };
+    let path = data("rwkv_cpp/expected-logits-7v0-834K.bin");
     assert!(matches!(open(&path, &Limits::default()), Err(Error::NotAModel { .. })));
 }

@@ -21,7 +21,6 @@ use crate::eval::{Against, ModelScore, Scored, Setting};
 use crate::identity::{Identity, digest_of};
 use crate::model::Model;
 use crate::plan::Plan;
-use crate::storage::{self, Inputs};
 use crate::units::bytes;
 
 /// The field of a record's seal.
@@ -414,16 +413,16 @@ impl Record {
         Record { bytes: plan.total_bytes(), bits_per_weight: plan.bits_per_weight(), encodings, ..self }
     }
 
-    /// Seals it and writes it to `path`.
+    /// Seals it: the bytes of the file at `path`.
     ///
     /// # Errors
     /// [`Error::Io`].
-    pub(super) fn write(&mut self, path: &Path) -> Result<()> {
+    pub(super) fn sealed(&mut self, path: &Path) -> Result<Vec<u8>> {
         self.seal.clear();
         let text = json(self, path)?;
         let value = serde_json::from_slice(&text).map_err(|e| Error::io("write", path)(e.into()))?;
         self.seal = digest_of(&value, SEAL);
-        storage::write(path, &json(self, path)?, &Inputs::new(), true)
+        json(self, path)
     }
 
     /// True if none of its files in `folder` has other bytes than it had.

@@ -13,7 +13,7 @@ use super::record::{FileRecord, Quality, Record, TensorError, address};
 use super::schedule::Memory;
 use crate::about;
 use crate::calibrate;
-use crate::convert::{Prepared, Request};
+use crate::convert::{Companion, Prepared, Request};
 use crate::digest::sha256;
 use crate::error::{Error, Result};
 use crate::eval::{Load, Task, same_vocabulary, vocabulary_sha256};
@@ -22,7 +22,7 @@ use crate::model::Model;
 use crate::pipeline::{Silent, Stop};
 use crate::plan::Plan;
 use crate::runner::{Options, Runner};
-use crate::storage::Written;
+use crate::storage::{self, Inputs, Written};
 use crate::targets;
 use crate::units::bytes;
 
@@ -139,13 +139,20 @@ impl<'a> Workshop<'a> {
                     }
                 }
                 claim.begin()?;
-                self.convert(&mut prepared, is_ours)?;
-                planned = planned.sized(&prepared.plan);
-                planned.divergence = prepared.divergence();
-                planned.warnings = prepared.warnings();
-                planned.files = prepared.written.drain(..).map(|file| relative(file, &folder)).collect();
-                planned.write(&path)?;
-                (planned, false)
+                // The artifact and its record get their names together: without the record, the artifact would be somebody's.
+                let mut made = None;
+                let mut record = |prepared: &Prepared, files: Vec<Written>| {
+                    let mut record = planned.clone().sized(&prepared.plan);
+                    record.divergence = prepared.divergence();
+                    record.warnings = prepared.warnings();
+                    record.files = files.into_iter().map(|file| relative(file, &folder)).collect();
+                    let bytes = record.sealed(&path);
+                    made = Some(record);
+                    bytes
+                };
+                let companion = Companion { path: &path, bytes: &mut record };
+                self.convert(&mut prepared, companion, is_ours)?;
+                (made.unwrap_or(planned), false)
             }
         };
         if let Some(refused) = too_large(record.bytes) {
@@ -155,7 +162,7 @@ impl<'a> Workshop<'a> {
             && let Some(quality) = self.measure(&request, &prepared, evaluation, &record, threads)?
         {
             (record.quality, kept) = (Some(quality), false);
-            record.write(&path)?;
+            storage::write(&path, &record.sealed(&path)?, &Inputs::new(), true)?;
         }
         let quality = cell.gates.quality();
         let mut failures = record.quality.as_ref().map(|q| quality.failures(&q.against)).unwrap_or_default();
@@ -184,10 +191,9 @@ impl<'a> Workshop<'a> {
         }
     }
 
-    fn convert(&self, prepared: &mut Prepared, ours: bool) -> Result<()> {
+    fn convert(&self, prepared: &mut Prepared, record: Companion<'_>, is_ours: bool) -> Result<()> {
         let _held = self.memory.take(prepared.budget.peak_bytes, self.stop)?;
-        prepared.wants_written = true;
-        prepared.write(self.force || ours, &Silent, self.stop)
+        prepared.write_with(Some(record), self.force || is_ours, &Silent, self.stop)
     }
 
     /// The figures that the job wants of the artifact; `None` if `record` holds them already.

@@ -15,6 +15,7 @@ use crate::error::{Error, Result};
 use crate::recipe::{CODED, Fallback, FileType, Mix, Search};
 use crate::targets::{Chat, TARGETS, Target};
 use crate::units::parse_bytes;
+pub(crate) use prepared::Companion;
 pub use prepared::Prepared;
 
 /// The file type beside goals, which choose the types themselves: what the file calls itself.

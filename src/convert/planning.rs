@@ -316,8 +316,6 @@ impl Request {
             reached: None,
             save_recipe: self.goals.save_recipe.clone(),
             checksum_file: self.checksum_file,
-            wants_written: false,
-            written: Vec::new(),
             suspicions: Vec::new(),
         })
     }

@@ -1,6 +1,6 @@
 //! A planned conversion, and carrying it out.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::Request;
 use crate::about::About;
@@ -66,13 +66,20 @@ pub struct Prepared {
     pub(crate) checksum_file: bool,
     /// What was found suspicious about the source while it was written.
     pub(super) suspicions: Vec<String>,
-    /// True if the hashes of the files are asked for.
-    pub(crate) wants_written: bool,
-    /// The files, if they were asked for, once they are written.
-    pub(crate) written: Vec<Written>,
     /// Where to write the types of the tensors.
     pub(crate) save_recipe: Option<PathBuf>,
 }
+
+/// A file that tells of the output, and gets its name together with it.
+pub(crate) struct Companion<'a> {
+    /// Where it goes.
+    pub path: &'a Path,
+    /// Its bytes, given the files of the output, which are finished but have no names yet.
+    pub bytes: &'a mut Describe<'a>,
+}
+
+/// Makes the bytes of a file that tells of finished files.
+type Describe<'a> = dyn FnMut(&Prepared, Vec<Written>) -> Result<Vec<u8>> + 'a;
 
 impl Prepared {
     /// What will be written, for people and programs.
@@ -165,16 +172,36 @@ impl Prepared {
     /// As [`Outputs::claim`], [`calibrate::encode`], [`calibrate::divide`], [`pipeline::write`], [`Judge::divergence`] and
     /// [`Outputs::commit`]. Whatever it is, what was there before is still there.
     pub fn write(&mut self, force: bool, observer: &dyn Observer, stop: &Stop) -> Result<()> {
-        isa::with_portable(self.plan.scheme.portable, || self.write_here(force, observer, stop))
+        self.write_with(None, force, observer, stop)
+    }
+
+    /// The same with a file that tells of the output.
+    ///
+    /// # Errors
+    /// As [`write`](Prepared::write), and those of the companion.
+    pub(crate) fn write_with(
+        &mut self,
+        companion: Option<Companion<'_>>,
+        force: bool,
+        observer: &dyn Observer,
+        stop: &Stop,
+    ) -> Result<()> {
+        isa::with_portable(self.plan.scheme.portable, || self.write_here(companion, force, observer, stop))
     }
 
     /// The same at the instruction sets that this thread may use.
-    fn write_here(&mut self, force: bool, observer: &dyn Observer, stop: &Stop) -> Result<()> {
+    fn write_here(
+        &mut self,
+        companion: Option<Companion<'_>>,
+        force: bool,
+        observer: &dyn Observer,
+        stop: &Stop,
+    ) -> Result<()> {
         // What a killed run set aside is part of what is replaced: it gets its names back before they are looked at.
         storage::recover(&self.output)?;
         // Checksums of what is replaced would be wrong from now on.
         self.checksum_file |= force && checksum_file::path(&self.output).exists();
-        let mut outputs = Outputs::claim(self.targets()?, &self.inputs, force)?;
+        let mut outputs = Outputs::claim(self.targets(companion.as_ref())?, &self.inputs, force)?;
         let store = self.encode(force, observer, stop)?;
         let adapter = self.made_adapter()?;
         self.suspicions =
@@ -207,8 +234,9 @@ impl Prepared {
             let text = checksum_file::text(&self.output, &outputs.written()?)?;
             outputs.put(&checksum_file::path(&self.output), text.as_bytes())?;
         }
-        if self.wants_written {
-            self.written = outputs.written()?;
+        if let Some(Companion { path, bytes }) = companion {
+            let bytes = bytes(self, outputs.written()?)?;
+            outputs.put(path, &bytes)?;
         }
         outputs.commit(&self.inputs)?;
         store.map_or(Ok(()), Store::remove)
@@ -218,15 +246,21 @@ impl Prepared {
     ///
     /// # Errors
     /// As [`branches::adapter_of`].
-    fn targets(&self) -> Result<Targets> {
+    fn targets(&self, companion: Option<&Companion<'_>>) -> Result<Targets> {
         let names = self.plan.files.iter().map(|f| &f.name).chain(self.plan.small.iter().map(|f| &f.name));
         let adapter = self.adapter().map(|(path, _)| path);
         let checksums = self.checksum_file.then(|| checksum_file::path(&self.output));
+        let companion = companion.map(|companion| companion.path.to_owned());
         Ok(Targets {
             out: self.output.clone(),
             output: self.plan.output,
             names: names.cloned().collect(),
-            beside: adapter.into_iter().chain(self.save_recipe.clone()).chain(checksums).collect(),
+            beside: adapter
+                .into_iter()
+                .chain(self.save_recipe.clone())
+                .chain(checksums)
+                .chain(companion)
+                .collect(),
             obsolete: branches::adapter_of(&self.output)?.into_iter().collect(),
             checkpoint: Some(Store::folder(&self.output)),
             is_model: true,

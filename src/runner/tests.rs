@@ -4,15 +4,12 @@ use std::path::{Path, PathBuf};
 
 use super::*;
 
-/// The folder of published test models, or `None` (said on standard error) where it is missing.
-fn data() -> Option<PathBuf> {
+/// The folder of published test models.
+fn data() -> PathBuf {
     let folder = std::env::var_os("RWKV_QUANT_DATA")
         .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data"), PathBuf::from);
-    if !folder.is_dir() {
-        eprintln!("skipped: {} is missing (RWKV_QUANT_DATA may name it)", folder.display());
-        return None;
-    }
-    Some(folder)
+    assert!(folder.is_dir(), "there is no folder {}: RWKV_QUANT_DATA names another", folder.display());
+    folder
 }
 
 fn runner(path: &Path, options: Options) -> Runner {
@@ -80,8 +77,9 @@ const MODELS: [(&str, &str); 6] = [
 ];
 
 #[test]
+#[ignore = "needs the models of RWKV_QUANT_DATA"]
 fn logits_are_those_of_the_official_runner() {
-    let Some(data) = data() else { return };
+    let data = data();
     for (name, precision) in MODELS {
         let runner = runner(&data.join(format!("models/{name}.{precision}.pth")), Options::default());
         let folder = data.join("golden").join(name);
@@ -121,8 +119,9 @@ fn nll(runner: &Runner, tokens: &[u32], run: usize) -> f64 {
 }
 
 #[test]
+#[ignore = "needs the models of RWKV_QUANT_DATA"]
 fn the_likelihood_of_a_text_is_that_of_the_official_runner() {
-    let Some(data) = data() else { return };
+    let data = data();
     let text = std::fs::read(data.join("text/alpaca_style_own.json")).unwrap();
     let bytes: Vec<u32> = text.iter().map(|b| u32::from(*b)).collect();
     let interleaved: Vec<u32> = bytes.iter().flat_map(|b| [*b, 0]).collect();
@@ -143,8 +142,9 @@ fn the_likelihood_of_a_text_is_that_of_the_official_runner() {
 }
 
 #[test]
+#[ignore = "needs the models of RWKV_QUANT_DATA"]
 fn the_digit_reverser_reverses() {
-    let Some(data) = data() else { return };
+    let data = data();
     const COMMA: u32 = 10;
     const END: u32 = 11;
     for (file, options) in [
@@ -174,8 +174,9 @@ fn the_digit_reverser_reverses() {
 }
 
 #[test]
+#[ignore = "needs the models of RWKV_QUANT_DATA"]
 fn rwkv_cpp_files_give_the_logits_that_rwkv_cpp_expects() {
-    let Some(data) = data() else { return };
+    let data = data();
     for (model, golden, epsilon, limit) in [
         ("rwkv_cpp/tiny-rwkv-5v2-730K-FP32.bin", "tiny-rwkv5.2-730K", Some(1e-5), 2e-5),
         ("rwkv_cpp/tiny-rwkv-7v0-834K-FP32.bin", "tiny-rwkv7-834K", None, 2e-5),
@@ -197,8 +198,9 @@ fn rwkv_cpp_files_give_the_logits_that_rwkv_cpp_expects() {
 }
 
 #[test]
+#[ignore = "needs the models of RWKV_QUANT_DATA"]
 fn all_formats_of_a_model_give_the_same_logits() {
-    let Some(data) = data() else { return };
+    let data = data();
     let prompt: Vec<u32> = b"Below is an instruction".iter().map(|b| u32::from(*b)).collect();
     for (files, limit) in [
         (["models/tiny-rwkv5.2-730K.fp32.pth", "hf/tiny-rwkv5.2-730K-hf"], 0.0),
@@ -214,8 +216,9 @@ fn all_formats_of_a_model_give_the_same_logits() {
 }
 
 #[test]
+#[ignore = "needs the models of RWKV_QUANT_DATA"]
 fn threads_and_company_change_no_bit() {
-    let Some(data) = data() else { return };
+    let data = data();
     for name in
         ["tiny-rwkv4-660K.fp32", "tiny-rwkv5.2-730K.fp32", "tiny-rwkv6-1m.fp32", "rwkv7-reverse-54K.fp32"]
     {
@@ -238,8 +241,9 @@ fn threads_and_company_change_no_bit() {
 }
 
 #[test]
+#[ignore = "needs the models of RWKV_QUANT_DATA"]
 fn unknown_tokens_are_refused() {
-    let Some(data) = data() else { return };
+    let data = data();
     let runner = runner(&data.join("models/rwkv7-reverse-54K.fp32.pth"), Options::default());
     let error = runner.run(&[&[3, 12]], &mut [runner.start()]).unwrap_err();
     assert!(error.to_string().starts_with("the token 12 is unknown to "), "{error}");

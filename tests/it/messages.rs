@@ -379,8 +379,9 @@ fn what_targets_cannot_hold() {
 }
 
 #[test]
+#[ignore = "needs the models of RWKV_QUANT_DATA"]
 fn heads_that_a_hugging_face_folder_would_change() {
-    let Some(data) = crate::run::shared_data() else { return };
+    let data = crate::run::shared_data();
     let t = Topic::new();
     let folder = t.path("folder");
     let folder = folder.to_str().unwrap();

@@ -44,17 +44,13 @@ pub fn testdata(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata").join(name)
 }
 
-/// The folder of other people's small models, which is not a part of this project: `RWKV_QUANT_DATA`, else
-/// `../shared/data`. Tests that need it skip themselves, and say so, where it is missing.
-pub fn shared_data() -> Option<PathBuf> {
+/// The folder of other people's small models, which is not a part of this project: `RWKV_QUANT_DATA`, else `../shared/data`.
+/// Tests that need it are ignored unless they are asked for (`--run-ignored all`).
+pub fn shared_data() -> PathBuf {
     let path = std::env::var_os("RWKV_QUANT_DATA")
-        .map(PathBuf::from)
-        .unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data"));
-    if path.is_dir() {
-        return Some(path);
-    }
-    eprintln!("skipped: no folder {}", path.display());
-    None
+        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data"), PathBuf::from);
+    assert!(path.is_dir(), "there is no folder {}: RWKV_QUANT_DATA names another", path.display());
+    path
 }
 
 /// SHA-256 in lower-case hex.
