@@ -12,7 +12,7 @@ use super::job::{Evaluation, Job};
 use super::record::{FileRecord, Quality, Record, TensorError, address};
 use super::schedule::Memory;
 use crate::about;
-use crate::calibrate;
+use crate::calibrate::{self, Store};
 use crate::convert::{Companion, Prepared, Request};
 use crate::digest::sha256;
 use crate::error::{Error, Result};
@@ -112,12 +112,18 @@ impl<'a> Workshop<'a> {
         }
         make_folder(&folder)?;
         let mut claim = Claim::take(&folder.join(lock_name(&cell.name)), self.stop)?;
-        let path = record_path(&folder, cell);
+        let (path, out) = (record_path(&folder, cell), folder.join(&cell.name));
+        // What a killed run had begun is undone or completed before anybody looks at it.
+        storage::recover(&out)?;
+        storage::recover(&path)?;
         let sources = self.source(cell, &prepared.model);
         let mut planned = Record::planned(cell, &request, &prepared, &sources)?;
         let mut notes = Vec::new();
         let (mut record, mut kept) = match Found::at(&path) {
             Found::Sound(record) if record.cell == planned.cell && record.is_whole(&folder) => {
+                if claim.broken_off {
+                    Store::discard(&out)?;
+                }
                 (*record, true)
             }
             found => {

@@ -355,7 +355,8 @@ impl Outputs {
     fn refuse_existing(&self) -> Result<()> {
         let Targets { out, output, beside, obsolete, .. } = &self.targets;
         let finals = self.targets.finals();
-        let mut all: Vec<&Path> = beside.iter().map(PathBuf::as_path).collect();
+        // The output first: whoever is refused reads its name.
+        let mut all: Vec<&Path> = Vec::new();
         if *output == Output::Folder {
             if exists(out) {
                 if !out.is_dir() || out.is_symlink() {
@@ -380,6 +381,7 @@ impl Outputs {
                 });
             }
         }
+        all.extend(beside.iter().map(PathBuf::as_path));
         all.iter().try_for_each(|path| refuse_special(path))?;
         match all.iter().find(|path| !self.force && exists(path)) {
             Some(path) => Err(Error::Exists { path: path.to_path_buf() }),
