@@ -296,12 +296,6 @@ impl Container {
         self
     }
 
-    /// The checksums in the metadata of its files.
-    #[cfg(test)]
-    pub(crate) fn checksums(&self) -> &[checksums::Held] {
-        &self.checksums
-    }
-
     /// Compares the checksums in the metadata of its files with their data.
     ///
     /// # Errors
