@@ -7,7 +7,7 @@
 
 use std::path::{Path, PathBuf};
 
-use formats::{Checksummed, Layout, Limits, Metadata, Planned, Sum, Value, gguf};
+use formats::{Checksummed, Container, Layout, Limits, Metadata, Planned, Sum, Value, gguf};
 use quant::Encoding;
 use sha2::{Digest, Sha256};
 
@@ -196,6 +196,22 @@ pub fn adapter_of(out: &Path) -> Result<Option<PathBuf>> {
         Err(error @ formats::Error::Io { .. }) => Err(error.into()),
         Err(_) => Ok(None), // it is none of ours
     }
+}
+
+/// That a model alone is not what was written, since its branches of low rank are in an adapter that is not `given`.
+pub fn lacking(model: &Container, given: &[&Path]) -> Option<String> {
+    let rank = model.value(RANK_KEY)?;
+    let has_it =
+        |path: &&Path| formats::open(path, &Limits::default()).is_ok_and(|c| c.value(RANK_KEY) == Some(rank));
+    if given.iter().any(has_it) {
+        return None;
+    }
+    let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let adapter = name(&path(model.path()));
+    Some(format!(
+        "{} is half of a model: the other is its adapter, {adapter} when they were written",
+        name(model.path())
+    ))
 }
 
 /// Where the adapter of the file `out` is: `NAME.lora.gguf` beside `NAME.gguf`.

@@ -3,6 +3,7 @@
 //! A name alone proves nothing: a checkpoint is a folder whose identity this program sealed, a shard a file with the head
 //! of one, an unfinished file one that a journal knows by its identity. What a run still works on is locked, and stays.
 
+use std::ffi::OsString;
 use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
 
@@ -11,6 +12,7 @@ use serde::Serialize;
 use crate::calibrate::Store;
 use crate::error::{Error, Result};
 use crate::shard::Shard;
+use crate::storage::os_string;
 use crate::{spread, storage};
 
 /// A kind of leftover.
@@ -32,6 +34,13 @@ const KINDS: &[Kind] = &[
         remove: |path, _lock| Store::remove_at(path),
     },
     Kind {
+        name: "checkpoint",
+        // A kill between making the folder and its first file left it empty.
+        files: |path| (is_of_checkpoint(path) && is_empty(path)).then(|| vec![path.to_owned()]),
+        lock: "",
+        remove: |path, _lock| fs::remove_dir(path).map_err(Error::io("remove", path)),
+    },
+    Kind {
         name: "shard",
         files: |path| spread::is_shard(path).then(|| vec![path.to_owned()]),
         lock: "",
@@ -50,8 +59,11 @@ const KINDS: &[Kind] = &[
     },
 ];
 
+/// Ending of the name of a checkpoint, behind that of the output.
+const CHECKPOINT: &str = ".calibration";
+
 /// Endings of the names of leftovers, behind that of the output.
-const ENDINGS: [&str; 2] = [".partial", ".calibration"];
+const ENDINGS: [&str; 2] = [".partial", CHECKPOINT];
 
 /// What became of a leftover.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -130,9 +142,13 @@ fn candidates(path: &Path) -> Result<Vec<PathBuf>> {
             all.extend(entries(folder)?.into_iter().filter(|entry| output_of(entry).is_some()));
         }
     }
-    if let Some(name) = path.file_name().map(|name| name.to_string_lossy().into_owned()) {
+    if let Some(name) = path.file_name() {
         let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        all.extend(entries(parent)?.into_iter().filter(|entry| output_of(entry).as_ref() == Some(&name)));
+        all.extend(
+            entries(parent)?
+                .into_iter()
+                .filter(|entry| output_of(entry).is_some_and(|output| output == name)),
+        );
     }
     all.retain(|path| !path.is_symlink());
     all.sort_unstable();
@@ -145,24 +161,35 @@ fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
     list.map(|entry| Ok(entry.map_err(Error::io("read", folder))?.path())).collect()
 }
 
+fn is_of_checkpoint(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| name.as_encoded_bytes().ends_with(CHECKPOINT.as_bytes()))
+}
+
+fn is_empty(folder: &Path) -> bool {
+    folder.is_dir() && entries(folder).is_ok_and(|entries| entries.is_empty())
+}
+
 /// The name of the output that a leftover of this name belongs to: `a.gguf` of `a.gguf.shard-1of2.partial`.
-fn output_of(path: &Path) -> Option<String> {
-    let whole = path.file_name()?.to_str()?;
-    if let Some(journal) = whole.strip_prefix('.').and_then(|name| name.strip_suffix(".journal")) {
-        return Some(journal.to_owned());
+fn output_of(path: &Path) -> Option<OsString> {
+    let whole = path.file_name()?.as_encoded_bytes();
+    if let Some(journal) = whole.strip_prefix(b".").and_then(|name| name.strip_suffix(b".journal")) {
+        return Some(os_string(journal));
     }
     let mut name = whole;
-    loop {
-        let ended = ENDINGS.iter().find_map(|ending| name.strip_suffix(ending));
-        let shard = || {
-            let (before, shard) = name.rsplit_once(".shard-")?;
-            shard.replacen("of", "/", 1).parse::<Shard>().ok().map(|_| before)
-        };
-        match ended.or_else(shard) {
-            Some(shorter) => name = shorter,
-            None => return (name.len() < whole.len() && !name.is_empty()).then(|| name.to_owned()),
-        }
+    while let Some(shorter) =
+        ENDINGS.iter().find_map(|ending| name.strip_suffix(ending.as_bytes())).or_else(|| unsharded(name))
+    {
+        name = shorter;
     }
+    (name.len() < whole.len() && !name.is_empty()).then(|| os_string(name))
+}
+
+/// `a.gguf` of `a.gguf.shard-1of2`.
+fn unsharded(name: &[u8]) -> Option<&[u8]> {
+    const MARK: &[u8] = b".shard-";
+    let at = name.windows(MARK.len()).rposition(|window| window == MARK)?;
+    let shard = str::from_utf8(&name[at + MARK.len()..]).ok()?;
+    shard.replacen("of", "/", 1).parse::<Shard>().ok().map(|_| &name[..at])
 }
 
 /// Size of a file, or of all files in a folder.
@@ -191,7 +218,7 @@ mod tests {
             (".partial", None),
             ("journal", None),
         ] {
-            assert_eq!(output_of(Path::new(name)).as_deref(), output, "{name}");
+            assert_eq!(output_of(Path::new(name)), output.map(OsString::from), "{name}");
         }
     }
 }

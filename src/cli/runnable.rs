@@ -4,7 +4,9 @@ use std::path::{Path, PathBuf};
 
 use crate::about;
 use crate::adapter::Flags;
+use crate::branches;
 use crate::error::Result;
+use crate::escape;
 use crate::hub;
 use crate::model::Model;
 use crate::pipeline;
@@ -68,6 +70,10 @@ impl RunArgs {
         let mut model = Model::open(&hub::local(path)?, &self.drop)?;
         if adapted {
             self.adapters.merge_into(&mut model)?;
+        }
+        let given: Vec<&Path> = self.adapters.lora.iter().filter(|_| adapted).map(PathBuf::as_path).collect();
+        if let Some(half) = branches::lacking(&model.container, &given) {
+            eprintln!("warning: {} (--lora FILE takes it)", escape::line(&half));
         }
         Runner::new(model, options)
     }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use formats::Limits;
 
 use super::show;
+use crate::branches;
 use crate::error::{Error, Result};
 use crate::hub;
 use crate::model::{Model, companion, is_unknown};
@@ -74,7 +75,10 @@ impl Args {
             return Ok((Verification::unknown(&container, verified), None));
         }
         let model = Model::detect(container, &[])?;
-        let verification = Verification::new(&model, verify::model(&model)?);
+        let mut verified = verify::model(&model)?;
+        let beside = branches::path(model.container.path());
+        verified.warnings.extend(branches::lacking(&model.container, &[beside.as_path()]));
+        let verification = Verification::new(&model, verified);
         let Some(path) = &self.against else { return Ok((verification, None)) };
         let source = Model::open(&hub::local(path)?, &[])?;
         source.container.format().verify_checksums(&source.container, &Limits::default())?;

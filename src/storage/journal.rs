@@ -70,13 +70,15 @@ impl Name {
     }
 }
 
+/// A name of these bytes, where names are bytes.
 #[cfg(unix)]
-fn os_string(bytes: &[u8]) -> OsString {
+pub(crate) fn os_string(bytes: &[u8]) -> OsString {
     std::os::unix::ffi::OsStringExt::from_vec(bytes.to_vec())
 }
 
+/// A name of these bytes, where names are Unicode.
 #[cfg(not(unix))]
-fn os_string(bytes: &[u8]) -> OsString {
+pub(crate) fn os_string(bytes: &[u8]) -> OsString {
     String::from_utf8_lossy(bytes).into_owned().into()
 }
 
@@ -98,11 +100,17 @@ pub fn recover(out: &Path) -> Result<bool> {
 
 /// The journal of a killed run that was to replace `path` when it ended: a file, a part of a set, or a folder.
 pub fn broken_off(path: &Path) -> Option<PathBuf> {
+    let own = Some(journal_path(path)).filter(|journal| exists(journal));
+    own.or_else(|| of_whole_set(path))
+}
+
+/// The journal of the whole that `path` is a part of by its name.
+fn of_whole_set(path: &Path) -> Option<PathBuf> {
     let name = path.file_name()?.to_str()?;
     let journals = super::entries(folder_of(path)).ok()?;
     journals.into_iter().find(|journal| {
         let whole = journal.file_name().and_then(|n| n.to_str()?.strip_prefix('.')?.strip_suffix(".journal"));
-        whole.is_some_and(|whole| whole == name || formats::is_of_set(name, whole))
+        whole.is_some_and(|whole| formats::is_of_set(name, whole))
     })
 }
 

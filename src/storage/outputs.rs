@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::{Path, PathBuf, is_separator};
 
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -81,6 +81,12 @@ impl Targets {
         self.names.iter().map(path).collect()
     }
 
+    /// What was asked for by name, and is a file.
+    fn files(&self) -> impl Iterator<Item = &Path> {
+        let out = Some(&self.out).filter(|_| self.output != Output::Folder);
+        out.into_iter().chain(&self.beside).map(PathBuf::as_path)
+    }
+
     /// `OUT.partial`.
     fn partial(&self) -> PathBuf {
         partial_path(&self.out)
@@ -155,6 +161,7 @@ impl Outputs {
     /// [`Error::Usage`] if a target is an input, a device, or has the name of another; [`Error::Exists`] if one is there and
     /// `force` is not set; [`Error::Usage`] if another run writes them.
     pub fn claim(mut targets: Targets, inputs: &Inputs, force: bool) -> Result<Outputs> {
+        targets.files().try_for_each(refuse_folder_names)?;
         targets.touched().iter().try_for_each(|path| inputs.refuse(path))?;
         refuse_doubles(&targets)?;
         let folder = folder_of(&targets.out);
@@ -464,6 +471,18 @@ fn refuse_doubles(targets: &Targets) -> Result<()> {
         Some(path) => Err(Error::Usage {
             what: format!("{} would be in a folder that this run makes and removes", path.display()),
             help: "give it a place outside that folder".to_owned(),
+        }),
+    }
+}
+
+/// A file's name must be none of a folder (`a.gguf/`): the system would refuse it when all is done.
+fn refuse_folder_names(path: &Path) -> Result<()> {
+    let name = path.to_string_lossy();
+    match name.ends_with(is_separator) || path.file_name().is_none() {
+        false => Ok(()),
+        true => Err(Error::Usage {
+            what: format!("{name:?} is the name of a folder, and a file is to be written"),
+            help: "give the file's name, without a slash behind it".to_owned(),
         }),
     }
 }

@@ -82,6 +82,18 @@ fn the_input_is_never_the_output() {
     assert_eq!(fs::read(&model).unwrap(), before);
 }
 
+/// It was refused by the system when all was written: `cannot rename to its name`.
+#[test]
+fn a_folder_name_for_a_file_is_refused_before_anything_is_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = format!("{}/y.gguf/", dir.path().display());
+    for args in [vec![&*out], vec!["x.gguf", "--save-recipe", &*out]] {
+        let refused = run(["convert", &source()].into_iter().chain(args).chain(["--type", "q8_0"]));
+        assert!(refused.status == 2 && refused.stderr.contains("is the name of a folder"), "{}", refused.stderr);
+    }
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+}
+
 #[test]
 fn paths_may_hold_spaces_and_any_script() {
     let dir = tempfile::tempdir().unwrap();

@@ -261,6 +261,8 @@ fn clean_removes_what_is_ours_and_nothing_else() {
     ] {
         fs::write(place.path(name), text).unwrap();
     }
+    // A kill came between making the folder and its first file.
+    fs::create_dir(place.path("f.gguf.calibration")).unwrap();
     fs::create_dir(place.path("d.gguf.calibration")).unwrap();
     fs::copy(place.path("a.gguf.calibration/identity"), place.path("d.gguf.calibration/identity")).unwrap();
     fs::write(place.path("d.gguf.calibration/lock"), "").unwrap();
@@ -281,6 +283,7 @@ fn clean_removes_what_is_ours_and_nothing_else() {
             row("a.gguf.calibration", "checkpoint", state),
             row("a.gguf.shard-1of2", "shard", state),
             row("b.rwkvz.shard-1of2", "shard", state),
+            row("f.gguf.calibration", "checkpoint", state),
         ]
     };
     let entries = || fs::read_dir(&folder).unwrap().count();
@@ -298,7 +301,7 @@ fn clean_removes_what_is_ours_and_nothing_else() {
     drop(lock);
     let said = ok(["clean", &folder, "-f"]).stdout;
     assert!(said.contains("removed checkpoint ") && said.contains("removed shard "), "{said}");
-    assert_eq!(entries(), before - 6);
+    assert_eq!(entries(), before - 7);
     assert!(!partial.exists());
     assert!(
         place.path("c.gguf.calibration/notes").exists() && place.path("d.gguf.calibration/notes").exists()

@@ -48,6 +48,17 @@ fn the_rest_and_its_branches_are_the_better_model() {
     let (without, rounded) = (divergence(dir.path(), &out, &[]), divergence(dir.path(), &plain, &[]));
     assert!(with < rounded && rounded < without, "{with} {rounded} {without}");
 
+    // One half is told from a whole: by its adapter beside it.
+    ok(["verify", &out, "--strict"]);
+    let away = path(dir.path(), "away.lora.gguf");
+    fs::rename(&lora, &away).unwrap();
+    let half = run(["verify", &out, "--strict"]);
+    assert!(half.status == 3 && half.stdout.contains("half of a model"), "{} {}", half.stdout, half.stderr);
+    let text = path(dir.path(), "text.txt");
+    let warns = |args: &[&str]| run(["eval-ppl", &out, &text].iter().chain(args)).stderr.contains("half of a model");
+    assert!(warns(&[]) && !warns(&["--lora", &away]));
+    fs::rename(&away, &lora).unwrap();
+
     // The same for any number of threads.
     let again = path(dir.path(), "again.gguf");
     ok(["convert", &source, &again, "--low-rank", "8", "--threads", "1"].iter().chain(&common));
