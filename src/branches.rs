@@ -12,13 +12,12 @@ use quant::Encoding;
 use sha2::{Digest, Sha256};
 
 use crate::adapter::RANK_KEY;
-use crate::compact::Coded;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::model::{Lazy, Model, Role, wildcard};
 use crate::plan::{Plan, Write};
+use crate::recipe::Recipe;
 use crate::storage::{Sealed, exists};
-use crate::targets::gguf::Gguf;
-use crate::targets::{ADAPTER, Target, beside, lora_metadata, lora_names};
+use crate::targets::{ADAPTER, beside, lora_metadata, lora_names};
 
 /// What the factors are stored in.
 pub const FACTORS: Encoding = Encoding::F16;
@@ -26,28 +25,6 @@ pub const FACTORS: Encoding = Encoding::F16;
 /// Memory that dividing a matrix takes, for each of its values: the matrix, its rest, decoded blocks, errors, f32 each,
 /// and two rounds' blocks.
 const BYTES_PER_VALUE: u64 = 6 * 4 + 2;
-
-/// Branches on the command line.
-#[derive(Clone, Debug, Default, PartialEq, Eq, clap::Args)]
-#[command(next_help_heading = "Branches of low rank")]
-pub struct BranchFlags {
-    /// Keep so many dimensions of every matrix apart from what is quantized: in .rwkvz files within, at no more bytes;
-    /// else in a LoRA adapter to load with the model, OUTPUT.lora.gguf. A matrix that it does not help gets none
-    #[arg(long, value_name = "RANK", value_parser = clap::value_parser!(u16).range(1..=1024))]
-    pub low_rank: Option<u16>,
-    /// Only of the matrices of this name in the file (* stands for anything), the head too; may be given several times
-    /// [default: all but the head, which has more bits]
-    #[arg(long, value_name = "PATTERN", requires = "low_rank")]
-    pub low_rank_for: Vec<String>,
-}
-
-impl BranchFlags {
-    /// What is asked for.
-    pub fn wanted(&self) -> Option<Branches> {
-        let rank = usize::from(self.low_rank?);
-        Some(Branches { rank, patterns: self.low_rank_for.clone() })
-    }
-}
 
 /// Which matrices are to get branches of which rank.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,6 +36,12 @@ pub struct Branches {
 }
 
 impl Branches {
+    /// Those that a recipe asks for.
+    pub fn of(recipe: &Recipe) -> Option<Branches> {
+        let rank = usize::from(recipe.low_rank?);
+        Some(Branches { rank, patterns: recipe.low_rank_for.clone() })
+    }
+
     /// The key of a file whose matrices lack their branches, and of the adapter.
     pub fn key(&self) -> (String, Value) {
         (RANK_KEY.to_owned(), Value::U32(self.rank.try_into().unwrap_or(u32::MAX)))
@@ -78,36 +61,6 @@ impl Branches {
             _ => false,
         };
         wanted && values.rows().min(values.cols()) > self.rank
-    }
-
-    /// Refuses plans whose file cannot have branches, or that no matrix of gets one.
-    ///
-    /// # Errors
-    /// [`Error::Usage`].
-    pub fn admit(&self, plan: &Plan) -> Result<()> {
-        let refuse = |what: String, help: &str| Err(Error::Usage { what, help: help.to_owned() });
-        if plan.target.id() != Gguf.id() && !plan.target.codes() {
-            return refuse(
-                format!("nothing loads {} files with branches of low rank", plan.target.name()),
-                "write .gguf or .rwkvz, or leave --low-rank out",
-            );
-        }
-        if let Some(pattern) =
-            self.patterns.iter().find(|p| !plan.tensors.iter().any(|t| wildcard(p, &t.name)))
-        {
-            return refuse(
-                format!("--low-rank-for {pattern:?} is the name of no tensor of the file"),
-                "take names from --dry-run: 'blk.*.time_mix_key.weight'",
-            );
-        }
-        let within = |t: &Write| matches!(t.coded, Some(Coded::Codes { rank: 1.., .. }));
-        if !plan.tensors.iter().any(|t| within(t) || self.takes(t)) {
-            return refuse(
-                format!("no quantized matrix can have a branch of rank {}", self.rank),
-                "choose a quantized --type, a lower rank, or leave --low-rank out",
-            );
-        }
-        Ok(())
     }
 
     /// About the memory that dividing the largest matrix takes.
@@ -198,12 +151,12 @@ pub fn adapter_of(out: &Path) -> Result<Option<PathBuf>> {
     }
 }
 
-/// That a model alone is not what was written, since its branches of low rank are in an adapter that is not `given`.
-pub fn lacking(model: &Container, given: &[&Path]) -> Option<String> {
+/// That a model alone is not what was written, since its branches of low rank are in an adapter, and `given` is none.
+pub fn lacking(model: &Container, given: Option<&Path>) -> Option<String> {
     let rank = model.value(RANK_KEY)?;
     let has_it =
-        |path: &&Path| formats::open(path, &Limits::default()).is_ok_and(|c| c.value(RANK_KEY) == Some(rank));
-    if given.iter().any(has_it) {
+        |path: &Path| formats::open(path, &Limits::default()).is_ok_and(|c| c.value(RANK_KEY) == Some(rank));
+    if given.is_some_and(has_it) {
         return None;
     }
     let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();

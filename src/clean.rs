@@ -11,8 +11,8 @@ use serde::Serialize;
 
 use crate::calibrate::Store;
 use crate::error::{Error, Result};
+use crate::files::os_string;
 use crate::shard::Shard;
-use crate::storage::os_string;
 use crate::{spread, storage};
 
 /// A kind of leftover.
@@ -173,7 +173,7 @@ fn is_empty(folder: &Path) -> bool {
 fn output_of(path: &Path) -> Option<OsString> {
     let whole = path.file_name()?.as_encoded_bytes();
     if let Some(journal) = whole.strip_prefix(b".").and_then(|name| name.strip_suffix(b".journal")) {
-        return Some(os_string(journal));
+        return Some(os_string(journal.to_vec()));
     }
     let mut name = whole;
     while let Some(shorter) =
@@ -181,7 +181,7 @@ fn output_of(path: &Path) -> Option<OsString> {
     {
         name = shorter;
     }
-    (name.len() < whole.len() && !name.is_empty()).then(|| os_string(name))
+    (name.len() < whole.len() && !name.is_empty()).then(|| os_string(name.to_vec()))
 }
 
 /// `a.gguf` of `a.gguf.shard-1of2`.

@@ -1,9 +1,93 @@
-//! Small files beside a model: read whole, but never without bound.
+//! Small files: read whole, but never without bound; and paths in them.
 
+use std::ffi::OsString;
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+
+/// A path in a file: as text, or as a list of bytes where it is no Unicode.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(untagged)]
+pub enum StoredPath {
+    /// Unicode.
+    Text(String),
+    /// Any bytes.
+    Bytes(Vec<u8>),
+}
+
+impl From<&Path> for StoredPath {
+    fn from(path: &Path) -> StoredPath {
+        match path.to_str() {
+            Some(text) => StoredPath::Text(text.to_owned()),
+            None => StoredPath::Bytes(path.as_os_str().as_encoded_bytes().to_vec()),
+        }
+    }
+}
+
+impl From<StoredPath> for PathBuf {
+    fn from(stored: StoredPath) -> PathBuf {
+        match stored {
+            StoredPath::Text(text) => text.into(),
+            StoredPath::Bytes(bytes) => os_string(bytes).into(),
+        }
+    }
+}
+
+/// The path of a file that is read, or one of a few words in its place.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(from = "StoredPath", into = "StoredPath")]
+pub struct InputFile(pub PathBuf);
+
+impl InputFile {
+    /// The path of a file that may be given.
+    pub fn path_of(file: &Option<InputFile>) -> Option<&Path> {
+        file.as_ref().map(|file| file.0.as_path())
+    }
+
+    /// True if it is one of these words, which mean something built in.
+    pub fn is_word(&self, words: &[&str]) -> bool {
+        self.0.to_str().is_some_and(|text| words.contains(&text))
+    }
+}
+
+impl From<OsString> for InputFile {
+    fn from(path: OsString) -> InputFile {
+        InputFile(path.into())
+    }
+}
+
+impl From<&str> for InputFile {
+    fn from(path: &str) -> InputFile {
+        InputFile(path.into())
+    }
+}
+
+impl From<StoredPath> for InputFile {
+    fn from(stored: StoredPath) -> InputFile {
+        InputFile(stored.into())
+    }
+}
+
+impl From<InputFile> for StoredPath {
+    fn from(file: InputFile) -> StoredPath {
+        file.0.as_path().into()
+    }
+}
+
+/// A name of these bytes, where names are bytes.
+#[cfg(unix)]
+pub(crate) fn os_string(bytes: Vec<u8>) -> OsString {
+    std::os::unix::ffi::OsStringExt::from_vec(bytes)
+}
+
+/// A name of these bytes, where names are Unicode.
+#[cfg(not(unix))]
+pub(crate) fn os_string(bytes: Vec<u8>) -> OsString {
+    String::from_utf8_lossy(&bytes).into_owned().into()
+}
 
 /// The bytes of a regular file of at most `limit_bytes`; `what` names it in errors: `vocabulary`.
 ///

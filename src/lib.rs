@@ -10,6 +10,7 @@ pub mod adapter;
 pub mod batch;
 pub mod branches;
 pub mod calibrate;
+pub mod choice;
 pub mod clean;
 pub mod cli;
 pub mod compact;

@@ -1,5 +1,8 @@
 //! Sizes and numbers as people read and write them: `400MiB`, `2GB`, `1.53 B`.
 
+use serde::Deserialize;
+use serde::de::{Deserializer, Error};
+
 /// A number of bytes: a number and a unit, `B`, `kB`, `MB`, `GB`, `TB` (powers of 1000) or `KiB`, `MiB`, `GiB`,
 /// `TiB` (powers of 1024; `K`, `M`, `G`, `T` mean the same).
 ///
@@ -25,6 +28,48 @@ pub fn parse_bytes(text: &str) -> Result<u64, String> {
     match (number * factor) as u64 {
         0 => Err(format!("{text:?} is not even a byte")),
         bytes => Ok(bytes),
+    }
+}
+
+/// A number of bytes, or a text as [`parse_bytes`] takes it.
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "a size is a number of bytes, or a text such as \"500MB\"")]
+enum Size {
+    Bytes(u64),
+    Text(String),
+}
+
+impl Size {
+    fn bytes<E: Error>(self) -> Result<u64, E> {
+        match self {
+            Size::Bytes(bytes) => Ok(bytes),
+            Size::Text(text) => parse_bytes(&text).map_err(E::custom),
+        }
+    }
+}
+
+/// Reads an optional size, for serde.
+///
+/// # Errors
+/// If it is neither a number of bytes nor a text as [`parse_bytes`] takes it.
+pub fn bytes_or_text<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Error> {
+    Option::<Size>::deserialize(from)?.map(Size::bytes).transpose()
+}
+
+/// Reads a size or a list of sizes, for serde.
+///
+/// # Errors
+/// As [`bytes_or_text`].
+pub fn sizes<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<u64>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged, expecting = "a size is a number of bytes, or a text such as \"500MB\"")]
+    enum Sizes {
+        One(Size),
+        Many(Vec<Size>),
+    }
+    match Sizes::deserialize(from)? {
+        Sizes::One(one) => Ok(vec![one.bytes()?]),
+        Sizes::Many(many) => many.into_iter().map(Size::bytes).collect(),
     }
 }
 

@@ -1,57 +1,43 @@
 //! What a person says of a model.
 
-use std::path::PathBuf;
-
-use clap::builder::NonEmptyStringValueParser;
+use serde::{Deserialize, Serialize};
 
 use super::{About, SetKey};
 use crate::error::{Error, Result};
+use crate::files::InputFile;
 use crate::model::{Body, Model};
 use crate::targets::{Target, Tokens};
 
-/// What a person says of a model, in place of what its source states: flags of `convert`, keys of a batch's job.
-#[derive(Clone, Debug, Default, clap::Args, serde::Deserialize, serde::Serialize)]
+/// What a person says of a model, in place of what its source states: the table `[metadata]` of a recipe.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
-#[command(next_help_heading = "Metadata")]
 pub struct Overrides {
     /// Vocabulary: a file, or `world` or `bytes`; for hybrids with Qwen2, the folder of the tokenizer's files
     /// [default: in the source or beside it, else by the number of tokens]
-    #[arg(long, value_name = "FILE")]
-    pub vocab: Option<PathBuf>,
+    pub vocab: Option<InputFile>,
     /// Chat template: a Jinja file, or `world` or `none` [default: what the source states, else world for the
     /// World vocabulary]
-    #[arg(long, value_name = "FILE")]
-    pub chat_template: Option<PathBuf>,
+    pub chat_template: Option<InputFile>,
     /// Name of the model [default: what the source states, else the name of its folder or file]
-    #[arg(long, value_parser = NonEmptyStringValueParser::new())]
     pub name: Option<String>,
     /// Author of the model
-    #[arg(long, value_parser = NonEmptyStringValueParser::new())]
     pub author: Option<String>,
     /// Version of the model
-    #[arg(long, value_name = "VERSION", value_parser = NonEmptyStringValueParser::new())]
     pub model_version: Option<String>,
     /// Organization behind the model
-    #[arg(long, value_parser = NonEmptyStringValueParser::new())]
     pub organization: Option<String>,
     /// A sentence about the model
-    #[arg(long, value_parser = NonEmptyStringValueParser::new())]
     pub description: Option<String>,
     /// Licence, as an SPDX name: apache-2.0
-    #[arg(long, value_parser = NonEmptyStringValueParser::new())]
     pub license: Option<String>,
     /// Where the model is at home
-    #[arg(long, value_parser = NonEmptyStringValueParser::new())]
     pub url: Option<String>,
     /// The model that this one was made from: organization/name
-    #[arg(long, value_name = "MODEL", value_parser = NonEmptyStringValueParser::new())]
     pub base_model: Option<String>,
     /// Set any key of a GGUF file: tokenizer.ggml.eos_token_id=u32:24, rwkv7.context_length=u32:4096, my.tags=str[]:["a"]
     /// (u8 to u64, i8 to i64, f32, f64, bool, str; [] behind it for a JSON array); may be given several times
-    #[arg(long, value_name = "KEY=TYPE:VALUE")]
     pub set_key: Vec<SetKey>,
     /// Leave the model card (README.md) of a Hugging Face folder aside
-    #[arg(long)]
     pub no_card: bool,
 }
 
@@ -79,7 +65,8 @@ impl Overrides {
         if let Some(id) = &self.base_model {
             about.set_base_model(id);
         }
-        let mut tokenize = || about.tokenize(model, self.vocab.as_deref(), self.chat_template.as_deref());
+        let path = InputFile::path_of;
+        let mut tokenize = || about.tokenize(model, path(&self.vocab), path(&self.chat_template));
         match target.tokens() {
             Tokens::No => {}
             // Nothing tells how a model of an unknown architecture is run.

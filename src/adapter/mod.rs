@@ -16,8 +16,8 @@
 //! tensors give the merged values wherever they are read, row by row, so that merging takes no memory to speak of.
 //! Sources: Blealtan/RWKV-LM-LoRA, JL-er/RWKV-PEFT (`merge/`), cryscan/web-rwkv.
 
+mod adapters;
 mod disha;
-mod flags;
 mod lora;
 mod peft;
 mod reader;
@@ -30,8 +30,8 @@ use std::sync::Arc;
 
 use formats::{Container, Limits};
 
+pub use adapters::Adapters;
 pub use disha::{Bat, Disha};
-pub use flags::Flags;
 pub use lora::LowRank;
 pub use state::{Layout, TunedState};
 

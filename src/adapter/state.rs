@@ -6,16 +6,18 @@ use std::sync::Arc;
 use formats::Container;
 
 use super::{open, unwrapped};
+use crate::choice::choice;
 use crate::error::{Error, Result};
 use crate::model::{Dims, Lazy, Model};
 
-/// How a file of a tuned initial state keeps the matrix of a head.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum Layout {
-    /// [value, key]: files for versions 5 and 6, and what RWKV-Runner takes for version 7.
-    ValueKey,
-    /// [key, value]: files for web-rwkv and Ai00, and version 7 as trained with flash-linear-attention.
-    KeyValue,
+choice! {
+    /// How a file of a tuned initial state keeps the matrix of a head.
+    pub enum Layout {
+        /// [value, key]: files for versions 5 and 6, and what RWKV-Runner takes for version 7
+        ValueKey = "value-key",
+        /// [key, value]: files for web-rwkv and Ai00, and version 7 as trained with flash-linear-attention
+        KeyValue = "key-value",
+    }
 }
 
 impl Layout {
@@ -24,14 +26,6 @@ impl Layout {
         match file.extension().is_some_and(|e| e.eq_ignore_ascii_case("st")) {
             true => Layout::KeyValue,
             false => Layout::ValueKey,
-        }
-    }
-
-    /// Its name on the command line.
-    pub fn name(self) -> &'static str {
-        match self {
-            Layout::ValueKey => "value-key",
-            Layout::KeyValue => "key-value",
         }
     }
 

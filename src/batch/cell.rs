@@ -5,12 +5,13 @@ use std::path::{Path, PathBuf};
 
 use super::job::{Artifact, Gates, Job, Source};
 use super::outputs;
-use crate::calibrate::{Goals, Settings};
-use crate::convert::{Request, beside_goals};
+use crate::choice::Choice;
+use crate::convert::{Request, RunOptions, beside_goals};
 use crate::error::Result;
 use crate::escape::is_hidden;
+use crate::files::InputFile;
 use crate::model::wildcard;
-use crate::recipe::{FileType, Preset, Types};
+use crate::recipe::{CalibrationOptions, FileType, Preset, Recipe};
 use crate::shard::Shard;
 use crate::targets::gguf::Gguf;
 use crate::targets::{self, Target};
@@ -28,12 +29,12 @@ pub struct Place<'a> {
     /// In which type.
     pub file_type: &'static FileType,
     /// What chose the types of the tensors.
-    pub choice: Choice,
+    pub aim: Aim,
 }
 
 /// What chooses the types of an artifact's tensors.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Choice {
+pub enum Aim {
     /// The file type alone, or a recipe.
     Type,
     /// A preset.
@@ -46,35 +47,33 @@ pub enum Choice {
     Divergence(f64),
 }
 
-impl Choice {
+impl Aim {
     /// What artifacts are called by it, beside the name of the type.
     fn name(self) -> Option<String> {
         let of = |bytes: u64, unit: u64, name: &str| {
             bytes.is_multiple_of(unit).then(|| format!("{}{name}", bytes / unit))
         };
         Some(match self {
-            Choice::Type => return None,
-            Choice::Preset(preset) => preset.name().to_owned(),
-            Choice::Size(n) => of(n, 1_000_000, "mb")
+            Aim::Type => return None,
+            Aim::Preset(preset) => preset.name().to_owned(),
+            Aim::Size(n) => of(n, 1_000_000, "mb")
                 .or_else(|| of(n, 1 << 20, "mib"))
                 .or_else(|| of(n, 1000, "kb"))
                 .unwrap_or_else(|| format!("{n}b")),
-            Choice::Bits(bits) => format!("{bits}bpw"),
-            Choice::Divergence(kl) => format!("kl{kl}"),
+            Aim::Bits(bits) => format!("{bits}bpw"),
+            Aim::Divergence(kl) => format!("kl{kl}"),
         })
     }
 
-    /// The same as the command line has it.
-    fn goals(self) -> Goals {
-        let mut goals = Goals::default();
+    /// Puts it into a recipe.
+    fn put(self, recipe: &mut Recipe) {
         match self {
-            Choice::Type => {}
-            Choice::Preset(preset) => goals.preset = Some(preset),
-            Choice::Size(bytes) => goals.target_size = Some(bytes),
-            Choice::Bits(bits) => goals.target_bpw = Some(bits),
-            Choice::Divergence(kl) => goals.target_kl = Some(kl),
+            Aim::Type => {}
+            Aim::Preset(preset) => recipe.preset = Some(preset),
+            Aim::Size(bytes) => recipe.target_size = Some(bytes),
+            Aim::Bits(bits) => recipe.target_bpw = Some(bits),
+            Aim::Divergence(kl) => recipe.target_kl = Some(kl),
         }
-        goals
     }
 }
 
@@ -113,8 +112,8 @@ pub fn cells(job: &Job) -> Result<Vec<Cell<'_>>> {
             )
         })?;
         for artifact in job.artifacts.iter().filter(|a| a.wants(&source.name)) {
-            for (file_type, choice) in kinds(job, artifact)? {
-                let place = Place { source, artifact, file_type, choice };
+            for (file_type, aim) in kinds(job, artifact)? {
+                let place = Place { source, artifact, file_type, aim };
                 let template = artifact.name.as_deref().or(job.release.naming.as_deref()).unwrap_or(NAMING);
                 let name = place.name(template).map_err(|why| {
                     let help =
@@ -130,22 +129,22 @@ pub fn cells(job: &Job) -> Result<Vec<Cell<'_>>> {
 }
 
 /// The types of an artifact, and what chooses those of its tensors.
-fn kinds(job: &Job, artifact: &Artifact) -> Result<Vec<(&'static FileType, Choice)>> {
+fn kinds(job: &Job, artifact: &Artifact) -> Result<Vec<(&'static FileType, Aim)>> {
     let wrong = |e: crate::Error| job.wrong(artifact.line, e.to_string(), "add type = \"...\"".to_owned());
     if !artifact.presets.is_empty() {
-        return artifact.presets.iter().map(|p| Ok((p.file_type()?, Choice::Preset(*p)))).collect();
+        return artifact.presets.iter().map(|p| Ok((p.file_type()?, Aim::Preset(*p)))).collect();
     }
-    let sizes = artifact.target_sizes.iter().map(|n| Choice::Size(*n));
-    let bits = artifact.target_bpws.iter().map(|b| Choice::Bits(*b));
-    let divergences = artifact.target_kls.iter().map(|kl| Choice::Divergence(*kl));
-    let goals: Vec<Choice> = sizes.chain(bits).chain(divergences).collect();
-    let types = match (&artifact.recipe, artifact.types.as_slice()) {
-        (Some(path), _) => vec![Types::load(&job.resolved(path))?.0],
+    let sizes = artifact.target_sizes.iter().map(|n| Aim::Size(*n));
+    let bits = artifact.target_bpws.iter().map(|b| Aim::Bits(*b));
+    let divergences = artifact.target_kls.iter().map(|kl| Aim::Divergence(*kl));
+    let goals: Vec<Aim> = sizes.chain(bits).chain(divergences).collect();
+    let types = match (artifact.recipe.file_type, artifact.types.as_slice()) {
+        (Some(stated), []) => vec![stated],
         (None, []) if !goals.is_empty() => vec![beside_goals(artifact.target).map_err(wrong)?],
         (None, []) => vec![targets::type_or_default(artifact.target, None).map_err(wrong)?],
-        (None, types) => types.to_vec(),
+        (_, types) => types.to_vec(),
     };
-    let choices = if goals.is_empty() { vec![Choice::Type] } else { goals };
+    let choices = if goals.is_empty() { vec![Aim::Type] } else { goals };
     Ok(types.into_iter().flat_map(|t| choices.iter().map(move |choice| (t, *choice))).collect())
 }
 
@@ -192,7 +191,7 @@ pub(super) fn record_name(artifact: &str) -> String {
 impl Place<'_> {
     /// The name that a template stands for, with the target's extension.
     fn name(&self, template: &str) -> std::result::Result<String, String> {
-        let kind = self.choice.name().unwrap_or_else(|| self.file_type.name.to_owned());
+        let kind = self.aim.name().unwrap_or_else(|| self.file_type.name.to_owned());
         let name = filled(template, |key| {
             Some(match key {
                 "model" => self.source.name.clone(),
@@ -223,36 +222,31 @@ impl Cell<'_> {
 
     /// The conversion that makes the artifact in `folder`.
     pub fn request(&self, job: &Job, folder: &Path) -> Request {
-        let Place { source, artifact, file_type, choice } = self.place;
-        let mut about = source.metadata.clone();
-        about.vocab = about.vocab.map(|path| named_or_file(job, path, &["world", "bytes"]));
-        about.chat_template = about.chat_template.map(|path| named_or_file(job, path, &["world", "none"]));
+        let Place { source, artifact, file_type, aim } = self.place;
+        let mut recipe = artifact.recipe.clone();
+        recipe.target = Some(artifact.target.id().to_owned());
+        recipe.file_type = Some(file_type);
+        aim.put(&mut recipe);
+        recipe.drop.extend(source.drop.iter().cloned());
+        let is_calibrated = artifact.is_calibrated();
+        let has_imatrix = artifact.imatrix && !is_calibrated && !file_type.is_plain();
+        let mut of_model = Recipe {
+            imatrix: source.imatrix.clone().filter(|_| has_imatrix).map(InputFile),
+            calibration: job.calibration_of(source).filter(|_| is_calibrated).cloned().unwrap_or_default(),
+            metadata: source.metadata.clone(),
+            ..Recipe::default()
+        };
+        of_model.files_mut().into_iter().for_each(|file| file.0 = job.resolved(&file.0));
         if artifact.target.id() != Gguf.id() {
-            about.set_key.clear(); // they are keys of GGUF files
+            of_model.metadata.set_key.clear(); // they are keys of GGUF files
         }
-        let calibrated = artifact.is_calibrated();
-        let imatrix = source.imatrix.as_ref();
-        let imatrix = imatrix.filter(|_| artifact.imatrix && !calibrated && !file_type.is_plain());
-        let calibration = job.calibration_of(source).filter(|_| calibrated);
-        let recipe = artifact.recipe.as_deref().map(|path| job.resolved(path));
+        // Plain data is laid over plain data of the same kind.
+        let recipe = recipe.overlaid(&of_model.stated()).unwrap_or(recipe);
         Request {
             input: job.resolved(&source.source),
             output: folder.join(&self.name),
-            file_type: Some(file_type),
-            to: Some(artifact.target.id().to_owned()),
-            mix: artifact.mix,
-            fallback: artifact.fallback,
-            search: artifact.search,
-            imatrix: imatrix.map(|path| job.resolved(path)),
-            equalize: artifact.equalize,
-            layers: artifact.layers,
-            rescale: artifact.rescale,
-            calibration: calibration.map(|c| c.settings(job)).unwrap_or_default(),
-            goals: Goals { recipe, ..choice.goals() },
-            split_max_size: artifact.split_max_size,
-            drop: source.drop.clone(),
-            about,
-            ..Request::default()
+            recipe,
+            options: RunOptions::default(),
         }
     }
 }
@@ -260,18 +254,20 @@ impl Cell<'_> {
 /// The same conversion without what a model must be run for before anything is planned, if there is any of that: it has
 /// the same source and names, but not the same bytes.
 pub fn sketch(request: &Request) -> Option<Request> {
-    let measured = request.calibration.is_wanted() || request.equalize;
-    measured.then(|| Request {
-        calibration: Settings::default(),
-        equalize: false,
-        goals: Goals { recipe: request.goals.recipe.clone(), ..Goals::default() },
-        ..request.clone()
+    let recipe = &request.recipe;
+    let is_measured = recipe.calibration.is_wanted() || recipe.equalize;
+    is_measured.then(|| {
+        let recipe = Recipe {
+            calibration: CalibrationOptions::default(),
+            equalize: false,
+            preset: None,
+            target_size: None,
+            target_bpw: None,
+            target_kl: None,
+            ..recipe.clone()
+        };
+        Request { recipe, ..request.clone() }
     })
-}
-
-/// A path of the job file, unless it is one of the names that mean something else.
-fn named_or_file(job: &Job, path: PathBuf, names: &[&str]) -> PathBuf {
-    if path.to_str().is_some_and(|p| names.contains(&p)) { path } else { job.resolved(&path) }
 }
 
 /// A template with the values of its `{key}`s.
@@ -312,12 +308,12 @@ mod tests {
 
     #[test]
     fn choices_have_names() {
-        let name = |choice: Choice| choice.name().unwrap();
-        assert_eq!(name(Choice::Size(500_000_000)), "500mb");
-        assert_eq!(name(Choice::Size(900 << 20)), "900mib");
-        assert_eq!(name(Choice::Bits(4.5)), "4.5bpw");
-        assert_eq!(name(Choice::Divergence(0.01)), "kl0.01");
-        assert_eq!(Choice::Type.name(), None);
+        let name = |choice: Aim| choice.name().unwrap();
+        assert_eq!(name(Aim::Size(500_000_000)), "500mb");
+        assert_eq!(name(Aim::Size(900 << 20)), "900mib");
+        assert_eq!(name(Aim::Bits(4.5)), "4.5bpw");
+        assert_eq!(name(Aim::Divergence(0.01)), "kl0.01");
+        assert_eq!(Aim::Type.name(), None);
     }
 
     #[test]

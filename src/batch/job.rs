@@ -30,25 +30,24 @@
 //!
 //! Paths are relative to the job file.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use clap::ValueEnum;
 use serde::Deserialize;
 use serde::de::{DeserializeOwned, Deserializer, Error as _};
 use toml::Spanned;
 
 use crate::about::{self, Overrides};
-use crate::calibrate::{self, Settings};
+use crate::choice::unknown;
 use crate::digest::sha256;
 use crate::error::{Error, Result};
 use crate::eval::{self, Protocol};
-use crate::files;
 use crate::hub::Address;
 use crate::model::wildcard;
-use crate::recipe::{Fallback, FileType, Mix, Preset, Search};
+use crate::recipe::{CalibrationOptions, FileType, Preset, Recipe, explained};
 use crate::storage::Inputs;
 use crate::targets::{Content, TARGETS, Target};
-use crate::units::parse_bytes;
+use crate::{files, units};
 
 /// Largest job file that is read.
 const FILE_BYTES: u64 = 16 << 20;
@@ -65,7 +64,7 @@ pub struct Job {
     /// How quality is measured, if it is.
     pub evaluation: Option<Evaluation>,
     /// What models are calibrated on that do not say it themselves.
-    pub calibration: Option<Calibration>,
+    pub calibration: Option<CalibrationOptions>,
     /// What every artifact must keep.
     pub gates: Gates,
     /// The models.
@@ -117,23 +116,6 @@ impl Evaluation {
     }
 }
 
-/// `[calibration]`: as [`Settings`] of the command line.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Calibration {
-    /// Texts, or the word `self`, or one file that `calibrate` measured.
-    pub texts: Vec<PathBuf>,
-    /// Tokens in all.
-    pub tokens: Option<usize>,
-    /// Tokens of a sequence.
-    pub ctx: Option<usize>,
-    /// Seed of the model's own samples.
-    pub seed: Option<u64>,
-    /// Whether texts may have any bytes.
-    #[serde(default)]
-    pub allow_non_utf8: bool,
-}
-
 /// `[gates]`: what fails a cell.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -145,7 +127,7 @@ pub struct Gates {
     /// Least share of tokens with the same first choice as the source.
     pub min_top1: Option<f64>,
     /// Most bytes of all files of the artifact.
-    #[serde(deserialize_with = "bytes")]
+    #[serde(deserialize_with = "units::bytes_or_text")]
     pub max_size: Option<u64>,
 }
 
@@ -178,7 +160,7 @@ pub struct Source {
     /// An importance matrix for quantized types.
     pub imatrix: Option<PathBuf>,
     /// What it is calibrated on, before what all are.
-    pub calibration: Option<Calibration>,
+    pub calibration: Option<CalibrationOptions>,
     /// Tensors to leave out.
     #[serde(default)]
     pub drop: Vec<String>,
@@ -190,83 +172,127 @@ pub struct Source {
     pub line: usize,
 }
 
-/// `[[artifact]]`
+/// `[[artifact]]`: a recipe, of which some keys may have a list of values, and what only a release knows of it.
 #[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(default, deny_unknown_fields)]
 pub struct Artifact {
     /// What for.
-    #[serde(default = "usual_target", deserialize_with = "target")]
+    #[serde(deserialize_with = "target")]
     pub target: &'static dyn Target,
     /// The file types, one or a list; none for the target's own.
-    #[serde(default, rename = "type", deserialize_with = "file_types")]
+    #[serde(rename = "type", deserialize_with = "file_types")]
     pub types: Vec<&'static FileType>,
     /// In their place, presets, one or a list.
-    #[serde(default, rename = "preset", deserialize_with = "choices")]
+    #[serde(rename = "preset", deserialize_with = "choices")]
     pub presets: Vec<Preset>,
-    /// In their place, a file with the types of the tensors.
-    pub recipe: Option<PathBuf>,
+    /// In their place, a recipe in a file, which the other keys go before.
+    #[serde(rename = "recipe")]
+    pub recipe_file: Option<PathBuf>,
     /// In place of types, most bytes, one number or a list, for which the types of the tensors are chosen.
-    #[serde(default, rename = "target_size", deserialize_with = "sizes")]
+    #[serde(rename = "target_size", deserialize_with = "units::sizes")]
     pub target_sizes: Vec<u64>,
     /// The same in bits a weight.
-    #[serde(default, rename = "target_bpw", deserialize_with = "numbers")]
+    #[serde(rename = "target_bpw", deserialize_with = "numbers")]
     pub target_bpws: Vec<f64>,
     /// The divergence for which they are chosen, one or a list.
-    #[serde(default, rename = "target_kl", deserialize_with = "numbers")]
+    #[serde(rename = "target_kl", deserialize_with = "numbers")]
     pub target_kls: Vec<f64>,
-    /// Whether it is calibrated; with presets and goals it always is.
-    #[serde(default)]
+    /// True if it is calibrated; with presets and goals it always is.
     pub calibrated: bool,
-    /// Whether channels are rescaled.
-    #[serde(default)]
-    pub equalize: bool,
-    /// Blocks that are quantized.
-    pub layers: Option<usize>,
-    /// Blocks after which the runtime halves its activations.
-    pub rescale: Option<usize>,
     /// How they are named.
     pub name: Option<String>,
     /// The models that they are made of (`*` stands for anything); by default all that the target can hold.
     pub models: Option<Vec<String>>,
-    /// Whose choice of types for the tensors.
-    #[serde(default, deserialize_with = "choice")]
-    pub mix: Mix,
-    /// What to do where rows are no whole blocks.
-    #[serde(default, deserialize_with = "choice")]
-    pub fallback: Fallback,
-    /// How long to search for codes.
-    #[serde(default, deserialize_with = "choice")]
-    pub search: Search,
-    /// Whether the model's importance matrix is used, if it has one.
-    #[serde(default = "yes")]
+    /// True if the model's importance matrix is used, if it has one.
     pub imatrix: bool,
-    /// Most bytes of tensors in a file.
-    #[serde(default, deserialize_with = "bytes")]
-    pub split_max_size: Option<u64>,
     /// What it must keep, before what all must.
-    #[serde(default)]
     pub gates: Gates,
+    /// All other keys. Paths are absolute.
+    #[serde(skip)]
+    pub recipe: Recipe,
     /// Where it stands in the job file.
     #[serde(skip)]
     pub line: usize,
 }
 
-impl Calibration {
-    /// The same as flags of the command line, with paths as seen from here.
-    pub fn settings(&self, job: &Job) -> Settings {
-        let own = Path::new(calibrate::SELF);
-        let resolved = |path: &PathBuf| if path == own { path.clone() } else { job.resolved(path) };
-        Settings {
-            calib: self.texts.iter().map(resolved).collect(),
-            calib_tokens: self.tokens,
-            calib_ctx: self.ctx,
-            calib_seed: self.seed,
-            allow_non_utf8: self.allow_non_utf8,
+impl Default for Artifact {
+    fn default() -> Artifact {
+        Artifact {
+            target: TARGETS[0],
+            types: Vec::new(),
+            presets: Vec::new(),
+            recipe_file: None,
+            target_sizes: Vec::new(),
+            target_bpws: Vec::new(),
+            target_kls: Vec::new(),
+            calibrated: false,
+            name: None,
+            models: None,
+            imatrix: true,
+            gates: Gates::default(),
+            recipe: Recipe::default(),
+            line: 0,
         }
     }
 }
 
+/// Keys of an artifact that are no recipe's, or that may have a list of values.
+const OWN: [&str; 12] = [
+    "target",
+    "type",
+    "preset",
+    "recipe",
+    "target_size",
+    "target_bpw",
+    "target_kl",
+    "calibrated",
+    "name",
+    "models",
+    "imatrix",
+    "gates",
+];
+
+/// A table with the places of its keys and values.
+type Table = BTreeMap<Spanned<String>, Spanned<toml::Value>>;
+
 impl Artifact {
+    /// That of a table of the job file; an error says at which byte of the file.
+    fn of(table: Table) -> std::result::Result<Artifact, (usize, String)> {
+        let (mut own, mut recipe) = (toml::Table::new(), toml::Table::new());
+        for (key, value) in table {
+            let (at_key, at_value) = (key.span().start, value.span().start);
+            let (key, value) = (key.into_inner(), value.into_inner());
+            let is_own = OWN.contains(&key.as_str());
+            // Each by itself, so that an error knows its place.
+            let alone = toml::Table::from_iter([(key.clone(), value.clone())]);
+            let checked = match is_own {
+                true => Artifact::deserialize(alone).map(drop),
+                false => Recipe::deserialize(alone).map(drop),
+            };
+            checked.map_err(|error| match error.message() {
+                unknown if unknown.starts_with(&format!("unknown field `{key}`")) => {
+                    (at_key, unknown_key(&key))
+                }
+                other => (at_value, other.to_owned()),
+            })?;
+            (if is_own { &mut own } else { &mut recipe }).insert(key, value);
+        }
+        let whole = |error: toml::de::Error| (0, error.message().to_owned());
+        let recipe = Recipe::deserialize(recipe).map_err(whole)?;
+        Ok(Artifact { recipe, ..Artifact::deserialize(own).map_err(whole)? })
+    }
+
+    /// Takes from a recipe what the job does not say.
+    fn begin_with(&mut self, base: Recipe) {
+        // Plain data is laid over plain data of the same kind.
+        let mut recipe = base.overlaid(&self.recipe.stated()).unwrap_or(base);
+        self.presets.extend(recipe.preset.take());
+        self.target_sizes.extend(recipe.target_size.take());
+        self.target_bpws.extend(recipe.target_bpw.take());
+        self.target_kls.extend(recipe.target_kl.take());
+        self.recipe = recipe;
+    }
+
     /// Whether it is to be made of the model of that name.
     pub fn wants(&self, model: &str) -> bool {
         self.models.as_ref().is_none_or(|patterns| patterns.iter().any(|p| wildcard(p, model)))
@@ -276,16 +302,18 @@ impl Artifact {
     pub fn is_calibrated(&self) -> bool {
         let is_sized =
             !(self.presets.is_empty() && self.target_sizes.is_empty() && self.target_bpws.is_empty());
-        self.calibrated || !self.target_kls.is_empty() || (is_sized && !self.target.codes())
+        let is_chosen = !self.target_kls.is_empty() || (is_sized && !self.target.codes());
+        self.calibrated || is_chosen || self.recipe.calibration.is_wanted()
     }
 }
 
-fn usual_target() -> &'static dyn Target {
-    TARGETS[0]
-}
-
-fn yes() -> bool {
-    true
+/// That a key is none of an artifact, in the words of serde.
+fn unknown_key(key: &str) -> String {
+    let recipe = serde_json::to_value(Recipe::default()).unwrap_or_default();
+    let of_recipe = recipe.as_object().into_iter().flatten().map(|(key, _)| key.as_str());
+    let known: BTreeSet<&str> = OWN.into_iter().chain(of_recipe).collect();
+    let known: Vec<String> = known.into_iter().map(|known| format!("`{known}`")).collect();
+    format!("unknown field `{key}`, expected one of {}", known.join(", "))
 }
 
 /// The file as it is written.
@@ -295,11 +323,11 @@ struct Written {
     #[serde(default)]
     release: Release,
     evaluation: Option<Evaluation>,
-    calibration: Option<Calibration>,
+    calibration: Option<CalibrationOptions>,
     #[serde(default)]
     gates: Gates,
     model: Vec<Spanned<Source>>,
-    artifact: Vec<Spanned<Artifact>>,
+    artifact: Vec<Spanned<Table>>,
 }
 
 impl Job {
@@ -309,7 +337,15 @@ impl Job {
     /// [`Error::Job`] with the line, and for a key or value that does not exist the nearest that does.
     pub fn read(path: &Path) -> Result<Job> {
         let text = files::text(path, "job file", FILE_BYTES)?;
-        Job::parse(path, &text)
+        let mut job = Job::parse(path, &text)?;
+        for i in 0..job.artifacts.len() {
+            if let Some(file) = &job.artifacts[i].recipe_file {
+                let file = job.resolved(file);
+                let base = Recipe::load(&std::path::absolute(&file).unwrap_or(file))?;
+                job.artifacts[i].begin_with(base);
+            }
+        }
+        Ok(job)
     }
 
     fn parse(path: &Path, text: &str) -> Result<Job> {
@@ -341,8 +377,17 @@ impl Job {
             job.models.push(model);
         }
         for artifact in written.artifact {
-            let line = line(artifact.span().start);
-            job.artifacts.push(Artifact { line, ..artifact.into_inner() });
+            let start = artifact.span().start;
+            let mut artifact = Artifact::of(artifact.into_inner()).map_err(|(at, message)| {
+                let (what, help) = explained(&message);
+                job.wrong(line(at.max(start)), what, help)
+            })?;
+            artifact.line = line(start);
+            for file in artifact.recipe.files_mut() {
+                let path = job.resolved(&file.0);
+                file.0 = std::path::absolute(&path).unwrap_or(path);
+            }
+            job.artifacts.push(artifact);
         }
         job.check()?;
         Ok(job)
@@ -427,12 +472,13 @@ impl Job {
     fn files(&self) -> impl Iterator<Item = (usize, &Path)> {
         let calibrations = self.models.iter().filter_map(|m| Some((m.line, m.calibration.as_ref()?)));
         let calibrations = calibrations.chain(self.calibration.iter().map(|c| (1, c)));
-        let texts = calibrations.flat_map(|(line, c)| c.texts.iter().map(move |text| (line, text)));
-        let texts = texts.filter(|(_, text)| text.as_path() != Path::new(calibrate::SELF));
+        let texts = calibrations.flat_map(|(line, c)| c.files().map(move |text| (line, &text.0)));
         let evaluated = self.evaluation.iter().flat_map(|e| e.texts.iter().map(|text| (1, text)));
         let matrices = self.models.iter().filter_map(|m| Some((m.line, m.imatrix.as_ref()?)));
-        let recipes = self.artifacts.iter().filter_map(|a| Some((a.line, a.recipe.as_ref()?)));
-        let all = evaluated.chain(texts).chain(matrices).chain(recipes);
+        let recipes = self.artifacts.iter().filter_map(|a| Some((a.line, a.recipe_file.as_ref()?)));
+        let of_recipes =
+            self.artifacts.iter().flat_map(|a| a.recipe.files().into_iter().map(|(_, f)| (a.line, &f.0)));
+        let all = evaluated.chain(texts).chain(matrices).chain(recipes).chain(of_recipes);
         all.map(|(line, path)| (line, path.as_path()))
     }
 
@@ -440,7 +486,7 @@ impl Job {
     fn check_choice(&self, artifact: &Artifact) -> Result<()> {
         let ways = [
             ("preset", !artifact.presets.is_empty()),
-            ("recipe", artifact.recipe.is_some()),
+            ("recipe", artifact.recipe_file.is_some()),
             ("target_size", !artifact.target_sizes.is_empty()),
             ("target_bpw", !artifact.target_bpws.is_empty()),
             ("target_kl", !artifact.target_kls.is_empty()),
@@ -475,7 +521,7 @@ impl Job {
     }
 
     /// What a model is calibrated on.
-    pub fn calibration_of<'a>(&'a self, model: &'a Source) -> Option<&'a Calibration> {
+    pub fn calibration_of<'a>(&'a self, model: &'a Source) -> Option<&'a CalibrationOptions> {
         model.calibration.as_ref().or(self.calibration.as_ref())
     }
 
@@ -511,59 +557,20 @@ fn from_toml<T: DeserializeOwned>(text: &str) -> std::result::Result<T, toml::de
     toml::from_str(text)
 }
 
-/// What serde says of a key or value, with the nearest of those that it knows: it quotes the wrong one first, then
-/// the known ones.
-fn explained(message: &str) -> (String, String) {
-    let mut quoted = message.split('`').skip(1).step_by(2);
-    let kind = message.strip_prefix("unknown ").and_then(|m| m.split_once(' ')).map(|(kind, _)| kind);
-    let (Some(kind @ ("field" | "variant")), Some(wrong)) = (kind, quoted.next()) else {
-        return (message.trim_end().to_owned(), "correct it, then run the batch again".to_owned());
-    };
-    let known: Vec<&str> = quoted.collect();
-    let kind = if kind == "field" { "key" } else { "value" };
-    let all = format!("the {kind}s here are {}", known.join(", "));
-    let help = match nearest(wrong, &known) {
-        Some(near) => format!("did you mean {near}? ({all})"),
-        None => all,
-    };
-    (format!("there is no {kind} {wrong:?}"), help)
-}
-
-/// The known word that looks most like `wrong`, if any does.
-fn nearest<'a>(wrong: &str, known: &[&'a str]) -> Option<&'a str> {
-    let likeness = |word: &str| strsim::jaro_winkler(&wrong.to_lowercase(), word);
-    let scored = known.iter().map(|word| (likeness(word), *word)).filter(|(score, _)| *score > 0.75);
-    scored.max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, word)| word)
-}
-
-/// That a value does not exist, in the words of serde.
-fn unknown<E: serde::de::Error>(value: &str, known: impl Iterator<Item = String>) -> E {
-    let known: Vec<String> = known.map(|k| format!("`{k}`")).collect();
-    E::custom(format!("unknown variant `{value}`, expected one of {}", known.join(", ")))
-}
-
-/// A choice that the command line offers too, under the same names.
-fn choice<'de, D: Deserializer<'de>, T: ValueEnum>(from: D) -> std::result::Result<T, D::Error> {
-    let text = String::deserialize(from)?;
-    let names =
-        || T::value_variants().iter().filter_map(|v| Some(v.to_possible_value()?.get_name().to_owned()));
-    T::from_str(&text, true).map_err(|_| unknown(&text, names()))
-}
-
-/// One such choice, or a list of them.
-fn choices<'de, D: Deserializer<'de>, T: ValueEnum>(from: D) -> std::result::Result<Vec<T>, D::Error> {
+/// A choice, or a list of them.
+fn choices<'de, D: Deserializer<'de>, T: DeserializeOwned>(from: D) -> std::result::Result<Vec<T>, D::Error> {
     let list = match toml::Value::deserialize(from)? {
         toml::Value::Array(list) => list,
         one => vec![one],
     };
-    list.into_iter().map(|value| choice(value).map_err(D::Error::custom)).collect()
+    list.into_iter().map(|value| T::deserialize(value).map_err(|e| D::Error::custom(e.message()))).collect()
 }
 
 fn target<'de, D: Deserializer<'de>>(from: D) -> std::result::Result<&'static dyn Target, D::Error> {
     let text = String::deserialize(from)?;
     let models = || TARGETS.iter().filter(|t| t.content() == Content::Model);
     let found = models().find(|t| t.id() == text);
-    found.copied().ok_or_else(|| unknown(&text, models().map(|t| t.id().to_owned())))
+    found.copied().ok_or_else(|| unknown(&text, models().map(|t| t.id())))
 }
 
 fn file_types<'de, D: Deserializer<'de>>(from: D) -> std::result::Result<Vec<&'static FileType>, D::Error> {
@@ -573,30 +580,9 @@ fn file_types<'de, D: Deserializer<'de>>(from: D) -> std::result::Result<Vec<&'s
     };
     let named = |value: &toml::Value| {
         let name = value.as_str().ok_or_else(|| D::Error::custom("a type is a text, such as \"q8_0\""))?;
-        FileType::named(name).map_err(|_| unknown(name, FileType::names().map(str::to_owned)))
+        FileType::named(name).map_err(|_| unknown(name, FileType::names()))
     };
     names.iter().map(named).collect()
-}
-
-/// A number of bytes, or a text as the command line takes it.
-#[derive(Deserialize)]
-#[serde(untagged, expecting = "a size is a number of bytes, or a text such as \"500MB\"")]
-enum Size {
-    Bytes(u64),
-    Text(String),
-}
-
-impl Size {
-    fn bytes<E: serde::de::Error>(self) -> std::result::Result<u64, E> {
-        match self {
-            Size::Bytes(bytes) => Ok(bytes),
-            Size::Text(text) => parse_bytes(&text).map_err(E::custom),
-        }
-    }
-}
-
-fn bytes<'de, D: Deserializer<'de>>(from: D) -> std::result::Result<Option<u64>, D::Error> {
-    Size::deserialize(from)?.bytes().map(Some)
 }
 
 /// One of something, or a list.
@@ -614,13 +600,6 @@ impl<T> OneOrMany<T> {
             OneOrMany::Many(many) => many,
         }
     }
-}
-
-fn sizes<'de, D: Deserializer<'de>>(from: D) -> std::result::Result<Vec<u64>, D::Error> {
-    let list = OneOrMany::<Size>::deserialize(from);
-    let list =
-        list.map_err(|_| D::Error::custom("a size is a number of bytes or a text such as \"500MB\""))?;
-    list.list().into_iter().map(Size::bytes).collect()
 }
 
 fn numbers<'de, D: Deserializer<'de>>(from: D) -> std::result::Result<Vec<f64>, D::Error> {

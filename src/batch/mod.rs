@@ -29,9 +29,9 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
-pub use cell::{Cell, Choice, Place, cells};
+pub use cell::{Aim, Cell, Place, cells};
 pub use inventory::inventory;
-pub use job::{Artifact, Calibration, Evaluation, Gates, Job, Release, Source};
+pub use job::{Artifact, Evaluation, Gates, Job, Release, Source};
 pub use outputs::{Manifest, ManifestModel};
 pub use record::{
     CalibrationRecord, Card, ChoiceRecord, FileRecord, Program, Quality, RecipeRecord, Record, Share,

@@ -5,14 +5,14 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use clap::ValueEnum;
 use formats::Mapped;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::cell::Cell;
+use super::job::Job;
 use crate::about::About;
-use crate::calibrate::{Goals, SELF, Settings};
+use crate::choice::Choice;
 use crate::convert::{Prepared, Request};
 use crate::diff::{self, TensorDiff};
 use crate::digest::{file_sha256, sha256};
@@ -21,6 +21,7 @@ use crate::eval::{Against, ModelScore, Scored, Setting};
 use crate::identity::{Identity, digest_of};
 use crate::model::Model;
 use crate::plan::Plan;
+use crate::recipe::{CalibrationOptions, Recipe};
 use crate::units::bytes;
 
 /// The field of a record's seal.
@@ -195,14 +196,14 @@ pub enum ChoiceRecord {
 }
 
 impl ChoiceRecord {
-    fn of(goals: &Goals) -> Result<Option<ChoiceRecord>> {
-        if let Some(path) = &goals.recipe {
-            return Ok(Some(ChoiceRecord::Recipe(FileRecord::at(path)?)));
+    fn of(cell: &Cell, asked: &Recipe, job: &Job) -> Result<Option<ChoiceRecord>> {
+        if let Some(path) = &cell.place.artifact.recipe_file {
+            return Ok(Some(ChoiceRecord::Recipe(FileRecord::at(&job.resolved(path))?)));
         }
-        let preset = goals.preset.map(|p| ChoiceRecord::Preset(p.name().to_owned()));
-        let size = goals.target_size.map(ChoiceRecord::TargetSize);
-        let bpw = goals.target_bpw.map(ChoiceRecord::TargetBpw);
-        Ok(preset.or(size).or(bpw).or(goals.target_kl.map(ChoiceRecord::TargetKl)))
+        let preset = asked.preset.map(|p| ChoiceRecord::Preset(p.name().to_owned()));
+        let size = asked.target_size.map(ChoiceRecord::TargetSize);
+        let bpw = asked.target_bpw.map(ChoiceRecord::TargetBpw);
+        Ok(preset.or(size).or(bpw).or(asked.target_kl.map(ChoiceRecord::TargetKl)))
     }
 }
 
@@ -212,7 +213,7 @@ impl ChoiceRecord {
 pub struct CalibrationRecord {
     /// The texts; none are the model's own samples.
     pub texts: Vec<FileRecord>,
-    /// Tokens in all, if the job says how many.
+    /// Tokens in all.
     pub tokens: Option<usize>,
     /// Tokens of a sequence.
     pub ctx: Option<usize>,
@@ -221,16 +222,15 @@ pub struct CalibrationRecord {
 }
 
 impl CalibrationRecord {
-    fn of(settings: &Settings) -> Result<Option<CalibrationRecord>> {
-        if !settings.is_wanted() {
+    fn of(options: &CalibrationOptions) -> Result<Option<CalibrationRecord>> {
+        if !options.is_wanted() {
             return Ok(None);
         }
-        let texts = settings.calib.iter().filter(|path| path.as_os_str() != SELF);
         Ok(Some(CalibrationRecord {
-            texts: texts.map(|path| FileRecord::at(path)).collect::<Result<_>>()?,
-            tokens: settings.calib_tokens,
-            ctx: settings.calib_ctx,
-            seed: settings.calib_seed,
+            texts: options.files().map(|file| FileRecord::at(&file.0)).collect::<Result<_>>()?,
+            tokens: Some(options.tokens),
+            ctx: Some(options.ctx),
+            seed: Some(options.seed),
         }))
     }
 }
@@ -351,27 +351,28 @@ impl Record {
     /// # Errors
     /// If a file that it is made by cannot be read.
     pub(super) fn planned(
+        job: &Job,
         cell: &Cell,
         request: &Request,
         prepared: &Prepared,
         source: &[FileRecord],
     ) -> Result<Record> {
         let Prepared { model, plan, about, .. } = prepared;
-        let artifact = cell.place.artifact;
+        let (artifact, asked) = (cell.place.artifact, &request.recipe);
         let recipe = RecipeRecord {
             target: artifact.target.id().to_owned(),
             file_type: cell.place.file_type.name.to_owned(),
-            mix: chosen(&artifact.mix),
-            fallback: chosen(&artifact.fallback),
-            search: chosen(&artifact.search),
-            imatrix: request.imatrix.as_deref().map(FileRecord::at).transpose()?,
-            split_max_bytes: artifact.split_max_size,
-            drop: cell.place.source.drop.clone(),
-            chosen: ChoiceRecord::of(&request.goals)?,
-            calibration: CalibrationRecord::of(&request.calibration)?,
-            equalize: request.equalize,
-            layers: request.layers,
-            rescale: request.rescale,
+            mix: asked.mix.name().to_owned(),
+            fallback: asked.fallback.name().to_owned(),
+            search: asked.search.name().to_owned(),
+            imatrix: asked.imatrix.as_ref().map(|file| FileRecord::at(&file.0)).transpose()?,
+            split_max_bytes: asked.split_max_size,
+            drop: asked.drop.clone(),
+            chosen: ChoiceRecord::of(cell, asked, job)?,
+            calibration: CalibrationRecord::of(&asked.calibration)?,
+            equalize: asked.equalize,
+            layers: asked.layers,
+            rescale: asked.rescale,
         };
         let hashes: Vec<String> = source.iter().map(|f| f.sha256.clone()).collect();
         let identity = Identity::of(request, prepared, &hashes)?;
@@ -450,9 +451,4 @@ pub(super) fn json(value: &impl Serialize, path: &Path) -> Result<Vec<u8>> {
     let mut json = serde_json::to_vec_pretty(value).map_err(|e| Error::io("write", path)(e.into()))?;
     json.push(b'\n');
     Ok(json)
-}
-
-/// The name of a choice, as it is typed.
-fn chosen(choice: &impl ValueEnum) -> String {
-    choice.to_possible_value().map(|v| v.get_name().to_owned()).unwrap_or_default()
 }

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use super::cell::{Cell, Choice, record_name, sketch};
+use super::cell::{Aim, Cell, record_name, sketch};
 use super::claim::{Claim, lock_name, make_folder};
 use super::found::Found;
 use super::job::{Evaluation, Job};
@@ -17,6 +17,7 @@ use crate::convert::{Companion, Prepared, Request};
 use crate::digest::sha256;
 use crate::error::{Error, Result};
 use crate::eval::{Load, Task, same_vocabulary, vocabulary_sha256};
+use crate::files::InputFile;
 use crate::hub;
 use crate::model::Model;
 use crate::pipeline::{Silent, Stop};
@@ -85,11 +86,9 @@ impl<'a> Workshop<'a> {
     /// Whatever stands in the way of it.
     pub fn make(&self, cell: &Cell, threads: usize) -> Result<Done> {
         let folder = cell.folder(self.out);
-        let request = Request {
-            threads: Some(threads.try_into().unwrap_or(u16::MAX)),
-            ..cell.request(self.job, &folder)
-        };
-        let request = Request { input: hub::local(&request.input)?.into_owned(), ..request };
+        let mut request = cell.request(self.job, &folder);
+        request.options.threads = Some(threads);
+        request.input = hub::local(&request.input)?.into_owned();
         let target = cell.place.artifact.target;
         let model = request.open(target)?;
         if cell.place.artifact.models.is_none() && !target.takes(model.version) {
@@ -117,7 +116,7 @@ impl<'a> Workshop<'a> {
         storage::recover(&out)?;
         storage::recover(&path)?;
         let sources = self.source(cell, &prepared.model);
-        let mut planned = Record::planned(cell, &request, &prepared, &sources)?;
+        let mut planned = Record::planned(self.job, cell, &request, &prepared, &sources)?;
         let mut notes = Vec::new();
         let (mut record, mut kept) = match Found::at(&path) {
             Found::Sound(record) if record.cell == planned.cell && record.is_whole(&folder) => {
@@ -138,7 +137,7 @@ impl<'a> Workshop<'a> {
                     prepared = plan(&request, request.open(target)?)?;
                     // What is measured cannot be told before, so the artifact is known by what is asked for.
                     let (address, identity) = (planned.cell, planned.identity);
-                    planned = Record::planned(cell, &request, &prepared, &sources)?;
+                    planned = Record::planned(self.job, cell, &request, &prepared, &sources)?;
                     (planned.cell, planned.identity) = (address, identity);
                     if let Some(refused) = planned_too_large(&prepared.plan) {
                         return Ok(refused);
@@ -172,7 +171,7 @@ impl<'a> Workshop<'a> {
         }
         let quality = cell.gates.quality();
         let mut failures = record.quality.as_ref().map(|q| quality.failures(&q.against)).unwrap_or_default();
-        if let (Choice::Divergence(most), Some(found)) = (cell.place.choice, record.divergence)
+        if let (Aim::Divergence(most), Some(found)) = (cell.place.aim, record.divergence)
             && found > most
         {
             failures.push(format!(
@@ -211,7 +210,7 @@ impl<'a> Workshop<'a> {
         record: &Record,
         threads: usize,
     ) -> Result<Option<Quality>> {
-        let asked = request.about.vocab.as_deref();
+        let asked = InputFile::path_of(&request.recipe.metadata.vocab);
         let coder = about::coder(&prepared.model, asked)?;
         let texts: Vec<PathBuf> = evaluation.texts.iter().map(|t| self.job.resolved(t)).collect();
         let hashes = |files: &[FileRecord]| files.iter().map(|f| f.sha256.clone()).collect::<Vec<_>>();

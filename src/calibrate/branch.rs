@@ -3,7 +3,7 @@
 use quant::low_rank::{LowRank, Metric, Parts, Split, split};
 use quant::{Codec, EncodeError, Rows, float};
 
-use super::matrix::{Choice, Encoded, Gain, Outcome, encode_rows};
+use super::matrix::{Encoded, Gain, Outcome, Rounding, encode_rows};
 use crate::plan::Write;
 use crate::recipe::Search;
 
@@ -52,7 +52,7 @@ pub(super) fn divide_weights(
     let outcome = Outcome {
         name: write.name.clone(),
         encoding: codec.encoding().name().to_owned(),
-        choice: Choice::Weights,
+        choice: Rounding::Weights,
         default_error,
         error: default_error,
         branch: None,

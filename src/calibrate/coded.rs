@@ -16,7 +16,7 @@ use quant::importance;
 use quant::nf4::{self, nested};
 use rayon::prelude::*;
 
-use super::matrix::{Choice, Encoded, Gain, Outcome, SHRINKAGES};
+use super::matrix::{Encoded, Gain, Outcome, Rounding, SHRINKAGES};
 use crate::compact::{Matrix, Unencodable, off_by};
 use crate::pipeline::Stop;
 use crate::runner::{ErrorMeter, Moments};
@@ -72,24 +72,24 @@ pub(super) fn encode(
         None => vec![Err(Tried::Not("there are no moments".to_owned()))],
     };
     let mut best: Option<(Near, f32, Feedback)> = None;
-    let mut choice = Choice::Default;
+    let mut choice = Rounding::Default;
     for found in tried {
         match found {
             Ok(found) if best.as_ref().is_none_or(|b| found.0.error < b.0.error) => best = Some(found),
             Ok(_) => {}
-            Err(Tried::Not(why)) => choice = Choice::Forced { why },
+            Err(Tried::Not(why)) => choice = Rounding::Forced { why },
             Err(Tried::Failed(e)) => return Err(e),
         }
     }
     let default_error = plain.error;
     let (near, feedback) = match best.filter(|b| b.0.error < default_error) {
         Some((near, shrinkage, feedback)) => {
-            choice = Choice::Feedback { shrinkage, polished: false };
+            choice = Rounding::Feedback { shrinkage, polished: false };
             (near, Some(feedback))
         }
         None => {
-            if !matches!(choice, Choice::Forced { .. }) {
-                choice = Choice::Default;
+            if !matches!(choice, Rounding::Forced { .. }) {
+                choice = Rounding::Default;
             }
             (plain, None)
         }

@@ -34,7 +34,7 @@ pub struct Outcome {
     /// Its encoding.
     pub encoding: String,
     /// What was chosen.
-    pub choice: Choice,
+    pub choice: Rounding,
     /// Error of the outputs on held-out tokens relative to their mean square, of the default encoder; without a text,
     /// that of the weights.
     pub default_error: f64,
@@ -66,7 +66,7 @@ pub struct Gain {
 /// How a matrix was encoded.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Choice {
+pub enum Rounding {
     /// With errors fed back, the moments shrunk so far.
     Feedback {
         /// The share of the diagonal.
@@ -127,9 +127,9 @@ impl Job<'_> {
         let (method, mut choice) = match found {
             Ok(method) => {
                 let (shrinkage, polished) = (method.shrinkage, method.polish.is_some());
-                (Some(method), Choice::Feedback { shrinkage, polished })
+                (Some(method), Rounding::Feedback { shrinkage, polished })
             }
-            Err(why) => (None, Choice::Forced { why }),
+            Err(why) => (None, Rounding::Forced { why }),
         };
         let bytes_per_row = self.bytes_of(1);
         let mut default = vec![0; bytes_per_row * self.rows];
@@ -165,7 +165,7 @@ impl Job<'_> {
         }
         let better = method.is_some() && fed_error < default_error;
         if method.is_some() && !better {
-            choice = Choice::Default;
+            choice = Rounding::Default;
         }
         let relative = |error: f64| if power > 0.0 { error / power } else { 0.0 };
         let outcome = Outcome {

@@ -2,16 +2,15 @@
 
 use std::path::PathBuf;
 
-use super::{SELF, Settings};
 use crate::digest::sha256;
 use crate::error::{Error, Result};
 use crate::eval::{Corpus, oddity};
 use crate::pipeline::Stop;
+use crate::plan::rules;
+use crate::recipe::{CalibrationOptions, LEAST_TOKENS, SELF};
 use crate::runner::{Runner, Sampler, State};
 use crate::vocab::Coder;
 
-/// Fewest tokens of a sequence: what comes first is hard to predict and no sample of what comes later.
-pub(super) const LEAST_TOKENS: usize = 16;
 /// Fewest sequences: one to learn from and one to judge by.
 const LEAST_SEQUENCES: usize = 2;
 /// One sequence of so many judges.
@@ -35,32 +34,27 @@ pub struct Text {
 }
 
 impl Text {
-    /// The sequences that `settings` ask for; `runner` is that of the model, if its own samples are.
+    /// The sequences that `options` ask for; `runner` is that of the model, if its own samples are.
     ///
     /// # Errors
     /// As [`Corpus::read`]; [`Error::Usage`] if there are too few tokens, or texts and samples are both asked for.
     pub fn new(
-        settings: &Settings,
+        options: &CalibrationOptions,
         coder: &Coder,
         runner: impl FnOnce() -> Result<Runner>,
         stop: &Stop,
     ) -> Result<Text> {
-        let (ctx, tokens) = (settings.ctx()?, settings.tokens()?);
-        if settings.is_self() && settings.calib.len() > 1 {
-            return Err(Error::Usage {
-                what: format!("texts and the word {SELF} are both given to calibrate on"),
-                help: format!("give either texts or {SELF}"),
-            });
-        }
+        rules::calibration(options)?;
+        let CalibrationOptions { ctx, tokens, .. } = *options;
         let mut warnings = Vec::new();
-        let sequences = match settings.is_self() {
+        let sequences = match options.is_self() {
             true => {
                 let (runner, sequences) = (runner()?, tokens.div_ceil(ctx));
-                let samples = sampled(&runner, ctx, sequences, settings.calib_seed.unwrap_or(0), stop);
+                let samples = sampled(&runner, ctx, sequences, options.seed, stop);
                 runner.model().unless_changed(samples)?
             }
             false => {
-                let corpus = Corpus::read(&settings.calib, coder, settings.allow_non_utf8)?;
+                let corpus = Corpus::read(&options.paths(), coder, options.allow_non_utf8)?;
                 let sequences = spread(&corpus, ctx, tokens);
                 warnings = corpus.warnings;
                 let odd = oddity(sequences.iter().flatten(), coder);
@@ -88,7 +82,7 @@ impl Text {
         for (i, sequence) in sequences.into_iter().enumerate() {
             if i % every == every - 1 { held_out.push(sequence) } else { fit.push(sequence) }
         }
-        Ok(Text { fit, held_out, sources: settings.calib.clone(), warnings, is_judged: false })
+        Ok(Text { fit, held_out, sources: options.paths(), warnings, is_judged: false })
     }
 
     /// Number of tokens.

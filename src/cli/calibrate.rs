@@ -5,8 +5,10 @@ use std::time::Instant;
 
 use super::derived::DerivedArgs;
 use super::{STOP, show};
-use crate::calibrate::{self, Settings, Text};
+use crate::calibrate::{self, Text};
 use crate::error::Result;
+use crate::files::InputFile;
+use crate::recipe::CalibrationOptions;
 use crate::report::{Measurement, Steps, Style};
 use crate::runner::{Options, Runner};
 use crate::storage::Outputs;
@@ -45,16 +47,17 @@ fn measure(args: &Args, outputs: &mut Outputs, style: Style) -> Result<Measureme
     let start = Instant::now();
     let common = &args.common;
     let model = common.open()?;
-    let settings = Settings {
-        calib: args.texts.clone(),
-        calib_tokens: Some(args.tokens),
-        calib_ctx: Some(args.ctx),
-        calib_seed: Some(args.seed),
+    let options = CalibrationOptions {
+        texts: args.texts.iter().cloned().map(InputFile).collect(),
+        tokens: args.tokens,
+        ctx: args.ctx,
+        seed: args.seed,
         allow_non_utf8: args.allow_non_utf8,
+        independent: false,
     };
     let coder = common.coder(&model)?;
     let runner = || Runner::new(common.open()?, Options { stream: true, ..Options::default() });
-    let mut text = Text::new(&settings, &coder, runner, &STOP)?;
+    let mut text = Text::new(&options, &coder, runner, &STOP)?;
     let steps = Steps::new(2 * model.dims.layers as u64, "half blocks", style);
     let (again, progress) = (common.open()?, || steps.add(1));
     let extension = common.output.extension().and_then(|e| e.to_str());

@@ -5,8 +5,10 @@ use std::time::Instant;
 
 use super::derived::DerivedArgs;
 use super::{STOP, show};
-use crate::calibrate::{Settings, Text};
+use crate::calibrate::Text;
 use crate::error::Result;
+use crate::files::InputFile;
+use crate::recipe::CalibrationOptions;
 use crate::report::{Clustering, Steps, Style};
 use crate::runner::{Clustered, Fit, Hidden, Options, Runner, mean_squares, parse_share};
 use crate::storage::Outputs;
@@ -55,15 +57,16 @@ fn cluster(args: &Args, outputs: &mut Outputs, style: Style) -> Result<Clusterin
     let (clustered, text) = match args.calib.is_empty() {
         true => (model.model().unless_changed(fit.cluster(&model, None))?, None),
         false => {
-            let settings = Settings {
-                calib: args.calib.clone(),
-                calib_tokens: Some(args.calib_tokens),
-                calib_ctx: Some(args.calib_ctx),
-                calib_seed: Some(args.calib_seed),
+            let options = CalibrationOptions {
+                texts: args.calib.iter().cloned().map(InputFile).collect(),
+                tokens: args.calib_tokens,
+                ctx: args.calib_ctx,
+                seed: args.calib_seed,
                 allow_non_utf8: args.allow_non_utf8,
+                independent: false,
             };
             let coder = common.coder(model.model())?;
-            let text = Text::new(&settings, &coder, runner, &STOP)?;
+            let text = Text::new(&options, &coder, runner, &STOP)?;
             (model.model().unless_changed(fitted(fit, &model, &text, style))?, Some(text))
         }
     };

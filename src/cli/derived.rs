@@ -4,11 +4,11 @@ use std::path::PathBuf;
 
 use super::stop_on_ctrl_c;
 use crate::about;
-use crate::calibrate::SELF;
 use crate::error::{Error, Result};
 use crate::hub;
 use crate::model::Model;
 use crate::pipeline;
+use crate::recipe::SELF;
 use crate::storage::{Inputs, Outputs, Targets};
 use crate::vocab::Coder;
 

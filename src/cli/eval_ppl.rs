@@ -98,7 +98,7 @@ pub(super) fn run(args: &Args, style: Style) -> Result<()> {
     let mut inputs = Inputs::new();
     let models = [&args.model].into_iter().chain(&args.against).chain(&args.candidate);
     inputs.add_all(models.chain(&args.texts));
-    inputs.add_all(args.run.files());
+    inputs.add_all(args.run.files()?);
     let targets = args
         .save
         .split_first()

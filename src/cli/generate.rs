@@ -8,7 +8,7 @@ use super::runnable::RunArgs;
 use super::{STOP, show, stop_on_ctrl_c};
 use crate::error::{Error, Result};
 use crate::eval::{Load, Work};
-use crate::report::{Choice, Generation, HeadUse, Passage, Report, Style};
+use crate::report::{Generation, HeadUse, Passage, Report, Sampling, Style};
 use crate::runner::{Head, HeadChoice, Options, Runner, Sampler, State};
 
 /// Continues a text.
@@ -75,7 +75,7 @@ fn continued(args: &Args, style: Style, runner: &Runner) -> Result<()> {
         Load::within(&[runner], Work { text: 0, scored: 1 }, args.run.max_memory)?.tokens.min(PROMPT_TOKENS);
     let coder = args.run.coder(runner.model())?;
     let temperature = if args.greedy { 0.0 } else { args.temperature };
-    let choice = Choice { temperature, top_p: args.top_p, top_k: args.top_k, seed: args.seed };
+    let choice = Sampling { temperature, top_p: args.top_p, top_k: args.top_k, seed: args.seed };
     let top_k = choice.top_k.map(|k| k as usize);
     let mut sampler = Sampler::new(choice.temperature, choice.top_p, choice.seed)?.among(top_k);
     let head = args.head.make(runner)?;

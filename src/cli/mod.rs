@@ -13,6 +13,7 @@ mod generate;
 mod generated;
 mod inspect;
 mod merge;
+mod recipe_args;
 mod report;
 mod runnable;
 mod targets;
@@ -137,4 +138,15 @@ fn show<R: Report>(report: &R, style: Style) -> Result<()> {
         }
         _ => Ok(()),
     }
+}
+
+/// The recipe that the arguments of `convert` ask for.
+#[cfg(test)]
+pub(crate) fn recipe_of<'a>(args: impl IntoIterator<Item = &'a str>) -> Result<crate::recipe::Recipe> {
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: convert::Args,
+    }
+    Line::parse_from(args).args.recipe()
 }

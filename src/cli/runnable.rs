@@ -2,11 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
+use super::recipe_args::{AdapterArgs, laid_over};
 use crate::about;
-use crate::adapter::Flags;
+use crate::adapter::Adapters;
 use crate::branches;
 use crate::error::Result;
 use crate::escape;
+use crate::files::InputFile;
 use crate::hub;
 use crate::model::Model;
 use crate::pipeline;
@@ -41,7 +43,7 @@ pub(super) struct RunArgs {
     #[arg(long, value_name = "PATTERN")]
     pub drop: Vec<String>,
     #[command(flatten)]
-    pub adapters: Flags,
+    adapters: AdapterArgs,
 }
 
 impl RunArgs {
@@ -51,8 +53,14 @@ impl RunArgs {
     }
 
     /// The files that are read besides models and texts.
-    pub fn files(&self) -> impl Iterator<Item = PathBuf> {
-        self.vocab.iter().cloned().chain(self.adapters.files())
+    pub fn files(&self) -> Result<Vec<PathBuf>> {
+        let adapters = self.adapters()?;
+        Ok(self.vocab.iter().cloned().chain(adapters.files()).collect())
+    }
+
+    /// What is merged into models.
+    pub fn adapters(&self) -> Result<Adapters> {
+        laid_over(&Adapters::default(), &self.adapters)
     }
 
     /// How models are run, all of them in the same buffers.
@@ -68,11 +76,12 @@ impl RunArgs {
     /// A runner of the model at `path`, with the LoRA and the state if `adapted`.
     pub fn runner(&self, path: &Path, adapted: bool, options: Options) -> Result<Runner> {
         let mut model = Model::open(&hub::local(path)?, &self.drop)?;
+        let adapters = self.adapters()?;
         if adapted {
-            self.adapters.merge_into(&mut model)?;
+            adapters.merge_into(&mut model)?;
         }
-        let given: Vec<&Path> = self.adapters.lora.iter().filter(|_| adapted).map(PathBuf::as_path).collect();
-        if let Some(half) = branches::lacking(&model.container, &given) {
+        let lora = InputFile::path_of(&adapters.lora).filter(|_| adapted);
+        if let Some(half) = branches::lacking(&model.container, lora) {
             eprintln!("warning: {} (--lora FILE takes it)", escape::line(&half));
         }
         Runner::new(model, options)

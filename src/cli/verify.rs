@@ -77,7 +77,7 @@ impl Args {
         let model = Model::detect(container, &[])?;
         let mut verified = verify::model(&model)?;
         let beside = branches::path(model.container.path());
-        verified.warnings.extend(branches::lacking(&model.container, &[beside.as_path()]));
+        verified.warnings.extend(branches::lacking(&model.container, Some(&beside)));
         let verification = Verification::new(&model, verified);
         let Some(path) = &self.against else { return Ok((verification, None)) };
         let source = Model::open(&hub::local(path)?, &[])?;

@@ -15,9 +15,9 @@ use crate::isa;
 use crate::model::{self, Model};
 use crate::pipeline::{self, Budget, Observer, Stop};
 use crate::plan::Plan;
+use crate::recipe::{Chat, Recipe};
 use crate::report::{ChangedKeys, Conversion};
 use crate::storage::{self, Inputs, Output, Outputs, Targets, Written};
-use crate::targets::Chat;
 use crate::verify::checksum_file;
 
 /// A conversion that is planned to the last byte.
@@ -228,7 +228,7 @@ impl Prepared {
             self.done.warnings.extend(pipeline::pool(self.budget.threads)?.install(harm)?);
         }
         if let Some(path) = self.save_recipe.clone() {
-            outputs.put(&path, self.recipe_text().as_bytes())?;
+            outputs.put(&path, self.recipe_text()?.as_bytes())?;
         }
         if self.checksum_file {
             let text = checksum_file::text(&self.output, &outputs.written()?)?;
@@ -267,9 +267,12 @@ impl Prepared {
         })
     }
 
-    /// The types of all tensors that are not as the file type says, as a file that `--recipe` reads.
-    fn recipe_text(&self) -> String {
-        let recipe = &self.plan.scheme;
+    /// The recipe with the types that were chosen, as a file that `--recipe` reads.
+    ///
+    /// # Errors
+    /// As [`Recipe::text`].
+    fn recipe_text(&self) -> Result<String> {
+        let scheme = &self.plan.scheme;
         let mut remarks = vec![format!("rwkv-quant {}", env!("CARGO_PKG_VERSION"))];
         remarks.extend(
             self.chosen
@@ -277,7 +280,17 @@ impl Prepared {
                 .map(|c| format!("{} bytes of tensors, divergence predicted: {:.3e}", c.bytes, c.divergence)),
         );
         remarks.extend(self.reached.map(|kl| format!("divergence reached: {:.3e}", kl.value)));
-        recipe.types.text(recipe.file_type, &remarks)
+        let recipe = Recipe {
+            file_type: Some(scheme.file_type),
+            tensors: scheme.types.clone(),
+            // What they were chosen for is in them.
+            preset: None,
+            target_size: None,
+            target_bpw: None,
+            target_kl: None,
+            ..self.request.recipe.clone()
+        };
+        recipe.text(&remarks)
     }
 
     /// The adapter with the branches of low rank, if there are any, and where it goes.

@@ -96,6 +96,12 @@ impl Identity {
         serde_json::to_string(self).unwrap_or_default()
     }
 
+    /// Sets an ingredient, or removes it if it is absent.
+    fn set(&mut self, name: &str, value: impl Into<Value>) {
+        self.0.remove(name);
+        self.add(name, value);
+    }
+
     /// Adds an ingredient; nothing for an option that is not given.
     fn add(&mut self, name: &str, value: impl Into<Value>) {
         let value = value.into();

@@ -2,33 +2,13 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
-use clap::{CommandFactory, Parser};
-
 use super::*;
-use crate::convert::Request;
+use serde_json::Value;
 
-/// The options of a conversion, as `convert` has them.
-#[derive(Parser)]
-struct Line {
-    #[command(flatten)]
-    request: Request,
-}
+use crate::recipe::{Recipe, flag_of};
 
-/// Options that change no byte, or that are known by what the plan and the opened files say.
-const ELSEWHERE: [&str; 12] = [
-    "input",
-    "output",
-    "file_type",
-    "to",
-    "lora",
-    "state",
-    "threads",
-    "max_memory",
-    "save_recipe",
-    "checksum_file",
-    "allow_non_utf8",
-    "help",
-];
+/// Keys that are known by what the plan and the opened files say.
+const ELSEWHERE: [&str; 5] = ["type", "target", "tensors", "lora", "state"];
 
 /// Every other option: its flag, what must be given beside it, and another value than it has without the flag. FILE is a
 /// file.
@@ -52,11 +32,11 @@ const OPTIONS: &[(&str, &[&str], &str)] = &[
     ("--calib-ctx", &["--calib", "FILE"], "64"),
     ("--calib-seed", &["--calib", "self"], "1"),
     ("--calib-independent", &["--calib", "FILE"], ""),
+    ("--allow-non-utf8", &["--calib", "FILE"], ""),
     ("--preset", &[], "smallest"),
     ("--target-size", &[], "1MB"),
     ("--target-bpw", &[], "4.5"),
     ("--target-kl", &["--calib", "FILE"], "0.1"),
-    ("--recipe", &[], "FILE"),
     ("--low-rank", &[], "4"),
     ("--low-rank-for", &["--low-rank", "4"], "a*"),
     ("--as-tensors", &[], ""),
@@ -80,9 +60,9 @@ const OPTIONS: &[(&str, &[&str], &str)] = &[
 fn of(args: &[&str], file: &Path) -> Identity {
     let file = file.to_str().unwrap();
     let args = args.iter().filter(|arg| !arg.is_empty()).map(|arg| if *arg == "FILE" { file } else { arg });
-    let line = Line::try_parse_from(["convert", "in.pth", "out.gguf"].into_iter().chain(args)).unwrap();
+    let recipe = crate::cli::recipe_of(["convert", "in.pth", "out.gguf"].into_iter().chain(args)).unwrap();
     let mut identity = Identity::default();
-    identity.options(&line.request).unwrap();
+    identity.recipe(&recipe).unwrap();
     identity
 }
 
@@ -111,14 +91,19 @@ fn every_option_makes_another_identity_and_is_named() {
     }
 }
 
-/// A new option has a row in the table above, or is said to change nothing.
+/// A new option has a row in the table above.
 #[test]
 fn no_option_is_forgotten() {
-    let command = Line::command();
-    let all: BTreeSet<String> = command.get_arguments().map(|arg| arg.get_id().to_string()).collect();
-    let rows = OPTIONS.iter().map(|(flag, ..)| flag.trim_start_matches('-').replace('-', "_"));
-    let told: BTreeSet<String> = rows.chain(ELSEWHERE.map(str::to_owned)).collect();
-    let forgotten: Vec<&String> = all.difference(&told).collect();
+    let keys = serde_json::to_value(Recipe::default()).unwrap();
+    let keys = keys.as_object().unwrap().iter().flat_map(|(key, value)| match value {
+        Value::Object(table) if key != "tensors" => {
+            table.keys().map(|inner| flag_of(&[key, inner])).collect()
+        }
+        _ => vec![flag_of(&[key])],
+    });
+    let rows = OPTIONS.iter().map(|(flag, ..)| (*flag).to_owned());
+    let told: BTreeSet<String> = rows.chain(ELSEWHERE.map(|key| flag_of(&[key]))).collect();
+    let forgotten: Vec<String> = keys.filter(|flag| !told.contains(flag)).collect();
     assert!(forgotten.is_empty(), "{forgotten:?}");
 }
 

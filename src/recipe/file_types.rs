@@ -201,6 +201,23 @@ pub fn fitting(wanted: Encoding, rows: usize, cols: usize) -> Encoding {
     encoding
 }
 
+/// A file type by its name, for serde.
+pub(super) mod by_name {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    use super::FileType;
+
+    #[allow(clippy::ref_option, clippy::trivially_copy_pass_by_ref)] // as serde wants it
+    pub fn serialize<S: Serializer>(file_type: &Option<&FileType>, to: S) -> Result<S::Ok, S::Error> {
+        file_type.map(|file_type| file_type.name).serialize(to)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<&'static FileType>, D::Error> {
+        let Some(name) = Option::<String>::deserialize(from)? else { return Ok(None) };
+        FileType::named(&name).map(Some).map_err(|_| crate::choice::unknown(&name, FileType::names()))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

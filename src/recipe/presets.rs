@@ -5,23 +5,24 @@
 
 use std::sync::OnceLock;
 
-use clap::builder::PossibleValue;
 use serde::Deserialize;
 
 use super::FileType;
+use crate::choice::{Choice, choice};
 use crate::error::Result;
 
-/// A preset.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Preset {
-    /// Hardly to be told from the source.
-    Faithful,
-    /// The usual choice.
-    Balanced,
-    /// Where memory is short.
-    Small,
-    /// What still works.
-    Smallest,
+choice! {
+    /// A preset.
+    pub enum Preset {
+        /// Hardly to be told from the source: the size of q6_k
+        Faithful = "faithful",
+        /// The usual choice: the size of q4_k_m
+        Balanced = "balanced",
+        /// Where memory is short: the size of q3_k_m
+        Small = "small",
+        /// What still works: the size of q2_k
+        Smallest = "smallest",
+    }
 }
 
 /// What a preset gave on a model: a row of `benches/record/presets.json`.
@@ -53,19 +54,6 @@ fn measured() -> &'static [Measured] {
 }
 
 impl Preset {
-    /// All, the largest files first.
-    pub const ALL: [Preset; 4] = [Preset::Faithful, Preset::Balanced, Preset::Small, Preset::Smallest];
-
-    /// Its name.
-    pub fn name(self) -> &'static str {
-        match self {
-            Preset::Faithful => "faithful",
-            Preset::Balanced => "balanced",
-            Preset::Small => "small",
-            Preset::Smallest => "smallest",
-        }
-    }
-
     /// The type whose files are as large.
     ///
     /// # Errors
@@ -79,17 +67,11 @@ impl Preset {
         })
     }
 
-    /// What it is for, and what it gave.
-    fn help(self) -> String {
-        let about = match self {
-            Preset::Faithful => "hardly to be told from the source: the size of q6_k",
-            Preset::Balanced => "the usual choice: the size of q4_k_m",
-            Preset::Small => "where memory is short: the size of q3_k_m",
-            Preset::Smallest => "what still works: the size of q2_k",
-        };
+    /// What it gave, in a few words: nothing without a record.
+    pub fn gave(self) -> String {
         let rows = measured().iter().filter(|m| m.preset == self.name());
         let kls: Vec<String> = rows.map(|m| format!("{:.1e} on {}", m.kl.mean, m.model)).collect();
-        if kls.is_empty() { about.to_owned() } else { format!("{about}; KL {}", kls.join(", ")) }
+        if kls.is_empty() { String::new() } else { format!("KL {}", kls.join(", ")) }
     }
 
     /// What all presets gave, as a table in Markdown.
@@ -114,16 +96,6 @@ impl Preset {
     }
 }
 
-impl clap::ValueEnum for Preset {
-    fn value_variants<'a>() -> &'a [Preset] {
-        &Preset::ALL
-    }
-
-    fn to_possible_value(&self) -> Option<PossibleValue> {
-        Some(PossibleValue::new(self.name()).help(self.help()))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -131,7 +103,7 @@ mod tests {
     #[test]
     fn the_readme_shows_what_was_measured() {
         let rows = measured();
-        for preset in Preset::ALL {
+        for (preset, ..) in Preset::ALL {
             assert!(rows.iter().any(|m| m.preset == preset.name()), "{}", preset.name());
             assert!(preset.file_type().is_ok());
         }

@@ -13,7 +13,8 @@ use super::inspection::{ModelSummary, SourceSummary};
 use super::keys::ChangedKeys;
 use super::text::Table;
 use crate::branches::Branches;
-use crate::calibrate::{Choice, Chosen, Outcome};
+use crate::calibrate::{Chosen, Outcome, Rounding};
+use crate::choice::Choice;
 use crate::compact::{self, Coded};
 use crate::escape::line;
 use crate::eval::Estimate;
@@ -247,8 +248,10 @@ impl Conversion {
     #[must_use]
     pub fn calibrated(self, outcomes: &[Outcome]) -> Conversion {
         let mut warnings = self.warnings;
-        let found =
-            outcomes.iter().filter(|o| o.choice != Choice::Weights).map(|o| (o.name.as_str(), o.unmeasured));
+        let found = outcomes
+            .iter()
+            .filter(|o| o.choice != Rounding::Weights)
+            .map(|o| (o.name.as_str(), o.unmeasured));
         warnings.extend(unmeasured("the calibration text", found));
         Conversion { calibrated: outcomes.to_vec(), warnings, ..self }
     }
@@ -495,7 +498,7 @@ impl Conversion {
         if self.calibrated.is_empty() {
             return Ok(());
         }
-        let fed = self.calibrated.iter().filter(|o| matches!(o.choice, Choice::Feedback { .. })).count();
+        let fed = self.calibrated.iter().filter(|o| matches!(o.choice, Rounding::Feedback { .. })).count();
         let ratios = self.calibrated.iter().filter(|o| o.default_error > 0.0);
         let logs: Vec<f64> = ratios.map(|o| (o.error / o.default_error).ln()).collect();
         let mean = (logs.iter().sum::<f64>() / logs.len().max(1) as f64).exp();
@@ -509,7 +512,7 @@ impl Conversion {
             writeln!(out, "          {branches} of them with branches of low rank")?;
         }
         for o in &self.calibrated {
-            if let Choice::Forced { why } = &o.choice {
+            if let Rounding::Forced { why } = &o.choice {
                 writeln!(out, "warning   {}: the default encoder was used: {why}", o.name)?;
             }
         }

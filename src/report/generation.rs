@@ -24,7 +24,7 @@ pub struct Generation {
     /// Whether the model itself came to an end.
     ended: bool,
     #[serde(flatten)]
-    choice: Choice,
+    choice: Sampling,
     head: HeadUse,
     prompt_seconds: f64,
     seconds: f64,
@@ -35,7 +35,7 @@ pub struct Generation {
 /// How tokens were chosen.
 #[derive(Clone, Copy, Debug, Serialize)]
 #[allow(missing_docs)] // the names speak
-pub struct Choice {
+pub struct Sampling {
     pub temperature: f32,
     pub top_p: f32,
     pub top_k: Option<u32>,
@@ -108,7 +108,7 @@ impl Generation {
         prompt: Passage,
         text: Passage,
         ended: bool,
-        choice: Choice,
+        choice: Sampling,
         head: HeadUse,
     ) -> Generation {
         let speed = |p: &Passage| if p.tokens.is_empty() { 0.0 } else { p.tokens.len() as f64 / p.seconds };

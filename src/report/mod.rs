@@ -28,7 +28,7 @@ pub use clustering::{Certification, Clustering};
 pub use conversion::Conversion;
 pub use diff::DiffReport;
 pub use evaluation::{EvaluationReport, Format};
-pub use generation::{Choice, Generation, HeadUse, Passage};
+pub use generation::{Generation, HeadUse, Passage, Sampling};
 pub use inspection::Inspection;
 pub(crate) use keys::ChangedKeys;
 pub use measurement::Measurement;

@@ -118,9 +118,9 @@ fn rescaled_models_can_be_written_for_every_target() {
             };
             let write = |model: Model, kind: &str| {
                 let output = output(kind);
-                let request = Request { output: output.clone(), force_target: true, ..Request::default() };
-                let mut request = request;
-                request.about.vocab = Some("bytes".into());
+                let mut request = Request { output: output.clone(), ..Request::default() };
+                request.recipe.force_target = true;
+                request.recipe.metadata.vocab = Some("bytes".into());
                 let mut prepared = request.plan(model, *target, file_type, &Silent, &Stop::new()).unwrap();
                 prepared.write(false, &Silent, &Stop::new()).unwrap();
                 logits(open(&prepared.to_open()))

@@ -39,8 +39,8 @@ use formats::Limits;
 
 pub use device::Arithmetic;
 pub use head::{
-    Certified, Choice as HeadChoice, Clustered, FORMS as HEADS, Fit, Full, FullRows, Head, Reading, Rows,
-    mean_squares, parse_share,
+    Certified, Clustered, FORMS as HEADS, Fit, Full, FullRows, Head, HeadChoice, Reading, Rows, mean_squares,
+    parse_share,
 };
 pub use moments::{ErrorMeter, Moments};
 pub use sample::Sampler;

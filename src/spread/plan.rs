@@ -17,6 +17,7 @@ use crate::digest::sha256;
 use crate::error::{Error, Result};
 use crate::identity::{Identity, unseal};
 use crate::pipeline::{Budget, CALIBRATION, Observer, Stop};
+use crate::plan::rules::{self, Asked};
 use crate::plan::{Part, Plan, Write};
 use crate::shard::Shard;
 use crate::storage::{self, Output};
@@ -28,36 +29,16 @@ impl Request {
     /// # Errors
     /// As [`Request::prepare`], and [`Error::Usage`] if the target's files cannot be put together.
     pub fn prepare_shard(&self, shard: Shard, observer: &dyn Observer, stop: &Stop) -> Result<Prepared> {
-        if self.calibration.is_wanted() && !self.is_independent() {
-            return Err(Error::Usage {
-                what: "a shard cannot know what the matrices of the others are rounded to".to_owned(),
-                help: "give --calib-independent to all shards".to_owned(),
-            });
-        }
-        if self.branches.wanted().is_some() {
-            return Err(Error::Usage {
-                what:
-                    "the branches of low rank of all matrices go into one adapter, which no shard can write"
-                        .to_owned(),
-                help: "leave --shard out, or --low-rank".to_owned(),
-            });
-        }
-        let codes = targets::choose(&self.output, self.to.as_deref())?.codes();
-        if codes && self.goals.is_wanted() {
-            return Err(Error::Usage {
-                what: "a shard cannot know how small the others become".to_owned(),
-                help:
-                    "choose the bits once, --bpw 4 --save-recipe FILE, and give --recipe FILE to all shards"
-                        .to_owned(),
-            });
-        }
+        let target = targets::choose(&self.output, self.recipe.target.as_deref())?;
+        let file_type = self.file_type(target)?;
+        rules::sharded(&Asked { recipe: &self.recipe, target, file_type })?;
         let mut prepared = self.prepare(observer, stop)?;
         let identity = prepared.identity()?;
-        if codes {
+        if target.codes() {
             return self.budgeted(compact::shard(prepared, shard, identity)?);
         }
         let plan = prepared.plan;
-        check(&plan)?;
+        rules::shardable(&plan)?;
         let frames = frames(&plan);
         let conversion = Conversion {
             identity,
@@ -73,14 +54,14 @@ impl Request {
 
     /// The same with the memory that its own tensors take.
     fn budgeted(&self, mut prepared: Prepared) -> Result<Prepared> {
-        prepared.budget = Budget::new(&prepared.plan, self.thread_count(), self.max_memory)?;
+        prepared.budget = Budget::new(&prepared.plan, self.thread_count(), self.options.max_memory)?;
         if let Some(calibration) = &prepared.calibration {
             let bytes = |threads| calibrate::peak_bytes(&prepared.plan, calibration, threads);
-            prepared.budget.preparing(CALIBRATION, self.max_memory, bytes)?;
+            prepared.budget.preparing(CALIBRATION, self.options.max_memory, bytes)?;
         }
         if prepared.plan.target.codes() {
             let bytes = |threads| crate::compact::peak_bytes(&prepared.plan, threads);
-            prepared.budget.preparing("this conversion", self.max_memory, bytes)?;
+            prepared.budget.preparing("this conversion", self.options.max_memory, bytes)?;
         }
         Ok(prepared)
     }
@@ -130,18 +111,6 @@ fn told_as_planned(prepared: &Prepared) -> Result<bool> {
         path: path.clone(),
         what: format!("is a shard of another conversion; they differ in {}", differences.join(", ")),
         help: "--force makes it anew; or give the output another name".to_owned(),
-    })
-}
-
-/// Refuses files whose bytes are not known but for whole tensors.
-fn check(plan: &Plan) -> Result<()> {
-    let whole = |t: &Write| matches!(t.parts.as_slice(), [part] if part.split.is_none());
-    if plan.files.iter().all(|f| f.layout.is_known()) && plan.tensors.iter().all(whole) {
-        return Ok(());
-    }
-    Err(Error::Usage {
-        what: format!("{} files cannot be made in shards", plan.target.name()),
-        help: "leave --shard out, or write a .gguf".to_owned(),
     })
 }
 

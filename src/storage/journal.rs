@@ -4,7 +4,6 @@
 //! end. Every line is the CRC-32 of an [`Entry`] in hex, a space, and the entry as JSON; a line that a kill cut off says
 //! nothing. Files are known by their identity ([`FileId`]), never by name alone: what this program did not make stays.
 
-use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{ErrorKind, Read, Write};
 use std::path::{Component, Path, PathBuf};
@@ -15,6 +14,7 @@ use super::commit::{self, Step};
 use super::identity::FileId;
 use super::{beside, exists, flush_folder, folder_of, in_the_way, in_use};
 use crate::error::{Error, Result};
+use crate::files::StoredPath;
 
 /// Largest journal that is read.
 const MAX_JOURNAL_BYTES: u64 = 64 << 20;
@@ -36,13 +36,10 @@ pub(super) enum Entry {
 /// The first line of every journal.
 const MARK: &str = "rwkv-quant 1";
 
-/// A path, relative to the folder of the journal where it lies in it: as text, or as bytes where it is no Unicode.
+/// A path, relative to the folder of the journal where it lies in it.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(untagged)]
-pub(super) enum Name {
-    Text(String),
-    Bytes(Vec<u8>),
-}
+#[serde(transparent)]
+pub(super) struct Name(StoredPath);
 
 impl Name {
     fn of(path: &Path, folder: &Path) -> Name {
@@ -51,10 +48,7 @@ impl Name {
             Err(_) if folder == Path::new(".") && path.is_relative() => path.to_owned(),
             Err(_) => std::path::absolute(path).unwrap_or_else(|_| path.to_owned()),
         };
-        match path.to_str() {
-            Some(text) => Name::Text(text.to_owned()),
-            None => Name::Bytes(path.as_os_str().as_encoded_bytes().to_vec()),
-        }
+        Name(path.as_path().into())
     }
 
     /// True if it is a path in the folder of the journal.
@@ -63,23 +57,8 @@ impl Name {
     }
 
     fn path(&self, folder: &Path) -> PathBuf {
-        match self {
-            Name::Text(text) => folder.join(text),
-            Name::Bytes(bytes) => folder.join(os_string(bytes)),
-        }
+        folder.join(PathBuf::from(self.0.clone()))
     }
-}
-
-/// A name of these bytes, where names are bytes.
-#[cfg(unix)]
-pub(crate) fn os_string(bytes: &[u8]) -> OsString {
-    std::os::unix::ffi::OsStringExt::from_vec(bytes.to_vec())
-}
-
-/// A name of these bytes, where names are Unicode.
-#[cfg(not(unix))]
-pub(crate) fn os_string(bytes: &[u8]) -> OsString {
-    String::from_utf8_lossy(bytes).into_owned().into()
 }
 
 /// The journal of the output `out`.

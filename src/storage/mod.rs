@@ -33,8 +33,8 @@ use std::path::{Path, PathBuf};
 
 pub use identity::FileId;
 pub use inputs::Inputs;
+pub(crate) use journal::open_lock;
 pub use journal::{broken_off, journal_path, left_by, recover};
-pub(crate) use journal::{open_lock, os_string};
 pub use ledger::{Checked, Ledger, Progress, Sealed, crc32};
 pub(crate) use ledger::{damaged, unopened};
 pub use open::open;

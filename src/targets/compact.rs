@@ -12,7 +12,7 @@ use crate::compact::{Coded, has_rate};
 use crate::error::{Error, Result};
 use crate::importance::Importance;
 use crate::model::{Body, Held, Model, Role, Version};
-use crate::recipe::{FileType, Levels, Scheme};
+use crate::recipe::{FileType, Levels, Recipe, Scheme};
 use crate::rescale;
 use crate::vocab::{Tokenizer, Vocab, WORLD};
 
@@ -192,7 +192,9 @@ fn metadata(order: &Order<'_>) -> Result<Metadata> {
     }
     put(TYPE, Value::from(scheme.file_type.name));
     if scheme.file_type.coded {
-        put(RECIPE, Value::from(scheme.types.text(scheme.file_type, &[])));
+        let recipe =
+            Recipe { file_type: Some(scheme.file_type), tensors: scheme.types.clone(), ..Recipe::default() };
+        put(RECIPE, Value::from(recipe.text(&[])?));
     }
     put(PROGRAM, Value::from(env!("CARGO_PKG_VERSION")));
     put(SOURCES, Value::strings(sources.iter().cloned()));

@@ -21,7 +21,6 @@ use quant::Encoding;
 
 pub(crate) use adapters::{lora_metadata, lora_names};
 pub use files::{ADAPTER, Files, Order, PlannedFile, SmallFile, beside, groups};
-pub use modelfile::Chat;
 
 use crate::compact::Coded;
 use crate::error::{Error, Result};
@@ -30,7 +29,7 @@ use crate::recipe::{FILE_TYPES, FileType, Mix, Scheme};
 
 /// A kind of file, or folder, that can be written for a runtime.
 ///
-/// The order of calls is [`admit`], `check`, `items`, `files`.
+/// The order of calls is [the rules](crate::plan::rules), `check`, `items`, `files`.
 pub trait Target: Send + Sync {
     /// What is typed to ask for it: `gguf`.
     fn id(&self) -> &'static str;
@@ -239,7 +238,7 @@ pub fn choose(path: &Path, id: Option<&str>) -> Result<&'static dyn Target> {
 }
 
 /// How one asks for a target: `.gguf`, or `--to hf`.
-fn asked_for_by(target: &dyn Target) -> String {
+pub(crate) fn asked_for_by(target: &dyn Target) -> String {
     match target.extensions() {
         _ if target.content() != Content::Model => format!("--to {}", target.id()),
         [] => format!("--to {}", target.id()),
@@ -247,51 +246,8 @@ fn asked_for_by(target: &dyn Target) -> String {
     }
 }
 
-/// Refuses models and file types that the target cannot hold.
-///
-/// # Errors
-/// [`Error::Model`] with the targets that can hold the model, [`Error::Usage`] with the types that there are.
-pub fn admit(target: &dyn Target, model: &Model, file_type: &FileType) -> Result<()> {
-    if !target.takes(model.version) {
-        return Err(refused(target, model));
-    }
-    if !target.holds(file_type) {
-        return Err(Error::Usage {
-            what: format!("there are no {} files of the type {}", target.name(), file_type.name),
-            help: format!(
-                "the types are {}{}",
-                type_names(target).join(", "),
-                holders(target, model, file_type)
-            ),
-        });
-    }
-    let lacking = |what: &str, flag: &str| {
-        Err(Error::Usage {
-            what: format!("{} files hold {what} alone, and none was given", target.name()),
-            help: format!("give it: {flag} FILE"),
-        })
-    };
-    match target.content() {
-        Content::Adapter if model.adapters.is_empty() => lacking("an adapter", "--lora"),
-        Content::State if model.state.is_none() => lacking("a tuned state", "--state"),
-        Content::Model if model.state.is_some() && !target.holds_state() => {
-            let others = TARGETS.iter().filter(|t| t.holds_state() && t.takes(model.version));
-            let others: Vec<String> =
-                others.map(|t| format!("{} ({})", asked_for_by(*t), t.runtimes())).collect();
-            Err(Error::Usage {
-                what: format!("{} files cannot hold a tuned state", target.name()),
-                help: format!(
-                    "these can: {}; without it, leave --state out, or give --drop '*time_state'",
-                    others.join("; ")
-                ),
-            })
-        }
-        _ => Ok(()),
-    }
-}
-
 /// Which other targets of the same kind hold the model in files of this type, as the end of a sentence.
-fn holders(target: &dyn Target, model: &Model, file_type: &FileType) -> String {
+pub(crate) fn holders(target: &dyn Target, model: &Model, file_type: &FileType) -> String {
     let others = TARGETS.iter().filter(|t| t.content() == target.content() && t.takes(model.version));
     let others: Vec<String> = others
         .filter(|t| t.holds(file_type))

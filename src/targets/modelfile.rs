@@ -7,18 +7,10 @@ use std::path::Path;
 use super::{ADAPTER, PlannedFile, SmallFile, Target, beside, gguf};
 use crate::error::{Error, Result};
 use crate::escape::is_hidden;
+use crate::recipe::Chat;
 
 /// The ending of a Modelfile's name.
 const MODELFILE: &str = "Modelfile";
-
-/// How a model was trained to chat.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum Chat {
-    /// RWKV World models: a turn ends with an empty line.
-    World,
-    /// RWKV-7 G0 and G1 models, which may think before they answer.
-    G1,
-}
 
 /// The system prompt, and the turns before the model's.
 const WORLD: &str = r#"{{- if .System }}System: {{ .System }}

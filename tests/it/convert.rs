@@ -89,7 +89,11 @@ fn a_folder_name_for_a_file_is_refused_before_anything_is_written() {
     let out = format!("{}/y.gguf/", dir.path().display());
     for args in [vec![&*out], vec!["x.gguf", "--save-recipe", &*out]] {
         let refused = run(["convert", &source()].into_iter().chain(args).chain(["--type", "q8_0"]));
-        assert!(refused.status == 2 && refused.stderr.contains("is the name of a folder"), "{}", refused.stderr);
+        assert!(
+            refused.status == 2 && refused.stderr.contains("is the name of a folder"),
+            "{}",
+            refused.stderr
+        );
     }
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
 }

@@ -55,7 +55,8 @@ fn the_rest_and_its_branches_are_the_better_model() {
     let half = run(["verify", &out, "--strict"]);
     assert!(half.status == 3 && half.stdout.contains("half of a model"), "{} {}", half.stdout, half.stderr);
     let text = path(dir.path(), "text.txt");
-    let warns = |args: &[&str]| run(["eval-ppl", &out, &text].iter().chain(args)).stderr.contains("half of a model");
+    let warns =
+        |args: &[&str]| run(["eval-ppl", &out, &text].iter().chain(args)).stderr.contains("half of a model");
     assert!(warns(&[]) && !warns(&["--lora", &away]));
     fs::rename(&away, &lora).unwrap();
 

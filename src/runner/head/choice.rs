@@ -7,7 +7,7 @@ use super::{Certified, Fit, Full, Head, stored};
 use crate::error::{Error, Result};
 use crate::runner::Runner;
 
-/// Every form of [`Choice`], and what it means.
+/// Every form of [`HeadChoice`], and what it means.
 pub static FORMS: &[(&str, &str)] = &[
     ("full", "every row"),
     (
@@ -20,7 +20,7 @@ pub static FORMS: &[(&str, &str)] = &[
 
 /// A head that is asked for.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Choice {
+pub enum HeadChoice {
     /// All rows.
     Full,
     /// The best so many exact by proof.
@@ -31,28 +31,28 @@ pub enum Choice {
     Stored(PathBuf),
 }
 
-impl FromStr for Choice {
+impl FromStr for HeadChoice {
     type Err = String;
 
     /// One of [`FORMS`].
-    fn from_str(text: &str) -> std::result::Result<Choice, String> {
+    fn from_str(text: &str) -> std::result::Result<HeadChoice, String> {
         let forms = || {
             let forms: Vec<&str> = FORMS.iter().map(|f| f.0).collect();
             format!("heads are {}", forms.join(", "))
         };
         if text.ends_with(".rwkvz") || text.ends_with(".safetensors") {
-            return Ok(Choice::Stored(text.into()));
+            return Ok(HeadChoice::Stored(text.into()));
         }
         match text.split_once(':') {
-            None if text == "full" => Ok(Choice::Full),
-            None if text == "certified" => Ok(Choice::Certified(1)),
+            None if text == "full" => Ok(HeadChoice::Full),
+            None if text == "certified" => Ok(HeadChoice::Certified(1)),
             Some(("certified", best)) => match best.parse() {
-                Ok(best) if best > 0 => Ok(Choice::Certified(best)),
+                Ok(best) if best > 0 => Ok(HeadChoice::Certified(best)),
                 _ => Err(format!("{best:?} is no number of tokens, 1 or more")),
             },
             Some(("clustered", figures)) => {
                 let (clusters, share) = figures.split_once(',').ok_or_else(forms)?;
-                Ok(Choice::Clustered(Fit {
+                Ok(HeadChoice::Clustered(Fit {
                     clusters: clusters
                         .parse()
                         .map_err(|_| format!("{clusters:?} is no number of clusters"))?,
@@ -70,7 +70,7 @@ pub fn parse_share(text: &str) -> std::result::Result<f32, String> {
     share.ok_or_else(|| format!("{text:?} is no share of the probability, above 0 and at most 1"))
 }
 
-impl Choice {
+impl HeadChoice {
     /// A certified head whose `best` likeliest tokens are exact.
     ///
     /// # Errors
@@ -85,17 +85,17 @@ impl Choice {
     /// [`Error::Usage`] if products are not exact (what is proven holds for f32), or as [`Fit::cluster`];
     /// [`Error::Model`] if the model's head has no such form, or the file holds nothing of it.
     pub fn make(&self, runner: &Runner) -> Result<Box<dyn Head>> {
-        if *self != Choice::Full && !runner.is_exact() {
+        if *self != HeadChoice::Full && !runner.is_exact() {
             return Err(Error::Usage {
                 what: "the rows that a head reads are multiplied in exact f32 only".to_owned(),
                 help: "leave out --fast and --device, or --head".to_owned(),
             });
         }
         Ok(match self {
-            Choice::Full => Box::new(Full),
-            Choice::Certified(best) => Box::new(Choice::certified(*best, runner)?),
-            Choice::Clustered(fit) => Box::new(fit.cluster(runner, None)?),
-            Choice::Stored(path) => stored::open(path, &runner.full_rows())?,
+            HeadChoice::Full => Box::new(Full),
+            HeadChoice::Certified(best) => Box::new(HeadChoice::certified(*best, runner)?),
+            HeadChoice::Clustered(fit) => Box::new(fit.cluster(runner, None)?),
+            HeadChoice::Stored(path) => stored::open(path, &runner.full_rows())?,
         })
     }
 }

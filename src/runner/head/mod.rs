@@ -22,7 +22,7 @@ mod tests;
 use std::fmt;
 
 pub use certified::Certified;
-pub use choice::{Choice, FORMS, parse_share};
+pub use choice::{FORMS, HeadChoice, parse_share};
 pub use clustered::Clustered;
 pub use fit::{Fit, mean_squares};
 pub use full::Full;

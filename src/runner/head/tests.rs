@@ -14,16 +14,16 @@ fn runner(name: &str) -> Runner {
 
 #[test]
 fn heads_are_asked_for_by_name() {
-    let good = |text: &str| text.parse::<Choice>().unwrap();
-    assert_eq!(good("full"), Choice::Full);
-    assert_eq!(good("certified"), Choice::Certified(1));
-    assert_eq!(good("certified:50"), Choice::Certified(50));
-    assert_eq!(good("clustered:256,0.95"), Choice::Clustered(Fit { clusters: 256, share: 0.95 }));
-    assert_eq!(good("a:b.safetensors"), Choice::Stored(PathBuf::from("a:b.safetensors")));
+    let good = |text: &str| text.parse::<HeadChoice>().unwrap();
+    assert_eq!(good("full"), HeadChoice::Full);
+    assert_eq!(good("certified"), HeadChoice::Certified(1));
+    assert_eq!(good("certified:50"), HeadChoice::Certified(50));
+    assert_eq!(good("clustered:256,0.95"), HeadChoice::Clustered(Fit { clusters: 256, share: 0.95 }));
+    assert_eq!(good("a:b.safetensors"), HeadChoice::Stored(PathBuf::from("a:b.safetensors")));
     for bad in
         ["", "certified:0", "certified:x", "clustered", "clustered:5", "clustered:5,0", "clustered:5,1.1"]
     {
-        assert!(bad.parse::<Choice>().is_err(), "{bad}");
+        assert!(bad.parse::<HeadChoice>().is_err(), "{bad}");
     }
 }
 
@@ -76,13 +76,13 @@ fn clusters_are_read_as_they_were_written() {
 fn certified_heads_are_read_as_they_were_written() {
     let folder = tempfile::tempdir().unwrap();
     let runner = runner("rwkv7-bytes.pth");
-    let made = Choice::certified(3, &runner).unwrap();
+    let made = HeadChoice::certified(3, &runner).unwrap();
     let file = folder.path().join("head.rwkvz");
     std::fs::write(&file, made.file(&runner.full_rows(), &file).unwrap()).unwrap();
     let read = Certified::read(&HeadFile::open(&file).unwrap(), &runner.full_rows()).unwrap();
     assert_eq!((read.best, &read.copy.bytes), (3, &made.copy.bytes));
     assert_eq!(read.bounds, made.bounds);
-    assert_eq!(Choice::Stored(file.clone()).make(&runner).unwrap().exact(), 3);
+    assert_eq!(HeadChoice::Stored(file.clone()).make(&runner).unwrap().exact(), 3);
     // Of rows that are a little other ones nothing is proven.
     let other = self::runner("rwkv6-bytes.pth");
     let error = stored::open(&file, &other.full_rows()).unwrap_err().to_string();

@@ -14,7 +14,7 @@ use rwkv_quant::importance::Importance;
 use rwkv_quant::model::Model;
 use rwkv_quant::page::Page;
 use rwkv_quant::pipeline::Stop;
-use rwkv_quant::recipe::Types;
+use rwkv_quant::recipe::Recipe;
 use rwkv_quant::vocab::{Coder, Vocab};
 
 use crate::{Scratch, Target, words};
@@ -43,7 +43,7 @@ pub static TARGETS: [Target; 16] = [
     target("hf-config", || vec![testdata("hybrids/arwkv7/config.json")], |s, b| hybrid(s, "config.json", b)),
     target("hf-index", indexes, index),
     target("card", cards, |s, b| hybrid(s, "README.md", b)),
-    target("recipe", recipes, |s, b| ended(Types::load(&s.file("input.toml", b)))),
+    target("recipe", recipes, |s, b| ended(Recipe::load(&s.file("input.toml", b)))),
     target("job", || vec![testdata("release.toml")], |s, b| ended(Job::read(&s.file("input.toml", b)))),
     target("adapter", adapters, adapter),
     target("state", states, |s, b| ended(TunedState::read(&s.file("input", b), model(), Layout::ValueKey))),
@@ -164,6 +164,7 @@ fn recipes() -> Vec<Vec<u8>> {
     vec![
         b"type = \"q4_k_m\"\n[tensors]\n\"blocks.*.att.key.weight\" = \"q6_k\"\n\"head.weight\" = \"q8_0\"\n".to_vec(),
         b"type = \"coded\"\n[tensors]\n\"emb.weight\" = 3.5\n".to_vec(),
+        b"preset = \"balanced\"\ntarget_bpw = 3.0\n[calibration]\ntexts = [\"a.txt\"]\ntokens = 64\n[adapters]\nlora = \"b\"\n[metadata]\nname = \"c\"\n".to_vec(),
     ]
 }
 

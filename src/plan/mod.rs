@@ -1,6 +1,8 @@
 //! From a model and what is wanted to a plan: for every tensor its encoding, exact bytes and place. Pure: no
 //! file is read or written beyond what describes the tensors.
 
+pub mod rules;
+
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -11,14 +13,15 @@ use formats::{Metadata, Planned, Split, Sum};
 use quant::{Encoding, codec, importance};
 use sha2::{Digest, Sha256};
 
+use self::rules::{Listed, Modelled};
 use crate::about::About;
 use crate::compact::Coded;
 use crate::digest::hex;
 use crate::error::{Error, Result};
 use crate::model::{Dropped, Lazy, Model, Role};
-use crate::recipe::{Fallback, FileType, Scheme, TensorType, fitting};
+use crate::recipe::{Chat, Fallback, FileType, Scheme, fitting};
 use crate::storage::{Output, Sealed};
-use crate::targets::{self, Chat, Content, Files, Item, Objection, Order, PlannedFile, SmallFile, Target};
+use crate::targets::{self, Content, Files, Item, Objection, Order, PlannedFile, SmallFile, Target};
 
 /// Everything about the files to be written, known before any work.
 #[derive(Debug)]
@@ -153,53 +156,17 @@ impl Plan {
         out: &Path,
         wishes: Wishes,
     ) -> Result<Plan> {
-        targets::admit(target, model, scheme.file_type)?;
+        rules::modelled(&Modelled {
+            model,
+            target,
+            file_type: scheme.file_type,
+            layers: scheme.layers,
+            equalize: false,
+            force: wishes.force,
+        })?;
         let objections = target.check(model)?;
-        if let (false, Some(first)) = (wishes.force, objections.first()) {
-            return Err(Error::Model {
-                path: model.container.path().to_owned(),
-                what: first.what.clone(),
-                help: format!("{}; --force-target writes the file all the same", first.help),
-            });
-        }
-        if !target.mixes().contains(&scheme.mix) {
-            return Err(Error::Usage {
-                what: format!(
-                    "the choice of types {:?} is not for {} files",
-                    scheme.mix.name(),
-                    target.name()
-                ),
-                help: "leave --mix out".to_owned(),
-            });
-        }
-        if wishes.split_max_bytes.is_some() && !target.splits() {
-            return Err(Error::Usage {
-                what: format!("nothing loads {} files in parts", target.name()),
-                help: "leave --split-max-size out".to_owned(),
-            });
-        }
-        for (flag, given) in [("--layers", scheme.layers), ("--rescale", scheme.rescale)] {
-            if given.is_some() && !target.plans_layers() {
-                return Err(Error::Usage {
-                    what: format!("{flag} means nothing for {}", target.name()),
-                    help: format!(
-                        "leave it out, or write a .prefab for {}",
-                        targets::web_rwkv::prefab::RUNTIMES
-                    ),
-                });
-            }
-        }
-        if let Some(layers) = scheme.layers.filter(|layers| *layers > model.dims.layers) {
-            return Err(Error::Usage {
-                what: format!(
-                    "there are no {layers} blocks to quantize: the model has {}",
-                    model.dims.layers
-                ),
-                help: "leave --layers out to quantize all of them".to_owned(),
-            });
-        }
         let items = target.items(model, &scheme)?;
-        check_types(&items, &scheme, target)?;
+        rules::listed(&Listed { items: &items, scheme: &scheme, target })?;
         let weights = items.iter().map(|i| i.values.elements() as u64).sum();
         let mut tensors =
             items.into_iter().map(|item| choose(item, target, model, &scheme)).collect::<Result<Vec<_>>>()?;
@@ -390,43 +357,6 @@ fn measured(stated: Arc<[f32]>, encoding: Encoding) -> (Option<Arc<[f32]>>, usiz
         None => None,
     };
     (importance, unmeasured)
-}
-
-/// Refuses types of single tensors that are not in the file, or that the target cannot hold.
-fn check_types(items: &[Item], scheme: &Scheme, target: &dyn Target) -> Result<()> {
-    let types = target.recipe_types();
-    for (name, stored) in &scheme.types.0 {
-        let wrong = |what: String, help: &str| Err(Error::Usage { what, help: help.to_owned() });
-        let held = match stored {
-            TensorType::Encoding(encoding) => types.contains(encoding),
-            TensorType::Bits(_) => target.codes(),
-        };
-        match items.iter().find(|i| i.name == *name) {
-            None => {
-                return wrong(
-                    format!("the recipe gives a type to {name:?}, and the file has no such tensor"),
-                    "use the recipe of this very model and target; --dry-run shows the names in the file",
-                );
-            }
-            Some(item) if item.fixed.is_some_and(|fixed| TensorType::Encoding(fixed) != *stored) => {
-                return wrong(
-                    format!(
-                        "the recipe stores {name:?} as {stored}, and {} wants another type",
-                        target.name()
-                    ),
-                    "leave the tensor out of the recipe",
-                );
-            }
-            Some(_) if !held => {
-                return wrong(
-                    format!("the recipe stores {name:?} as {stored}, and {} files cannot", target.name()),
-                    "leave the tensor out of the recipe, or give it a type of these files",
-                );
-            }
-            Some(_) => {}
-        }
-    }
-    Ok(())
 }
 
 /// What the reader dropped, and block 0's value residual, which no version ever reads, if it is not written.
