@@ -11,7 +11,7 @@ use formats::{Checksummed, Container, Layout, Limits, Metadata, Planned, Sum, Va
 use quant::Encoding;
 use sha2::{Digest, Sha256};
 
-use crate::adapter::RANK_KEY;
+use crate::adapter::{self, MODEL_KEY, RANK_KEY};
 use crate::error::Result;
 use crate::model::{Lazy, Model, Role, wildcard};
 use crate::plan::{Plan, Write};
@@ -75,17 +75,25 @@ impl Branches {
     /// If GGUF cannot hold it.
     pub fn most_bytes(&self, plan: &Plan, model: &Model) -> Result<u64> {
         let all = plan.tensors.iter().filter(|t| self.takes(t)).flat_map(|t| self.planned(t));
-        Ok(self.layout(plan, model, &all.collect::<Vec<_>>())?.total_bytes())
+        // As long as any other.
+        let digest = "0".repeat(64);
+        Ok(self.layout(plan, model, &all.collect::<Vec<_>>(), Some(&digest))?.total_bytes())
     }
 
-    /// The adapter with these branches, as a file.
+    /// The adapter with these branches, as a file; `of` is the digest of the model that it completes.
     ///
     /// # Errors
     /// If GGUF cannot hold it, or the disk changed a factor.
-    pub fn adapter(&self, plan: &Plan, model: &Model, branches: &[Branch]) -> Result<Vec<u8>> {
+    pub fn adapter(
+        &self,
+        plan: &Plan,
+        model: &Model,
+        branches: &[Branch],
+        of: Option<&str>,
+    ) -> Result<Vec<u8>> {
         branches.iter().try_for_each(|b| b.factors.check())?;
         let tensors = branches.iter().flat_map(|b| self.planned(&plan.tensors[b.tensor]));
-        let layout = self.layout(plan, model, &tensors.collect::<Vec<_>>())?;
+        let layout = self.layout(plan, model, &tensors.collect::<Vec<_>>(), of)?;
         let mut file = vec![0; usize::try_from(layout.total_bytes()).unwrap_or(usize::MAX)];
         let factors = branches.iter().flat_map(|b| {
             let up = plan.tensors[b.tensor].values.rows() * self.rank * FACTORS.block_bytes();
@@ -103,9 +111,12 @@ impl Branches {
     }
 
     /// Where everything goes in the file, which holds checksums if that of the plan does.
-    fn layout(&self, plan: &Plan, model: &Model, tensors: &[Planned]) -> Result<Layout> {
-        let metadata = self.metadata(model)?;
-        Ok(match plan.files.iter().any(|file| file.layout.wants_sha256()) {
+    fn layout(&self, plan: &Plan, model: &Model, tensors: &[Planned], of: Option<&str>) -> Result<Layout> {
+        let mut metadata = self.metadata(model)?;
+        let is_checksummed = plan.files.iter().any(|file| file.layout.wants_sha256());
+        let of = of.filter(|_| is_checksummed);
+        metadata.extend(of.map(|digest| (MODEL_KEY.to_owned(), Value::from(digest))));
+        Ok(match is_checksummed {
             true => Checksummed::new(&metadata, tensors, gguf::place)?.into(),
             false => gguf::place(&metadata, tensors)?.into(),
         })
@@ -153,9 +164,10 @@ pub fn adapter_of(out: &Path) -> Result<Option<PathBuf>> {
 
 /// That a model alone is not what was written, since its branches of low rank are in an adapter, and `given` is none.
 pub fn lacking(model: &Container, given: Option<&Path>) -> Option<String> {
-    let rank = model.value(RANK_KEY)?;
-    let has_it =
-        |path: &Path| formats::open(path, &Limits::default()).is_ok_and(|c| c.value(RANK_KEY) == Some(rank));
+    model.value(RANK_KEY)?;
+    let has_it = |path: &Path| {
+        formats::open(path, &Limits::default()).is_ok_and(|given| adapter::completes(&given, model))
+    };
     if given.is_some_and(has_it) {
         return None;
     }

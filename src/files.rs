@@ -114,6 +114,27 @@ pub fn read(path: &Path, what: &'static str, limit_bytes: u64) -> Result<Vec<u8>
     Ok(bytes)
 }
 
+/// The text of such a file of JSON, whose values a parser holds in at most 512 MiB.
+///
+/// # Errors
+/// As [`text`], and [`Error::Model`] if they cannot.
+pub fn json(path: &Path, what: &'static str, limit_bytes: u64) -> Result<String> {
+    const MOST_PARSED_BYTES: u64 = 512 << 20;
+    /// Most bytes of memory that serde_json's own type takes for a value, its name and its place in a growing list.
+    const VALUE_BYTES: u64 = 3 * size_of::<serde_json::Value>() as u64 + 96;
+    let text = text(path, what, limit_bytes)?;
+    // Every value follows a comma or an opening bracket.
+    let values = text.bytes().filter(|b| matches!(b, b',' | b'[' | b'{')).count() as u64;
+    if values * VALUE_BYTES > MOST_PARSED_BYTES {
+        return Err(Error::Model {
+            path: path.to_owned(),
+            what: format!("holds {values} values, and no {what} has so many"),
+            help: format!("give the file of the {what}"),
+        });
+    }
+    Ok(text)
+}
+
 /// The text of such a file, without a byte order mark.
 ///
 /// # Errors

@@ -225,6 +225,12 @@ impl Container {
         })
     }
 
+    /// The SHA-256 of all data of a model, in hex, as its checksums state it; `None` if it has none, or they are those of
+    /// another header.
+    pub fn model_digest(&self) -> Option<&str> {
+        self.checksums.first().filter(|held| held.is_of(&self.files)).map(checksums::Held::model)
+    }
+
     /// Joins the parts of a sharded set into one container that was opened as `path`.
     pub(crate) fn join(path: &Path, parts: Vec<Container>, budget: &Budget<'_>) -> Result<Container> {
         let mut parts = parts.into_iter();
@@ -232,16 +238,10 @@ impl Container {
             let blame = Blame { path, format: "sharded" };
             return Err(blame.malformed("the set names no files"));
         };
-        let mut held = std::mem::take(&mut first.held);
-        let mut side_files = std::mem::take(&mut first.side_files);
         // Part 1 of one model beside part 2 of another would be a sound-looking file.
         // (What another program split anew states the digest of the file that it took apart, in a changed header.)
-        let model = |part: &Container| {
-            let held = part.checksums.first().filter(|held| held.is_of(&part.files))?;
-            Some(held.model().to_owned())
-        };
-        let stated = model(&first);
-        if let Some(stranger) = parts.as_slice().iter().find(|part| model(part) != stated) {
+        let stated = first.model_digest();
+        if let Some(stranger) = parts.as_slice().iter().find(|part| part.model_digest() != stated) {
             let blame = Blame { path, format: first.format.name() };
             return Err(blame.malformed(format!(
                 "{} belongs to another model than {}: they were not written together",
@@ -249,6 +249,8 @@ impl Container {
                 first.path.display()
             )));
         }
+        let mut held = std::mem::take(&mut first.held);
+        let mut side_files = std::mem::take(&mut first.side_files);
         let mut checksums = std::mem::take(&mut first.checksums);
         let mut left_aside = first.left_aside.take();
         let mut keys: BTreeSet<String> = first.metadata.iter().map(|(key, _)| key.clone()).collect();

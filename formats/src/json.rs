@@ -14,23 +14,29 @@ use crate::mapped::Mapped;
 ///
 /// A map would keep the last of two and say nothing, so that two readers may see two different files.
 #[derive(Debug)]
-pub(crate) struct Members<T>(pub Vec<(String, T)>);
+pub(crate) struct Members<T, const MOST: usize = { usize::MAX }>(pub Vec<(String, T)>);
 
-impl<'de, T: Deserialize<'de>> Deserialize<'de> for Members<T> {
+impl<'de, T: Deserialize<'de>, const MOST: usize> Deserialize<'de> for Members<T, MOST> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
-        struct Collect<T>(PhantomData<T>);
+        struct Collect<T, const MOST: usize>(PhantomData<T>);
 
-        impl<'de, T: Deserialize<'de>> Visitor<'de> for Collect<T> {
-            type Value = Members<T>;
+        impl<'de, T: Deserialize<'de>, const MOST: usize> Visitor<'de> for Collect<T, MOST> {
+            type Value = Members<T, MOST>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("an object")
             }
 
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<Members<T>, A::Error> {
+            fn visit_map<A: MapAccess<'de>>(
+                self,
+                mut map: A,
+            ) -> std::result::Result<Members<T, MOST>, A::Error> {
                 // Not reserved ahead: every member takes bytes of the file, so growth is bounded by it.
                 let mut members = Vec::new();
                 while let Some(member) = map.next_entry::<String, T>()? {
+                    if members.len() == MOST {
+                        return Err(A::Error::custom(format_args!("more than {MOST} members")));
+                    }
                     members.push(member);
                 }
                 match twice(members.iter().map(|(name, _)| name.as_str())) {
@@ -40,7 +46,7 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Members<T> {
             }
         }
 
-        deserializer.deserialize_map(Collect(PhantomData))
+        deserializer.deserialize_map(Collect::<T, MOST>(PhantomData))
     }
 }
 

@@ -7,6 +7,7 @@ use formats::Value;
 use super::origin;
 use crate::error::{Error, Result};
 use crate::files;
+use crate::links;
 use crate::model::{Body, Model};
 use crate::targets::gguf;
 use crate::vocab::{Bpe, Coder, Tokenizer, Vocab, WORLD};
@@ -68,8 +69,9 @@ pub fn stated_coder(model: &Model) -> Result<Option<Coder>> {
     if let Some(vocab) = stated_vocab(model)? {
         return Ok(Some(Coder::greedy(vocab)));
     }
-    let whole = origin::folder(&model.container).map(|folder| folder.join("tokenizer.json"));
-    whole.filter(|path| path.is_file()).map(|path| Coder::load(&path)).transpose()
+    let whole = origin::folder(&model.container).map(|folder| (folder.join("tokenizer.json"), folder));
+    let own = whole.filter(|(path, folder)| links::own(folder, path).is_some()).map(|(path, _)| path);
+    own.map(|path| Coder::load(&path)).transpose()
 }
 
 /// The vocabulary asked for, else the one that the source states, else the usual one of this size.
@@ -101,15 +103,16 @@ fn usual(model: &Model) -> Result<Vocab> {
     })
 }
 
-/// The vocabulary in a folder.
+/// The vocabulary in a folder; what is a link to somebody else's file is none.
 fn beside(folder: &Path) -> Result<Option<Vocab>> {
+    let is_own = |path: &Path| links::own(folder, path).is_some();
     let usual = folder.join("rwkv_vocab_v20230424.txt");
-    if usual.is_file() {
+    if is_own(&usual) {
         return Vocab::load(&usual).map(Some);
     }
     let named = |path: &PathBuf| {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        name.starts_with("rwkv_vocab") && name.ends_with(".txt") && path.is_file()
+        name.starts_with("rwkv_vocab") && name.ends_with(".txt") && is_own(path)
     };
     let entries = std::fs::read_dir(folder).map_err(Error::io("read", folder))?;
     let mut others: Vec<PathBuf> = entries.filter_map(|e| Some(e.ok()?.path())).filter(named).collect();
@@ -119,7 +122,7 @@ fn beside(folder: &Path) -> Result<Option<Vocab>> {
     }
     // Files of this name are of many kinds.
     let common = folder.join("vocab.txt");
-    Ok(if common.is_file() { Vocab::load(&common).ok() } else { None })
+    Ok(if is_own(&common) { Vocab::load(&common).ok() } else { None })
 }
 
 /// The chat template asked for, else the one in the source, else the one that goes with the tokenizer.

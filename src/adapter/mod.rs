@@ -28,7 +28,7 @@ mod tests;
 use std::path::Path;
 use std::sync::Arc;
 
-use formats::{Container, Limits};
+use formats::{Container, Limits, Value};
 
 pub use adapters::Adapters;
 pub use disha::{Bat, Disha};
@@ -56,6 +56,19 @@ pub struct Options<'a> {
 pub const ALPHA_KEY: &str = "adapter.lora.alpha";
 /// The key, in a file and in the adapter that completes it, of the rank of the branches that the adapter holds.
 pub const RANK_KEY: &str = "rwkv-quant.low_rank.rank";
+/// The key, in such an adapter, of the digest of the model that it completes ([`Container::model_digest`]).
+///
+/// [`Container::model_digest`]: formats::Container::model_digest
+pub const MODEL_KEY: &str = "rwkv-quant.low_rank.model";
+
+/// True if an adapter holds the branches that complete this file. (Files without checksums tell no more than the rank.)
+pub fn completes(adapter: &Container, model: &Container) -> bool {
+    let is_of_it = match (adapter.value(MODEL_KEY).and_then(Value::as_str), model.model_digest()) {
+        (Some(stated), Some(digest)) => stated == digest,
+        _ => true,
+    };
+    is_of_it && adapter.value(RANK_KEY).is_some() && adapter.value(RANK_KEY) == model.value(RANK_KEY)
+}
 
 /// What a file changes about a model.
 #[derive(Debug)]

@@ -7,7 +7,9 @@ use std::sync::Arc;
 use formats::{Container, Value};
 
 use super::peft::{self, Config};
-use super::{ALPHA_KEY, Adapter, Bat, Disha, HELP, Kind, LowRank, Options, Part, RANK_KEY, open, unwrapped};
+use super::{
+    ALPHA_KEY, Adapter, Bat, Disha, HELP, Kind, LowRank, Options, Part, RANK_KEY, completes, open, unwrapped,
+};
 use crate::error::{Error, Result};
 use crate::model::{Held, Lazy, Model, NAMINGS, Naming, Role, Scope};
 
@@ -133,7 +135,7 @@ impl<'a> Reader<'a> {
     fn refuse_other_models(&self) -> Result<()> {
         let model = &self.model.container;
         let branches = self.file.value(RANK_KEY);
-        if branches.is_some() && branches != model.value(RANK_KEY) {
+        if branches.is_some() && !completes(&self.file, model) {
             return Err(Error::Model {
                 path: self.file.path().to_owned(),
                 what: format!(

@@ -37,7 +37,7 @@ impl Found {
         if !path.exists() {
             return Found::Nothing;
         }
-        let text = files::text(path, "record", FILE_BYTES).ok();
+        let text = files::json(path, "record", FILE_BYTES).ok();
         let value: Option<Value> = text.and_then(|text| serde_json::from_str(&text).ok());
         let record = value.as_ref().and_then(|value| Record::deserialize(value).ok());
         match (value, record.map(Box::new)) {
@@ -70,10 +70,11 @@ impl Found {
     /// cannot be trusted, it must be as what describes the release in `out` says.
     pub fn is_ours(&self, out: &Path, folder: &Path, artifact: &str) -> bool {
         match self {
-            Found::Nothing => false,
             Found::Sound(record) | Found::Older(record) => record.owns_all(folder),
             Found::Changed(record) if record.owns_all(folder) => true,
-            Found::Changed(_) | Found::Damaged | Found::Foreign => is_described(out, folder, artifact),
+            Found::Nothing | Found::Changed(_) | Found::Damaged | Found::Foreign => {
+                is_described(out, folder, artifact)
+            }
         }
     }
 }
@@ -113,7 +114,7 @@ fn is_described(out: &Path, folder: &Path, artifact: &str) -> bool {
         |name: &String| [MANIFEST, SUMMARY].contains(&name.as_str()) || Shard::is_summary_name(name);
     let model = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
     names.filter(describes).any(|name| {
-        let text = files::text(&out.join(&name), "manifest", FILE_BYTES).ok();
+        let text = files::json(&out.join(&name), "manifest", FILE_BYTES).ok();
         let value: Option<Value> = text.and_then(|text| serde_json::from_str(&text).ok());
         value.is_some_and(|value| {
             files_of(&value, &model, artifact).iter().any(|files| are_owned(files, folder))

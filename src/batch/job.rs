@@ -50,7 +50,7 @@ use crate::targets::{Content, TARGETS, Target};
 use crate::{files, units};
 
 /// Largest job file that is read.
-const FILE_BYTES: u64 = 16 << 20;
+const FILE_BYTES: u64 = 1 << 20;
 
 /// A job file that was understood.
 #[derive(Clone, Debug)]

@@ -63,7 +63,7 @@ pub struct ManifestModel {
 impl Manifest {
     /// Whether there is one at `path`.
     pub(super) fn is_at(path: &Path) -> bool {
-        let text = files::text(path, "manifest", record::FILE_BYTES).ok();
+        let text = files::json(path, "manifest", record::FILE_BYTES).ok();
         text.is_some_and(|text| serde_json::from_str::<Manifest>(&text).is_ok())
     }
 

@@ -201,7 +201,7 @@ impl Summary {
     /// If it cannot be read or understood.
     pub fn read(path: &Path) -> Result<Summary> {
         const AGAIN: &str = "run its shard again with this version of the program";
-        let text = files::text(path, "summary", FILE_BYTES)?;
+        let text = files::json(path, "summary", FILE_BYTES)?;
         let wrong = |what: String| Error::Model { path: path.to_owned(), what, help: AGAIN.to_owned() };
         let value: Value =
             serde_json::from_str(&text).map_err(|e| wrong(format!("is no summary of a batch: {e}")))?;

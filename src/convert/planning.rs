@@ -6,7 +6,7 @@ use quant::Encoding;
 
 use super::{Prepared, Request, beside_goals};
 use crate::about::{self, About};
-use crate::branches::Branches;
+use crate::branches::{self, Branches};
 use crate::calibrate::{self, Calibration, CrossCheck, Done, Judge, Source, Stats, Text, Trace};
 use crate::compact;
 use crate::error::Result;
@@ -94,7 +94,9 @@ impl Request {
         stop: &Stop,
     ) -> Result<Prepared> {
         let inputs = self.inputs(&model);
+        let half = branches::lacking(&model.container, InputFile::path_of(&self.recipe.adapters.lora));
         rules::modelled(&Modelled {
+            half: half.as_deref(),
             model: &model,
             target,
             file_type,

@@ -2,9 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
+use formats::Limits;
+
 use super::Request;
 use crate::about::About;
-use crate::branches::{self, Branches};
+use crate::branches::{self, Branch, Branches};
 use crate::calibrate::{self, Calibration, Chosen, CrossCheck, Done, Judge, Store};
 use crate::compact;
 use crate::digest::file_sha256;
@@ -203,7 +205,7 @@ impl Prepared {
         self.checksum_file |= force && checksum_file::path(&self.output).exists();
         let mut outputs = Outputs::claim(self.targets(companion.as_ref())?, &self.inputs, force)?;
         let store = self.encode(force, observer, stop)?;
-        let adapter = self.made_adapter()?;
+        let branches = self.made_branches()?;
         self.suspicions =
             pipeline::write(&self.plan, &self.model, &mut outputs, &self.budget, observer, stop)?;
         if self.plan.target.codes() {
@@ -212,11 +214,11 @@ impl Prepared {
             let is_new = |said: &String| !said.split_once(": ").is_some_and(|(name, _)| named.contains(name));
             self.suspicions.extend(model::peek(&self.model).into_iter().filter(is_new));
         }
-        // The folder cannot be removed everywhere while its files are mapped.
-        self.plan.tensors.iter_mut().for_each(|t| t.encoded = None);
-        if let Some((path, bytes)) = adapter {
+        if let Some((path, bytes)) = self.made_adapter(branches, &outputs.to_open())? {
             outputs.put(&path, &bytes)?;
         }
+        // The folder cannot be removed everywhere while its files are mapped.
+        self.plan.tensors.iter_mut().for_each(|t| t.encoded = None);
         if let Some(judge) = self.judge.take() {
             let written = Model::open(&outputs.to_open(), &[])?;
             let divergence = || judge.divergence(written, stop);
@@ -251,6 +253,8 @@ impl Prepared {
         let adapter = self.adapter().map(|(path, _)| path);
         let checksums = self.checksum_file.then(|| checksum_file::path(&self.output));
         let companion = companion.map(|companion| companion.path.to_owned());
+        // Checksums of an earlier output of this name would call the new one damaged.
+        let stale = Some(checksum_file::path(&self.output)).filter(|_| !self.checksum_file);
         Ok(Targets {
             out: self.output.clone(),
             output: self.plan.output,
@@ -261,7 +265,7 @@ impl Prepared {
                 .chain(checksums)
                 .chain(companion)
                 .collect(),
-            obsolete: branches::adapter_of(&self.output)?.into_iter().collect(),
+            obsolete: branches::adapter_of(&self.output)?.into_iter().chain(stale).collect(),
             checkpoint: Some(Store::folder(&self.output)),
             is_model: true,
         })
@@ -293,20 +297,26 @@ impl Prepared {
         recipe.text(&remarks)
     }
 
-    /// The adapter with the branches of low rank, if there are any, and where it goes.
-    fn made_adapter(&mut self) -> Result<Option<(PathBuf, Vec<u8>)>> {
-        let parts = std::mem::take(&mut self.done.branches);
-        let Some((path, branches)) = self.adapter() else { return Ok(None) };
-        if !parts.is_empty() {
-            let bytes = branches.adapter(&self.plan, &self.model, &parts)?;
-            self.adapter_bytes = bytes.len() as u64;
-            return Ok(Some((path, bytes)));
-        }
-        self.adapter_bytes = 0;
-        if let Some(chat) = self.modelfile {
+    /// The branches of low rank that were made. If there are none, nothing beside the file speaks of an adapter.
+    fn made_branches(&mut self) -> Result<Vec<Branch>> {
+        let made = std::mem::take(&mut self.done.branches);
+        if let (true, Some(_), Some(chat)) = (made.is_empty(), self.adapter(), self.modelfile) {
             self.plan.small = vec![chat.modelfile(self.plan.target, &self.plan.files, false)?];
         }
-        Ok(None)
+        Ok(made)
+    }
+
+    /// The adapter with branches, and where it goes; `written` is the file that it completes.
+    fn made_adapter(&mut self, made: Vec<Branch>, written: &Path) -> Result<Option<(PathBuf, Vec<u8>)>> {
+        let Some((path, branches)) = self.adapter() else { return Ok(None) };
+        if made.is_empty() {
+            self.adapter_bytes = 0;
+            return Ok(None);
+        }
+        let written = formats::open(written, &Limits::default())?;
+        let bytes = branches.adapter(&self.plan, &self.model, &made, written.model_digest())?;
+        self.adapter_bytes = bytes.len() as u64;
+        Ok(Some((path, bytes)))
     }
 
     /// Encodes the matrices that are encoded as wholes: those that a text tells something about, and those with branches.

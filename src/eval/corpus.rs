@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 
 use super::encoding::{NotUtf8, utf8, without_mark};
+use serde::Deserialize;
+
 use crate::digest::hex;
 use crate::error::{Error, Result};
 use crate::vocab::{Coder, Token, Vocab};
@@ -137,18 +139,28 @@ fn in_other_encoding(path: &Path, found: NotUtf8) -> Error {
     }
 }
 
+/// The text of a line of JSON: a string, or the member `text` of an object; no other value takes any memory.
+fn json_text(line: &[u8]) -> serde_json::Result<String> {
+    #[derive(Deserialize)]
+    struct Document {
+        text: String,
+    }
+    match line.trim_ascii_start().first() {
+        Some(b'{') => serde_json::from_slice(line).map(|document: Document| document.text),
+        _ => serde_json::from_slice(line),
+    }
+}
+
 fn json_lines(bytes: &[u8], coder: &Coder) -> std::result::Result<Vec<Vec<u32>>, String> {
     let mut documents = Vec::new();
     for (n, line) in bytes.split(|b| *b == b'\n').enumerate() {
         if line.trim_ascii().is_empty() {
             continue;
         }
-        let value: serde_json::Value =
-            serde_json::from_slice(line).map_err(|e| format!("line {}: {e}", n + 1))?;
-        let text = value
-            .as_str()
-            .or_else(|| value.get("text")?.as_str())
-            .ok_or_else(|| format!("line {} is no string and has no string \"text\"", n + 1))?;
+        let text = json_text(line).map_err(|e| match e.is_data() {
+            true => format!("line {} is no string and has no string \"text\"", n + 1),
+            false => format!("line {}: {e}", n + 1),
+        })?;
         documents.push(coder.encode(text.as_bytes()).map_err(|e| format!("line {}: {e}", n + 1))?);
     }
     Ok(documents)

@@ -31,8 +31,9 @@ pub(crate) const GENERATION: u32 = 2;
 
 /// Ingredients that follow from the options and the inputs. A difference in one of them is told only if no option
 /// differs.
-const DERIVED: [&str; 6] =
-    [TENSOR_TYPES, IMPORTANCE, EQUALIZATION, CALIBRATION_TOKENS, METADATA, BYTES_GENERATION];
+const DERIVED: [&str; 7] =
+    [ARITHMETIC, TENSOR_TYPES, IMPORTANCE, EQUALIZATION, CALIBRATION_TOKENS, METADATA, BYTES_GENERATION];
+const ARITHMETIC: &str = "fused multiply-add, which --portable does without";
 const TENSOR_TYPES: &str = "the types of the tensors";
 const IMPORTANCE: &str = "the importance of the columns";
 const EQUALIZATION: &str = "the factors of --equalize";

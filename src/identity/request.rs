@@ -9,8 +9,8 @@ use formats::{Container, Mapped};
 use serde_json::{Value, json};
 
 use super::{
-    BYTES_GENERATION, CALIBRATION_TOKENS, EQUALIZATION, GENERATION, IMPORTANCE, Identity, METADATA,
-    TENSOR_TYPES,
+    ARITHMETIC, BYTES_GENERATION, CALIBRATION_TOKENS, EQUALIZATION, GENERATION, IMPORTANCE, Identity,
+    METADATA, TENSOR_TYPES,
 };
 use crate::choice::Choice;
 use crate::convert::{Prepared, Request};
@@ -20,6 +20,7 @@ use crate::files::InputFile;
 use crate::model::Model;
 use crate::plan::Plan;
 use crate::recipe::{Recipe, SELF, flag_of, words};
+use crate::runner;
 
 /// Largest file of a vocabulary's folder: the weights that may stand beside it are no part of it.
 const VOCABULARY_BYTES: u64 = 64 << 20;
@@ -71,6 +72,9 @@ impl Identity {
                 _ => self.set(flag, contents(&file.0)?),
             }
         }
+        // Forward passes round once where a processor can multiply and add in one step, and twice elsewhere.
+        let rounds_twice = recipe.portable || !runner::is_fused();
+        self.add(ARITHMETIC, recipe.calibration.is_wanted().then_some(!rounds_twice));
         self.set("--state-layout", recipe.adapters.layout().map(Choice::name));
         Ok(())
     }

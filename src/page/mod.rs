@@ -116,7 +116,7 @@ impl Page {
     /// # Errors
     /// If it cannot be read, or is no such thing.
     pub fn read(path: &Path) -> Result<Page> {
-        let text = files::text(path, "results", FILE_BYTES)?;
+        let text = files::json(path, "results", FILE_BYTES)?;
         let value: serde_json::Value =
             serde_json::from_str(&text).map_err(|e| unreadable(path, &e.to_string()))?;
         let has = |key: &str| value.get(key).is_some();

@@ -163,6 +163,7 @@ impl Plan {
             layers: scheme.layers,
             equalize: false,
             force: wishes.force,
+            half: None,
         })?;
         let objections = target.check(model)?;
         let items = target.items(model, &scheme)?;

@@ -371,6 +371,8 @@ pub struct Modelled<'a> {
     pub equalize: bool,
     /// True to write the file even if the runtime computes something else with it.
     pub force: bool,
+    /// That the model is half of one, if it is.
+    pub half: Option<&'a str>,
 }
 
 /// Refuses what a model cannot become.
@@ -396,6 +398,7 @@ pub fn modelled(known: &Modelled<'_>) -> Result<()> {
 
 fn modelled_rules<'a>() -> Vec<Rule<Modelled<'a>>> {
     vec![
+        Rule { wrong: |m| m.half.map(str::to_owned), help: |_| "give the other: --lora FILE".to_owned() },
         Rule {
             wrong: |m| {
                 wrong(!m.target.holds(m.file_type), || {

@@ -23,6 +23,7 @@ use crate::pipeline::Budget;
 use crate::plan::{Plan, Write as Planned};
 use crate::recipe::Fallback;
 use crate::storage::Output;
+use crate::targets::hf;
 use crate::units::{bytes, count};
 
 /// A planned or finished conversion.
@@ -293,7 +294,7 @@ fn warnings(model: &Model, plan: &Plan) -> Vec<String> {
     let stated = plan.tensors.iter().map(|t| (t.name.as_str(), t.unmeasured));
     let unmeasured = unmeasured("the text of the importance matrix", stated);
     let objections =
-        objections.chain(plan.target.remarks(model)).chain(requantized(model, plan)).chain(unscaled(plan));
+        objections.chain(hf::left_out(model)).chain(requantized(model, plan)).chain(unscaled(plan));
     let objections = objections.chain(equalized).chain(unmeasured);
     objections.chain(little_text(plan)).chain(sated(plan)).chain(unquantized(plan)).collect()
 }

@@ -37,6 +37,11 @@ use std::sync::Arc;
 
 use formats::Limits;
 
+/// True if this thread multiplies and adds in one step, which rounds once.
+pub(crate) fn is_fused() -> bool {
+    arch::Level::best() != arch::Level::Portable
+}
+
 pub use device::Arithmetic;
 pub use head::{
     Certified, Clustered, FORMS as HEADS, Fit, Full, FullRows, Head, HeadChoice, Reading, Rows, mean_squares,

@@ -81,6 +81,13 @@ impl Targets {
         self.names.iter().map(path).collect()
     }
 
+    /// Every name that is given or given up at the end.
+    fn named(&self) -> impl Iterator<Item = PathBuf> {
+        let out = Some(self.out.clone()).filter(|_| self.output == Output::Folder);
+        let files = if self.output == Output::Folder { Vec::new() } else { self.finals() };
+        out.into_iter().chain(files).chain(self.beside.clone()).chain(self.obsolete.clone())
+    }
+
     /// What was asked for by name, and is a file.
     fn files(&self) -> impl Iterator<Item = &Path> {
         let out = Some(&self.out).filter(|_| self.output != Output::Folder);
@@ -162,6 +169,7 @@ impl Outputs {
     /// `force` is not set; [`Error::Usage`] if another run writes them.
     pub fn claim(mut targets: Targets, inputs: &Inputs, force: bool) -> Result<Outputs> {
         targets.files().try_for_each(refuse_folder_names)?;
+        refuse_dots(&targets.out)?;
         targets.touched().iter().try_for_each(|path| inputs.refuse(path))?;
         refuse_doubles(&targets)?;
         let folder = folder_of(&targets.out);
@@ -175,6 +183,11 @@ impl Outputs {
             }
         }
         targets.obsolete.retain(|path| exists(path));
+        // What is set aside meanwhile has this name: a run that was killed would have got it back.
+        let aside = targets.named().map(|path| aside_path(&path)).find(|aside| exists(aside));
+        if let Some(aside) = aside {
+            return Err(in_the_way(&aside));
+        }
         let (files, extras, made) = (Vec::new(), Vec::new(), Vec::new());
         let outputs = Outputs { targets, force, journal: Some(journal), files, extras, made };
         outputs.refuse_existing()?;
@@ -327,6 +340,7 @@ impl Outputs {
     pub fn commit(mut self, inputs: &Inputs) -> Result<()> {
         self.read_back(&|_| Ok(()))?;
         inputs.check_unchanged()?;
+        self.keep_rights()?;
         for Staged { file, path, .. } in self.files.iter().chain(self.extras.iter().map(|(_, s)| s)) {
             file.sync_all().map_err(Error::io("flush", path))?;
         }
@@ -338,6 +352,21 @@ impl Outputs {
         let Some(journal) = self.journal.take() else { return Ok(()) };
         let emptied = (self.targets.output == Output::Set).then(|| self.targets.partial());
         commit::commit(journal, &moves, emptied.as_deref())
+    }
+
+    /// What replaces a file may be read and written by whoever might the old one.
+    fn keep_rights(&self) -> Result<()> {
+        let finals = if self.targets.output == Output::Folder { Vec::new() } else { self.targets.finals() };
+        let main = finals.iter().zip(&self.files);
+        for (to, staged) in main.chain(self.extras.iter().map(|(to, staged)| (to, staged))) {
+            if let Some(old) = to.symlink_metadata().ok().filter(fs::Metadata::is_file) {
+                staged
+                    .file
+                    .set_permissions(old.permissions())
+                    .map_err(Error::io("write to", &staged.path))?;
+            }
+        }
+        Ok(())
     }
 
     /// What takes and gives up names: the file that opens the whole first, what goes with it after it.
@@ -380,7 +409,6 @@ impl Outputs {
             }
         } else {
             all.extend(finals.iter().map(PathBuf::as_path));
-            all.extend(obsolete.iter().map(PathBuf::as_path));
             if out.is_dir() {
                 return Err(Error::Usage {
                     what: format!("{} is a folder", out.display()),
@@ -388,6 +416,7 @@ impl Outputs {
                 });
             }
         }
+        all.extend(obsolete.iter().map(PathBuf::as_path));
         all.extend(beside.iter().map(PathBuf::as_path));
         all.iter().try_for_each(|path| refuse_special(path))?;
         match all.iter().find(|path| !self.force && exists(path)) {
@@ -452,8 +481,10 @@ impl Write for Stream<'_> {
 fn refuse_doubles(targets: &Targets) -> Result<()> {
     let mut names = HashSet::new();
     let key = |path: &Path| {
-        let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-        PathBuf::from(absolute.to_string_lossy().to_lowercase())
+        let folder = folder_of(path).canonicalize().or_else(|_| std::path::absolute(folder_of(path)));
+        let resolved =
+            folder.unwrap_or_else(|_| folder_of(path).to_owned()).join(path.file_name().unwrap_or_default());
+        PathBuf::from(resolved.to_string_lossy().to_lowercase())
     };
     for path in targets.taken() {
         if !names.insert(key(&path)) {
@@ -484,6 +515,19 @@ fn refuse_folder_names(path: &Path) -> Result<()> {
             what: format!("{name:?} is the name of a folder, and a file is to be written"),
             help: "give the file's name, without a slash behind it".to_owned(),
         }),
+    }
+}
+
+/// `.` and `..` are names of folders that are there, which cannot be exchanged for others.
+fn refuse_dots(path: &Path) -> Result<()> {
+    let name = path.to_string_lossy();
+    let last = name.trim_end_matches(is_separator).rsplit(is_separator).next().unwrap_or_default();
+    match last {
+        "." | ".." => Err(Error::Usage {
+            what: format!("{name:?} is no name that an output can get"),
+            help: "give it a name of its own".to_owned(),
+        }),
+        _ => Ok(()),
     }
 }
 

@@ -126,12 +126,6 @@ pub trait Target: Send + Sync {
     /// [`Error::Model`] that names a target that works, if the file could not be loaded.
     fn check(&self, model: &Model) -> Result<Vec<Objection>>;
 
-    /// What a user should know that does not stand against the model: files that are left out.
-    fn remarks(&self, model: &Model) -> Vec<String> {
-        let _ = model;
-        Vec::new()
-    }
-
     /// The tensors, in the order they are written.
     ///
     /// # Errors

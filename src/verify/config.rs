@@ -19,6 +19,8 @@ const RANKS: &[(Rank, &[&str])] = &[
     (Rank::Gate, &["gate_low_rank_dim", "lora_rank_gate"]),
     (Rank::Mix, &["lora_rank_tokenshift"]),
 ];
+/// Settings of flash-linear-attention, and the tensors that are there only if they are true.
+const NORMS: &[(&str, &str)] = &[("norm_bias", "norm.bias"), ("norm_first", "pre_norm.weight")];
 /// `hidden_ratio` is rounded to as many wide a channel mix.
 const RATIO_ROUNDING: f64 = 32.0;
 
@@ -53,6 +55,12 @@ pub(super) fn compare(model: &Model, findings: &mut Findings) {
         let Some(value) = stated(config, key) else { continue };
         let ids = value.as_array().map_or(std::slice::from_ref(value), Vec::as_slice);
         ids.iter().for_each(|id| token(&named(key), id.as_u64(), id, model.dims.vocab as u64, findings));
+    }
+    for (key, tensor) in NORMS {
+        let is_there = model.container.tensors().iter().any(|t| t.name.ends_with(tensor));
+        if is_there && stated(config, key).and_then(Value::as_bool) == Some(false) {
+            findings.contradict(format!("{} is false, and there are tensors {tensor:?}", named(key)));
+        }
     }
     value_dim(config, model, findings);
     hidden_ratio(config, model, findings);

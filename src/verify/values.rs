@@ -51,7 +51,8 @@ fn scan_tensor(container: &Container, t: &Tensor) -> Result<Option<Zeros>> {
     let stored = if t.split.is_some() { t.encoding.code_bytes() } else { size };
     // A strided tensor spans elements that are not its own; they are weights of the same storage.
     let cols = t.shape.last().copied().unwrap_or(1).max(1);
-    let has_rows = cols.is_multiple_of(len) && t.strides.is_none();
+    // Rows that are longer than what is decoded at a time are no rows of a matrix.
+    let has_rows = cols.is_multiple_of(len) && cols <= STEP && t.strides.is_none();
     let row_blocks = if has_rows { cols / len } else { 1 };
     let (step, blocks) = ((STEP / len / row_blocks).max(1) * row_blocks, container.bytes(t).len() / stored);
     let pieces = (0..blocks.div_ceil(step)).into_par_iter().map(|n| {

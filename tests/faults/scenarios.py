@@ -96,6 +96,19 @@ def all_scenarios():
     cpp = Scenario("bin", [*CONVERT, "o.bin", "--type", "q5_1", *FAST], ["o.bin"], readers=[["o.bin"]])
     prefab = Scenario("prefab", [*CONVERT, "o.prefab", "--type", "int8", *FAST], ["o.prefab"], readers=[["o.prefab"]])
 
+    st = Scenario("st", [*CONVERT, "o.st", "--type", "f16", *FAST], ["o.st"], readers=[["o.st"]])
+    checked = Scenario("bin with checksums", [*cpp.command, "--checksum-file"], ["o.bin", "o.bin.sha256"],
+                       readers=[["o.bin"]])
+    # Other inputs than the model change meanwhile.
+    text = dataclasses.replace(calibrated, name="calib, of a text that changes", victim=("in/text.txt", "in/job.toml"))
+    weighed = Scenario("imatrix that changes", [*CONVERT, "o.gguf", "--type", "q4_0", "--imatrix", "in/i.dat", *FAST],
+                       ["o.gguf"], before=[["calibrate", "in/a.safetensors", "in/text.txt", "-o", "in/i.dat", "--tokens",
+                                            "96", "--ctx", "32", *FAST]],
+                       readers=[["o.gguf"]], victim=("in/i.dat", "in/text.txt"))
+    templated = Scenario("chat template that changes",
+                         [*CONVERT, "o.gguf", "--type", "q8_0", "--chat-template", "in/text.txt", *FAST], ["o.gguf"],
+                         readers=[["o.gguf"]], victim=("in/text.txt", "in/job.toml"))
+
     def shards(out, *more):
         return [[*CONVERT, out, *more, "--shard", f"{n}/2", *FAST] for n in (1, 2)]
 
@@ -125,6 +138,8 @@ def all_scenarios():
                           ["o.safetensors"])
     imatrix = Scenario("calibrate, imatrix", ["calibrate", "in/a.safetensors", "in/text.txt", "-o", "o.gguf", *measure],
                        ["o.gguf"])
+    certified = Scenario("certify-head", ["certify-head", "in/a.safetensors", "-o", "o.rwkvz", *FAST], ["o.rwkvz"])
+    pages = Scenario("man", ["man", "o"], ["o/*"], each=True)
     clusters = Scenario("cluster-head", ["cluster-head", "in/a.safetensors", "-o", "o.rwkvz", *FAST], ["o.rwkvz"])
     evaluation = Scenario("eval-ppl --save",
                           ["eval-ppl", "in/a.safetensors", "in/text.txt", "--windows", "1", "--ctx", "64", "--save",
@@ -142,6 +157,8 @@ def all_scenarios():
     # The job is the same and the source another: what is there is replaced without --force.
     batch_anew = dataclasses.replace(batch, name="batch, of a source that changed",
                                      before=[["swap"], batch.command, ["swap"]])
+    joined = dataclasses.replace(batch, name="batch merge", command=["batch", "merge", "release"],
+                                 before=[[*batch.command, "--shard", f"{n}/2"] for n in (1, 2)])
     return [
         file, over(file),
         parts, over(parts), over(parts, "set, over a file", other), over(dataclasses.replace(file, outputs=parts.outputs), "file, over a set", other_set),
@@ -150,9 +167,10 @@ def all_scenarios():
         over(dataclasses.replace(file, outputs=pair.outputs), "file, over an adapter's pair",
              [[part.replace("in/a.", "in/b.") for part in pair.command]]),
         calibrated, over(calibrated), calibrated_pair, over(calibrated_pair),
-        compact, over(compact), compact_calibrated, lossless, pickled, cpp, prefab,
+        compact, over(compact), compact_calibrated, lossless, pickled, over(pickled), cpp, over(cpp), prefab,
+        over(prefab), st, over(st), checked, over(checked), text, weighed, templated,
         shard, over(shard), shard_calibrated, shard_compact,
         merge, over(merge, before=other), merge_set, over(merge_set, before=other_set), merge_bin, merge_compact,
-        statistics, over(statistics), imatrix, clusters,
-        evaluation, over(evaluation), report, over(report, before=[other_page]), batch, batch_anew,
+        statistics, over(statistics), imatrix, clusters, certified, pages,
+        evaluation, over(evaluation), report, over(report, before=[other_page]), batch, batch_anew, joined,
     ]

@@ -209,6 +209,18 @@ fn a_snapshot_of_the_hub_has_its_repositorys_name_and_its_files() {
     }
     assert!(!folder.join("special_tokens_map.json").exists());
 
+    // A vocabulary of somebody else's stays out of every format.
+    fs::remove_file(snapshot.join("special_tokens_map.json")).unwrap();
+    let words: String = (0..256).map(|id| format!("{} b'\\x{:02x}' 1\n", id, 255 - id)).collect();
+    fs::write(dir.path().join("words"), words).unwrap();
+    fs::remove_file(snapshot.join("rwkv_vocab_v20230424.txt")).ok();
+    symlink("../../../words", snapshot.join("rwkv_vocab_v20230424.txt")).unwrap();
+    let said = ok(["convert", snapshot.to_str().unwrap(), out.to_str().unwrap(), "-f", "-t", "q8_0"]).stdout;
+    assert!(said.contains("rwkv_vocab_v20230424.txt is a link out of the model's folder"), "{said}");
+    let tokens = formats::open(&out, &formats::Limits::default()).unwrap();
+    let tokens = tokens.value("tokenizer.ggml.tokens").unwrap().as_array().unwrap();
+    assert_eq!(tokens.texts().next().unwrap(), "\\x00");
+
     // The configuration, too, is in the output.
     fs::remove_file(snapshot.join("config.json")).unwrap();
     fs::write(dir.path().join("secret"), fs::read(plain.join("config.json")).unwrap()).unwrap();

@@ -637,6 +637,10 @@ fn records_are_believed_only_as_they_were_written() {
     assert_eq!(status, 0, "{said}");
     made(&said, "Q8_0.gguf", "made again: its record was damaged");
     made(&said, "F16.safetensors", "made again: its record was damaged");
+    // Lost: the manifest still tells.
+    fs::remove_file(record("Q8_0.gguf")).unwrap();
+    let (status, said) = place.run("out", &[]);
+    assert_eq!(status, 0, "{said}");
     // Version 0.1.0 wrote neither identities nor seals.
     edit("Q8_0.gguf", &|record| {
         let fields = record.as_object_mut().unwrap();

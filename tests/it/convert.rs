@@ -98,6 +98,41 @@ fn a_folder_name_for_a_file_is_refused_before_anything_is_written() {
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
 }
 
+/// A file of somebody's at the name where the old output is set aside was found when all was done.
+#[test]
+fn names_that_the_run_takes_meanwhile_are_looked_at_first() {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let (source, out) = (source(), at("o.gguf"));
+    let convert = |more: &[&str]| run(["convert", &source, &out, "-t", "q4_0"].iter().chain(more));
+    assert_eq!(convert(&["--checksum-file"]).status, 0);
+    fs::write(at(".o.gguf.previous"), "mine").unwrap();
+    let refused = convert(&["-f"]);
+    assert!(
+        refused.status == 2 && refused.stderr.contains(".o.gguf.previous is in the way"),
+        "{}",
+        refused.stderr
+    );
+    fs::remove_file(at(".o.gguf.previous")).unwrap();
+    // Checksums of an earlier output would call the new one damaged.
+    fs::rename(&out, at("old.gguf")).unwrap();
+    let refused = convert(&[]);
+    assert!(refused.stderr.contains("o.gguf.sha256 exists already"), "{}", refused.stderr);
+    // Rights stay.
+    assert_eq!(convert(&["-f"]).status, 0);
+    ok(["verify", &out]);
+    fs::set_permissions(&out, fs::Permissions::from_mode(0o600)).unwrap();
+    assert_eq!(convert(&["-f"]).status, 0);
+    assert_eq!(fs::metadata(&out).unwrap().permissions().mode() & 0o777, 0o600);
+    // Two names of one file, by a link.
+    symlink(dir.path(), at("link")).unwrap();
+    let refused = convert(&["-f", "--save-recipe", &at("link/o.gguf")]);
+    assert!(refused.stderr.contains("would write two files of the name"), "{}", refused.stderr);
+    let refused = run(["convert", &source, &at("link/."), "--to", "hf"]);
+    assert!(refused.stderr.contains("is no name that an output can get"), "{}", refused.stderr);
+}
+
 #[test]
 fn paths_may_hold_spaces_and_any_script() {
     let dir = tempfile::tempdir().unwrap();

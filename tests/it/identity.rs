@@ -110,6 +110,135 @@ fn shards_of_other_options_are_refused_by_name() {
     }
 }
 
+/// Every option that a shard can have, in turn: beside one without it there is no conversion.
+#[test]
+fn shards_that_differ_in_any_option_are_refused() {
+    const CALIB: &[&str] =
+        &["--calib", "TEXT", "--calib-tokens", "512", "--calib-ctx", "64", "--calib-independent"];
+    let tokens = ["--calib", "TEXT", "--calib-tokens", "1024", "--calib-ctx", "64", "--calib-independent"];
+    let ctx = ["--calib", "TEXT", "--calib-tokens", "512", "--calib-ctx", "32", "--calib-independent"];
+    let text = ["--calib", "OTHER", "--calib-tokens", "512", "--calib-ctx", "64", "--calib-independent"];
+    let sampled = |seed| {
+        [
+            "--calib",
+            "self",
+            "--calib-tokens",
+            "256",
+            "--calib-ctx",
+            "64",
+            "--calib-seed",
+            seed,
+            "--calib-independent",
+        ]
+    };
+    let place = Place::new();
+    let model = testdata("rwkv7-bytes.pth").to_str().unwrap().to_owned();
+    for (name, text) in [("one.dat", "TEXT"), ("two.dat", "OTHER")] {
+        let text = place.text(if text == "TEXT" { "text.txt" } else { "other.txt" });
+        let args = ["--tokens", "1024", "--ctx", "64"];
+        ok(["calibrate", &model, &text, "-o", &place.text(name)].iter().chain(&args));
+    }
+    fs::write(place.path("template.jinja"), "{{ messages }}").unwrap();
+    fs::write(place.path("types.toml"), "[tensors]\n\"blk.0.time_mix_key.weight\" = \"q6_k\"\n").unwrap();
+    let (one, two) = (place.text("one.dat"), place.text("two.dat"));
+    let (template, types) = (place.text("template.jinja"), place.text("types.toml"));
+    let (one, two, template, types) = (one.as_str(), two.as_str(), template.as_str(), types.as_str());
+    let (seed_0, seed_1) = (sampled("0"), sampled("1"));
+    let mut tried = 0;
+    for (base, others) in [
+        (
+            &[][..],
+            &[
+                &["--type", "q5_0"][..],
+                &["--mix", "llama.cpp"],
+                &["--search", "best"],
+                &["--recipe", types],
+                &["--imatrix", one],
+                &["--split-max-size", "1MB"],
+                &["--drop", "blocks.0.ln0.*"],
+                &["--no-checksums"],
+                &["--portable"],
+                &["--modelfile", "g1"],
+                &["--set-key", "my.key=str:a"],
+                &["--vocab", "bytes", "--name", "x"],
+                &["--chat-template", template],
+                &["--name", "a"],
+                &["--author", "a"],
+                &["--model-version", "a"],
+                &["--organization", "a"],
+                &["--description", "a"],
+                &["--license", "mit"],
+                &["--url", "a"],
+                &["--base-model", "a/b"],
+                CALIB,
+            ][..],
+        ),
+        (&["--imatrix", one], &[&["--imatrix", two][..], &["--imatrix", one, "--equalize"]]),
+        (
+            CALIB,
+            &[
+                &tokens[..],
+                &ctx,
+                &text,
+                &[CALIB, &["--portable"]].concat(),
+                &[CALIB, &["--equalize"]].concat(),
+            ],
+        ),
+        (&seed_0, &[&seed_1[..]]),
+    ] {
+        ok(place.convert("a.gguf", &[&["--type", "q4_0"], base, &["--shard", "1/2", "--force"]].concat()));
+        for other in others {
+            let file_type = if other.contains(&"--type") { &[][..] } else { &["--type", "q4_0"] };
+            let ran =
+                run(place.convert("a.gguf", &[file_type, other, &["--shard", "2/2", "--force"]].concat()));
+            // Norms of block 0 cannot be left out: what is refused makes no shard.
+            assert!(ran.status == 0 || other.contains(&"--drop"), "{other:?}: {}", ran.stderr);
+            if ran.status == 0 {
+                let ran = run(["merge", &place.text("a.gguf")]);
+                assert_eq!(ran.status, 3, "{other:?}: {}", ran.stderr);
+                assert!(
+                    ran.stderr.contains("are of different conversions: they differ in "),
+                    "{}",
+                    ran.stderr
+                );
+                tried += 1;
+            }
+        }
+        ok(place.convert("a.gguf", &[&["--type", "q4_0"], base, &["--shard", "2/2", "--force"]].concat()));
+        ok(["merge", &place.text("a.gguf"), "--force"]);
+    }
+    assert!(tried >= 28, "{tried}");
+}
+
+/// Forward passes round otherwise without fused multiply-add, so what is calibrated there is another file.
+#[test]
+fn shards_of_processors_that_round_otherwise_are_refused() {
+    #[cfg(target_arch = "x86_64")]
+    let is_fused = std::is_x86_feature_detected!("fma");
+    #[cfg(not(target_arch = "x86_64"))]
+    let is_fused = cfg!(target_arch = "aarch64");
+    let calib = ["--calib", "TEXT", "--calib-tokens", "512", "--calib-ctx", "64", "--calib-independent"];
+    let place = Place::new();
+    let shard = |number: &str, more: &[&str]| {
+        let args = place
+            .convert("a.gguf", &[&["--type", "q4_0"], &calib[..], &["--shard", number, "-f"], more].concat());
+        let ran = program()
+            .args(args)
+            .env("RWKV_QUANT_ISA", if number == "2/2" { "portable" } else { "avx512" })
+            .output();
+        assert!(ran.unwrap().status.success());
+    };
+    shard("1/2", &[]);
+    shard("2/2", &[]);
+    let ran = run(["merge", &place.text("a.gguf")]);
+    assert_eq!(ran.status, if is_fused { 3 } else { 0 }, "{}", ran.stderr);
+    assert!(!is_fused || ran.stderr.contains("fused multiply-add"), "{}", ran.stderr);
+    // Portable work is the same everywhere, and plain types always are.
+    shard("1/2", &["--portable"]);
+    shard("2/2", &["--portable"]);
+    ok(["merge", &place.text("a.gguf"), "-f"]);
+}
+
 /// One flipped bit anywhere in a shard is found, or changes nothing.
 #[test]
 fn a_flipped_bit_of_a_shard_is_found_or_harmless() {

@@ -58,6 +58,17 @@ fn the_rest_and_its_branches_are_the_better_model() {
     let warns =
         |args: &[&str]| run(["eval-ppl", &out, &text].iter().chain(args)).stderr.contains("half of a model");
     assert!(warns(&[]) && !warns(&["--lora", &away]));
+    // Nor is one half made into a whole that says nothing of it.
+    let (other, half) = (path(dir.path(), "other.gguf"), path(dir.path(), "half.gguf"));
+    let refused = run(["convert", &out, &half, "--type", "q8_0"]);
+    assert!(refused.status == 2 && refused.stderr.contains("half of a model"), "{}", refused.stderr);
+    ok(["convert", &source, &other, "--low-rank", "8", "--search", "best"].iter().chain(&common));
+    let lora_of_other = path(dir.path(), "other.lora.gguf");
+    for command in [&["convert", &out, &half, "--type", "q8_0"][..], &["eval-ppl", &out, &text]] {
+        let refused = run(command.iter().chain(&["--lora", &lora_of_other]));
+        assert!(refused.status != 0 && refused.stderr.contains("was not made with"), "{}", refused.stderr);
+    }
+    ok(["convert", &out, &half, "--type", "q8_0", "--lora", &away]);
     fs::rename(&away, &lora).unwrap();
 
     // The same for any number of threads.

@@ -146,11 +146,44 @@ fn hostile_files_do_not_eat_memory() {
     let end = file.stream_position().unwrap();
     file.set_len(end).unwrap();
 
+    // A single row of 2^27 weights in q2_k; the file is a hole.
+    let wide = dir.path().join("wide.gguf");
+    let mut file = std::fs::File::create(&wide).unwrap();
+    let text = |text: &str| [&(text.len() as u64).to_le_bytes()[..], text.as_bytes()].concat();
+    let head = [
+        &b"GGUF\x03\0\0\0"[..],
+        &1u64.to_le_bytes(),
+        &1u64.to_le_bytes(),
+        &text("general.architecture"),
+        &8u32.to_le_bytes(),
+        &text("llama"),
+        &text("x.weight"),
+        &1u32.to_le_bytes(),
+        &(1u64 << 27).to_le_bytes(),
+        &10u32.to_le_bytes(),
+        &0u64.to_le_bytes(),
+    ];
+    let head = head.concat();
+    file.write_all(&head).unwrap();
+    let wide_bytes = (head.len() as u64).next_multiple_of(32) + (1 << 27) / 256 * 84;
+    file.set_len(wide_bytes).unwrap();
+
+    // A million entries of metadata.
+    let entries = dir.path().join("entries.safetensors");
+    let list: Vec<String> = (0..1_000_000).map(|i| format!("\"{i:x}\":\"a\"")).collect();
+    let tensor = "\"t\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1]}";
+    let json = format!("{{\"__metadata__\":{{{}}},{tensor}}}", list.join(","));
+    let file = [&(json.len() as u64).to_le_bytes()[..], json.as_bytes(), &[0]].concat();
+    std::fs::write(&entries, &file).unwrap();
+    let entries_bytes = file.len() as u64;
+
     // And every file that once was a finding.
     let hostile =
         std::fs::read_dir(crate::run::testdata("hostile")).unwrap().map(|entry| entry.unwrap().path());
     let sized = |path: std::path::PathBuf| (path.metadata().unwrap().len(), path);
-    let all = [(bytes.len() as u64, bomb), (end, header)].into_iter().chain(hostile.map(sized));
+    let all = [(bytes.len() as u64, bomb), (end, header), (wide_bytes, wide), (entries_bytes, entries)]
+        .into_iter()
+        .chain(hostile.map(sized));
     let all: Vec<_> = all.collect();
     assert!(all.len() > 20);
 

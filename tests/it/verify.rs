@@ -288,6 +288,15 @@ fn settings_that_contradict_the_tensors_are_named() {
             fs::write(&config, bad.to_string()).unwrap();
             fails(&folder, 1, &[key, "in config.json"]);
         }
+        // Settings that flash-linear-attention has for version 7.
+        for key in ["norm_bias", "norm_first"] {
+            if good.get(key).is_some() {
+                let mut bad = good.clone();
+                bad[key] = false.into();
+                fs::write(&config, bad.to_string()).unwrap();
+                fails(&folder, 1, &[key, "is false, and there are tensors"]);
+            }
+        }
         // What is not stated contradicts nothing.
         let mut bare = good.clone();
         bare.as_object_mut().unwrap().values_mut().for_each(|value| *value = Value::Null);

@@ -10,6 +10,9 @@ use crate::error::{Blame, Error, Result};
 use crate::json::{self, Members};
 use crate::safetensors::{LENGTH_BYTES, METADATA};
 
+/// Most entries of metadata: each takes some hundred bytes in the two parsers, however short it is.
+const MOST_METADATA: usize = 1 << 16;
+
 /// What the header says of one tensor.
 #[derive(Debug, Deserialize)]
 pub(super) struct Entry {
@@ -80,7 +83,7 @@ impl<'de> Visitor<'de> for &mut Parse<'_> {
         let mut metadata = None;
         while let Some(name) = map.next_key::<String>()? {
             if name == METADATA {
-                let members: Option<Members<String>> = map.next_value()?;
+                let members: Option<Members<String, MOST_METADATA>> = map.next_value()?;
                 if metadata.replace(members).is_some() {
                     return Err(A::Error::custom("\"__metadata__\" stands twice"));
                 }

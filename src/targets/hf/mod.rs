@@ -17,6 +17,8 @@ pub(crate) mod config;
 mod small;
 mod vocabulary;
 
+pub(crate) use small::left_out;
+
 use std::ffi::OsString;
 use std::path::Path;
 
@@ -112,10 +114,6 @@ impl Target for HuggingFace {
             });
         }
         Ok(objections)
-    }
-
-    fn remarks(&self, model: &Model) -> Vec<String> {
-        small::left_out(model)
     }
 
     fn items(&self, model: &Model, scheme: &Scheme) -> Result<Vec<Item>> {

@@ -25,9 +25,10 @@ pub(super) fn carried(model: &Model) -> Result<Vec<SmallFile>> {
 }
 
 /// The links that are left out, as they lead to files that are not the model's.
-pub(super) fn left_out(model: &Model) -> Vec<String> {
+pub(crate) fn left_out(model: &Model) -> Vec<String> {
     let Some(folder) = folder(model) else { return Vec::new() };
-    let foreign = candidates(folder).unwrap_or_default().into_iter();
+    let card = folder.join("README.md");
+    let foreign = candidates(folder).unwrap_or_default().into_iter().chain([card]);
     let foreign = foreign.filter(|path| path.is_symlink() && links::own(folder, path).is_none());
     foreign
         .map(|path| format!("{} is a link out of the model's folder, and is left out", path.display()))
