@@ -11,11 +11,11 @@ use formats::{Checksummed, Container, Layout, Limits, Metadata, Planned, Sum, Va
 use quant::Encoding;
 use sha2::{Digest, Sha256};
 
-use crate::adapter::{self, MODEL_KEY, RANK_KEY};
 use crate::error::Result;
-use crate::model::{Lazy, Model, Role, wildcard};
+use crate::model::Model;
+use crate::model::adapter::{self, MODEL_KEY, RANK_KEY};
 use crate::plan::{Plan, Write};
-use crate::recipe::Recipe;
+use crate::scheme::Branches;
 use crate::storage::{Sealed, exists};
 use crate::targets::{ADAPTER, beside, lora_metadata, lora_names};
 
@@ -26,41 +26,10 @@ pub const FACTORS: Encoding = Encoding::F16;
 /// and two rounds' blocks.
 const BYTES_PER_VALUE: u64 = 6 * 4 + 2;
 
-/// Which matrices are to get branches of which rank.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Branches {
-    /// Dimensions of each.
-    pub rank: usize,
-    /// Names of the matrices; all but the head if there are none.
-    pub patterns: Vec<String>,
-}
-
 impl Branches {
-    /// Those that a recipe asks for.
-    pub fn of(recipe: &Recipe) -> Option<Branches> {
-        let rank = usize::from(recipe.low_rank?);
-        Some(Branches { rank, patterns: recipe.low_rank_for.clone() })
-    }
-
-    /// The key of a file whose matrices lack their branches, and of the adapter.
-    pub fn key(&self) -> (String, Value) {
-        (RANK_KEY.to_owned(), Value::U32(self.rank.try_into().unwrap_or(u32::MAX)))
-    }
-
     /// Whether a tensor may get one in the adapter: a quantized matrix.
     pub fn takes(&self, write: &Write) -> bool {
         !write.encoding.is_plain() && self.wants(&write.name, write.role, &write.values)
-    }
-
-    /// Whether a tensor is meant: a matrix that llama.cpp applies adapters to, with more dimensions than the branch.
-    pub fn wants(&self, name: &str, role: Role, values: &Lazy) -> bool {
-        let named = |pattern: &String| wildcard(pattern, name);
-        let wanted = match role {
-            Role::Matrix => self.patterns.is_empty() || self.patterns.iter().any(named),
-            Role::Head => self.patterns.iter().any(named),
-            _ => false,
-        };
-        wanted && values.rows().min(values.cols()) > self.rank
     }
 
     /// About the memory that dividing the largest matrix takes.

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use crate::calibrate::Store;
+use crate::checkpoint::Store;
 use crate::error::{Error, Result};
 use crate::files::os_string;
 use crate::shard::Shard;

@@ -8,6 +8,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 
+/// The metadata key by which a file says which shard of which conversion it is.
+pub(crate) const KEY: &str = "rwkv-quant.shard";
+
 /// Part `index` of `count`, both counted from 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize)]
 pub struct Shard {

@@ -76,7 +76,9 @@ fn memory_stays_in_proportion_to_the_file() {
         let peak = ALLOC.peak_usage() - before;
         let said = match result {
             Ok(tensors) => format!("{tensors} tensors"),
-            Err(error) => error.to_string().rsplit(": ").next().unwrap_or_default().chars().take(90).collect(),
+            Err(error) => {
+                error.to_string().rsplit(": ").next().unwrap_or_default().chars().take(90).collect()
+            }
         };
         table += &format!("| {name} | {bytes} | {peak} | {said} |\n");
         if peak >= bytes * EACH + ANY {

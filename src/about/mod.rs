@@ -10,10 +10,12 @@
 
 mod card;
 mod general;
+pub(crate) mod gguf_tokenizer;
 mod origin;
 mod overrides;
 mod set_key;
 mod tokens;
+mod trace;
 
 pub use tokens::{coder, stated_coder};
 
@@ -23,10 +25,22 @@ use formats::{Metadata, Value};
 pub use origin::repository;
 pub use overrides::Overrides;
 pub use set_key::SetKey;
+pub use trace::{Trace, share_of};
 
 use crate::error::Result;
 use crate::model::Model;
 use crate::vocab::Tokenizer;
+
+/// Whether a target tells how text becomes tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tokens {
+    /// No.
+    No,
+    /// If the vocabulary is known.
+    IfKnown,
+    /// Yes, so a vocabulary must be known.
+    Yes,
+}
 
 /// What the metadata says about the model besides its tensors.
 #[derive(Clone, Debug, Default, PartialEq)]

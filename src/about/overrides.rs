@@ -2,11 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{About, SetKey};
+use super::{About, SetKey, Tokens};
 use crate::error::{Error, Result};
 use crate::files::InputFile;
 use crate::model::{Body, Model};
-use crate::targets::{Target, Tokens};
 
 /// What a person says of a model, in place of what its source states: the table `[metadata]` of a recipe.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
@@ -42,11 +41,11 @@ pub struct Overrides {
 }
 
 impl Overrides {
-    /// What is said here, else what the source of `model` says; with a tokenizer if the target has one.
+    /// What is said here, else what the source of `model` says; with a tokenizer if the target has one: `tokens`.
     ///
     /// # Errors
     /// If a file that is named here, or the model card beside the source, cannot be read or understood.
-    pub fn applied(&self, model: &Model, target: &dyn Target) -> Result<About> {
+    pub fn applied(&self, model: &Model, tokens: Tokens) -> Result<About> {
         let mut about = About::stated(model, !self.no_card)?;
         for (field, flag) in [
             ("name", &self.name),
@@ -67,7 +66,7 @@ impl Overrides {
         }
         let path = InputFile::path_of;
         let mut tokenize = || about.tokenize(model, path(&self.vocab), path(&self.chat_template));
-        match target.tokens() {
+        match tokens {
             Tokens::No => {}
             // Nothing tells how a model of an unknown architecture is run.
             _ if model.version.body == Body::Unknown => {}

@@ -4,12 +4,11 @@ use std::path::{Path, PathBuf};
 
 use formats::Value;
 
-use super::origin;
+use super::{gguf_tokenizer as gguf, origin};
 use crate::error::{Error, Result};
 use crate::files;
 use crate::links;
 use crate::model::{Body, Model};
-use crate::targets::gguf;
 use crate::vocab::{Bpe, Coder, Tokenizer, Vocab, WORLD};
 
 /// The word that asks for no chat template.

@@ -8,7 +8,7 @@ use std::io::{ErrorKind, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::calibrate::Store;
+use crate::checkpoint::Store;
 use crate::error::{Error, Result};
 use crate::pipeline::Stop;
 use crate::storage::{self, open_lock};

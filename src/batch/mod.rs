@@ -19,6 +19,7 @@ mod found;
 mod inventory;
 mod job;
 mod outputs;
+mod page;
 mod record;
 mod schedule;
 mod summary;
@@ -33,6 +34,7 @@ pub use cell::{Aim, Cell, Place, cells};
 pub use inventory::inventory;
 pub use job::{Artifact, Evaluation, Gates, Job, Release, Source};
 pub use outputs::{Manifest, ManifestModel};
+pub use page::release;
 pub use record::{
     CalibrationRecord, Card, ChoiceRecord, FileRecord, Program, Quality, RecipeRecord, Record, Share,
     SourceRecord, TensorError,

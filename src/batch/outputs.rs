@@ -10,9 +10,9 @@ use serde_json::{Value, json};
 use super::record::{self, FileRecord, Program, Record};
 use super::summary::{Fate, Outcome, Summary};
 use crate::error::Result;
+use crate::files;
 use crate::targets::TARGETS;
 use crate::templates::{engine, fill};
-use crate::{files, page};
 
 /// Checksums of the artifacts of a model, or of all.
 pub(super) const SUMS: &str = "SHA256SUMS";
@@ -114,7 +114,7 @@ pub(super) fn all(summary: &Summary) -> Result<Vec<(String, Vec<u8>)>> {
     for name in ["summary.md", "summary.xml"] {
         all.push((name.to_owned(), fill(name, overview(summary))?));
     }
-    all.push((REPORT.to_owned(), page::release(summary).html()?));
+    all.push((REPORT.to_owned(), super::page::release(summary).html()?));
     Ok(all)
 }
 

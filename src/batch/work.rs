@@ -12,7 +12,7 @@ use super::job::{Evaluation, Job};
 use super::record::{FileRecord, Quality, Record, TensorError, address};
 use super::schedule::Memory;
 use crate::about;
-use crate::calibrate::{self, Store};
+use crate::checkpoint::Store;
 use crate::convert::{Companion, Prepared, Request};
 use crate::digest::sha256;
 use crate::error::{Error, Result};
@@ -240,7 +240,7 @@ impl<'a> Workshop<'a> {
         let tensors = pool.install(|| TensorError::all(source.model(), artifact.model()));
         let mut setting = task.setting();
         setting.texts = evaluation.texts.iter().map(|t| t.display().to_string()).collect();
-        let share = calibrate::share_of(artifact.model(), &task.corpus.tokens);
+        let share = about::share_of(artifact.model(), &task.corpus.tokens);
         let quality = |(score, against)| Quality {
             measurement,
             setting,

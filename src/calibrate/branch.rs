@@ -3,7 +3,8 @@
 use quant::low_rank::{LowRank, Metric, Parts, Split, split};
 use quant::{Codec, EncodeError, Rows, float};
 
-use super::matrix::{Encoded, Gain, Outcome, Rounding, encode_rows};
+use super::matrix::encode_rows;
+use crate::checkpoint::{Encoded, Gain, Outcome, Rounding};
 use crate::plan::Write;
 use crate::recipe::Search;
 

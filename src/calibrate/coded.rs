@@ -16,8 +16,9 @@ use quant::importance;
 use quant::nf4::{self, nested};
 use rayon::prelude::*;
 
-use super::matrix::{Encoded, Gain, Outcome, Rounding, SHRINKAGES};
-use crate::compact::{Matrix, Unencodable, off_by};
+use super::matrix::SHRINKAGES;
+use crate::checkpoint::{Encoded, Gain, Outcome, Rounding, Unencodable};
+use crate::compact::{Matrix, off_by};
 use crate::pipeline::Stop;
 use crate::runner::{ErrorMeter, Moments};
 

@@ -8,17 +8,19 @@ use quant::{Codec, codec, codec_of_levels, nf4};
 
 use super::branch::{divide_weights, stored};
 use super::listen::listener;
-use super::matrix::{Encoded, Job, Outcome, SHRINKAGES};
+use super::matrix::{Job, SHRINKAGES};
 use super::stage::{Stage, Target, stages};
-use super::store::Kept;
-use super::{Source, Store, Text, coded};
+use super::{Source, Text, coded};
 use crate::branches::Branch;
-use crate::compact::{self, Coded, Matrix, Unencodable};
+use crate::checkpoint::Kept;
+use crate::checkpoint::{Encoded, Outcome, Store, Unencodable};
+use crate::compact::{self, Matrix};
 use crate::error::{Error, Result};
 use crate::model::{Model, Role};
 use crate::pipeline::{self, Observer, Stop};
 use crate::plan::{Plan, Write};
 use crate::runner::Moments;
+use crate::scheme::Coded;
 
 /// Tokens that are computed together.
 pub(super) const TOGETHER: usize = 2048;

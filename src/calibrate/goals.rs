@@ -1,7 +1,6 @@
 //! What is asked for of the choice of types, and how it is found.
 
 use super::{Allocation, Goal, Probed, Text, allocate, probe};
-use crate::compact;
 use crate::error::{Error, Result};
 use crate::model::{Model, Role};
 use crate::pipeline::{Observer, Stop};
@@ -58,20 +57,20 @@ pub fn rates(
     observer: &dyn Observer,
     stop: &Stop,
 ) -> Result<Chosen> {
-    let mut tensors = compact::weighed(plan);
+    let mut tensors = super::rates::weighed(plan);
     if let Some((text, [model, again])) = measured {
         let items = plan.target.items(&again, &plan.scheme)?.into_iter().map(turned).collect::<Vec<_>>();
         let probed = probe(model, again, &items, plan.target, text, stop, &|done, of| {
             observer.probed(done, of);
         })?;
-        compact::weigh(&mut tensors, &items, &probed);
+        super::rates::weigh(&mut tensors, &items, &probed);
     }
     let theirs: u64 =
         plan.tensors.iter().filter(|t| tensors.iter().any(|w| w.name == t.name)).map(Write::bytes).sum();
     let others = plan.total_bytes() - theirs;
     let goal = match (most, recipe.target_kl) {
         (Some(most), _) => {
-            let least = others + compact::least_bytes(&tensors);
+            let least = others + super::rates::least_bytes(&tensors);
             if most < least {
                 return Err(too_few(most, least, plan));
             }
@@ -79,8 +78,9 @@ pub fn rates(
         }
         (None, kl) => Goal::Divergence(kl.unwrap_or_default()),
     };
-    let rates = compact::rates(&tensors, goal)?;
-    let mut chosen = Chosen { types: compact::types(&rates), bytes: 0, divergence: 0.0, units: Vec::new() };
+    let rates = super::rates::rates(&tensors, goal)?;
+    let mut chosen =
+        Chosen { types: super::rates::types(&rates), bytes: 0, divergence: 0.0, units: Vec::new() };
     for (tensor, bits) in tensors.iter().filter_map(|t| Some((t, *rates.get(&t.name)?))) {
         let divergence = tensor.divergence(bits);
         chosen.bytes += tensor.bytes(bits);

@@ -10,9 +10,9 @@ use quant::hessian::Hessian;
 use quant::low_rank::{Metric, Parts};
 use quant::{Codec, EncodeError, Rows, importance};
 use rayon::prelude::*;
-use serde::{Deserialize, Serialize};
 
 use super::branch::{divide, with_branch};
+use crate::checkpoint::{Encoded, Outcome, Rounding};
 use crate::error::Result;
 use crate::pipeline::Stop;
 use crate::runner::{ErrorMeter, Moments};
@@ -25,75 +25,6 @@ pub(super) const ABREAST: usize = 2;
 const TRIED_ROWS: usize = 128;
 /// Values of rows that are encoded together.
 const TOGETHER: usize = 1 << 22;
-
-/// What became of a matrix.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Outcome {
-    /// Its name in the file.
-    pub name: String,
-    /// Its encoding.
-    pub encoding: String,
-    /// What was chosen.
-    pub choice: Rounding,
-    /// Error of the outputs on held-out tokens relative to their mean square, of the default encoder; without a text,
-    /// that of the weights.
-    pub default_error: f64,
-    /// The same of what was chosen.
-    pub error: f64,
-    /// The branch of low rank, if it has one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub branch: Option<Gain>,
-    /// Inputs that were always 0 in the text, so that it says nothing about their weights.
-    #[serde(default, skip_serializing_if = "is_zero")]
-    pub unmeasured: usize,
-}
-
-fn is_zero(n: &usize) -> bool {
-    *n == 0
-}
-
-/// What a branch of low rank brought.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Gain {
-    /// Its dimensions.
-    pub rank: usize,
-    /// How many times it and the rest were fitted to each other.
-    pub rounds: usize,
-    /// The error without it, as [`Outcome::error`] with it.
-    pub error_without: f64,
-}
-
-/// How a matrix was encoded.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Rounding {
-    /// With errors fed back, the moments shrunk so far.
-    Feedback {
-        /// The share of the diagonal.
-        shrinkage: f32,
-        /// Whether codes and scales were moved one by one afterwards.
-        polished: bool,
-    },
-    /// By the default encoder, since feedback was worse on held-out tokens.
-    Default,
-    /// By the default encoder for the weights themselves, since no text was given.
-    Weights,
-    /// By the default encoder, since there was no other way.
-    Forced {
-        /// Why.
-        why: String,
-    },
-}
-
-/// An encoded matrix.
-pub(super) struct Encoded {
-    /// Blocks of all rows; of the rest, if there is a branch.
-    pub bytes: Vec<u8>,
-    /// The factors of the branch, `up` and `down`, in F16.
-    pub factors: Option<Vec<u8>>,
-    /// What is to be said about it.
-    pub outcome: Outcome,
-}
 
 /// A matrix to be encoded.
 pub(super) struct Job<'a> {

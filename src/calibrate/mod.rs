@@ -12,10 +12,9 @@
 //! branch.rs    one matrix in two parts: a branch of low rank, and the quantized rest
 //! probe.rs     what rounding each tensor costs
 //! goals.rs     how large or good the file is to be
+//! rates.rs     how many bits which tensor of a compact file gets
 //! allocate.rs  which tensor gets how many bits
 //! judge.rs     how near the finished file is to its source
-//! store.rs     finished matrices on disk, so that a killed run goes on where it was
-//! trace.rs     what a file says about the text, so that nobody judges it by the same one
 //! ```
 //! Source: GPTQ (arXiv 2210.17323) for the feedback of errors; the rest is said where it is done.
 
@@ -30,12 +29,11 @@ mod listen;
 mod matrix;
 mod measure;
 mod probe;
+mod rates;
 mod stage;
 mod stats;
-mod store;
 mod surprise;
 mod text;
-mod trace;
 
 pub use allocate::{Allocation, Goal, Rung, Unit, allocate};
 pub use cross_check::CrossCheck;
@@ -43,10 +41,8 @@ pub use encode::{Calibration, Done, divide, encode, peak_bytes, running_bytes};
 pub use goals::{Chosen, choose, most_bytes, rates};
 pub use judge::Judge;
 pub use listen::Source;
-pub use matrix::{Gain, Outcome, Rounding};
 pub use measure::{importance, mean_squares};
 pub use probe::{Probed, probe, probing_bytes};
+pub use rates::{MOST_BITS, Rates, Weighed, least_bytes, nominal, types, weigh, weighed};
 pub use stats::{Stats, measure_all};
-pub use store::Store;
 pub use text::Text;
-pub use trace::{Trace, share_of};

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use crate::about::Trace;
 use crate::digest::sha256;
 use crate::error::{Error, Result};
 use crate::eval::{Corpus, oddity};
@@ -88,6 +89,12 @@ impl Text {
     /// Number of tokens.
     pub fn tokens(&self) -> usize {
         self.fit.iter().chain(&self.held_out).map(Vec::len).sum()
+    }
+
+    /// What a file says of it.
+    pub fn trace(&self) -> Trace {
+        let sequences = self.fit.iter().chain(&self.held_out).map(Vec::as_slice);
+        Trace::new(&self.sources, sequences, self.sha256())
     }
 
     /// SHA-256 of the tokens, as little-endian u32 with the length before each sequence.

@@ -9,7 +9,7 @@ use crate::convert::{Request, RunOptions};
 use crate::error::Result;
 use crate::hub;
 use crate::recipe::Recipe;
-use crate::report::{Progress, Style};
+use crate::report::{Conversion, Progress, Style};
 use crate::shard::Shard;
 use crate::units::parse_bytes;
 
@@ -93,16 +93,16 @@ pub(super) fn run(args: &Args, style: Style) -> Result<()> {
     let mut prepared = prepared?;
     if args.dry_run {
         prepared.check(&STOP)?;
-        return show(&prepared.report(), style);
+        return show(&Conversion::of(&prepared), style);
     }
     if shard.is_some()
         && prepared.is_done().or_else(|other| if args.force { Ok(false) } else { Err(other) })?
     {
-        return show(&prepared.report().kept(), style);
+        return show(&Conversion::of(&prepared).kept(), style);
     }
     let written = prepared.write(args.force, &progress, &STOP);
     progress.clear();
     written?;
-    show(&prepared.report().done(start.elapsed().as_secs_f64()), style)?;
+    show(&Conversion::of(&prepared).done(start.elapsed().as_secs_f64()), style)?;
     prepared.check_goal()
 }

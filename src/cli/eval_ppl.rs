@@ -6,7 +6,7 @@ use std::time::Instant;
 use super::runnable::RunArgs;
 use super::{STOP, show, stop_on_ctrl_c};
 use crate::about;
-use crate::calibrate::share_of;
+use crate::about::share_of;
 use crate::error::{Error, Result};
 use crate::eval::{Corpus, Gates, Load, Protocol, Sequence, Setting, Task, Work, measure, same_vocabulary};
 use crate::model::Model;

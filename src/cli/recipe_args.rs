@@ -8,10 +8,10 @@ use clap::builder::{NonEmptyStringValueParser, PossibleValue, PossibleValuesPars
 use serde::Serialize;
 
 use crate::about::SetKey;
-use crate::adapter::Layout;
 use crate::choice::Choice;
 use crate::error::{Error, Result};
 use crate::files::InputFile;
+use crate::model::adapter::Layout;
 use crate::recipe::{Chat, Fallback, FileType, Mix, Preset, Recipe, Search};
 use crate::targets::TARGETS;
 use crate::units::parse_bytes;

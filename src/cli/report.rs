@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::{STOP, stop_on_ctrl_c};
 use crate::error::{Error, Result};
-use crate::page::Page;
+use crate::report;
 use crate::storage::{self, Inputs};
 
 /// Renders the results of a run, as JSON, as a page: plots, tables, heat maps.
@@ -22,7 +22,7 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: &Args) -> Result<()> {
-    let page = Page::read(&args.results)?.html()?;
+    let page = report::page(&args.results)?.html()?;
     match &args.out {
         Some(out) => {
             stop_on_ctrl_c();

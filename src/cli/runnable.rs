@@ -4,13 +4,13 @@ use std::path::{Path, PathBuf};
 
 use super::recipe_args::{AdapterArgs, laid_over};
 use crate::about;
-use crate::adapter::Adapters;
 use crate::branches;
 use crate::error::Result;
 use crate::escape;
 use crate::files::InputFile;
 use crate::hub;
 use crate::model::Model;
+use crate::model::adapter::Adapters;
 use crate::pipeline;
 use crate::runner::{Arithmetic, Options, Runner};
 use crate::units::parse_bytes;

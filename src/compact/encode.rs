@@ -1,6 +1,6 @@
 //! From values to sections.
 
-use std::io::{self, Cursor, Seek, Write};
+use std::io::{Cursor, Seek, Write};
 use std::ops::Range;
 
 use formats::compact::SectionWriter;
@@ -11,10 +11,10 @@ use quant::nf4::{self, nested};
 use quant::{EncodeError, Encoding, Rows, check_finite, codec, lossless};
 use rayon::prelude::*;
 
-use super::Coded;
-use crate::error::Error;
+use crate::checkpoint::Unencodable;
 use crate::pipeline::Stop;
 use crate::recipe::Search;
+use crate::scheme::Coded;
 
 /// How hard small tensors are packed.
 const LEVEL: i32 = 19;
@@ -32,35 +32,6 @@ pub struct Matrix<'a> {
     pub search: Search,
     /// Tiles that are in memory at a time.
     pub tiles: usize,
-}
-
-/// Why a matrix could not be coded.
-#[derive(Debug)]
-pub enum Unencodable {
-    /// A weight cannot be; the index counts from the start of the matrix.
-    Weight(EncodeError),
-    /// The section cannot be written.
-    Io(io::Error),
-    /// The work was stopped.
-    Other(Error),
-}
-
-impl From<EncodeError> for Unencodable {
-    fn from(e: EncodeError) -> Self {
-        Unencodable::Weight(e)
-    }
-}
-
-impl From<io::Error> for Unencodable {
-    fn from(e: io::Error) -> Self {
-        Unencodable::Io(e)
-    }
-}
-
-impl From<Error> for Unencodable {
-    fn from(e: Error) -> Self {
-        Unencodable::Other(e)
-    }
 }
 
 impl Matrix<'_> {

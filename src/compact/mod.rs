@@ -1,107 +1,17 @@
-//! Compact files (`.rwkvz`): what of a model is coded in which way, at which rate.
+//! Compact files (`.rwkvz`): the sections that tensors are coded as. How a tensor is coded is the scheme's to say
+//! ([`Coded`](crate::scheme::Coded)), at which rate, calibration's ([`calibrate::rates`](crate::calibrate::rates())).
 //!
 //! ```text
 //! encode.rs    values -> sections, tile by tile
-//! decode.rs    and back, on demand or at once
-//! rates.rs     how many bits which tensor gets
 //! sections.rs  every section of a planned file, before it is laid out
 //! ```
 //!
 //! Sizes of sections are known when they are coded, not before. So they are coded first, into a folder beside the output
-//! ([`Store`](crate::calibrate::Store)) that a killed run finds again; then the file is laid out and written like
+//! ([`Store`](crate::checkpoint::Store)) that a killed run finds again; then the file is laid out and written like
 //! any other.
 
-mod decode;
 mod encode;
-mod rates;
 mod sections;
 
-pub use decode::{hold, read, tile_error};
-pub use encode::{Matrix, Unencodable, off_by};
-pub use rates::{MOST_BITS, Rates, Weighed, least_bytes, nominal, rates, types, weigh, weighed};
+pub use encode::{Matrix, off_by};
 pub use sections::{TILES, encode, peak_bytes, shrink, working_bytes};
-
-use formats::compact::{Storage, Tiles};
-use quant::Encoding;
-use quant::coding::{Coding, tile_rows};
-use quant::nf4::nested;
-
-use crate::model::Role;
-
-/// Fewest weights of a matrix that is coded: of a smaller one the tables would be larger than what they save.
-const FEWEST: usize = 2048;
-
-/// Whether a tensor is coded at a rate: not vectors, nor small matrices.
-pub fn has_rate(role: Role, elements: usize) -> bool {
-    role != Role::Vector && elements >= FEWEST
-}
-
-/// How a tensor is coded.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Coded {
-    /// Packed with zstd.
-    Zstd,
-    /// bf16 without loss.
-    Lossless,
-    /// Codes.
-    Codes {
-        /// Bits a weight.
-        bits: f64,
-        /// Dimensions of the branch of low rank that they may have beside them.
-        rank: usize,
-    },
-    /// Blocks of nf4 with double quantization.
-    Nf4Dq,
-}
-
-/// Most values of a tensor that is packed with zstd: readers unpack it when they open the file.
-const ZSTD_VALUES: usize = 1 << 16;
-/// Share of bf16's bytes that are left without loss, about.
-const LOSSLESS: f64 = 0.7;
-
-impl Coded {
-    /// Whether it is rounded for what meets it: what is as it was has nothing to choose.
-    pub fn is_rounded(self) -> bool {
-        matches!(self, Coded::Codes { .. } | Coded::Nf4Dq)
-    }
-
-    /// How values of this encoding are coded at best, without another loss.
-    pub fn exactly(encoding: Encoding, values: usize) -> Option<Coded> {
-        match encoding {
-            Encoding::BF16 => Some(Coded::Lossless),
-            Encoding::F32 | Encoding::F16 if values <= ZSTD_VALUES => Some(Coded::Zstd),
-            _ => None,
-        }
-    }
-
-    /// About the bytes of a section of so many values.
-    pub fn about(self, encoding: Encoding, values: u64) -> u64 {
-        let plain = (encoding.block_bytes() as u64 * values) as f64;
-        match self {
-            Coded::Zstd => plain as u64,
-            // Of few values little is known when they are coded.
-            Coded::Lossless if values < FEWEST as u64 => plain as u64,
-            Coded::Lossless => (LOSSLESS * plain) as u64,
-            Coded::Codes { bits, .. } => (bits * values as f64 / 8.0).ceil() as u64,
-            Coded::Nf4Dq => (nested::BITS * values as f64 / 8.0).ceil() as u64,
-        }
-    }
-
-    /// What the file says of a section of so many bytes.
-    pub fn storage(self, cols: usize, bytes: u64) -> Storage {
-        match self.coding() {
-            None => Storage::Zstd(bytes),
-            Some(coding) => Storage::Tiled(Tiles { coding, rows: tile_rows(cols) }, bytes),
-        }
-    }
-
-    /// Its tiles' coding.
-    pub fn coding(self) -> Option<Coding> {
-        match self {
-            Coded::Zstd => None,
-            Coded::Lossless => Some(Coding::Lossless),
-            Coded::Codes { .. } => Some(Coding::Codes),
-            Coded::Nf4Dq => Some(Coding::Nf4Dq),
-        }
-    }
-}

@@ -6,14 +6,14 @@ use quant::cancellation;
 use quant::coding::tile_rows;
 use rayon::prelude::*;
 
-use super::Coded;
 use super::encode::Matrix;
-use crate::calibrate::Store;
+use crate::checkpoint::Store;
 use crate::error::Result;
 use crate::model::Model;
 use crate::pipeline::{self, Observer, Stop};
 use crate::plan::{Plan, Write};
 use crate::recipe::TensorType;
+use crate::scheme::Coded;
 use crate::storage::Sealed;
 
 /// By how many bits a weight a tensor is coded in less than it should be, since rates are met to about as much.

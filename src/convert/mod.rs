@@ -1,5 +1,7 @@
 //! One conversion from start to end: what the command `convert` does, and a cell of a batch.
 
+mod identity;
+mod keys;
 mod planning;
 mod prepared;
 
@@ -8,6 +10,7 @@ use std::path::PathBuf;
 use crate::error::{Error, Result};
 use crate::recipe::{CODED, FileType, Recipe};
 use crate::targets::Target;
+pub(crate) use keys::ChangedKeys;
 pub(crate) use prepared::Companion;
 pub use prepared::Prepared;
 

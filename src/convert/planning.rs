@@ -5,21 +5,23 @@ use std::collections::BTreeMap;
 use quant::Encoding;
 
 use super::{Prepared, Request, beside_goals};
-use crate::about::{self, About};
-use crate::branches::{self, Branches};
-use crate::calibrate::{self, Calibration, CrossCheck, Done, Judge, Source, Stats, Text, Trace};
+use crate::about::{self, About, Trace};
+use crate::branches;
+use crate::calibrate::{self, Calibration, CrossCheck, Done, Judge, Source, Stats, Text};
 use crate::compact;
 use crate::error::Result;
 use crate::files::InputFile;
-use crate::importance::Importance;
 use crate::isa;
 use crate::model::{Held, Model, Role};
 use crate::pipeline::{self, Budget, CALIBRATION, Observer, Stop};
 use crate::plan::rules::{self, Asked, Modelled};
 use crate::plan::{Plan, Wishes};
-use crate::recipe::{CODED, FileType, Mix, Scheme, Search};
+use crate::recipe::{CODED, FileType, Mix, Search};
 use crate::rescale::Rescaling;
 use crate::runner::{Key, Options, Runner};
+use crate::scheme::Branches;
+use crate::scheme::Importance;
+use crate::scheme::Scheme;
 use crate::storage::{self, Inputs};
 use crate::targets::{self, Content, Target};
 
@@ -104,7 +106,7 @@ impl Request {
             equalize: self.recipe.equalize,
             force: self.recipe.force_target,
         })?;
-        let about = self.recipe.metadata.applied(&model, target)?;
+        let about = self.recipe.metadata.applied(&model, target.tokens())?;
         let (mut text, stats) = self.text(&model, target, stop)?.unzip();
         let stats = stats.flatten();
         let mut scheme = Scheme {
@@ -114,7 +116,7 @@ impl Request {
             fallback: self.recipe.fallback,
             search: if text.is_some() { Search::Best } else { self.recipe.search },
             importance: self.recipe.imatrix.as_ref().map(|file| Importance::load(&file.0)).transpose()?,
-            calibration: text.as_ref().map(Trace::of).or_else(|| Trace::read(model.container.metadata())),
+            calibration: text.as_ref().map(Text::trace).or_else(|| Trace::read(model.container.metadata())),
             equalized: Vec::new(),
             shard: None,
             portable: self.recipe.portable,
@@ -168,7 +170,7 @@ impl Request {
             };
             most = calibrate::most_bytes(&self.recipe, &plan);
             scheme.file_type = FileType::named(CODED)?;
-            scheme.types = compact::types(&compact::nominal(&plan));
+            scheme.types = calibrate::types(&calibrate::nominal(&plan));
             plan = make(&scheme)?;
             let found = calibrate::rates(&self.recipe, &plan, most, measured, observer, stop)?;
             scheme.types = found.types.clone();

@@ -5,9 +5,11 @@ use std::path::{Path, PathBuf};
 use formats::Limits;
 
 use super::Request;
+use super::keys::ChangedKeys;
 use crate::about::About;
-use crate::branches::{self, Branch, Branches};
-use crate::calibrate::{self, Calibration, Chosen, CrossCheck, Done, Judge, Store};
+use crate::branches::{self, Branch};
+use crate::calibrate::{self, Calibration, Chosen, CrossCheck, Done, Judge};
+use crate::checkpoint::Store;
 use crate::compact;
 use crate::digest::file_sha256;
 use crate::error::{Error, Result};
@@ -18,7 +20,7 @@ use crate::model::{self, Model};
 use crate::pipeline::{self, Budget, Observer, Stop};
 use crate::plan::Plan;
 use crate::recipe::{Chat, Recipe};
-use crate::report::{ChangedKeys, Conversion};
+use crate::scheme::Branches;
 use crate::storage::{self, Inputs, Output, Outputs, Targets, Written};
 use crate::verify::checksum_file;
 
@@ -40,7 +42,7 @@ pub struct Prepared {
     /// The file or folder to write.
     pub output: PathBuf,
     /// What makes the text to calibrate on unfit.
-    pub(super) text_warnings: Vec<String>,
+    pub(crate) text_warnings: Vec<String>,
     /// What it is calibrated on.
     pub(crate) calibration: Option<Calibration>,
     /// What was asked for.
@@ -59,15 +61,15 @@ pub struct Prepared {
     pub(crate) chosen: Option<Chosen>,
     /// What the file is judged by if they were, and the most divergence that was asked for.
     pub(crate) judge: Option<Judge>,
-    pub(super) most_divergence: Option<f64>,
+    pub(crate) most_divergence: Option<f64>,
     /// What tells whether calibration made the file worse elsewhere, unless it was calibrated on the model itself.
     pub(crate) cross_check: Option<CrossCheck>,
     /// The divergence of the written file.
-    pub(super) reached: Option<Estimate>,
+    pub(crate) reached: Option<Estimate>,
     /// True if checksums of the files are to stand beside them.
     pub(crate) checksum_file: bool,
     /// What was found suspicious about the source while it was written.
-    pub(super) suspicions: Vec<String>,
+    pub(crate) suspicions: Vec<String>,
     /// Where to write the types of the tensors.
     pub(crate) save_recipe: Option<PathBuf>,
 }
@@ -84,18 +86,6 @@ pub(crate) struct Companion<'a> {
 type Describe<'a> = dyn FnMut(&Prepared, Vec<Written>) -> Result<Vec<u8>> + 'a;
 
 impl Prepared {
-    /// What will be written, for people and programs.
-    pub fn report(&self) -> Conversion {
-        let vocabulary = self.about.tokenizer.as_ref().map(ToString::to_string);
-        Conversion::planned(&self.model, &self.plan, &self.budget, &self.output, vocabulary)
-            .warned(&self.text_warnings)
-            .warned(&self.done.warnings)
-            .calibrated(&self.done.outcomes)
-            .branched(self.adapter(), self.adapter_bytes)
-            .chosen(self.chosen.as_ref(), self.reached)
-            .warned(&self.suspicions)
-    }
-
     /// What is suspicious about the calibration texts and, once it was written, about the source; and what the file lacks
     /// of it.
     pub fn warnings(&self) -> Vec<String> {
@@ -132,7 +122,7 @@ impl Prepared {
     }
 
     /// Where the adapter with branches of low rank is to be, and which branches they are.
-    fn adapter(&self) -> Option<(PathBuf, &Branches)> {
+    pub(crate) fn adapter(&self) -> Option<(PathBuf, &Branches)> {
         self.plan.scheme.branches.as_ref().map(|branches| (branches::path(&self.output), branches))
     }
 

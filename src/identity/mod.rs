@@ -2,7 +2,6 @@
 //!
 //! ```text
 //! mod.rs       Identity: ingredients, digest, differences
-//! request.rs   the ingredients of a conversion: every option, every input file, the plan
 //! seal.rs      texts that carry their own SHA-256
 //! ```
 //!
@@ -10,7 +9,6 @@
 //! keeps the ingredients, so that a refusal names the option that differs. Threads, memory, `--force` and progress change
 //! no byte and are no ingredients.
 
-mod request;
 mod seal;
 #[cfg(test)]
 mod tests;
@@ -33,13 +31,13 @@ pub(crate) const GENERATION: u32 = 2;
 /// differs.
 const DERIVED: [&str; 7] =
     [ARITHMETIC, TENSOR_TYPES, IMPORTANCE, EQUALIZATION, CALIBRATION_TOKENS, METADATA, BYTES_GENERATION];
-const ARITHMETIC: &str = "fused multiply-add, which --portable does without";
-const TENSOR_TYPES: &str = "the types of the tensors";
-const IMPORTANCE: &str = "the importance of the columns";
-const EQUALIZATION: &str = "the factors of --equalize";
-const CALIBRATION_TOKENS: &str = "the calibration tokens";
-const METADATA: &str = "the metadata";
-const BYTES_GENERATION: &str = "the version of this program";
+pub(crate) const ARITHMETIC: &str = "fused multiply-add, which --portable does without";
+pub(crate) const TENSOR_TYPES: &str = "the types of the tensors";
+pub(crate) const IMPORTANCE: &str = "the importance of the columns";
+pub(crate) const EQUALIZATION: &str = "the factors of --equalize";
+pub(crate) const CALIBRATION_TOKENS: &str = "the calibration tokens";
+pub(crate) const METADATA: &str = "the metadata";
+pub(crate) const BYTES_GENERATION: &str = "the version of this program";
 
 /// Everything that the bytes of a result depend on, by name. An option that is not given is no ingredient.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
@@ -98,13 +96,13 @@ impl Identity {
     }
 
     /// Sets an ingredient, or removes it if it is absent.
-    fn set(&mut self, name: &str, value: impl Into<Value>) {
+    pub(crate) fn set(&mut self, name: &str, value: impl Into<Value>) {
         self.0.remove(name);
         self.add(name, value);
     }
 
     /// Adds an ingredient; nothing for an option that is not given.
-    fn add(&mut self, name: &str, value: impl Into<Value>) {
+    pub(crate) fn add(&mut self, name: &str, value: impl Into<Value>) {
         let value = value.into();
         let is_absent = match &value {
             Value::Null | Value::Bool(false) => true,

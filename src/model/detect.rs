@@ -8,8 +8,8 @@ use formats::{Container, Mapped, Value};
 use super::shape::Solver;
 use super::slot::{Dim, Role, Scope, Slot};
 use super::{Body, Dims, Lazy, Map, Naming, Rank, Ranks, Stored, Version, identify, quantized, qwen2};
-use crate::adapter::{Adapter, Layout, TunedState};
 use crate::error::{Error, Result};
+use crate::model::adapter::{Adapter, Layout, TunedState};
 use crate::storage;
 
 /// A model: a file's tensors in their canonical places.

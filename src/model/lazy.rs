@@ -13,7 +13,7 @@ use quant::{Encoding, codec, codec_of_levels};
 use super::change::{Alteration, Change, Map};
 use super::channels::Channels;
 use super::source::Source;
-use crate::compact;
+use super::tiled;
 
 /// Where the elements along one dimension of a view lie, in elements.
 #[derive(Clone, Debug, PartialEq)]
@@ -156,7 +156,7 @@ impl View {
 /// Decodes `out.len()` values from element `first` on, which need not be the start of a block.
 fn decode_run(container: &Container, tensor: &Tensor, first: usize, out: &mut [f32]) {
     if let Some(tiled) = container.tiled(tensor) {
-        return compact::read(tensor, &tiled, first, out);
+        return tiled::read(tensor, &tiled, first, out);
     }
     let len = tensor.encoding.block_len();
     let (block, skip) = (first / len, first % len);

@@ -6,6 +6,7 @@
 //! has, checks every shape against the others, and gives every tensor of the file a place, a named reason
 //! to be dropped, or an error.
 
+pub mod adapter;
 mod change;
 mod channels;
 mod detect;
@@ -21,6 +22,7 @@ mod source;
 mod tensors;
 #[cfg(test)]
 mod tests;
+mod tiled;
 pub mod v4;
 pub mod v5;
 pub mod v6;
@@ -37,6 +39,7 @@ pub(crate) use naming::{prefab, web_rwkv};
 pub use refused::{HEAD, companion};
 pub use shape::{Dims, Ranks};
 pub use slot::{Dim, Rank, Role, Scope, Slot};
+pub use tiled::{hold, tile_error};
 pub use zeros::peek;
 pub(crate) use zeros::{ZeroRule, Zeros};
 

@@ -20,7 +20,9 @@ pub(crate) enum ZeroRule {
     Matrix,
     /// One row a token: tokens that are never seen may have rows of zeros.
     Tokens,
-    /// Nothing: vectors, states and low-rank matrices start as zeros.
+    /// The factors of a norm: they start as ones, and zeros let nothing through.
+    Norm,
+    /// Nothing: other vectors, states and low-rank matrices start as zeros.
     Exempt,
 }
 
@@ -39,14 +41,20 @@ impl ZeroRule {
         match self {
             ZeroRule::Matrix => Role::Matrix,
             ZeroRule::Tokens => Role::Embedding,
-            ZeroRule::Exempt => Role::Vector,
+            ZeroRule::Norm | ZeroRule::Exempt => Role::Vector,
         }
     }
 
     /// What zeros mean in every tensor of a model's file, by its number.
     pub fn of_model(model: &Model) -> BTreeMap<usize, ZeroRule> {
         let read = model.tensors.iter().filter(|held| !held.is_unread());
-        read.flat_map(|held| held.values.sources().map(|i| (i, ZeroRule::of(held.slot.role)))).collect()
+        let is_norm = |name: &str| {
+            let part = name.strip_suffix(".weight").and_then(|name| name.rsplit('.').next());
+            part.is_some_and(|part| part.starts_with("ln"))
+        };
+        let rule =
+            |held: &Held| if is_norm(held.slot.name) { ZeroRule::Norm } else { ZeroRule::of(held.slot.role) };
+        read.flat_map(|held| held.values.sources().map(|i| (i, rule(held)))).collect()
     }
 
     /// What zeros mean in a tensor of which nothing is known but the name and the shape.

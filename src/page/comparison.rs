@@ -8,7 +8,7 @@ use super::{Cell, Page, Section, Table};
 
 /// What is shown of the results of `diff`.
 #[derive(Deserialize)]
-pub(super) struct Comparison {
+pub(crate) struct Comparison {
     a: String,
     b: String,
     worst_relative: Option<f64>,
@@ -30,7 +30,7 @@ struct Tensor {
     relative: Option<f64>,
 }
 
-pub(super) fn comparison(found: Comparison) -> Page {
+pub(crate) fn comparison(found: Comparison) -> Page {
     let program = concat!("rwkv-quant ", env!("CARGO_PKG_VERSION")).to_owned();
     let mut page = Page::new(format!("{} and {}", found.a, found.b), program);
     let worst = found.worst_relative.map_or("not finite".to_owned(), figure);

@@ -8,7 +8,7 @@ use super::{Cell, Page, Section, Table};
 
 /// What is shown of the results of `convert`.
 #[derive(Deserialize)]
-pub(super) struct Conversion {
+pub(crate) struct Conversion {
     output: String,
     target: String,
     file_type: String,
@@ -37,7 +37,7 @@ impl Tensor {
     }
 }
 
-pub(super) fn conversion(found: Conversion) -> Page {
+pub(crate) fn conversion(found: Conversion) -> Page {
     let program = concat!("rwkv-quant ", env!("CARGO_PKG_VERSION")).to_owned();
     let mut page = Page::new(found.output, program);
     page.remarks.push(format!(

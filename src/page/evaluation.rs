@@ -10,7 +10,7 @@ use crate::units::{bytes, nats};
 
 /// What is shown of the results of `eval-ppl`.
 #[derive(Deserialize)]
-pub(super) struct Evaluation {
+pub(crate) struct Evaluation {
     program: String,
     #[serde(flatten)]
     setting: Setting,
@@ -56,7 +56,7 @@ fn file(path: &str) -> &str {
     path.rsplit(['/', '\\']).next().unwrap_or(path)
 }
 
-pub(super) fn evaluation(found: Evaluation) -> Page {
+pub(crate) fn evaluation(found: Evaluation) -> Page {
     let (setting, scored) = (&found.setting, &found.scored);
     let texts: Vec<&str> = setting.texts.iter().map(|t| file(t)).collect();
     let mut page = Page::new(format!("Evaluation of {}", found.model.name()), found.program);

@@ -4,7 +4,7 @@ use serde::Serialize;
 
 /// A map of the tensors of one artifact.
 #[derive(Debug, Serialize)]
-pub(super) struct Heat {
+pub(crate) struct Heat {
     name: String,
     /// What is hot, and what stands in the fields.
     caption: &'static str,
@@ -22,7 +22,7 @@ struct Row {
 
 /// A tensor.
 #[derive(Clone, Debug, Serialize)]
-pub(super) struct Field {
+pub(crate) struct Field {
     pub text: String,
     pub tip: String,
     /// From 0 to 1.
@@ -33,12 +33,12 @@ pub(super) struct Field {
 const OUTSIDE: &str = "model";
 
 /// How hot a relative error is: from 0 for 1e-4 or less to 1 for 1 or more.
-pub(super) fn of_error(relative: f64) -> f64 {
+pub(crate) fn of_error(relative: f64) -> f64 {
     (relative.max(1e-4).log10() / 4.0 + 1.0).min(1.0)
 }
 
 /// What the ends of [`of_error`] stand for.
-pub(super) const ERRORS: [&str; 2] = ["1e-4 or less", "1 or more"];
+pub(crate) const ERRORS: [&str; 2] = ["1e-4 or less", "1 or more"];
 
 impl Heat {
     /// The map of `fields` by the names of their tensors, in which the first number is that of the block; `None` if

@@ -4,15 +4,15 @@
 use serde::Serialize;
 
 /// Width of a drawing.
-pub(super) const WIDTH: f64 = 720.0;
+pub(crate) const WIDTH: f64 = 720.0;
 /// Height of a drawing.
-pub(super) const HEIGHT: f64 = 380.0;
+pub(crate) const HEIGHT: f64 = 380.0;
 /// Room for the labels of the axes: left, right, top, bottom.
 const MARGINS: [f64; 4] = [70.0, 20.0, 15.0, 50.0];
 
 /// A drawing.
 #[derive(Debug, Serialize)]
-pub(super) struct Plot {
+pub(crate) struct Plot {
     width: f64,
     height: f64,
     x: Axis,
@@ -38,7 +38,7 @@ struct Tick {
 
 /// A line through points, which is one of several kinds.
 #[derive(Debug, Serialize)]
-pub(super) struct Line {
+pub(crate) struct Line {
     pub points: Vec<[f64; 2]>,
     pub series: usize,
     /// Whether it is the edge of what can be had.
@@ -48,7 +48,7 @@ pub(super) struct Line {
 
 /// A dot with a label and a text for whoever points at it.
 #[derive(Debug, Serialize)]
-pub(super) struct Dot {
+pub(crate) struct Dot {
     pub at: [f64; 2],
     pub label: String,
     pub tip: String,
@@ -58,7 +58,7 @@ pub(super) struct Dot {
 
 /// How values become places.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Scale {
+pub(crate) struct Scale {
     low: f64,
     high: f64,
     base: Option<f64>,

@@ -9,12 +9,12 @@ use crate::units::{bytes, nats};
 const NO_KL: f64 = 1e-10;
 
 /// Whether a model differs from its reference at all.
-pub(super) fn is_lossy(against: &Against) -> bool {
+pub(crate) fn is_lossy(against: &Against) -> bool {
     against.kl.value > NO_KL
 }
 
 /// A model that was compared with its reference.
-pub(super) struct Compared<'a> {
+pub(crate) struct Compared<'a> {
     /// What it is called beside others.
     pub name: String,
     /// In a word: its type.
@@ -32,7 +32,7 @@ impl Compared<'_> {
 }
 
 /// The figures of those that differ from the reference at all.
-pub(super) fn figures(all: &[Compared]) -> Vec<Figure> {
+pub(crate) fn figures(all: &[Compared]) -> Vec<Figure> {
     let lossy: Vec<&Compared> = all.iter().filter(|c| is_lossy(c.against)).collect();
     if lossy.is_empty() {
         return Vec::new();

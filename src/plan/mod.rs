@@ -15,11 +15,12 @@ use sha2::{Digest, Sha256};
 
 use self::rules::{Listed, Modelled};
 use crate::about::About;
-use crate::compact::Coded;
 use crate::digest::hex;
 use crate::error::{Error, Result};
 use crate::model::{Dropped, Lazy, Model, Role};
-use crate::recipe::{Chat, Fallback, FileType, Scheme, fitting};
+use crate::recipe::{Chat, Fallback, FileType, fitting};
+use crate::scheme::Coded;
+use crate::scheme::Scheme;
 use crate::storage::{Output, Sealed};
 use crate::targets::{self, Content, Files, Item, Objection, Order, PlannedFile, SmallFile, Target};
 
@@ -320,7 +321,9 @@ fn choose(item: Item, target: &dyn Target, model: &Model, scheme: &Scheme) -> Re
         });
     }
     let stated = match &scheme.importance {
-        Some(importance) if !encoding.is_plain() && item.fixed.is_none() => importance.of(&item)?,
+        Some(importance) if !encoding.is_plain() && item.fixed.is_none() => {
+            importance.of(&item.name, item.role, item.values.cols())?
+        }
         _ => None,
     };
     let (importance, unmeasured) = stated.map_or((None, 0), |stated| measured(stated, encoding));

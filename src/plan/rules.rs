@@ -15,13 +15,14 @@
 //! A new rule is a new row. What a model is to blame for, and not what was asked for, is an [`Error::Model`]: see [`modelled`].
 
 use super::{Plan, Write};
-use crate::branches::Branches;
 use crate::choice::Choice;
-use crate::compact::{self, Coded};
 use crate::error::{Error, Result};
 use crate::model::{Model, wildcard};
-use crate::recipe::{CalibrationOptions, FileType, LEAST_TOKENS, Recipe, SELF, Scheme, Search, TensorType};
+use crate::recipe::{CalibrationOptions, FileType, LEAST_TOKENS, Recipe, SELF, Search, TensorType};
 use crate::rescale::Pair;
+use crate::scheme::Branches;
+use crate::scheme::Scheme;
+use crate::scheme::{Coded, has_rate};
 use crate::targets::{self, Content, Item, Target, gguf::Gguf};
 
 /// A rule over what is known at its time.
@@ -567,9 +568,8 @@ fn planned_rules<'a>() -> Vec<Rule<Planned<'a>>> {
         Rule {
             wrong: |p| {
                 let types = &p.plan.scheme.types.0;
-                let is_gap = |t: &&Write| {
-                    compact::has_rate(t.role, t.values.elements()) && !types.contains_key(&t.name)
-                };
+                let is_gap =
+                    |t: &&Write| has_rate(t.role, t.values.elements()) && !types.contains_key(&t.name);
                 let is_told = p.plan.scheme.file_type.coded && !types.is_empty();
                 let gap = p.plan.tensors.iter().find(is_gap).filter(|_| is_told)?;
                 Some(format!("the recipe says nothing of {}", gap.name))

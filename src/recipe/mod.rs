@@ -8,7 +8,6 @@
 //! file_types.rs   the types that files are called by, and the encodings of their tensors
 //! presets.rs      names for how large and good a file is to be
 //! types.rs        types of single tensors
-//! scheme.rs       all of it settled, for a plan
 //! ```
 //!
 //! Flags of the command line are laid over a recipe ([`Recipe::overlaid`]), artifacts of a release are read as one, `--recipe`
@@ -18,7 +17,6 @@ mod calibration;
 mod choices;
 mod file_types;
 mod presets;
-mod scheme;
 mod toml;
 mod types;
 
@@ -26,7 +24,6 @@ pub use calibration::{CalibrationOptions, LEAST_TOKENS, SELF};
 pub use choices::{Chat, Fallback, Mix, Search};
 pub use file_types::{CODED, FILE_TYPES, FileType, Levels, fitting};
 pub use presets::Preset;
-pub use scheme::Scheme;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -34,9 +31,8 @@ pub use types::{TensorType, Types};
 
 pub use self::toml::explained;
 use crate::about::Overrides;
-use crate::adapter::Adapters;
-use crate::digest::sha256;
 use crate::files::InputFile;
+use crate::model::adapter::Adapters;
 use crate::units;
 
 /// All that the bytes of an output depend on, besides the source and the version of this program. Keys and flags have the
@@ -146,11 +142,6 @@ impl Recipe {
     /// What it states other than usual, by the paths of keys: `calibration.tokens`.
     pub fn stated(&self) -> Map<String, Value> {
         stated(self)
-    }
-
-    /// SHA-256 of what it states, files by their paths, in lower-case hex.
-    pub fn digest(&self) -> String {
-        sha256([Value::Object(self.stated()).to_string().as_bytes()])
     }
 
     /// The same with what `over` states: the arguments of a command line, say.

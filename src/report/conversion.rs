@@ -10,18 +10,19 @@ use serde::Serialize;
 
 use super::Report;
 use super::inspection::{ModelSummary, SourceSummary};
-use super::keys::ChangedKeys;
 use super::text::Table;
-use crate::branches::Branches;
-use crate::calibrate::{Chosen, Outcome, Rounding};
+use crate::calibrate::{self, Chosen};
+use crate::checkpoint::{Outcome, Rounding};
 use crate::choice::Choice;
-use crate::compact::{self, Coded};
+use crate::convert::{ChangedKeys, Prepared};
 use crate::escape::line;
 use crate::eval::Estimate;
 use crate::model::{Model, Role};
 use crate::pipeline::Budget;
 use crate::plan::{Plan, Write as Planned};
 use crate::recipe::Fallback;
+use crate::scheme::Branches;
+use crate::scheme::Coded;
 use crate::storage::Output;
 use crate::targets::hf;
 use crate::units::{bytes, count};
@@ -150,6 +151,18 @@ impl FileRow {
 }
 
 impl Conversion {
+    /// What will be written, or was.
+    pub fn of(prepared: &Prepared) -> Conversion {
+        let vocabulary = prepared.about.tokenizer.as_ref().map(ToString::to_string);
+        Conversion::planned(&prepared.model, &prepared.plan, &prepared.budget, &prepared.output, vocabulary)
+            .warned(&prepared.text_warnings)
+            .warned(&prepared.done.warnings)
+            .calibrated(&prepared.done.outcomes)
+            .branched(prepared.adapter(), prepared.adapter_bytes)
+            .chosen(prepared.chosen.as_ref(), prepared.reached)
+            .warned(&prepared.suspicions)
+    }
+
     /// The conversion of `model` to `out` as planned.
     pub fn planned(
         model: &Model,
@@ -384,7 +397,7 @@ fn sated(plan: &Plan) -> Option<String> {
         _ => None,
     };
     let least = plan.tensors.iter().filter_map(bits).min_by(f64::total_cmp)?;
-    (least >= compact::MOST_BITS).then(|| {
+    (least >= calibrate::MOST_BITS).then(|| {
         format!(
             "every matrix has {least} bits a weight, the most there are, and is still rounded: without a size, bf16 is \
              kept bit by bit, in about 11"

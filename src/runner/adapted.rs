@@ -7,9 +7,9 @@ use formats::Limits;
 use super::tests::{floats, sequence, worst};
 use super::variants::{Tensors, tensors, write};
 use super::*;
-use crate::adapter::{self, Adapter, Layout, TunedState};
 use crate::eval::{Load, Sequence, measure};
 use crate::model::Dims;
+use crate::model::adapter::{self, Adapter, Layout, TunedState};
 
 fn testdata(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata").join(name)

@@ -52,8 +52,8 @@ pub use sample::Sampler;
 pub use state::State;
 pub use walk::{Half, Walk};
 
-use crate::compact;
 use crate::error::{Error, Result};
+use crate::model;
 use crate::model::{Body, Held, Model, Role};
 use device::Products;
 use layer::Layer;
@@ -151,7 +151,7 @@ impl Runner {
         // Who wrote checksums wants them compared; then nothing is computed from damaged weights.
         model.container.format().verify_checksums(&model.container, &Limits::default())?;
         // Tiles take longer to decode than to multiply, so they are decoded once.
-        compact::hold(&mut model.container)?;
+        model::hold(&mut model.container)?;
         let norm_epsilon = crate::targets::gguf::norm_epsilon(&model)?;
         let mut vectors = Vectors::new();
         for held in model.tensors.iter().filter(|h| layer::is_vector(h)) {

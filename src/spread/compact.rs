@@ -13,13 +13,13 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::merge::{Merged, STEP, ShardFile, find, listed};
-use super::{KEY, head_of, path, said_by};
+use super::{head_of, path, said_by};
 use crate::convert::Prepared;
 use crate::error::{Error, Result};
 use crate::identity::Identity;
 use crate::pipeline::{Observer, Stop};
 use crate::plan::Write;
-use crate::shard::Shard;
+use crate::shard::{KEY, Shard};
 use crate::storage::{Inputs, Outputs, Targets, unopened};
 
 /// What a shard says of itself.

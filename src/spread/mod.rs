@@ -31,11 +31,8 @@ pub use merge::{Merged, merge};
 use crate::digest::sha256;
 use crate::error::{Error, Result};
 use crate::identity::{Identity, made_by_older, seal, unseal};
-use crate::shard::Shard;
+use crate::shard::{KEY, Shard};
 use crate::storage::Output;
-
-/// The metadata key of the head.
-pub(crate) const KEY: &str = "rwkv-quant.shard";
 
 /// What a shard says of itself.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]

@@ -8,9 +8,7 @@ use quant::Encoding;
 use serde::Deserialize;
 
 use super::merge::ShardFile;
-use super::{
-    Conversion, File, Head, KEY, Place, Read, compact, frame_name, head_of, is_of_older, path, said_by,
-};
+use super::{Conversion, File, Head, Place, Read, compact, frame_name, head_of, is_of_older, path, said_by};
 use crate::calibrate;
 use crate::convert::{Prepared, Request};
 use crate::digest::sha256;
@@ -19,7 +17,7 @@ use crate::identity::{Identity, unseal};
 use crate::pipeline::{Budget, CALIBRATION, Observer, Stop};
 use crate::plan::rules::{self, Asked};
 use crate::plan::{Part, Plan, Write};
-use crate::shard::Shard;
+use crate::shard::{KEY, Shard};
 use crate::storage::{self, Output};
 use crate::targets::{self, PlannedFile};
 

@@ -11,10 +11,11 @@ use formats::{Metadata, Planned, Value};
 use quant::Encoding;
 
 use super::{Content, Files, Item, Objection, Order, PlannedFile, Target, files, gguf};
-use crate::adapter::{ALPHA_KEY, Adapter, Kind, Layout, LowRank, Part, TunedState};
 use crate::error::{Error, Result};
+use crate::model::adapter::{ALPHA_KEY, Adapter, Kind, Layout, LowRank, Part, TunedState};
 use crate::model::{Body, Held, Lazy, Model, Role, Version, web_rwkv};
-use crate::recipe::{FileType, Scheme};
+use crate::recipe::FileType;
+use crate::scheme::Scheme;
 
 /// A target of what a program loads beside a model.
 pub struct Beside {

@@ -8,10 +8,11 @@ use quant::Encoding;
 
 use super::adapters::state_items;
 use super::{Files, Item, Objection, Order, Target};
-use crate::adapter::Layout;
 use crate::error::{Error, Result};
+use crate::model::adapter::Layout;
 use crate::model::{Body, Held, Model, Scope, Version};
-use crate::recipe::{FileType, Scheme};
+use crate::recipe::FileType;
+use crate::scheme::Scheme;
 
 /// A target of checkpoints as BlinkDL publishes them.
 pub struct BlinkDl {

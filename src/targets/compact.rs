@@ -6,14 +6,15 @@ use quant::coding::Coding;
 use quant::{Codec, Encoding, codec};
 
 use super::files::names;
-use super::{Files, Item, Objection, Order, PlannedFile, Target, Tokens, blinkdl, gguf};
-use crate::calibrate::Trace;
-use crate::compact::{Coded, has_rate};
+use super::{Files, Item, Objection, Order, PlannedFile, Target, blinkdl};
+use crate::about::{Tokens, Trace, gguf_tokenizer};
 use crate::error::{Error, Result};
-use crate::importance::Importance;
 use crate::model::{Body, Held, Model, Role, Version};
-use crate::recipe::{FileType, Levels, Recipe, Scheme};
+use crate::recipe::{FileType, Levels, Recipe};
 use crate::rescale;
+use crate::scheme::Importance;
+use crate::scheme::Scheme;
+use crate::scheme::{Coded, has_rate};
 use crate::vocab::{Tokenizer, Vocab, WORLD};
 
 /// Which version the model is of.
@@ -209,11 +210,11 @@ fn metadata(order: &Order<'_>) -> Result<Metadata> {
     };
     let template = about.chat_template.as_deref();
     let said = match &about.tokenizer {
-        Some(Tokenizer::Rwkv(vocab)) if vocab.name == WORLD => Some(gguf::WORLD_CHAT_TEMPLATE),
+        Some(Tokenizer::Rwkv(vocab)) if vocab.name == WORLD => Some(gguf_tokenizer::WORLD_CHAT_TEMPLATE),
         _ => None,
     };
     if !is_usual || template != said {
-        keys.extend(gguf::tokenizer_keys(model, about)?);
+        keys.extend(gguf_tokenizer::keys(model, about)?);
     }
     Ok(keys)
 }

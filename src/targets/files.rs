@@ -12,7 +12,7 @@ use formats::{
 use crate::about::About;
 use crate::error::{Error, Result};
 use crate::model::Model;
-use crate::recipe::Scheme;
+use crate::scheme::Scheme;
 
 /// The folder in a torch file's archive: torch's name for what is saved into memory. (It is not taken from the
 /// output's name, so that a file's bytes do not depend on its name.)

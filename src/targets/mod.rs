@@ -22,10 +22,12 @@ use quant::Encoding;
 pub(crate) use adapters::{lora_metadata, lora_names};
 pub use files::{ADAPTER, Files, Order, PlannedFile, SmallFile, beside, groups};
 
-use crate::compact::Coded;
+use crate::about::Tokens;
 use crate::error::{Error, Result};
 use crate::model::{Lazy, Model, Role, VERSIONS, Version};
-use crate::recipe::{FILE_TYPES, FileType, Mix, Scheme};
+use crate::recipe::{FILE_TYPES, FileType, Mix};
+use crate::scheme::Coded;
+use crate::scheme::Scheme;
 
 /// A kind of file, or folder, that can be written for a runtime.
 ///
@@ -137,17 +139,6 @@ pub trait Target: Send + Sync {
     /// # Errors
     /// If the format cannot hold the tensors, or something that the runtime needs is not known.
     fn files(&self, order: &Order<'_>, groups: &[&[Planned]]) -> Result<Files>;
-}
-
-/// Whether a target tells how text becomes tokens.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Tokens {
-    /// No.
-    No,
-    /// If the vocabulary is known.
-    IfKnown,
-    /// Yes, so a vocabulary must be known.
-    Yes,
 }
 
 /// What of a model a target holds.

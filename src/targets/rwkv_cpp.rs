@@ -20,7 +20,8 @@ use quant::Encoding;
 use super::{Files, Item, Objection, Order, PlannedFile, Target, files};
 use crate::error::{Error, Result};
 use crate::model::{Held, Lazy, Map, Model, Role, Version};
-use crate::recipe::{FileType, Scheme};
+use crate::recipe::FileType;
+use crate::scheme::Scheme;
 
 /// The target rwkv.cpp.
 pub struct RwkvCpp;

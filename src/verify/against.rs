@@ -6,9 +6,9 @@ use formats::Coded;
 use quant::coding::Coding;
 use quant::{Encoding, Rows, codec, codec_of_levels};
 
-use crate::adapter::RANK_KEY;
-use crate::calibrate::Trace;
+use crate::about::Trace;
 use crate::diff::{self, Difference};
+use crate::model::adapter::RANK_KEY;
 use crate::model::{Held, Lazy, Model};
 use crate::rescale;
 

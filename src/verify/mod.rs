@@ -17,9 +17,9 @@ use std::path::PathBuf;
 use formats::{Checksums, Container, Limits};
 use rayon::prelude::*;
 
-use crate::adapter;
 use crate::digest::file_sha256;
 use crate::error::{Error, Result};
+use crate::model::adapter;
 use crate::model::{Model, ZeroRule};
 use findings::Findings;
 pub use values::{DAMAGED, finite};

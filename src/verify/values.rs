@@ -6,8 +6,8 @@ use quant::coding::Decoder;
 use quant::{check_finite, codec, codec_of_levels};
 use rayon::prelude::*;
 
-use crate::compact;
 use crate::error::{Error, Result};
+use crate::model;
 use crate::model::Zeros;
 
 /// Values decoded at a time by a thread.
@@ -71,7 +71,7 @@ fn scan_tensor(container: &Container, t: &Tensor) -> Result<Option<Zeros>> {
 
 /// Decodes all tiles of a tensor.
 fn scan_tiles(container: &Container, t: &Tensor, tiled: &Tiled<'_>) -> Result<Zeros> {
-    let damaged = |e| compact::tile_error(container, t, e);
+    let damaged = |e| model::tile_error(container, t, e);
     let cols = t.shape.last().copied().unwrap_or(1);
     let decoder = Decoder::new(tiled.tiles.coding, tiled.head, cols).map_err(damaged)?;
     let rows = tiled.tiles.rows;

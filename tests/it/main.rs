@@ -19,6 +19,7 @@ mod identity;
 mod importance;
 mod interrupt;
 mod keys;
+mod layers;
 mod low_rank;
 mod memory;
 mod messages;

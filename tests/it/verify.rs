@@ -330,6 +330,15 @@ fn zeros_where_weights_should_be_are_warned_of() {
         assert_eq!(warned(&converted).iter().filter(|w| w.contains("zeros")).count(), 2, "{converted}");
     }
 
+    // Norms that let nothing through.
+    let mut model = parts("rwkv7-bytes.pth");
+    let norms = ["blocks.0.att.ln_x.weight", "ln_out.weight"];
+    model.iter_mut().filter(|(name, ..)| norms.contains(&name.as_str())).for_each(|(.., v)| v.fill(0.0));
+    let path = files.write("norms.safetensors", &safetensors(&model));
+    let mut found = warned(&ok(["verify", &path]).stdout);
+    found.sort();
+    assert_eq!(found, norms.map(|name| format!("{name} is all zeros")));
+
     // Rows, a constant, a hole; unused tokens are one count, and what starts at zero is nothing.
     let mut model = parts("rwkv7-bytes.pth");
     for (name, shape, values) in &mut model {

@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use formats::{Container, Metadata, Value, ValueKind};
 
 use super::architecture::Architecture;
-use super::tokenizer;
 use crate::about::SetKey;
+use crate::about::gguf_tokenizer;
 use crate::error::{Error, Result};
 use crate::recipe::FileType;
 use crate::targets::Order;
@@ -35,7 +35,7 @@ pub(super) fn metadata(
         }
     }
     put("general.quantization_version", Value::U32(QUANTIZATION_VERSION));
-    keys.extend(tokenizer::keys(model, about)?);
+    keys.extend(gguf_tokenizer::keys(model, about)?);
     keep_stated(&mut keys, &model.container);
     Ok(keys)
 }
@@ -114,7 +114,7 @@ fn says_what_is_there(key: &str, architecture: &Architecture) -> bool {
     let named = ["architecture", "type", "file_type", "quantization_version", "alignment"];
     key.strip_prefix("general.").is_some_and(|key| named.contains(&key))
         || OF_THE_FILE.iter().any(|start| key.starts_with(start))
-        || tokenizer::LISTS.contains(&key)
+        || gguf_tokenizer::LISTS.contains(&key)
         || (architecture.keys.iter().any(|(k, _)| *k == key) && !is_free(key) && !is_epsilon(key))
 }
 

@@ -5,12 +5,9 @@
 //! in-context learning rate in its place. It checks the set of tensors exactly.
 
 mod architecture;
-mod bpe;
 mod keys;
-mod tokenizer;
 
 pub(crate) use architecture::norm_epsilon;
-pub use tokenizer::{WORLD_CHAT_TEMPLATE, carried, keys as tokenizer_keys, vocab_of};
 
 use std::collections::BTreeMap;
 
@@ -18,14 +15,15 @@ use formats::{Metadata, Planned};
 use quant::Encoding;
 
 use super::files::{layout, names};
-use super::{Files, Item, Objection, Order, PlannedFile, Target, Tokens};
-use crate::branches::Branches;
-use crate::calibrate::Trace;
+use super::{Files, Item, Objection, Order, PlannedFile, Target};
+use crate::about::{Tokens, Trace};
 use crate::error::{Error, Result};
-use crate::importance::Importance;
 use crate::model::{Body, Held, Lazy, Model, Rank, Role, Version};
-use crate::recipe::{FileType, Mix, Scheme};
+use crate::recipe::{FileType, Mix};
 use crate::rescale;
+use crate::scheme::Branches;
+use crate::scheme::Importance;
+use crate::scheme::Scheme;
 use architecture::Architecture;
 
 /// The target GGUF.

@@ -25,10 +25,12 @@ use std::path::Path;
 use formats::Planned;
 
 use super::blinkdl::{plain, sort};
-use super::{Files, Item, Objection, Order, SmallFile, Target, Tokens};
+use super::{Files, Item, Objection, Order, SmallFile, Target};
+use crate::about::Tokens;
 use crate::error::{Error, Result};
 use crate::model::{Body, FLA, HUGGING_FACE, Held, Lazy, Model, Naming, Rank, Role, Version};
-use crate::recipe::{FileType, Scheme};
+use crate::recipe::FileType;
+use crate::scheme::Scheme;
 use crate::vocab::Tokenizer;
 
 /// The target Hugging Face folder.

@@ -16,7 +16,8 @@ use quant::Encoding;
 use super::{padded_rank, padded_vocabulary, prepared, stored_as, takes, unfit};
 use crate::error::Result;
 use crate::model::{Held, Lazy, Map, Model, Rank, Role, Version, prefab};
-use crate::recipe::{FileType, Mix, Scheme};
+use crate::recipe::{FileType, Mix};
+use crate::scheme::Scheme;
 use crate::targets::files::names;
 use crate::targets::{Files, Item, Objection, Order, PlannedFile, Target};
 

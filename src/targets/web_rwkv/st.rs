@@ -4,10 +4,11 @@ use formats::{Metadata, Planned};
 use quant::Encoding;
 
 use super::{padded_vocabulary, prepared, takes, unfit};
-use crate::adapter::Layout;
 use crate::error::Result;
+use crate::model::adapter::Layout;
 use crate::model::{Model, Role, Version, web_rwkv};
-use crate::recipe::{FileType, Scheme};
+use crate::recipe::FileType;
+use crate::scheme::Scheme;
 use crate::targets::adapters::state_items;
 use crate::targets::files::{layout, names};
 use crate::targets::{Files, Item, Objection, Order, PlannedFile, Target};

@@ -1,10 +1,10 @@
 //! The page of a release.
 
-use super::heat::{self, Field, Heat};
-use super::quality::{Compared, figures, is_lossy};
-use super::{Cell, Page, Section, Table};
-use crate::batch::{Fate, Outcome, Record, Summary};
+use super::{Fate, Outcome, Record, Summary};
 use crate::eval::Estimate;
+use crate::page::heat::{self, Field, Heat};
+use crate::page::quality::{Compared, figures, is_lossy};
+use crate::page::{Cell, Page, Section, Table};
 use crate::templates::{divergence, estimate};
 use crate::units::bytes;
 

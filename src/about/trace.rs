@@ -2,7 +2,8 @@
 
 use formats::{Metadata, Value};
 
-use super::Text;
+use std::path::PathBuf;
+
 use crate::model::Model;
 
 /// Tokens of the runs that are compared: long enough that no two texts share one by chance.
@@ -17,7 +18,7 @@ pub struct Trace {
     pub texts: Vec<String>,
     /// Number of tokens.
     pub tokens: usize,
-    /// SHA-256 of the tokens ([`Text::sha256`]).
+    /// SHA-256 of the tokens.
     pub sha256: String,
     /// Hashes of runs of 16 tokens, in order: of all runs those whose hash is a multiple of 64.
     pub runs: Vec<u32>,
@@ -29,17 +30,20 @@ const SHA256: &str = "rwkv-quant.calibration.sha256";
 const RUNS: &str = "rwkv-quant.calibration.runs";
 
 impl Trace {
-    /// The trace of a text.
-    pub fn of(text: &Text) -> Trace {
-        let name = |p: &std::path::PathBuf| p.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let mut runs: Vec<u32> =
-            text.fit.iter().chain(&text.held_out).flat_map(|sequence| remembered(sequence)).collect();
+    /// The trace of the sequences of a text from these files; `sha256` is that of its tokens.
+    pub fn new<'a>(
+        sources: &[PathBuf],
+        sequences: impl Iterator<Item = &'a [u32]> + Clone,
+        sha256: String,
+    ) -> Trace {
+        let name = |p: &PathBuf| p.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let mut runs: Vec<u32> = sequences.clone().flat_map(remembered).collect();
         runs.sort_unstable();
         runs.dedup();
         Trace {
-            texts: text.sources.iter().map(name).collect(),
-            tokens: text.tokens(),
-            sha256: text.sha256(),
+            texts: sources.iter().map(name).collect(),
+            tokens: sequences.map(<[u32]>::len).sum(),
+            sha256,
             runs,
         }
     }
@@ -114,13 +118,8 @@ mod tests {
         let text = |from: u32, to: u32| -> Vec<u32> {
             (from..to).map(|i| i.wrapping_mul(2_654_435_761) >> 20).collect()
         };
-        let trace = Trace::of(&Text {
-            fit: vec![text(0, 5000)],
-            held_out: vec![text(5000, 9000)],
-            sources: vec![],
-            warnings: vec![],
-            is_judged: false,
-        });
+        let sequences = [text(0, 5000), text(5000, 9000)];
+        let trace = Trace::new(&[], sequences.iter().map(Vec::as_slice), String::new());
         assert!(trace.runs.len() > 80, "{}", trace.runs.len());
         assert_eq!(shared(&trace.runs, &text(20_000, 30_000)), 0.0);
         assert_eq!(shared(&trace.runs, &text(5003, 8000)), 1.0);

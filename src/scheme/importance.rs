@@ -8,7 +8,6 @@ use formats::{Imatrix, Limits, Metadata, Value};
 use crate::error::{Error, Result};
 use crate::model::{Held, Model, Role};
 use crate::rescale::Rescaling;
-use crate::targets::Item;
 
 /// An importance matrix, fitted to the tensors of a file to be written.
 #[derive(Clone, Debug)]
@@ -37,23 +36,22 @@ impl Importance {
         Ok(Importance { path: path.to_owned(), imatrix })
     }
 
-    /// The importance of the columns of `item`; `None` if there is none and need not be: llama-imatrix measures
+    /// The importance of the `cols` columns of the tensor of that name; `None` if there is none and need not be: llama-imatrix measures
     /// neither the embedding and the head nor the placeholders of block 0.
     ///
     /// # Errors
     /// [`Error::Tensor`] if the entry is missing, or of another length than the rows.
-    pub fn of(&self, item: &Item) -> Result<Option<Arc<[f32]>>> {
+    pub fn of(&self, name: &str, role: Role, cols: usize) -> Result<Option<Arc<[f32]>>> {
         let wrong = |what: String| Error::Tensor {
             path: self.path.clone(),
-            tensor: item.name.clone(),
+            tensor: name.to_owned(),
             what,
             help: "measure the importance with this very model".to_owned(),
         };
-        let cols = item.values.cols();
-        match self.imatrix.entries.get(&item.name) {
+        match self.imatrix.entries.get(name) {
             Some(values) if values.len() == cols => Ok(Some(values.as_slice().into())),
             Some(values) => Err(wrong(format!("has {} importances for rows of {cols}", values.len()))),
-            None if item.role != Role::Matrix => Ok(None),
+            None if role != Role::Matrix => Ok(None),
             None => Err(wrong("has no entry in this importance matrix".to_owned())),
         }
     }

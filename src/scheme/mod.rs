@@ -1,12 +1,24 @@
-//! How the tensors of a file are quantized.
+//! How the tensors of a file are quantized: a recipe with everything settled.
+//!
+//! ```text
+//! mod.rs         Scheme: types, encoders, and what they are told about the weights
+//! importance.rs  which columns matter more than others
+//! coded.rs       how tensors of compact files are coded
+//! branches.rs    which matrices get branches of low rank
+//! ```
 
+mod branches;
+mod coded;
+mod importance;
+
+pub use branches::Branches;
+pub use coded::{Coded, has_rate};
+pub use importance::Importance;
 use quant::Encoding;
 
-use super::{Fallback, FileType, Mix, Search, Types};
-use crate::branches::Branches;
-use crate::calibrate::Trace;
-use crate::importance::Importance;
+use crate::about::Trace;
 use crate::model::Role;
+use crate::recipe::{Fallback, FileType, Mix, Search, Types};
 
 /// A recipe with everything settled that it leaves open: defaults, files that it names, choices that were measured.
 #[derive(Clone, Debug)]

@@ -8,15 +8,15 @@ use std::path::Path;
 use formats::{Container, Mapped};
 use serde_json::{Value, json};
 
-use super::{
-    ARITHMETIC, BYTES_GENERATION, CALIBRATION_TOKENS, EQUALIZATION, GENERATION, IMPORTANCE, Identity,
-    METADATA, TENSOR_TYPES,
-};
+use super::{Prepared, Request};
 use crate::choice::Choice;
-use crate::convert::{Prepared, Request};
 use crate::digest::{file_sha256, sha256};
 use crate::error::{Error, Result};
 use crate::files::InputFile;
+use crate::identity::{
+    ARITHMETIC, BYTES_GENERATION, CALIBRATION_TOKENS, EQUALIZATION, GENERATION, IMPORTANCE, Identity,
+    METADATA, TENSOR_TYPES,
+};
 use crate::model::Model;
 use crate::plan::Plan;
 use crate::recipe::{Recipe, SELF, flag_of, words};
@@ -43,7 +43,7 @@ impl Identity {
     }
 
     /// What a recipe asks for, by flags; of the files that it names, their contents.
-    pub(super) fn recipe(&mut self, recipe: &Recipe) -> Result<()> {
+    pub(crate) fn recipe(&mut self, recipe: &Recipe) -> Result<()> {
         // Plain data always has a JSON.
         let Value::Object(keys) = serde_json::to_value(recipe).unwrap_or_default() else { return Ok(()) };
         for (key, value) in &keys {

@@ -6,7 +6,7 @@ use formats::Value;
 
 use crate::model::Model;
 use crate::plan::Plan;
-use crate::spread;
+use crate::shard;
 use crate::targets::{Target, gguf::Gguf};
 
 /// Starts of keys that tell how a file is stored: of every file its own.
@@ -37,7 +37,7 @@ impl ChangedKeys {
     /// Those of a conversion from GGUF. (A shard holds none; what is merged has them.)
     pub fn of(model: &Model, plan: &Plan) -> ChangedKeys {
         let source = &model.container;
-        let is_shard = plan.metadata.iter().any(|(key, _)| key == spread::KEY);
+        let is_shard = plan.metadata.iter().any(|(key, _)| key == shard::KEY);
         if source.format().name() != "GGUF" || is_shard {
             return ChangedKeys::default();
         }

@@ -12,16 +12,17 @@
 //! Checksums are taken in memory when the bytes are made. The seal is written last: what has none, or does not match it, was
 //! never made.
 
+mod outcome;
+
 use std::fs::{self, File};
 use std::io::{BufWriter, ErrorKind};
 use std::path::{Path, PathBuf};
 
 use formats::Mapped;
+pub use outcome::{Encoded, Gain, Outcome, Rounding, Unencodable};
 use quant::EncodeError;
 use serde::{Deserialize, Serialize};
 
-use super::matrix::{Encoded, Outcome};
-use crate::compact::Unencodable;
 use crate::error::{Error, Result};
 use crate::files;
 use crate::identity::{Identity, Stated, made_by_older};
@@ -40,7 +41,7 @@ const ENDINGS: [&str; 2] = [".partial", ".sha256"];
 const LARGE_BYTES: u64 = 1 << 20;
 
 /// A finished matrix.
-pub(super) struct Kept {
+pub(crate) struct Kept {
     /// Its blocks.
     pub bytes: Sealed,
     /// The factors of its branch, if it has one.
@@ -166,7 +167,7 @@ impl Store {
     }
 
     /// What tensor `write` of the plan became, if it is there and can be read.
-    pub(super) fn get(&self, write: usize) -> Option<Kept> {
+    pub(crate) fn get(&self, write: usize) -> Option<Kept> {
         self.read(write).ok().flatten()
     }
 
@@ -189,7 +190,7 @@ impl Store {
     ///
     /// # Errors
     /// [`Error::Io`]; [`Error::Model`] if an input changed meanwhile, or the disk does not hold what was written.
-    pub(super) fn keep(&self, write: usize, encoded: Encoded) -> Result<Kept> {
+    pub(crate) fn keep(&self, write: usize, encoded: Encoded) -> Result<Kept> {
         let Encoded { bytes, factors, outcome } = encoded;
         self.inputs.check_unchanged()?;
         own::replace(&self.file(write, "bytes"), &bytes)?;

@@ -1,12 +1,13 @@
 //! The tokenizer keys of a GGUF file; for RWKV's own models, those of llama.cpp's tokenizer `rwkv`: a list of byte
 //! strings used greedily.
 
+mod bpe;
+
 use std::collections::BTreeMap;
 
 use formats::{Container, Metadata, Value};
 
-use super::bpe;
-use crate::about::About;
+use super::About;
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::vocab::{Token, Tokenizer, Vocab};
@@ -26,7 +27,7 @@ const CONTROL: i32 = 3;
 const UNUSED: i32 = 5;
 
 /// Keys that list the tokens: they are always those of the vocabulary that is written.
-pub(super) const LISTS: [&str; 3] =
+pub(crate) const LISTS: [&str; 3] =
     ["tokenizer.ggml.model", "tokenizer.ggml.tokens", "tokenizer.ggml.token_type"];
 
 /// All tokenizer keys; the chat template comes last. Those of a source with a tokenizer stay, but what the user gives

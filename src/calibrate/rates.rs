@@ -5,16 +5,16 @@
 //! `2 ln 2 a 2^(-2R)`. The whole is best where that is worth the same everywhere: `R = log2(a / (n s)) / 2`, with one
 //! `s` for all tensors that makes the size right.
 //!
-//! What `a` is: measured ([`probe`](crate::calibrate::probe())) where there is a text to calibrate on. Else it is what it
+//! What `a` is: measured ([`probe`](super::probe())) where there is a text to calibrate on. Else it is what it
 //! was of small models, by the tensor's name.
 
 use std::collections::BTreeMap;
 
-use super::has_rate;
-use crate::calibrate::{Goal, Probed, Rung};
+use super::{Goal, Probed, Rung};
 use crate::error::{Error, Result};
 use crate::plan::Plan;
 use crate::recipe::{TensorType, Types};
+use crate::scheme::has_rate;
 use crate::targets::Item;
 
 /// Most bits a weight of a tensor: above, bf16 without loss is no larger.

@@ -1,4 +1,4 @@
-//! From tiles to values.
+//! Tensors of compact files: from tiles to values, on demand or all at once.
 
 use formats::compact::Tiled;
 use formats::{Coded, Container, Tensor};
