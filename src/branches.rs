@@ -118,7 +118,7 @@ pub struct Branch {
 /// The adapter with branches that was written beside an earlier file `out`, if there is one: it belongs to that file alone.
 ///
 /// # Errors
-/// [`Error::Format`] if the system does not let it be read.
+/// [`Error::Format`](crate::Error::Format) if the system does not let it be read.
 pub fn adapter_of(out: &Path) -> Result<Option<PathBuf>> {
     let path = path(out);
     if !exists(&path) {

@@ -13,7 +13,7 @@ pub struct Rows<'a> {
     /// Length of a row, a multiple of the encoding's block length unless blocks cross rows.
     pub cols: usize,
     /// Importance of each column (`cols` values, e.g. the mean square of the activation that meets it);
-    /// without it all columns count alike. Columns that it says nothing about are [filled in](crate::scheme::filled).
+    /// without it all columns count alike. Columns that it says nothing about are [filled in](crate::importance::filled).
     pub importance: Option<&'a [f32]>,
 }
 
