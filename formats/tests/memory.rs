@@ -77,7 +77,7 @@ fn memory_stays_in_proportion_to_the_file() {
         let said = match result {
             Ok(tensors) => format!("{tensors} tensors"),
             Err(error) => {
-                error.to_string().rsplit(": ").next().unwrap_or_default().chars().take(90).collect()
+                error.to_string().replace(&path.display().to_string(), "it").chars().take(120).collect()
             }
         };
         table += &format!("| {name} | {bytes} | {peak} | {said} |\n");
