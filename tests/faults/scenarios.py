@@ -140,7 +140,6 @@ def all_scenarios():
                           ["o.safetensors"])
     imatrix = Scenario("calibrate, imatrix", ["calibrate", "in/a.safetensors", "in/text.txt", "-o", "o.gguf", *measure],
                        ["o.gguf"])
-    pages = Scenario("man", ["man", "."], ["*.1"], each=True)
     clusters = Scenario("cluster-head", ["cluster-head", "in/a.safetensors", "-o", "o.rwkvz", *FAST], ["o.rwkvz"])
     evaluation = Scenario("eval-ppl --save",
                           ["eval-ppl", "in/a.safetensors", "in/text.txt", "--windows", "1", "--ctx", "64", "--save",
@@ -172,6 +171,6 @@ def all_scenarios():
         over(prefab, before=other_prefab), st, over(st, before=other_st), checked, over(checked), text, weighed,
         shard, over(shard), shard_calibrated, shard_compact,
         merge, over(merge, before=other), merge_set, over(merge_set, before=other_set), merge_bin, merge_compact,
-        statistics, over(statistics), imatrix, clusters, pages,
+        statistics, over(statistics), imatrix, clusters,
         evaluation, over(evaluation), report, over(report, before=[other_page]), batch, batch_anew, joined,
     ]
