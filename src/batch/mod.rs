@@ -147,8 +147,8 @@ fn run_with(
 /// Joins the summaries of all shards in the folder of a release, and writes what describes it.
 ///
 /// # Errors
-/// [`Error::Check`] if a shard is missing, or a file of a finished artifact.
-pub fn merge(out: &Path) -> Result<Summary> {
+/// [`Error::Check`] if a shard is missing, or a file of a finished artifact. [`Error::Interrupted`] if told to stop.
+pub fn merge(out: &Path, stop: &Stop) -> Result<Summary> {
     let entries = std::fs::read_dir(out).map_err(Error::io("read", out))?;
     let mut shards = Vec::new();
     for entry in entries {
@@ -162,6 +162,7 @@ pub fn merge(out: &Path) -> Result<Summary> {
     let models: Vec<&str> = summary.cells.iter().map(|cell| cell.model.as_str()).collect();
     refuse_strangers(out, &models)?;
     for cell in summary.cells.iter().filter(|c| c.is_published()) {
+        stop.check()?;
         let folder = out.join(&cell.model);
         if !cell.record.as_ref().is_some_and(|record| record.is_whole(&folder)) {
             return Err(Error::Check {
@@ -169,6 +170,7 @@ pub fn merge(out: &Path) -> Result<Summary> {
             });
         }
     }
+    stop.check()?;
     publish(&summary, out)?;
     Ok(summary)
 }

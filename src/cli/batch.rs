@@ -55,7 +55,8 @@ enum Command {
 
 pub(super) fn run(args: &Args, style: Style) -> Result<()> {
     if let Some(Command::Merge { folder }) = &args.command {
-        let summary = batch::merge(folder)?;
+        stop_on_ctrl_c();
+        let summary = batch::merge(folder, &STOP)?;
         show(&summary, style)?;
         return summary.verdict();
     }

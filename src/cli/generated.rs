@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use clap::CommandFactory;
 use clap_complete::Shell;
 
-use super::Cli;
+use super::{Cli, stop_on_ctrl_c};
 use crate::error::{Error, Result};
 use crate::storage::{Inputs, Outputs, Targets};
 
@@ -51,6 +51,7 @@ pub(super) fn man(args: &Man) -> Result<()> {
 
 /// Writes the page of the program and those of its commands, all or none.
 fn write_pages(folder: &Path, force: bool) -> Result<()> {
+    stop_on_ctrl_c();
     let mut program = Cli::command();
     program.build();
     let commands = program.get_subcommands().cloned().collect::<Vec<_>>();

@@ -47,6 +47,8 @@ class Scenario:
     loose: list = dataclasses.field(default_factory=list)
     # True if every file of the output is a whole of its own (a release is continued file by file).
     each: bool = False
+    # True if a kill may leave some files new and others old, since none needs the others.
+    apart: bool = False
     # The input that another program changes meanwhile, and what it becomes.
     victim: tuple = ("in/a.safetensors", "in/c.safetensors")
     # Exit codes of an undisturbed run.
@@ -159,6 +161,7 @@ def all_scenarios():
                                      before=[["swap"], batch.command, ["swap"]])
     joined = dataclasses.replace(batch, name="batch merge", command=["batch", "merge", "release"],
                                  before=[[*batch.command, "--shard", f"{n}/2"] for n in (1, 2)])
+    manual = Scenario("man", ["man", "."], ["*.1"], apart=True)
     return [
         file, over(file),
         parts, over(parts), over(parts, "set, over a file", other), over(dataclasses.replace(file, outputs=parts.outputs), "file, over a set", other_set),
@@ -172,5 +175,5 @@ def all_scenarios():
         shard, over(shard), shard_calibrated, shard_compact,
         merge, over(merge, before=other), merge_set, over(merge_set, before=other_set), merge_bin, merge_compact,
         statistics, over(statistics), imatrix, clusters,
-        evaluation, over(evaluation), report, over(report, before=[other_page]), batch, batch_anew, joined,
+        evaluation, over(evaluation), report, over(report, before=[other_page]), manual, batch, batch_anew, joined,
     ]
