@@ -13,7 +13,7 @@ pub use place::{CompactPlacement, Section, Storage, place};
 pub use tiles::{SectionWriter, Tiled, Tiles, section};
 pub use whole::whole;
 
-use std::io::Read;
+use std::io::{self, Read};
 
 use crate::budget::Budget;
 use crate::container::Container;
@@ -53,13 +53,17 @@ const WINDOW_LOG: u32 = 24;
 fn unpacked(frame: &[u8], bytes: u64, budget: &Budget<'_>, blame: Blame<'_>) -> Result<Option<Vec<u8>>> {
     budget.read_more(frame.len() as u64);
     budget.reserve(bytes.saturating_add(1), blame)?;
-    let decode = || {
+    let decoder = || {
         let mut decoder = zstd::Decoder::with_buffer(frame).ok()?;
         decoder.window_log_max(WINDOW_LOG).ok()?;
-        // Grows as it is filled: a frame may claim more than it holds.
-        let mut out = Vec::new();
-        decoder.take(bytes + 1).read_to_end(&mut out).ok()?;
-        (out.len() as u64 == bytes).then_some(out)
+        Some(decoder)
+    };
+    // A frame may claim more than it holds: it is unpacked to nowhere before there is room for it.
+    let decode = || {
+        let held = io::copy(&mut decoder()?.take(bytes + 1), &mut io::sink()).ok()?;
+        let mut out = vec![0; usize::try_from(bytes).ok().filter(|_| held == bytes)?];
+        decoder()?.read_exact(&mut out).ok()?;
+        Some(out)
     };
     Ok(decode())
 }
