@@ -8,10 +8,10 @@ use std::error::Error;
 use std::path::PathBuf;
 
 use rwkv_quant::convert::Request;
+use rwkv_quant::equalize::{ChannelPair, Equalization};
 use rwkv_quant::model::Model;
 use rwkv_quant::pipeline::{Silent, Stop};
 use rwkv_quant::recipe::FileType;
-use rwkv_quant::rescale::{Pair, Rescaling};
 use rwkv_quant::targets;
 
 /// The channel.
@@ -25,9 +25,9 @@ fn main() -> Result<(), Box<dyn Error>> {
         _ => return Err("usage: massive_channel MODEL OUT.pth [EXPONENT]".into()),
     };
     let model = Model::open(input.as_ref(), &[])?;
-    let mut rescaling = Rescaling::default();
+    let mut rescaling = Equalization::default();
     for (name, channels) in [("g2", model.dims.embd), ("ffn", model.dims.ffn)] {
-        let pair = Pair::of(model.version).iter().find(|pair| pair.name == name);
+        let pair = ChannelPair::of(model.version).iter().find(|pair| pair.name == name);
         let pair = pair.ok_or_else(|| format!("{} has no pair {name}", model.version.about))?;
         let mut exponents = vec![0; channels];
         exponents[CHANNEL] = exponent / i8::try_from(pair.power)?;

@@ -16,7 +16,7 @@ pub trait Choice: Copy + PartialEq + Sized + 'static {
     }
 }
 
-/// That a value does not exist, in the words of serde.
+/// Error for a value that does not exist, in the words of serde.
 pub fn unknown<E: serde::de::Error>(value: &str, known: impl IntoIterator<Item = &'static str>) -> E {
     let known: Vec<String> = known.into_iter().map(|name| format!("`{name}`")).collect();
     E::custom(format!("unknown variant `{value}`, expected one of {}", known.join(", ")))

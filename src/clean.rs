@@ -1,4 +1,4 @@
-//! What broken off runs leave, found by its content and removed when asked for.
+//! Leftovers of interrupted runs, found by their content and removed on request.
 //!
 //! A name alone proves nothing: a checkpoint is a folder whose identity this program sealed, a shard a file with the head
 //! of one, an unfinished file one that a journal knows by its identity. What a run still works on is locked, and stays.
@@ -9,11 +9,11 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use crate::checkpoint::Store;
+use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::files::os_string;
 use crate::shard::Shard;
-use crate::{spread, storage};
+use crate::{shards, storage};
 
 /// A kind of leftover.
 struct Kind {
@@ -29,9 +29,9 @@ struct Kind {
 const KINDS: &[Kind] = &[
     Kind {
         name: "checkpoint",
-        files: |path| Store::is_at(path).then(|| vec![path.to_owned()]),
+        files: |path| Checkpoint::is_at(path).then(|| vec![path.to_owned()]),
         lock: "lock",
-        remove: |path, _lock| Store::remove_at(path),
+        remove: |path, _lock| Checkpoint::remove_at(path),
     },
     Kind {
         name: "checkpoint",
@@ -42,7 +42,7 @@ const KINDS: &[Kind] = &[
     },
     Kind {
         name: "shard",
-        files: |path| spread::is_shard(path).then(|| vec![path.to_owned()]),
+        files: |path| shards::is_shard(path).then(|| vec![path.to_owned()]),
         lock: "",
         remove: |path, _lock| fs::remove_file(path).map_err(Error::io("remove", path)),
     },
@@ -65,13 +65,13 @@ const CHECKPOINT: &str = ".calibration";
 /// Endings of the names of leftovers, behind that of the output.
 const ENDINGS: [&str; 2] = [".partial", CHECKPOINT];
 
-/// What became of a leftover.
+/// State of a leftover.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum State {
-    /// It is still there.
+    /// Leftover that is still there.
     Found,
-    /// It was removed.
+    /// Leftover that was removed.
     Removed,
     /// A run works on it, so it stays.
     InUse,
@@ -88,14 +88,14 @@ pub struct Leftover {
     pub files: Vec<PathBuf>,
     /// Size of all its files.
     pub bytes: u64,
-    /// What became of it.
+    /// State of the leftover.
     pub state: State,
 }
 
 /// All leftovers that were found.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Cleaned {
-    /// In the order of their paths.
+    /// Leftovers in the order of their paths.
     pub leftovers: Vec<Leftover>,
 }
 

@@ -1,4 +1,4 @@
-//! How far two models are apart, tensor by tensor.
+//! Differences of two models, tensor by tensor.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -6,7 +6,7 @@ use std::ops::Range;
 use formats::Container;
 use rayon::prelude::*;
 
-use crate::model::{Lazy, Model};
+use crate::model::{Model, TensorView};
 
 /// The difference of one tensor.
 #[derive(Clone, Debug, PartialEq)]
@@ -47,25 +47,25 @@ pub struct Tensors<'a> {
     all: Vec<(String, Values)>,
 }
 
-/// What a tensor holds.
+/// Content of a tensor.
 enum Values {
     /// Weights.
-    Weights(Lazy),
+    Weights(TensorView),
     /// Integers or the like: tensor number so many of the file.
     Other(usize),
 }
 
 impl<'a> Tensors<'a> {
-    /// Those of a model, by their canonical names. What is never read may hold anything, and is left out.
+    /// Tensors of a model, by their canonical names. Tensors that are never read may hold anything, and are left out.
     pub fn of_model(model: &'a Model) -> Tensors<'a> {
         let read = model.tensors.iter().filter(|held| !held.is_unread());
         let all = read.map(|held| (held.name(), Values::Weights(held.values.clone()))).collect();
         Tensors { container: &model.container, all }
     }
 
-    /// Those of a file, by their names in it.
+    /// Tensors of a file, by their names in it.
     pub fn of_container(container: &'a Container) -> Tensors<'a> {
-        let values = |i| match Lazy::of(container, i) {
+        let values = |i| match TensorView::of(container, i) {
             Some(lazy) if container.tensors()[i].encoding.is_real() => Values::Weights(lazy),
             _ => Values::Other(i),
         };
@@ -108,7 +108,7 @@ pub fn compare_tensors(a: &Tensors<'_>, b: &Tensors<'_>) -> Diff {
     diff
 }
 
-fn tensor(name: &str, a: (&Container, &Lazy), b: (&Container, &Lazy)) -> TensorDiff {
+fn tensor(name: &str, a: (&Container, &TensorView), b: (&Container, &TensorView)) -> TensorDiff {
     let difference = Difference::of(a.1.rows(), a.1.cols(), |rows, x, y| {
         for ((container, values), out) in [(a, x), (b, y)] {
             values.read(container, rows.clone(), out);
@@ -116,7 +116,7 @@ fn tensor(name: &str, a: (&Container, &Lazy), b: (&Container, &Lazy)) -> TensorD
         }
     });
     let n = a.1.elements().max(1) as f64;
-    let encoding = |values: &Lazy| values.encoding().map_or("mixed", |e| e.name());
+    let encoding = |values: &TensorView| values.encoding().map_or("mixed", |e| e.name());
     TensorDiff {
         name: name.to_owned(),
         encodings: (encoding(a.1), encoding(b.1)),
@@ -138,7 +138,7 @@ pub(crate) struct Difference {
 }
 
 impl Difference {
-    /// Of two tensors [rows, cols], of which `read` gives any rows. The sums do not depend on the threads.
+    /// Difference of two tensors [rows, cols], of which `read` gives any rows. The sums do not depend on the threads.
     pub fn of(
         rows: usize,
         cols: usize,
@@ -161,7 +161,7 @@ impl Difference {
         sums.into_iter().fold(Difference::default(), Difference::plus)
     }
 
-    /// Both together. A NaN does not get lost in a maximum.
+    /// Sum of both. A NaN does not get lost in a maximum.
     fn plus(self, other: Difference) -> Difference {
         Difference {
             max: if other.max > self.max || other.max.is_nan() { other.max } else { self.max },
@@ -177,7 +177,7 @@ impl Difference {
 }
 
 /// Bytes that the values take in their file.
-fn stored_bytes(container: &Container, values: &Lazy) -> u64 {
+fn stored_bytes(container: &Container, values: &TensorView) -> u64 {
     let stored = values.sources().map(|i| {
         let t = &container.tensors()[i];
         t.stored_bytes() * values.elements() as u64 / t.elements().max(1)

@@ -3,14 +3,14 @@
 use formats::Mapped;
 use sha2::{Digest, Sha256};
 
-/// That of bytes, one part after the other.
+/// SHA-256 of bytes, one part after the other.
 pub fn sha256<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> String {
     let mut hash = Sha256::new();
     parts.into_iter().for_each(|part| hash.update(part));
     hex(&hash.finalize())
 }
 
-/// That of a file, whose pages are let go on the way.
+/// SHA-256 of a file, whose pages are let go on the way.
 pub fn file_sha256(file: &Mapped) -> String {
     const STEP: usize = 8 << 20;
     let mut hash = Sha256::new();

@@ -1,4 +1,4 @@
-//! What can go wrong, and with which status the program then ends.
+//! Errors, and the exit status of each.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -8,7 +8,7 @@ use quant::EncodeError;
 /// Result with this crate's [`Error`].
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// Why the work was not done.
+/// Reason that the work was not done.
 ///
 /// The text says what and where, [`help`](Error::help) what to do next, [`status`](Error::status) how the
 /// program ends.
@@ -23,9 +23,9 @@ pub enum Error {
     Model {
         /// The file or folder.
         path: PathBuf,
-        /// What it is or does: a sentence whose subject is the path.
+        /// Nature or fault of the file: a sentence whose subject is the path.
         what: String,
-        /// What to do about it.
+        /// Advice to the user.
         help: String,
     },
     /// A tensor is missing, unexpected, or of the wrong shape.
@@ -35,9 +35,9 @@ pub enum Error {
         path: PathBuf,
         /// The tensor's name in the file.
         tensor: String,
-        /// What is wrong: a sentence whose subject is the tensor.
+        /// Fault: a sentence whose subject is the tensor.
         what: String,
-        /// What to do about it.
+        /// Advice to the user.
         help: String,
     },
     /// A weight cannot be encoded.
@@ -47,9 +47,9 @@ pub enum Error {
         path: PathBuf,
         /// The tensor's canonical name.
         tensor: String,
-        /// Which weight, and why.
+        /// Faulty weight, and the reason.
         source: EncodeError,
-        /// What to do about it.
+        /// Advice to the user.
         help: String,
     },
     /// The job file of a batch is wrong.
@@ -59,27 +59,27 @@ pub enum Error {
         path: PathBuf,
         /// The line, from 1 on.
         line: usize,
-        /// What is wrong there.
+        /// Fault in that line.
         what: String,
-        /// What to do about it.
+        /// Advice to the user.
         help: String,
     },
     /// A batch came to its end, but not with all of its cells.
     #[error("{what}")]
     Batch {
-        /// How many cells are lacking, and why.
+        /// Number of cells that are lacking, and the reason.
         what: String,
-        /// Where the reasons are.
+        /// Place where the reasons are found.
         help: String,
-        /// How the program ends.
+        /// Exit status of the program.
         status: Status,
     },
-    /// What was asked for makes no sense or does not exist.
+    /// Request that makes no sense or asks for something that does not exist.
     #[error("{what}")]
     Usage {
-        /// What was asked for.
+        /// Request and its fault.
         what: String,
-        /// What to ask for instead.
+        /// Request that would work instead.
         help: String,
     },
     /// The output is there already.
@@ -91,35 +91,35 @@ pub enum Error {
     /// Too little disk space or memory.
     #[error("{what}")]
     Resources {
-        /// What is short, and by how much.
+        /// Resource that is short, and by how much.
         what: String,
-        /// What to do about it.
+        /// Advice to the user.
         help: String,
     },
     /// The operating system refused.
     #[error("cannot {action} {}: {source}", path.display())]
     Io {
-        /// What was tried.
+        /// Action that was tried.
         action: &'static str,
         /// The file or folder.
         path: PathBuf,
-        /// Why the system refused.
+        /// Reason that the system refused.
         source: io::Error,
     },
     /// A small file that was given beside the model cannot be read.
     #[error("cannot read the {what} {}: {source}", path.display())]
     Read {
-        /// What it is: `vocabulary`.
+        /// Kind of the file: `vocabulary`.
         what: &'static str,
         /// The file.
         path: PathBuf,
-        /// Why the system refused.
+        /// Reason that the system refused.
         source: io::Error,
     },
     /// A check that was asked for did not pass.
     #[error("{what}")]
     Check {
-        /// What did not pass.
+        /// Check that did not pass.
         what: String,
     },
     /// The user stopped the work.
@@ -140,7 +140,7 @@ impl Error {
         move |source| Error::Read { what, path, source }
     }
 
-    /// What to do next.
+    /// Advice for the next step.
     pub fn help(&self) -> Option<String> {
         match self {
             Error::Format(e) => e.help(),
@@ -179,7 +179,7 @@ impl Error {
         }
     }
 
-    /// How the program ends.
+    /// Exit status of the program.
     pub fn status(&self) -> Status {
         match self {
             Error::Usage { .. } => Status::Usage,
@@ -212,7 +212,7 @@ pub enum Status {
     Usage = 2,
     /// A check that was asked for did not pass.
     CheckFailed = 3,
-    /// Some cells of a batch failed.
+    /// Failure of some cells of a batch.
     CellsFailed = 4,
     /// Out of disk space or memory.
     Resources = 5,

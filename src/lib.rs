@@ -6,9 +6,7 @@
 
 #![deny(unsafe_code)]
 
-pub mod about;
 pub mod batch;
-pub mod branches;
 pub mod calibrate;
 pub mod checkpoint;
 pub mod choice;
@@ -18,26 +16,28 @@ pub mod compact;
 pub mod convert;
 pub mod diff;
 pub mod digest;
+pub mod equalize;
 pub mod error;
 pub mod escape;
 pub mod eval;
 pub mod files;
+pub mod html;
 pub mod hub;
 pub mod identity;
 pub mod isa;
 pub mod links;
+pub mod low_rank;
+pub mod metadata;
 pub mod model;
-pub mod page;
 pub mod pipeline;
 pub mod plan;
 pub mod random;
 pub mod recipe;
 pub mod report;
-pub mod rescale;
 pub mod runner;
 pub mod scheme;
 pub mod shard;
-pub mod spread;
+pub mod shards;
 pub mod storage;
 pub mod targets;
 pub mod templates;

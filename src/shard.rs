@@ -1,4 +1,4 @@
-//! Which part of a release, or of one conversion, a machine works on.
+//! Part of a release, or of one conversion, that a machine works on.
 
 use std::fmt;
 use std::ops::Range;
@@ -14,9 +14,9 @@ pub(crate) const KEY: &str = "rwkv-quant.shard";
 /// Part `index` of `count`, both counted from 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize)]
 pub struct Shard {
-    /// Which one.
+    /// Number of this part.
     pub index: usize,
-    /// Of how many.
+    /// Number of all parts.
     pub count: usize,
 }
 
@@ -74,7 +74,7 @@ impl Shard {
         }
     }
 
-    /// Which of the tensors that take so many bytes each belong to it: a run, and all shards' as equal in bytes as
+    /// Range of the tensors that belong to it, given the bytes of each: a run, and all shards' as equal in bytes as
     /// whole tensors allow.
     pub fn range(&self, bytes: &[u64]) -> Range<usize> {
         let total = bytes.iter().map(|b| u128::from(*b)).sum::<u128>().max(1);
@@ -91,7 +91,7 @@ impl Shard {
         first(self.index - 1)..first(self.index)
     }
 
-    /// Whether the cell at `place`, counted from 0, belongs to it: every `count`-th does.
+    /// True if the cell at `place`, counted from 0, belongs to it: every `count`-th does.
     pub fn has(&self, place: usize) -> bool {
         place % self.count == self.index - 1
     }
@@ -101,7 +101,7 @@ impl Shard {
         format!("summary-{}-of-{}.json", self.index, self.count)
     }
 
-    /// Whether some shard's summary is called so.
+    /// True if some shard's summary is called so.
     pub fn is_summary_name(name: &str) -> bool {
         let numbers = name.strip_prefix("summary-").and_then(|n| n.strip_suffix(".json"));
         numbers.is_some_and(|numbers| numbers.replacen("-of-", "/", 1).parse::<Shard>().is_ok())

@@ -14,7 +14,7 @@ use crate::units::{bytes, count, nats};
 /// The name of the escaping of Markdown.
 const MARKDOWN: &str = "markdown";
 
-/// From a text to what stands for it.
+/// Filter of a template: from a text to its replacement.
 type Filter = fn(&str) -> String;
 
 /// Filters that make markup of text, by the kind of place that the text stands in.
@@ -55,7 +55,7 @@ pub fn engine(templates: &[(&'static str, &'static str)]) -> Result<Environment<
     Ok(engine)
 }
 
-/// What is filled in is text: it is escaped for the kind of file.
+/// Writes a value that is filled in, which is text: it is escaped for the kind of file.
 fn escaped(out: &mut Output, state: &mut State, value: &Value) -> std::result::Result<(), minijinja::Error> {
     let text = value.as_str().filter(|_| !value.is_safe());
     match (text, state.auto_escape()) {

@@ -114,7 +114,7 @@ impl Array {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Strings {
     text: String,
-    /// Where each ends.
+    /// End of each text, as a byte offset in `text`.
     ends: Vec<usize>,
 }
 

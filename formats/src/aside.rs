@@ -1,6 +1,6 @@
 //! Weights that a file holds beside those that are read of it.
 
-/// Which of several state dicts of a file is read, and which are left aside.
+/// Choice among several state dicts of a file: the one that is read, and those that are left aside.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LeftAside {
     /// The dict that is read, as Python finds it in the file: `["model"]`; empty for the outermost one.

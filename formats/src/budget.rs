@@ -6,12 +6,12 @@ use std::ops::Deref;
 use crate::error::{Blame, Result};
 use crate::limits::Limits;
 
-/// What reading one model may still allocate: a fixed part ([`Limits::memory_bytes`]), and a few bytes for each byte of
+/// Bytes that reading one model may still allocate: a fixed part ([`Limits::memory_bytes`]), and a few for each byte of
 /// its files that was read.
 ///
-/// Every reader reserves *before* it allocates, and gives back no more than is free again, so the sum bounds the memory at
-/// any moment from above. Bytes count as read once a reader has gone past them; the data of tensors is mapped and counts
-/// neither way.
+/// Every reader reserves *before* it allocates, and gives back no more than is free again, so the sum bounds the memory
+/// at any moment from above. Bytes count as read once a reader has gone past them; the data of tensors is mapped and
+/// counts neither way.
 #[derive(Debug)]
 pub struct Budget<'a> {
     limits: &'a Limits,

@@ -34,12 +34,12 @@ const STEP: usize = 4 << 20;
 /// A SHA-256.
 type Sha = [u8; 32];
 
-/// Where everything lies in a file that holds the checksums of its tensors.
+/// Layout of a file that holds the checksums of its tensors.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Checksummed {
     /// The file; the digits of its tensors' checksums are still zeros.
     pub(crate) placement: Placement,
-    /// Where the digits start in the head.
+    /// Offset in the head where the digits start.
     text: usize,
 }
 
@@ -68,7 +68,7 @@ impl Checksummed {
         Ok(Checksummed { placement, text: at })
     }
 
-    /// Where the digits of the first tensor's checksum go in the file; those of the next follow 65 bytes later.
+    /// Offset in the file of the digits of the first tensor's checksum; those of the next follow 65 bytes later.
     pub(crate) fn digests_at(&self) -> u64 {
         (self.text + DIGITS + 1) as u64
     }
@@ -113,7 +113,7 @@ pub(crate) struct Held {
     tensors: Vec<(String, u64, u64)>,
 }
 
-/// The same container with the checksums of its one file as its own, no longer as metadata; its data start at byte
+/// Moves the checksums of the container's one file from its metadata to a field of its own; the data start at byte
 /// `header_bytes`. Checksums under another key are such of a damaged header.
 pub(crate) fn taken(container: Container, header_bytes: u64) -> Container {
     let is_of_tensors = |text: &String| {
@@ -175,7 +175,7 @@ impl Held {
         self.text.rsplit(' ').next().unwrap_or_default()
     }
 
-    /// The same in a container in which so many files come first.
+    /// Checksums of the file in a container in which `files` other files come first.
     pub(crate) fn behind(self, files: usize) -> Held {
         Held { file: self.file + files, ..self }
     }
@@ -236,7 +236,7 @@ fn sha256(file: &Mapped, offset: u64, bytes: u64) -> Option<Sha> {
     Some(hash.finalize().into())
 }
 
-/// Where the text of the key starts in a header.
+/// Offset in a header where the text of the key starts.
 fn locate(head: &[u8], text: &str) -> Option<usize> {
     let (key, text) = (CHECKSUMS_KEY.as_bytes(), text.as_bytes());
     let keys = (0..head.len().checked_sub(key.len())? + 1).filter(|at| head[*at..].starts_with(key));

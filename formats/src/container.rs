@@ -1,4 +1,4 @@
-//! What an opened model looks like, whatever its format.
+//! Opened models, whatever their format.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
@@ -22,22 +22,22 @@ use crate::value::{Metadata, Value};
 pub struct Tensor {
     /// Its name in the file.
     pub name: String,
-    /// How its elements are stored.
+    /// Encoding of its elements.
     pub encoding: Encoding,
     /// Its shape, slowest dimension first (row-major, as numpy and torch print it); empty for a scalar.
     pub shape: Vec<usize>,
     /// Distance between neighbours along each dimension, in elements; `None` if the elements lie row-major
     /// without gaps. Only plain encodings have strides.
     pub strides: Option<Vec<usize>>,
-    /// Where the scales are, if the blocks are kept in parts; at [`offset`](Tensor::offset) are then the codes.
+    /// Places of the scales and levels, if the blocks are planar; at [`offset`](Tensor::offset) are then the codes.
     pub split: Option<Split>,
-    /// How the values became the bytes in the file, if they are not simply there.
+    /// Compression of the values in the file, if they are not simply there.
     pub coded: Option<Coded>,
-    /// Which of the container's files it is in.
+    /// Index of its file among the container's files.
     pub file: usize,
-    /// Where its first element starts in that file, in bytes.
+    /// Offset of its first element in that file, in bytes.
     pub offset: u64,
-    /// How many bytes it spans there.
+    /// Number of bytes that it spans there.
     pub bytes: u64,
 }
 
@@ -50,7 +50,7 @@ impl Tensor {
     }
 }
 
-/// How the values of a tensor became the bytes in a file.
+/// Compression of the values of a tensor in a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Coded {
     /// As a frame of zstd; they were unpacked when the file was opened.
@@ -59,13 +59,13 @@ pub enum Coded {
     Tiles(Tiles),
 }
 
-/// Where the parts of blocks are that are kept apart: the codes of all blocks stand together
-/// ([`Encoding::code_bytes`] of each), and so do their scales.
+/// Places of the planes of planar blocks: the codes of all blocks stand together ([`Encoding::code_bytes`] of each),
+/// and so do their scales.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Split {
-    /// Where the scales start in the file.
+    /// Offset of the scales in the file.
     pub scales: u64,
-    /// Where the tensor's own [levels](Codebook) start in the file, little-endian f32.
+    /// Offset of the tensor's own [levels](Codebook) in the file, little-endian f32.
     pub codebook: Option<u64>,
 }
 
@@ -89,7 +89,7 @@ impl Tensor {
         Some(Tensor::span_bytes(self.encoding, &self.shape, None)?.saturating_sub(self.bytes))
     }
 
-    /// What its values are stored as, in a word: the coding if they are coded to be smaller, else the encoding.
+    /// Name of the storage of its values: the coding if they are coded in tiles, else the encoding.
     pub fn stored_as(&self) -> &'static str {
         match self.coded {
             Some(Coded::Tiles(tiles)) => tiles.coding.name(),
@@ -274,7 +274,7 @@ impl Container {
         Ok(Container { side_files, left_aside, held, checksums, ..all })
     }
 
-    /// The same files with other tensors in them, which are checked.
+    /// Replaces the tensors by others in the same files, which are checked.
     pub(crate) fn with_tensors(self, tensors: Vec<Tensor>, budget: &Budget<'_>) -> Result<Container> {
         let Container {
             format, path, files, metadata, config, side_files, left_aside, held, checksums, ..
@@ -283,14 +283,14 @@ impl Container {
         Ok(Container { config, side_files, left_aside, held, checksums, ..container })
     }
 
-    /// The same container with other metadata.
+    /// Changes the metadata by `change`.
     #[must_use]
     pub(crate) fn with_metadata(mut self, change: impl FnOnce(&mut Metadata)) -> Self {
         change(&mut self.metadata);
         self
     }
 
-    /// The same container with checksums of its file, which are no metadata.
+    /// Adds checksums of its file, which are no metadata.
     #[must_use]
     pub(crate) fn with_checksums(mut self, held: checksums::Held) -> Self {
         self.metadata.retain(|(key, _)| key != CHECKSUMS_KEY);
@@ -306,7 +306,7 @@ impl Container {
         checksums::compare(self, &self.checksums)
     }
 
-    /// The same container with the `config.json` that stands beside it.
+    /// Sets the `config.json` that stands beside it.
     #[must_use]
     pub(crate) fn with_config(mut self, config: Option<Config>) -> Self {
         self.config = config.map(|config| {
@@ -316,14 +316,14 @@ impl Container {
         self
     }
 
-    /// The same container, which was read with the help of another file.
+    /// Adds another file that was used to read it.
     #[must_use]
     pub(crate) fn with_side_file(mut self, file: Mapped) -> Self {
         self.side_files.push(file);
         self
     }
 
-    /// The same container, read of a file that holds other weights too.
+    /// Sets the record of other weights that the file holds too.
     #[must_use]
     pub(crate) fn with_left_aside(mut self, left_aside: Option<LeftAside>) -> Self {
         self.left_aside = left_aside;

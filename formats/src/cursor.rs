@@ -21,12 +21,12 @@ impl<'a> Cursor<'a> {
         Cursor { bytes, pos, blame }
     }
 
-    /// Where the walk stands.
+    /// Offset of the next byte.
     pub fn pos(&self) -> u64 {
         self.pos as u64
     }
 
-    /// How many bytes are left.
+    /// Number of bytes left.
     pub fn left(&self) -> u64 {
         (self.bytes.len() - self.pos) as u64
     }

@@ -1,4 +1,4 @@
-//! What can go wrong with a file, by who is at fault.
+//! Errors about files, by who is at fault.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 /// Result with this crate's [`Error`].
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// Why a file could not be read or planned.
+/// Reason why a file could not be read or planned.
 ///
 /// The text says what and where; [`help`](Error::help) says what to do next.
 #[derive(Debug, thiserror::Error)]
@@ -15,11 +15,11 @@ pub enum Error {
     /// The operating system refused.
     #[error("cannot {action} {}: {source}", path.display())]
     Io {
-        /// What was tried: `open`, `read`, `map`.
+        /// Action that was tried: `open`, `read`, `map`.
         action: &'static str,
         /// The file or folder.
         path: PathBuf,
-        /// Why the system refused.
+        /// Reason why the system refused.
         source: io::Error,
     },
     /// The file is no longer what was opened: somebody wrote it meanwhile.
@@ -27,7 +27,7 @@ pub enum Error {
     Changed {
         /// The file.
         path: PathBuf,
-        /// What happened to it: a sentence whose subject is the file.
+        /// Change that happened to it: a sentence whose subject is the file.
         what: String,
     },
     /// The content is of no known format.
@@ -35,9 +35,9 @@ pub enum Error {
     NotAModel {
         /// The file or folder.
         path: PathBuf,
-        /// What the content looks like.
+        /// Description of what the content looks like.
         found: String,
-        /// What to do about it.
+        /// Advice on what to do about it.
         help: &'static str,
     },
     /// The file breaks the rules of its format: it is damaged, incomplete or hostile.
@@ -61,11 +61,11 @@ pub enum Error {
         path: PathBuf,
         /// The format it is in.
         format: &'static str,
-        /// What it uses.
+        /// Feature that it uses.
         what: String,
         /// The tensor concerned.
         tensor: Option<String>,
-        /// What to do about it.
+        /// Advice on what to do about it.
         help: String,
     },
     /// A count or size is larger than [`Limits`](crate::Limits) allows.
@@ -73,7 +73,7 @@ pub enum Error {
     Limit {
         /// The file.
         path: PathBuf,
-        /// What is counted.
+        /// Name of the counted things.
         what: &'static str,
         /// The count in the file.
         value: u64,
@@ -87,7 +87,7 @@ pub enum Error {
         path: PathBuf,
         /// The first file that is missing.
         missing: PathBuf,
-        /// How many files the set has.
+        /// Number of files in the set.
         count: usize,
     },
     /// A folder holds no model, or more than one.
@@ -105,7 +105,7 @@ pub enum Error {
     CannotHold {
         /// The format to write.
         format: &'static str,
-        /// What does not fit.
+        /// Description of what does not fit.
         what: String,
         /// The tensor concerned.
         tensor: Option<String>,
@@ -113,7 +113,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// What to do next.
+    /// Advice on what to do next.
     pub fn help(&self) -> Option<String> {
         Some(match self {
             Error::Io { source, path, .. } => match source.kind() {
@@ -154,7 +154,7 @@ impl Error {
         move |source| Error::Io { action, path, source }
     }
 
-    /// The same error with the tensor's name filled in.
+    /// Fills in the tensor's name.
     #[must_use]
     pub fn in_tensor(mut self, name: &str) -> Error {
         if let Error::Malformed { tensor, .. } | Error::Unsupported { tensor, .. } = &mut self {
@@ -163,7 +163,7 @@ impl Error {
         self
     }
 
-    /// The same error with the byte offset filled in.
+    /// Fills in the byte offset.
     #[must_use]
     pub fn at(mut self, byte: u64) -> Error {
         if let Error::Malformed { offset, .. } = &mut self {

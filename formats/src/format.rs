@@ -8,7 +8,7 @@ use crate::error::Result;
 use crate::limits::Limits;
 use crate::mapped::Mapped;
 
-/// What a format is recognised by.
+/// Content by which a format is recognized.
 #[derive(Clone, Copy, Debug)]
 pub struct Sniff<'a> {
     /// All bytes of the file (mapped: only those that are looked at are read).
@@ -28,7 +28,7 @@ pub trait Format: Send + Sync {
     /// The usual extensions, without the dot; the first is the one to suggest.
     fn extensions(&self) -> &'static [&'static str];
 
-    /// Whether the content starts like this format.
+    /// True if the content starts like this format.
     fn sniff(&self, file: Sniff<'_>) -> bool;
 
     /// Reads the description of the tensors of one file.
@@ -61,7 +61,7 @@ pub trait Format: Send + Sync {
     }
 }
 
-/// What the checksums in a file say.
+/// Result of comparing the checksums in a file with its data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Checksums {
     /// All agree with the data; how many there are.

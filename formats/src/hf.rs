@@ -25,9 +25,9 @@ use crate::placement::Planned;
 use crate::shards::{self, Part};
 use crate::value::Value;
 
-/// What stands in the name of an index behind the name of the model.
+/// Suffix in the name of an index, behind the name of the model.
 pub const INDEX_SUFFIX: &str = ".index.json";
-/// What a folder is searched for.
+/// Names that a folder is searched for.
 const LOOKED_FOR: &str = "model.safetensors, pytorch_model.bin, *.index.json, *.safetensors, \
      *.st, *.pth, *.gguf, *.rwkvz, pytorch_model*.bin";
 /// The bytes of all tensors by the index, kept if the files say otherwise.
@@ -64,7 +64,7 @@ struct TotalSize {
     total_size: u64,
 }
 
-/// Whether the content is that of an index, or the name says so.
+/// True if the content is that of an index, or the name says so.
 pub(crate) fn is_index(file: &Mapped) -> bool {
     const KEY: &[u8] = b"\"weight_map\"";
     let bytes = file.bytes();
@@ -74,7 +74,7 @@ pub(crate) fn is_index(file: &Mapped) -> bool {
             || start.windows(KEY.len()).any(|w| w == KEY))
 }
 
-/// Whether it is named as Hugging Face's tools name weights: `model*.safetensors`, `pytorch_model*.bin`.
+/// True if it is named as Hugging Face's tools name weights: `model*.safetensors`, `pytorch_model*.bin`.
 pub(crate) fn is_hf_name(path: &Path) -> bool {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let named = |start: &str, end: &str| {
@@ -231,7 +231,7 @@ fn check(part: &Container, name: &str, wanted: &BTreeMap<&str, &str>, blame: Bla
     Ok(())
 }
 
-/// Whether it is the name of a file and nothing more, on every system.
+/// True if it is the name of a file and nothing more, on every system.
 fn is_plain(name: &str) -> bool {
     let mut parts = Path::new(name).components();
     matches!((parts.next(), parts.next()), (Some(Component::Normal(part)), None) if part == name)

@@ -31,7 +31,7 @@ pub struct Imatrix {
     pub entries: BTreeMap<String, Vec<f32>>,
     /// The texts that it was measured on.
     pub datasets: Vec<String>,
-    /// How many chunks of text it was measured on.
+    /// Number of chunks of text that it was measured on.
     pub chunks: u64,
 }
 
@@ -148,7 +148,7 @@ fn gguf(container: &Container) -> Result<Imatrix> {
     Ok(imatrix)
 }
 
-/// Whether it starts with a number of entries and the name of a tensor.
+/// True if it starts with a number of entries and the name of a tensor.
 fn looks_like_dat(bytes: &[u8], limits: &Limits) -> bool {
     let number = |at: usize| {
         let bytes = bytes.get(at..at + 4)?.try_into().ok()?;

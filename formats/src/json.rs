@@ -101,12 +101,12 @@ pub(crate) fn read(
     serde_json::from_slice(text).map_err(|e| broken(&e, blame))
 }
 
-/// What serde says, as this crate's error.
+/// Error of serde, as this crate's error.
 pub(crate) fn broken(error: &serde_json::Error, blame: Blame<'_>) -> Error {
     blame.malformed(message(error))
 }
 
-/// What serde says with the line and the column, without the text of a file that it may cite in full.
+/// Message of serde with the line and the column, without the text of a file that it may cite in full.
 pub(crate) fn message(error: &serde_json::Error) -> String {
     let text = error.to_string();
     match text.char_indices().nth(200) {

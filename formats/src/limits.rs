@@ -1,4 +1,4 @@
-//! How much a file may ask for.
+//! Limits on what a file may ask for.
 
 /// Bounds on what a file may ask a reader to hold; far above any real model, far below what hurts.
 ///

@@ -34,7 +34,7 @@ pub struct Mapped {
 #[derive(Debug)]
 struct Shared {
     path: PathBuf,
-    /// What the file was when it was opened.
+    /// Identity of the file when it was opened.
     identity: Identity,
     /// The guard comes first, so that it is dropped before the map that it guards.
     map: Option<(Guard, Mmap)>,
@@ -157,7 +157,7 @@ impl Mapped {
     }
 }
 
-/// What tells a file, and a state of it, from all others.
+/// Marks that tell a file, and a state of it, from all others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Identity {
     /// Device and inode, where the system numbers files.
@@ -198,7 +198,7 @@ impl Identity {
         Identity { number: (0, 0), bytes: meta.len(), written: (0, 0), changed: (0, 0) }
     }
 
-    /// How a file differs that was like this when it was opened.
+    /// Describes how a file differs that was like this when it was opened.
     fn difference(&self, now: &Identity) -> Option<String> {
         if self == now {
             return None;

@@ -1,4 +1,4 @@
-//! Where everything will lie in a file to be written, known before any work.
+//! Layout of a file to be written, known before any work.
 
 use std::collections::BTreeMap;
 
@@ -15,7 +15,7 @@ use crate::safetensors::Bundle;
 pub struct Planned {
     /// Its name in the file.
     pub name: String,
-    /// How its elements will be stored.
+    /// Encoding of its elements.
     pub encoding: Encoding,
     /// Its shape, slowest dimension first.
     pub shape: Vec<usize>,
@@ -34,9 +34,10 @@ impl Planned {
 pub struct Placement {
     /// The first bytes of the file: magic, metadata, tensor table, padding.
     pub head: Vec<u8>,
-    /// Where each tensor's data starts, in the order given.
+    /// Offset of each tensor's data, in the order given.
     pub offsets: Vec<u64>,
-    /// Where the other parts of split tensors are, by the tensor's number; their codes are at its offset.
+    /// Places of the scales and levels of tensors in planar blocks, by the tensor's number; the codes are at the
+    /// tensor's offset.
     pub splits: BTreeMap<usize, Split>,
     /// Bytes behind the head that are no tensor's data, by offset: formats without a table at the start
     /// describe every tensor in front of its data.
@@ -45,7 +46,7 @@ pub struct Placement {
     pub total_bytes: u64,
 }
 
-/// Where everything will lie in a file of any format.
+/// Layout of a file of any format.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Layout {
     /// All bytes but the data are known beforehand.
@@ -70,7 +71,7 @@ pub struct Sum {
 }
 
 impl Layout {
-    /// Where each tensor's data starts, in the order given.
+    /// Offset of each tensor's data, in the order given.
     pub fn offsets(&self) -> &[u64] {
         match self {
             Layout::Known(placement) => &placement.offsets,
@@ -81,7 +82,7 @@ impl Layout {
         }
     }
 
-    /// Where the other parts of tensor number `i` are, if it is split.
+    /// Places of the scales and levels of tensor number `i`, if its blocks are planar.
     pub fn split(&self, i: usize) -> Option<Split> {
         match self {
             Layout::Known(placement) => placement.splits.get(&i).copied(),
@@ -115,7 +116,7 @@ impl Layout {
         matches!(self, Layout::Known(_) | Layout::Checksummed(_))
     }
 
-    /// Where the SHA-256 of the first tensor's data goes, if the header holds those of all (see [`put_digest`]).
+    /// Offset of the SHA-256 of the first tensor's data, if the header holds those of all (see [`put_digest`]).
     ///
     /// [`put_digest`]: crate::put_digest
     pub fn digests_at(&self) -> Option<u64> {
@@ -125,7 +126,7 @@ impl Layout {
         }
     }
 
-    /// Whether the file holds the SHA-256 of every tensor's data.
+    /// True if the file holds the SHA-256 of every tensor's data.
     pub fn wants_sha256(&self) -> bool {
         matches!(self, Layout::Compact(_) | Layout::Checksummed(_))
     }
@@ -139,7 +140,8 @@ impl Layout {
         self.finish_part(sums, &model_digest(sums.iter().map(|sum| &sum.sha256)))
     }
 
-    /// The same of one file of several, whose model has the digest `model` (see [`model_digest`]).
+    /// Result of [`finish`](Layout::finish) for one file of several, whose model has the digest `model` (see
+    /// [`model_digest`]).
     ///
     /// # Panics
     /// If there are not as many as tensors.

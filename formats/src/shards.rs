@@ -43,7 +43,7 @@ pub fn split_keys(number: usize, count: usize, tensors: usize) -> Result<Metadat
     ])
 }
 
-/// What the name of a part says.
+/// Fields in the name of a part.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Part {
     prefix: String,
@@ -72,7 +72,7 @@ impl Part {
         })
     }
 
-    /// What the name of this file says, if it is that of a part.
+    /// Parses the name of this file, if it is that of a part.
     pub fn of(path: &Path, format: &'static dyn Format) -> Result<Option<Part>> {
         let Some(name) = path.file_name() else { return Ok(None) };
         match name.to_str() {
@@ -98,7 +98,7 @@ impl Part {
     }
 }
 
-/// Whether a file of that name belongs to a set, split in whatever way, whose model would be named `whole` in one file:
+/// True if a file of that name belongs to a set, split in whatever way, whose model would be named `whole` in one file:
 /// a part, or the index.
 ///
 /// ```
@@ -228,7 +228,7 @@ fn check_splits(path: &Path, parts: &[Container]) -> Result<()> {
     Ok(())
 }
 
-/// Whether something stands there, even what cannot be read.
+/// True if something stands there, even what cannot be read.
 pub(crate) fn exists(path: &Path) -> bool {
     match std::fs::metadata(path) {
         Ok(_) => true,

@@ -1,10 +1,10 @@
-//! What a file that is no model looks like.
+//! Recognition of files that are no model.
 
 use std::path::Path;
 
 use crate::error::Error;
 
-/// What a file of another kind starts with: offset, bytes, what it is, what to do.
+/// Magic bytes of files of other kinds: offset, bytes, what it is, what to do.
 #[rustfmt::skip]
 const KNOWN: &[(usize, &[u8], &str, &str)] = &[
     (0,   b"version https://git-lfs",   "a Git LFS pointer",     FETCH),

@@ -1,4 +1,4 @@
-//! What is no model, and what cannot be read.
+//! Files that are no model, and files that cannot be read.
 #![allow(clippy::unwrap_used)] // in functions that tests share
 
 use std::fs;

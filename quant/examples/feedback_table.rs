@@ -97,7 +97,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// What weights at a rate decode to, and the bits of all their bytes.
+/// Decoded weights at a rate, and the bits per weight of all their bytes.
 fn any_rate(
     values: &[f32],
     feedback: Option<&Feedback>,

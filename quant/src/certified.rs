@@ -17,7 +17,7 @@ const ROUNDING: f64 = 1.0 / (1u32 << 24) as f64;
 /// Sums of more terms are not bounded: 2^22.
 const MOST_TERMS: usize = 1 << 22;
 
-/// How far the logit of each row can be from that of its copy, for an input of length 1.
+/// Largest distance of the logit of each row from that of its copy, for an input of length 1.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Bounds {
     rows: Vec<f32>,

@@ -27,7 +27,7 @@ pub const NF4: Codebook = [
     1.0,
 ];
 
-/// The same from Student's t distribution with 5 degrees of freedom, as web-rwkv computes it.
+/// SF4: quantiles of Student's t distribution with 5 degrees of freedom and an exact zero, as web-rwkv computes them.
 pub const SF4: Codebook = [
     -1.0,
     -0.62778056,

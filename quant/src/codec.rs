@@ -33,7 +33,7 @@ pub trait Codec: Send + Sync {
     /// The encoding that this codec writes and reads.
     fn encoding(&self) -> Encoding;
 
-    /// Whether [`encode`](Codec::encode) is implemented; some types are read only.
+    /// True if [`encode`](Codec::encode) is implemented; some types are read only.
     fn can_encode(&self) -> bool {
         true
     }
@@ -108,7 +108,7 @@ pub trait Codec: Send + Sync {
     fn decode(&self, bytes: &[u8], out: &mut [f32]);
 }
 
-/// Why rows could not be encoded.
+/// Reason why rows could not be encoded.
 #[derive(Clone, Copy, Debug, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum EncodeError {
@@ -205,7 +205,7 @@ pub fn check_finite(values: &[f32]) -> Result<(), EncodeError> {
     Ok(())
 }
 
-/// Whether no value is NaN or infinite.
+/// True if no value is NaN or infinite.
 fn all_finite(values: &[f32]) -> bool {
     const EXPONENT: u32 = 0x7f80_0000;
     !values.iter().fold(false, |bad, v| bad | (v.to_bits() & EXPONENT == EXPONENT))

@@ -21,7 +21,7 @@ pub fn tile_rows(cols: usize) -> usize {
     (TILE / cols.max(1)).max(1)
 }
 
-/// How the values of a matrix are coded.
+/// Compression of the values of a matrix in tiles.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum Coding {

@@ -3,11 +3,11 @@
 use std::fmt;
 use std::str::FromStr;
 
-/// How the elements of a tensor are stored.
+/// Storage type of the elements of a tensor.
 ///
 /// Elements are stored in blocks of [`block_len`](Encoding::block_len) values that take
-/// [`block_bytes`](Encoding::block_bytes) bytes; plain types are blocks of one. The names are those of the
-/// projects that define the types (ggml's for the block formats, web-rwkv's for `int8` and `fp4`, bitsandbytes' for `nf4`), in
+/// [`block_bytes`](Encoding::block_bytes) bytes; plain types are blocks of one. The names are those of the projects
+/// that define the types (ggml's for the block formats, web-rwkv's for `int8` and `fp4`, bitsandbytes' for `nf4`), in
 /// lower case.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
@@ -106,12 +106,12 @@ impl Encoding {
         TABLE[self as usize].1
     }
 
-    /// How many values one block holds (1 for plain types).
+    /// Number of values per block (1 for plain types).
     pub const fn block_len(self) -> usize {
         TABLE[self as usize].2
     }
 
-    /// How many bytes one block takes.
+    /// Number of bytes per block.
     pub const fn block_bytes(self) -> usize {
         TABLE[self as usize].3
     }
@@ -121,13 +121,13 @@ impl Encoding {
         self.block_bytes() as f64 * 8.0 / self.block_len() as f64
     }
 
-    /// Whether blocks run on across the ends of rows, so that only the number of all values counts.
+    /// True if blocks run on across the ends of rows, so that only the number of all values counts.
     pub const fn crosses_rows(self) -> bool {
         matches!(self, Encoding::Int8 | Encoding::Fp4 | Encoding::Nf4)
     }
 
-    /// How many bytes at the start of a block are codes, if files keep the codes of all blocks in one place and the
-    /// scales in another; else the whole block.
+    /// Number of code bytes at the start of a block, if files hold planar blocks (the codes of all blocks in one place
+    /// and the scales in another); else the bytes of the whole block.
     pub const fn code_bytes(self) -> usize {
         match self {
             Encoding::Int8 => 128,
@@ -155,12 +155,12 @@ impl Encoding {
         (cols / len).checked_mul(self.block_bytes() as u64)
     }
 
-    /// Whether a block is a single value (no scales shared between neighbours).
+    /// True if a block is a single value (no scales shared between neighbours).
     pub const fn is_plain(self) -> bool {
         self.block_len() == 1
     }
 
-    /// Whether it holds weights: any encoding but booleans and integers.
+    /// True if it holds weights: any encoding but booleans and integers.
     pub const fn is_real(self) -> bool {
         use Encoding::*;
         !matches!(self, Bool | U8 | I8 | I16 | I32 | I64)

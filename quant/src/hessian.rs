@@ -5,7 +5,7 @@
 //! `sum over rows of e H e^T` with `e = w - w'` and `H = E[x x^T]`. (GPTQ calls `H` the Hessian: it is half the second
 //! derivative of that error.)
 
-/// Why a [`Hessian`] cannot be used.
+/// Reason why a [`Hessian`] cannot be used.
 #[derive(Clone, Copy, Debug, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum HessianError {

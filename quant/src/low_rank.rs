@@ -21,12 +21,12 @@ const MORE: usize = 8;
 /// Applications of `W H W^T`.
 const ITERATIONS: usize = 4;
 
-/// What makes an error of a matrix large.
+/// Measure of the error of a matrix.
 #[derive(Clone, Copy, Debug)]
 pub enum Metric<'a> {
     /// Errors of all weights count alike.
     Plain,
-    /// Those of a column count by the mean square of its input (QERA-approx).
+    /// Errors of a column count by the mean square of its input (QERA-approx).
     Diagonal(&'a [f32]),
     /// Errors of the outputs count.
     Full(&'a Hessian),
@@ -173,16 +173,16 @@ fn row_major(matrix: &DMatrix<f64>) -> Vec<f32> {
     matrix.transpose().as_slice().iter().map(|v| *v as f32).collect()
 }
 
-/// How [`split`] divides a matrix.
+/// Settings of [`split`].
 #[derive(Clone, Copy)]
 pub struct Split<'a> {
-    /// What is minimized.
+    /// Measure of the error that is minimized.
     pub metric: Metric<'a>,
     /// Dimensions kept apart.
     pub rank: usize,
-    /// Of the random vectors.
+    /// Seed of the random vectors.
     pub seed: u64,
-    /// How often the two parts are fitted to each other at most; fitting stops when the error falls no more.
+    /// Most rounds in which the two parts are fitted to each other; fitting stops when the error falls no more.
     pub rounds: usize,
     /// The type that the factors are stored in; `rank` and the columns are whole blocks of it.
     pub factors: &'a dyn Codec,
@@ -199,7 +199,7 @@ pub struct Parts {
     pub error: f64,
     /// That of the quantized matrix alone.
     pub error_without: f64,
-    /// How many times the parts were fitted.
+    /// Number of rounds in which the parts were fitted.
     pub rounds: usize,
 }
 

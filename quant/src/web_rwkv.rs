@@ -50,7 +50,7 @@ impl Fp4 {
     const BLOCK: usize = Encoding::Fp4.block_len();
     const CODE_BYTES: usize = Encoding::Fp4.code_bytes();
 
-    /// Where codes change: the least value that gets code `i + 1` or a later one instead of `i`.
+    /// Thresholds of the codes: the least value that gets code `i + 1` or a later one instead of `i`.
     fn thresholds(&self) -> [f32; 15] {
         let mut thresholds = [f32::INFINITY; 15];
         for i in 0..15 {
@@ -486,7 +486,7 @@ mod tests {
         }
     }
 
-    /// What web-rwkv's shader does.
+    /// Code that web-rwkv's shader gives to `v`.
     fn nearest(codebook: &Codebook, v: f32) -> u8 {
         let (mut least, mut code) = (2.0, 0);
         for (i, level) in codebook.iter().enumerate() {

@@ -16,7 +16,7 @@ use crate::shard::Shard;
 use crate::targets::gguf::Gguf;
 use crate::targets::{self, Target};
 
-/// How artifacts are named where the job says nothing.
+/// Default naming pattern of artifacts.
 const NAMING: &str = "{model}-{TYPE}";
 
 /// One artifact of one model.
@@ -24,15 +24,15 @@ const NAMING: &str = "{model}-{TYPE}";
 pub struct Place<'a> {
     /// The model.
     pub source: &'a Source,
-    /// What is made of it.
+    /// Artifact made of the model.
     pub artifact: &'a Artifact,
-    /// In which type.
+    /// Type of its files.
     pub file_type: &'static FileType,
-    /// What chose the types of the tensors.
+    /// Basis on which the types of the tensors were chosen.
     pub aim: Aim,
 }
 
-/// What chooses the types of an artifact's tensors.
+/// Basis for choosing the types of an artifact's tensors.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Aim {
     /// The file type alone, or a recipe.
@@ -41,14 +41,14 @@ pub enum Aim {
     Preset(Preset),
     /// The most bytes.
     Size(u64),
-    /// The most bits a weight.
+    /// The most bits per weight.
     Bits(f64),
     /// The divergence.
     Divergence(f64),
 }
 
 impl Aim {
-    /// What artifacts are called by it, beside the name of the type.
+    /// Part of an artifact's name that stands for this aim, beside the name of the type.
     fn name(self) -> Option<String> {
         let of = |bytes: u64, unit: u64, name: &str| {
             bytes.is_multiple_of(unit).then(|| format!("{}{name}", bytes / unit))
@@ -84,7 +84,7 @@ pub struct Cell<'a> {
     pub place: Place<'a>,
     /// The artifact's file or folder within that of the model.
     pub name: String,
-    /// What the artifact must keep.
+    /// Quality gates of the artifact.
     pub gates: Gates,
 }
 
@@ -183,7 +183,7 @@ fn distinct(job: &Job, cells: &[Cell]) -> Result<()> {
     Ok(())
 }
 
-/// What the record of an artifact is called.
+/// File name of an artifact's record.
 pub(super) fn record_name(artifact: &str) -> String {
     format!("{artifact}.json")
 }
@@ -210,7 +210,7 @@ impl Place<'_> {
 }
 
 impl Cell<'_> {
-    /// Where the artifact is within the release, always with `/`; what the cell is called.
+    /// Path of the artifact within the release, always with `/`; also the name of the cell.
     pub fn path(&self) -> String {
         format!("{}/{}", self.place.source.name, self.name)
     }
@@ -251,8 +251,8 @@ impl Cell<'_> {
     }
 }
 
-/// The same conversion without what a model must be run for before anything is planned, if there is any of that: it has
-/// the same source and names, but not the same bytes.
+/// Request without the measurements that need the model to run before planning, if there are any. It has the same
+/// source and names, but not the same bytes.
 pub fn sketch(request: &Request) -> Option<Request> {
     let recipe = &request.recipe;
     let is_measured = recipe.calibration.is_wanted() || recipe.equalize;
@@ -282,7 +282,7 @@ fn filled(template: &str, value: impl Fn(&str) -> Option<String>) -> std::result
     Ok(text + rest)
 }
 
-/// Whether `name` is that of a file or folder on every system, and none that begins with a dot.
+/// True if `name` is that of a file or folder on every system, and none that begins with a dot.
 fn plain(name: &str) -> std::result::Result<(), String> {
     if name.is_empty() || name.starts_with('.') || name.ends_with(['.', ' ']) {
         return Err("it is empty, or begins or ends with what the name of a file must not".to_owned());

@@ -8,15 +8,15 @@ use std::io::{ErrorKind, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::checkpoint::Store;
+use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::pipeline::Stop;
 use crate::storage::{self, open_lock};
 
-/// How long to wait until somebody else's claim is looked at again.
+/// Delay between two looks at another worker's claim.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// What the lock of a worker says that is about to write.
+/// Text in the lock of a worker that is about to write.
 const NOTE: &str = "being written\n";
 
 /// The sole right to write something.
@@ -24,7 +24,7 @@ const NOTE: &str = "being written\n";
 pub(super) struct Claim {
     file: File,
     path: PathBuf,
-    /// Whether a worker that had this claim was killed while it wrote.
+    /// True if a worker that had this claim was killed while it wrote.
     pub broken_off: bool,
 }
 
@@ -81,7 +81,7 @@ impl Drop for Claim {
     }
 }
 
-/// What the lock of an artifact is called.
+/// File name of an artifact's lock.
 pub(super) fn lock_name(artifact: &str) -> String {
     format!(".{artifact}.lock")
 }
@@ -107,12 +107,12 @@ pub(super) fn sweep(folder: &Path, is_wanted: impl Fn(&str) -> bool) -> Result<(
         let Some(_claim) = Claim::free(&path)? else { continue };
         let out = folder.join(artifact);
         storage::recover(&out)?;
-        Store::discard(&out)?;
+        Checkpoint::discard(&out)?;
     }
     Ok(())
 }
 
-/// Whether `path` still is this file.
+/// True if `path` still is this file.
 #[cfg(unix)]
 fn is_at(file: &File, path: &Path) -> bool {
     use std::os::unix::fs::MetadataExt;
@@ -123,7 +123,7 @@ fn is_at(file: &File, path: &Path) -> bool {
     }
 }
 
-/// Where a file that is open cannot be removed.
+/// Stand-in for systems where an open file cannot be removed: true if `path` exists.
 #[cfg(not(unix))]
 fn is_at(_: &File, path: &Path) -> bool {
     path.exists()

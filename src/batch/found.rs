@@ -1,4 +1,4 @@
-//! What a batch finds at the place of an artifact: whether it is kept, why not, and whose it is.
+//! Findings at the place of an artifact: if it is kept, the reason if not, and its owner.
 
 use std::fs;
 use std::io::Read;
@@ -14,10 +14,10 @@ use crate::files;
 use crate::identity::digest_of;
 use crate::shard::Shard;
 
-/// What the file of a record holds.
+/// Content of a record's file.
 #[derive(Debug)]
 pub(super) enum Found {
-    /// There is no such file.
+    /// Absent file.
     Nothing,
     /// A record, as it was written.
     Sound(Box<Record>),
@@ -25,14 +25,14 @@ pub(super) enum Found {
     Older(Box<Record>),
     /// A record of which something was changed.
     Changed(Box<Record>),
-    /// Not all of a record.
+    /// Part of a record.
     Damaged,
-    /// Nothing that begins as a record does: somebody's file, or a record of which the disk lost the beginning.
+    /// File that does not begin as a record does: somebody's, or a record of which the disk lost the beginning.
     Foreign,
 }
 
 impl Found {
-    /// What is at `path`.
+    /// Reads the record at `path`.
     pub fn at(path: &Path) -> Found {
         if !path.exists() {
             return Found::Nothing;
@@ -49,7 +49,7 @@ impl Found {
         }
     }
 
-    /// Why it does not stand for the artifact that is planned, if something is there.
+    /// Reason that it does not stand for the planned artifact, if something is there.
     pub fn why_not(&self, planned: &Record) -> Option<String> {
         Some(match self {
             Found::Nothing => return None,
@@ -66,7 +66,7 @@ impl Found {
         })
     }
 
-    /// Whether a batch made the artifact, the file or folder `artifact` of a model, that is in `folder`. If its own record
+    /// True if a batch made the artifact, the file or folder `artifact` of a model, that is in `folder`. If its own record
     /// cannot be trusted, it must be as what describes the release in `out` says.
     pub fn is_ours(&self, out: &Path, folder: &Path, artifact: &str) -> bool {
         match self {
@@ -88,7 +88,7 @@ pub(super) fn standing(cell: &Cell, out: &Path) -> Option<Record> {
     }
 }
 
-/// Whether a file is empty, or begins with the bytes that every record begins with.
+/// True if a file is empty, or begins with the bytes that every record begins with.
 fn begins_as_record(path: &Path) -> bool {
     const BEGIN: &[u8] = b"{\n  \"cell\":";
     let mut bytes = Vec::new();
@@ -96,7 +96,7 @@ fn begins_as_record(path: &Path) -> bool {
     read.is_ok() && BEGIN.starts_with(&bytes)
 }
 
-/// Whether any model's folder holds a record.
+/// True if any model's folder holds a record.
 pub(super) fn are_records_in(out: &Path, models: &[&str]) -> bool {
     let is_record = |path: &Path| {
         let is_json = path.extension().is_some_and(|extension| extension == "json");
@@ -106,7 +106,7 @@ pub(super) fn are_records_in(out: &Path, models: &[&str]) -> bool {
     entries.filter_map(|entry| Some(entry.ok()?.path())).any(|path| is_record(&path))
 }
 
-/// Whether the manifest, or a summary, says of the artifact what is there.
+/// True if the manifest, or a summary, says of the artifact what is there.
 fn is_described(out: &Path, folder: &Path, artifact: &str) -> bool {
     let Ok(entries) = fs::read_dir(out) else { return false };
     let names = entries.filter_map(|e| Some(e.ok()?.file_name().to_str()?.to_owned()));
@@ -136,7 +136,7 @@ fn files_of(described: &Value, model: &str, artifact: &str) -> Vec<Vec<FileRecor
     files.filter(|files: &Vec<FileRecord>| files.iter().any(is_of)).collect()
 }
 
-/// Whether none of the files in `folder` has other bytes than it had.
+/// True if none of the files in `folder` has other bytes than it had.
 pub(super) fn are_owned(files: &[FileRecord], folder: &Path) -> bool {
     let is_same = |f: &FileRecord| {
         let path = folder.join(&f.name);

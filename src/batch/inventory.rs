@@ -1,4 +1,4 @@
-//! What belongs to a finished release, among whatever else lies in its folder.
+//! Files of a finished release, told from whatever else lies in its folder.
 
 use std::collections::BTreeSet;
 use std::fs;

@@ -37,12 +37,12 @@ use serde::Deserialize;
 use serde::de::{DeserializeOwned, Deserializer, Error as _};
 use toml::Spanned;
 
-use crate::about::{self, Overrides};
 use crate::choice::unknown;
 use crate::digest::sha256;
 use crate::error::{Error, Result};
 use crate::eval::{self, Protocol};
 use crate::hub::Address;
+use crate::metadata::{self, MetadataOptions};
 use crate::model::wildcard;
 use crate::recipe::{CalibrationOptions, FileType, Preset, Recipe, explained};
 use crate::storage::Inputs;
@@ -61,15 +61,15 @@ pub struct Job {
     pub sha256: String,
     /// The release as a whole.
     pub release: Release,
-    /// How quality is measured, if it is.
+    /// Measurement of quality, if any.
     pub evaluation: Option<Evaluation>,
-    /// What models are calibrated on that do not say it themselves.
+    /// Calibration of models that do not state their own.
     pub calibration: Option<CalibrationOptions>,
-    /// What every artifact must keep.
+    /// Quality gates of every artifact.
     pub gates: Gates,
     /// The models.
     pub models: Vec<Source>,
-    /// What is made of each of them.
+    /// Artifacts to make of each model.
     pub artifacts: Vec<Artifact>,
 }
 
@@ -81,9 +81,9 @@ pub struct Release {
     pub name: Option<String>,
     /// The folder to write, unless the command line names one; by default the name, beside the job file.
     pub out: Option<PathBuf>,
-    /// Who made the artifacts, for the model cards.
+    /// Author of the artifacts, for the model cards.
     pub quantized_by: Option<String>,
-    /// How artifacts are named that do not say it themselves.
+    /// Naming pattern of artifacts that do not state their own.
     pub naming: Option<String>,
 }
 
@@ -100,7 +100,7 @@ pub struct Evaluation {
     pub stride: Option<usize>,
     /// Most windows to score.
     pub windows: Option<usize>,
-    /// Whether texts may have any bytes.
+    /// True if texts may have any bytes.
     #[serde(default)]
     pub allow_non_utf8: bool,
 }
@@ -110,7 +110,7 @@ fn usual_ctx() -> usize {
 }
 
 impl Evaluation {
-    /// How the texts are cut.
+    /// Protocol by which the texts are cut.
     pub fn protocol(&self) -> Protocol {
         Protocol::Windows { ctx: self.ctx, stride: self.stride.unwrap_or(self.ctx) }
     }
@@ -137,7 +137,7 @@ impl Gates {
         eval::Gates { max_ppl_ratio: self.max_ppl_ratio, max_kl: self.max_kl, min_top1: self.min_top1 }
     }
 
-    /// These, and for what they do not say, `others`.
+    /// Gates stated here, and for what they do not state, `others`.
     pub fn or(&self, others: &Gates) -> Gates {
         Gates {
             max_ppl_ratio: self.max_ppl_ratio.or(others.max_ppl_ratio),
@@ -154,20 +154,20 @@ impl Gates {
 pub struct Source {
     /// The file or folder.
     pub source: PathBuf,
-    /// What its folder and, unless they are named otherwise, its artifacts are called; by default after the source.
+    /// Name of its folder and, unless they are named otherwise, of its artifacts; by default after the source.
     #[serde(default)]
     pub name: String,
     /// An importance matrix for quantized types.
     pub imatrix: Option<PathBuf>,
-    /// What it is calibrated on, before what all are.
+    /// Calibration of the model; takes precedence over that of the job.
     pub calibration: Option<CalibrationOptions>,
     /// Tensors to leave out.
     #[serde(default)]
     pub drop: Vec<String>,
-    /// What is said of the model.
+    /// Metadata of the model that the job states.
     #[serde(default)]
-    pub metadata: Overrides,
-    /// Where it stands in the job file.
+    pub metadata: MetadataOptions,
+    /// Line of the job file.
     #[serde(skip)]
     pub line: usize,
 }
@@ -176,22 +176,22 @@ pub struct Source {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Artifact {
-    /// What for.
+    /// Target format.
     #[serde(deserialize_with = "target")]
     pub target: &'static dyn Target,
     /// The file types, one or a list; none for the target's own.
     #[serde(rename = "type", deserialize_with = "file_types")]
     pub types: Vec<&'static FileType>,
-    /// In their place, presets, one or a list.
+    /// Presets in place of types, one or a list.
     #[serde(rename = "preset", deserialize_with = "choices")]
     pub presets: Vec<Preset>,
-    /// In their place, a recipe in a file, which the other keys go before.
+    /// Recipe in a file in place of types, which the other keys go before.
     #[serde(rename = "recipe")]
     pub recipe_file: Option<PathBuf>,
-    /// In place of types, most bytes, one number or a list, for which the types of the tensors are chosen.
+    /// Target sizes in bytes in place of types, one number or a list, for which the types of the tensors are chosen.
     #[serde(rename = "target_size", deserialize_with = "units::sizes")]
     pub target_sizes: Vec<u64>,
-    /// The same in bits a weight.
+    /// Target sizes in bits per weight.
     #[serde(rename = "target_bpw", deserialize_with = "numbers")]
     pub target_bpws: Vec<f64>,
     /// The divergence for which they are chosen, one or a list.
@@ -199,18 +199,18 @@ pub struct Artifact {
     pub target_kls: Vec<f64>,
     /// True if it is calibrated; with presets and goals it always is.
     pub calibrated: bool,
-    /// How they are named.
+    /// Naming pattern of its artifacts.
     pub name: Option<String>,
     /// The models that they are made of (`*` stands for anything); by default all that the target can hold.
     pub models: Option<Vec<String>>,
     /// True if the model's importance matrix is used, if it has one.
     pub imatrix: bool,
-    /// What it must keep, before what all must.
+    /// Quality gates of the artifact; take precedence over those of the job.
     pub gates: Gates,
     /// All other keys. Paths are absolute.
     #[serde(skip)]
     pub recipe: Recipe,
-    /// Where it stands in the job file.
+    /// Line of the job file.
     #[serde(skip)]
     pub line: usize,
 }
@@ -256,7 +256,7 @@ const OWN: [&str; 12] = [
 type Table = BTreeMap<Spanned<String>, Spanned<toml::Value>>;
 
 impl Artifact {
-    /// That of a table of the job file; an error says at which byte of the file.
+    /// Artifact of a table of the job file; an error states the byte of the file.
     fn of(table: Table) -> std::result::Result<Artifact, (usize, String)> {
         let (mut own, mut recipe) = (toml::Table::new(), toml::Table::new());
         for (key, value) in table {
@@ -293,12 +293,12 @@ impl Artifact {
         self.recipe = recipe;
     }
 
-    /// Whether it is to be made of the model of that name.
+    /// True if it is to be made of the model of that name.
     pub fn wants(&self, model: &str) -> bool {
         self.models.as_ref().is_none_or(|patterns| patterns.iter().any(|p| wildcard(p, model)))
     }
 
-    /// Whether a text tells how it is rounded.
+    /// True if a text tells how it is rounded.
     pub fn is_calibrated(&self) -> bool {
         let is_sized =
             !(self.presets.is_empty() && self.target_sizes.is_empty() && self.target_bpws.is_empty());
@@ -307,7 +307,7 @@ impl Artifact {
     }
 }
 
-/// That a key is none of an artifact, in the words of serde.
+/// Error message for a key that no artifact has, in the words of serde.
 fn unknown_key(key: &str) -> String {
     let recipe = serde_json::to_value(Recipe::default()).unwrap_or_default();
     let of_recipe = recipe.as_object().into_iter().flatten().map(|(key, _)| key.as_str());
@@ -372,7 +372,7 @@ impl Job {
                 let stem =
                     if model.source.is_dir() { model.source.file_name() } else { model.source.file_stem() };
                 let stem = || stem.unwrap_or_default().to_string_lossy().into_owned();
-                model.name = about::repository(&job.resolved(&model.source)).unwrap_or_else(stem);
+                model.name = metadata::repository(&job.resolved(&model.source)).unwrap_or_else(stem);
             }
             job.models.push(model);
         }
@@ -393,7 +393,7 @@ impl Job {
         Ok(job)
     }
 
-    /// What the types of the keys do not say.
+    /// Checks the rules that the types of the keys do not express.
     fn check(&self) -> Result<()> {
         for (count, key) in [(self.models.len(), "model"), (self.artifacts.len(), "artifact")] {
             if count == 0 {
@@ -425,7 +425,7 @@ impl Job {
         }
     }
 
-    /// That the texts can be cut as is asked for.
+    /// Checks that the texts can be cut as asked for.
     fn check_evaluation(&self) -> Result<()> {
         let Some(evaluation) = &self.evaluation else { return Ok(()) };
         if evaluation.texts.is_empty() {
@@ -442,7 +442,7 @@ impl Job {
             .map_err(|e| self.wrong(1, format!("[evaluation]: {e}"), e.help().unwrap_or_default().to_owned()))
     }
 
-    /// That the files are there that many cells need: texts, importance matrices, recipes.
+    /// Checks that the files exist that many cells need: texts, importance matrices, recipes.
     ///
     /// # Errors
     /// [`Error::Job`] with the first that is missing. (A missing source is its own cells' trouble.)
@@ -482,7 +482,7 @@ impl Job {
         all.map(|(line, path)| (line, path.as_path()))
     }
 
-    /// That an artifact's types are chosen in one way, and by a text that is there.
+    /// Checks that the types of an artifact are chosen in one way, and by a text that is there.
     fn check_choice(&self, artifact: &Artifact) -> Result<()> {
         let ways = [
             ("preset", !artifact.presets.is_empty()),
@@ -520,12 +520,12 @@ impl Job {
         }
     }
 
-    /// What a model is calibrated on.
+    /// Calibration of a model, if any.
     pub fn calibration_of<'a>(&'a self, model: &'a Source) -> Option<&'a CalibrationOptions> {
         model.calibration.as_ref().or(self.calibration.as_ref())
     }
 
-    /// That something in a line is wrong.
+    /// Error for a wrong line of the job file.
     pub fn wrong(&self, line: usize, what: String, help: String) -> Error {
         Error::Job { path: self.path.clone(), line, what, help }
     }

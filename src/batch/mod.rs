@@ -16,10 +16,10 @@
 mod cell;
 mod claim;
 mod found;
+mod html;
 mod inventory;
 mod job;
 mod outputs;
-mod page;
 mod record;
 mod schedule;
 mod summary;
@@ -31,10 +31,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 pub use cell::{Aim, Cell, Place, cells};
+pub use html::release;
 pub use inventory::inventory;
 pub use job::{Artifact, Evaluation, Gates, Job, Release, Source};
 pub use outputs::{Manifest, ManifestModel};
-pub use page::release;
 pub use record::{
     CalibrationRecord, Card, ChoiceRecord, FileRecord, Program, Quality, RecipeRecord, Record, Share,
     SourceRecord, TensorError,
@@ -50,12 +50,12 @@ use claim::{Claim, make_folder};
 use schedule::Memory;
 use work::{Done, Workshop};
 
-/// How a batch is run.
+/// Settings of a batch run.
 #[derive(Clone, Debug, Default)]
 pub struct Settings {
     /// The folder to write, if not the job's.
     pub out: Option<PathBuf>,
-    /// Which part of the release.
+    /// Shard of the release.
     pub shard: Option<Shard>,
     /// Most cells at work at once; by default as many as threads.
     pub at_once: Option<usize>,
@@ -112,7 +112,7 @@ pub fn run(
     Ok(summary)
 }
 
-/// The same with any work on the cells, and nothing written.
+/// Runs the batch with any work on the cells, and writes nothing.
 fn run_with(
     job: &Job,
     cells: &[Cell],

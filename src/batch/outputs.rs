@@ -1,4 +1,5 @@
-//! What people and programs get of a release: checksums, the manifest, model cards, the report, the summary in three forms.
+//! Outputs of a release for people and programs: checksums, the manifest, model cards, the report, the summary in three
+//! forms.
 //!
 //! All but the summary depends on the artifacts alone, so that it is the same wherever and whenever it is made.
 
@@ -21,11 +22,11 @@ pub(super) const CARD: &str = "README.md";
 
 /// Every artifact that belongs to the release.
 pub(super) const MANIFEST: &str = "manifest.json";
-/// What came of every cell.
+/// File name of the summary: the results of every cell.
 pub(super) const SUMMARY: &str = "summary.json";
-/// What describes a release, besides the cards of its models.
+/// Files that describe a release, besides the cards of its models.
 pub(super) const OF_RELEASE: [&str; 6] = [SUMS, MANIFEST, SUMMARY, "summary.md", "summary.xml", REPORT];
-/// What describes a model.
+/// Files that describe a model.
 pub(super) const OF_MODEL: [&str; 2] = [SUMS, CARD];
 /// The page with all that was measured.
 const REPORT: &str = "report.html";
@@ -61,13 +62,13 @@ pub struct ManifestModel {
 }
 
 impl Manifest {
-    /// Whether there is one at `path`.
+    /// True if there is one at `path`.
     pub(super) fn is_at(path: &Path) -> bool {
         let text = files::json(path, "manifest", record::FILE_BYTES).ok();
         text.is_some_and(|text| serde_json::from_str::<Manifest>(&text).is_ok())
     }
 
-    /// That of a run; what failed is not in it.
+    /// Manifest of a run, without failed cells.
     fn of(summary: &Summary) -> Manifest {
         let mut models: Vec<ManifestModel> = Vec::new();
         for cell in summary.cells.iter().filter(|c| c.is_published()) {
@@ -114,7 +115,7 @@ pub(super) fn all(summary: &Summary) -> Result<Vec<(String, Vec<u8>)>> {
     for name in ["summary.md", "summary.xml"] {
         all.push((name.to_owned(), fill(name, overview(summary))?));
     }
-    all.push((REPORT.to_owned(), super::page::release(summary).html()?));
+    all.push((REPORT.to_owned(), super::html::release(summary).html()?));
     Ok(all)
 }
 
@@ -123,7 +124,7 @@ fn checksums<'a>(files: impl Iterator<Item = &'a FileRecord>, folder: &str) -> S
     files.map(|f| format!("{}  {folder}{}\n", f.sha256, f.name)).collect()
 }
 
-/// What the model card is made of.
+/// Values that the template of the model card gets.
 fn card(summary: &Summary, model: &ManifestModel) -> Value {
     let artifacts = &model.artifacts;
     let example = |ids: &[&str]| {
@@ -164,7 +165,7 @@ fn card(summary: &Summary, model: &ManifestModel) -> Value {
     })
 }
 
-/// What the summaries are made of.
+/// Values that the templates of the summaries get.
 fn overview(summary: &Summary) -> Value {
     let row = |c: &Outcome| {
         let mut row = json!(c);

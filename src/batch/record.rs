@@ -1,4 +1,4 @@
-//! What is known of a finished artifact, kept beside it as `NAME.json`: where it comes from, what it is, how good.
+//! Record of a finished artifact, kept beside it as `NAME.json`: its origin, its content, its quality.
 //!
 //! It says nothing of when, where or how fast it was made, so that it is the same wherever it is made.
 
@@ -11,7 +11,6 @@ use serde::{Deserialize, Serialize};
 
 use super::cell::Cell;
 use super::job::Job;
-use crate::about::About;
 use crate::choice::Choice;
 use crate::convert::{Prepared, Request};
 use crate::diff::{self, TensorDiff};
@@ -19,6 +18,7 @@ use crate::digest::{file_sha256, sha256};
 use crate::error::{Error, Result};
 use crate::eval::{Against, ModelScore, Scored, Setting};
 use crate::identity::{Identity, digest_of};
+use crate::metadata::ModelMetadata;
 use crate::model::Model;
 use crate::plan::Plan;
 use crate::recipe::{CalibrationOptions, Recipe};
@@ -80,7 +80,7 @@ pub struct Program {
 }
 
 impl Program {
-    /// This one.
+    /// Program that runs.
     pub fn this() -> Program {
         Program {
             name: env!("CARGO_PKG_NAME").to_owned(),
@@ -170,7 +170,7 @@ pub struct RecipeRecord {
 }
 
 impl RecipeRecord {
-    /// What people call artifacts of this kind: the preset, or else the type.
+    /// Common name of artifacts of this kind: the preset, or else the type.
     pub fn kind(&self) -> String {
         match &self.chosen {
             Some(ChoiceRecord::Preset(name)) => name.clone(),
@@ -252,7 +252,7 @@ pub struct Card {
 }
 
 impl Card {
-    fn of(about: &About) -> Card {
+    fn of(about: &ModelMetadata) -> Card {
         let text = |field: &str| about.text(field).map(str::to_owned);
         let base = |field: &str| text(&format!("base_model.0.{field}"));
         let base_model = match (base("organization"), base("name")) {
@@ -322,7 +322,7 @@ pub struct TensorError {
 }
 
 impl TensorError {
-    /// Those of all tensors that both models have.
+    /// Errors of all tensors that both models have.
     pub(super) fn all(source: &Model, artifact: &Model) -> Vec<TensorError> {
         let weights: BTreeMap<String, u64> =
             source.tensors.iter().map(|t| (t.name(), t.values.elements() as u64)).collect();
@@ -402,7 +402,7 @@ impl Record {
         Ok(record.sized(plan))
     }
 
-    /// The same with the sizes of a plan, which are known when it is carried out.
+    /// Record with the sizes of a plan, which are known when it is carried out.
     pub(super) fn sized(self, plan: &Plan) -> Record {
         let mut encodings: BTreeMap<String, Share> = BTreeMap::new();
         for tensor in &plan.tensors {
@@ -431,13 +431,13 @@ impl Record {
         super::found::are_owned(&self.files, folder)
     }
 
-    /// Whether its files are in `folder`, as long as they were.
+    /// True if its files are in `folder`, as long as they were.
     pub(super) fn is_there(&self, folder: &Path) -> bool {
         let as_long = |f: &FileRecord| folder.join(&f.name).metadata().is_ok_and(|m| m.len() == f.bytes);
         !self.files.is_empty() && self.files.iter().all(as_long)
     }
 
-    /// Whether its files are in `folder`, with the bytes that they had.
+    /// True if its files are in `folder`, with the bytes that they had.
     pub(super) fn is_whole(&self, folder: &Path) -> bool {
         let is_same = |f: &FileRecord| {
             FileRecord::of(&folder.join(&f.name), f.name.clone()).is_ok_and(|found| found == *f)

@@ -11,7 +11,7 @@ use sysinfo::System;
 use crate::error::Result;
 use crate::pipeline::Stop;
 
-/// How often whoever waits for memory looks whether the work is to stop.
+/// Interval at which a worker that waits for memory checks for a stop.
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// Does `work` for all places below `count`, `at_once` of them at a time, and tells what came of each. `work` is told
@@ -46,12 +46,12 @@ pub(super) fn all<T: Send>(
     done.into_iter().map(|(_, outcome)| outcome).collect()
 }
 
-/// What `work` gives, or the message that it panicked with.
+/// Result of `work`, or the message of its panic.
 pub(super) fn caught<T>(work: impl FnOnce() -> T) -> std::result::Result<T, String> {
     catch_unwind(AssertUnwindSafe(work)).map_err(|panic| message(panic.as_ref()))
 }
 
-/// What a panic says.
+/// Message of a panic.
 fn message(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(|s| (*s).to_owned());
     text.or_else(|| panic.downcast_ref::<String>().cloned())
@@ -66,15 +66,15 @@ pub(super) struct Memory {
     given_back: Condvar,
 }
 
-/// Some of it, until it is dropped.
-pub(super) struct Held<'a> {
+/// Share of the memory, reserved until it is dropped.
+pub(super) struct Reservation<'a> {
     memory: &'a Memory,
-    /// How much.
+    /// Amount in bytes.
     pub bytes: u64,
 }
 
 impl Memory {
-    /// So many bytes, by default half of what the machine, or the container, has.
+    /// Memory of so many bytes, by default half of what the machine, or the container, has.
     pub fn new(total_bytes: Option<u64>) -> Memory {
         let total_bytes = total_bytes.unwrap_or_else(|| {
             let mut system = System::new();
@@ -88,7 +88,7 @@ impl Memory {
     ///
     /// # Errors
     /// [`Error::Interrupted`](crate::Error::Interrupted).
-    pub fn take(&self, bytes: u64, stop: &Stop) -> Result<Held<'_>> {
+    pub fn take(&self, bytes: u64, stop: &Stop) -> Result<Reservation<'_>> {
         let bytes = bytes.min(self.total_bytes);
         let mut free = self.free_bytes.lock().unwrap_or_else(PoisonError::into_inner);
         while *free < bytes {
@@ -97,11 +97,11 @@ impl Memory {
             free = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
         *free -= bytes;
-        Ok(Held { memory: self, bytes })
+        Ok(Reservation { memory: self, bytes })
     }
 }
 
-impl Drop for Held<'_> {
+impl Drop for Reservation<'_> {
     fn drop(&mut self) {
         *self.memory.free_bytes.lock().unwrap_or_else(PoisonError::into_inner) += self.bytes;
         self.memory.given_back.notify_all();

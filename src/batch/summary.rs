@@ -1,4 +1,4 @@
-//! What came of every cell, of one shard or of all.
+//! Results of every cell, of one shard or of all.
 
 use std::path::Path;
 
@@ -86,22 +86,22 @@ pub enum Fate {
 }
 
 impl Fate {
-    /// Whether the artifact belongs to the release.
+    /// True if the artifact belongs to the release.
     pub fn is_good(self) -> bool {
         matches!(self, Fate::Made | Fate::Kept)
     }
 
-    /// Whether somebody has to look after it.
+    /// True if somebody has to look after it.
     pub fn is_bad(self) -> bool {
         matches!(self, Fate::Rejected | Fate::Failed | Fate::Short)
     }
 
-    /// Whether it says nothing of what an earlier run made.
+    /// True if it says nothing of what an earlier run made.
     pub fn is_open(self) -> bool {
         matches!(self, Fate::Short | Fate::NotRun)
     }
 
-    /// In words.
+    /// Description in words.
     pub fn name(self) -> &'static str {
         match self {
             Fate::Made => "made",
@@ -116,12 +116,12 @@ impl Fate {
 }
 
 impl Outcome {
-    /// Whether what describes the release tells of the artifact: it is good, or still stands as an earlier run made it.
+    /// True if what describes the release tells of the artifact: it is good, or still stands as an earlier run made it.
     pub fn is_published(&self) -> bool {
         self.record.is_some() && (self.fate.is_good() || self.fate.is_open())
     }
 
-    /// What came of the cell at `place`; `Err` of `Err` is what it panicked with.
+    /// Result of the cell at `place`; `Err` of `Err` holds the message of a panic.
     pub(super) fn new(
         place: usize,
         cell: &Cell,
@@ -174,7 +174,7 @@ impl Summary {
         self.cells.iter().filter(|c| is(c.fate)).count()
     }
 
-    /// How the batch ends: well, or with the number of cells that did not.
+    /// Result of the batch: success, or the number of cells that failed.
     ///
     /// # Errors
     /// [`Error::Batch`].

@@ -11,14 +11,14 @@ use super::found::Found;
 use super::job::{Evaluation, Job};
 use super::record::{FileRecord, Quality, Record, TensorError, address};
 use super::schedule::Memory;
-use crate::about;
-use crate::checkpoint::Store;
+use crate::checkpoint::Checkpoint;
 use crate::convert::{Companion, Prepared, Request};
 use crate::digest::sha256;
 use crate::error::{Error, Result};
 use crate::eval::{Load, Task, same_vocabulary, vocabulary_sha256};
 use crate::files::InputFile;
 use crate::hub;
+use crate::metadata;
 use crate::model::Model;
 use crate::pipeline::{Silent, Stop};
 use crate::plan::Plan;
@@ -30,14 +30,14 @@ use crate::units::bytes;
 /// Raised whenever the program measures other figures of the same model and text.
 const GENERATION: u32 = 1;
 
-/// What all cells of a run have in common.
+/// State that all cells of a run share.
 pub(super) struct Workshop<'a> {
     pub job: &'a Job,
     /// The release's folder.
     pub out: &'a Path,
-    /// Whether files are replaced that no run of this program left.
+    /// True if files are replaced that no run of this program left.
     pub force: bool,
-    /// Whether memory is short, so that models are streamed.
+    /// True if memory is short, so that models are streamed.
     pub stream: bool,
     pub memory: &'a Memory,
     pub stop: &'a Stop,
@@ -47,21 +47,21 @@ pub(super) struct Workshop<'a> {
     texts: Mutex<Option<String>>,
 }
 
-/// What came of a cell.
+/// Result of a cell.
 #[derive(Debug)]
 pub(super) enum Done {
     /// The artifact is there.
     There {
-        /// What is known of it.
+        /// Record of the artifact.
         record: Box<Record>,
-        /// Whether all of it was there before.
+        /// True if all of it was there before.
         kept: bool,
         /// Gates that it fails.
         failures: Vec<String>,
-        /// What was found in its place.
+        /// Notes on an artifact found in its place.
         notes: Vec<String>,
     },
-    /// It would be too large, so it was not made.
+    /// Artifact that would be too large, so it was not made.
     TooLarge(String),
     /// The target cannot hold this model, and nobody asked for this very pair.
     Inapplicable(String),
@@ -121,7 +121,7 @@ impl<'a> Workshop<'a> {
         let (mut record, mut kept) = match Found::at(&path) {
             Found::Sound(record) if record.cell == planned.cell && record.is_whole(&folder) => {
                 if claim.broken_off {
-                    Store::discard(&out)?;
+                    Checkpoint::discard(&out)?;
                 }
                 (*record, true)
             }
@@ -211,7 +211,7 @@ impl<'a> Workshop<'a> {
         threads: usize,
     ) -> Result<Option<Quality>> {
         let asked = InputFile::path_of(&request.recipe.metadata.vocab);
-        let coder = about::coder(&prepared.model, asked)?;
+        let coder = metadata::coder(&prepared.model, asked)?;
         let texts: Vec<PathBuf> = evaluation.texts.iter().map(|t| self.job.resolved(t)).collect();
         let hashes = |files: &[FileRecord]| files.iter().map(|f| f.sha256.clone()).collect::<Vec<_>>();
         let measurement = address(&(
@@ -240,7 +240,7 @@ impl<'a> Workshop<'a> {
         let tensors = pool.install(|| TensorError::all(source.model(), artifact.model()));
         let mut setting = task.setting();
         setting.texts = evaluation.texts.iter().map(|t| t.display().to_string()).collect();
-        let share = about::share_of(artifact.model(), &task.corpus.tokens);
+        let share = metadata::share_of(artifact.model(), &task.corpus.tokens);
         let quality = |(score, against)| Quality {
             measurement,
             setting,
@@ -265,7 +265,7 @@ impl<'a> Workshop<'a> {
     }
 }
 
-/// Where the record of a cell is.
+/// Path of a cell's record.
 fn record_path(folder: &Path, cell: &Cell) -> PathBuf {
     folder.join(record_name(&cell.name))
 }

@@ -1,4 +1,4 @@
-//! How many bits which tensor gets: the least divergence at a size, or the least size at a divergence.
+//! Bit allocation: the least divergence at a size, or the least size at a divergence.
 //!
 //! What rounding a tensor costs is measured: the model runs with that tensor alone rounded (to about 4 bits), and the
 //! divergence of its predictions is taken. For other types it goes with the square of the rounding errors, weighted by
@@ -9,27 +9,27 @@ use quant::Encoding;
 
 use crate::error::{Error, Result};
 
-/// What is wanted of the choice of types.
+/// Objective of the choice of types.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Goal {
-    /// At most so many bytes of tensor data.
+pub enum Objective {
+    /// Maximum bytes of tensor data.
     Bytes(u64),
-    /// At most so much divergence (nats a token, as predicted).
+    /// Maximum divergence (nats a token, as predicted).
     Divergence(f64),
 }
 
 /// Tensors that get the same type.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Unit {
-    /// What it is called in messages.
+    /// Name for messages.
     pub name: String,
-    /// What they may get, by rising size.
-    pub rungs: Vec<Rung>,
+    /// Candidate types, by rising size.
+    pub candidates: Vec<Candidate>,
 }
 
 /// A type that a unit may get.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Rung {
+pub struct Candidate {
     /// The type of each of its tensors (another where rows are no whole blocks of it).
     pub encodings: Vec<Encoding>,
     /// Bytes of them all.
@@ -38,10 +38,10 @@ pub struct Rung {
     pub divergence: f64,
 }
 
-/// A choice of rungs.
+/// A choice of candidates.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Allocation {
-    /// The rung of each unit.
+    /// The candidate of each unit.
     pub chosen: Vec<usize>,
     /// Bytes of all.
     pub bytes: u64,
@@ -49,18 +49,18 @@ pub struct Allocation {
     pub divergence: f64,
 }
 
-/// Chooses a rung for every unit.
+/// Chooses a candidate for every unit.
 ///
 /// # Errors
 /// [`Error::Usage`] if the goal cannot be reached with any choice; it says what can.
-pub fn allocate(units: &[Unit], goal: Goal) -> Result<Allocation> {
+pub fn allocate(units: &[Unit], goal: Objective) -> Result<Allocation> {
     let mut chosen: Vec<usize> = units.iter().map(cheapest).collect();
     let sum = |chosen: &[usize]| {
-        let rungs = || units.iter().zip(chosen).map(|(u, c)| &u.rungs[*c]);
-        (rungs().map(|r| r.bytes).sum::<u64>(), rungs().map(|r| r.divergence).sum::<f64>())
+        let candidates = || units.iter().zip(chosen).map(|(u, c)| &u.candidates[*c]);
+        (candidates().map(|r| r.bytes).sum::<u64>(), candidates().map(|r| r.divergence).sum::<f64>())
     };
     let (mut bytes, mut divergence) = sum(&chosen);
-    if let Goal::Bytes(most) = goal
+    if let Objective::Bytes(most) = goal
         && bytes > most
     {
         return Err(Error::Usage {
@@ -69,7 +69,7 @@ pub fn allocate(units: &[Unit], goal: Goal) -> Result<Allocation> {
         });
     }
     loop {
-        if let Goal::Divergence(most) = goal
+        if let Objective::Divergence(most) = goal
             && divergence <= most
         {
             break;
@@ -77,12 +77,13 @@ pub fn allocate(units: &[Unit], goal: Goal) -> Result<Allocation> {
         // The step that saves most divergence for a byte, of all that fit.
         let mut best: Option<(f64, usize, usize)> = None;
         for (u, unit) in units.iter().enumerate() {
-            let now = &unit.rungs[chosen[u]];
-            for (r, rung) in unit.rungs.iter().enumerate() {
-                let (more, less) = (rung.bytes.saturating_sub(now.bytes), now.divergence - rung.divergence);
+            let now = &unit.candidates[chosen[u]];
+            for (r, candidate) in unit.candidates.iter().enumerate() {
+                let (more, less) =
+                    (candidate.bytes.saturating_sub(now.bytes), now.divergence - candidate.divergence);
                 let fits = match goal {
-                    Goal::Bytes(most) => bytes + more <= most,
-                    Goal::Divergence(_) => true,
+                    Objective::Bytes(most) => bytes + more <= most,
+                    Objective::Divergence(_) => true,
                 };
                 if more == 0 || less <= 0.0 || !fits {
                     continue;
@@ -98,7 +99,7 @@ pub fn allocate(units: &[Unit], goal: Goal) -> Result<Allocation> {
         (bytes, divergence) = sum(&chosen);
     }
     match goal {
-        Goal::Divergence(most) if divergence > most => Err(Error::Usage {
+        Objective::Divergence(most) if divergence > most => Err(Error::Usage {
             what: format!("a divergence of {most} cannot be reached: the best types give {divergence:.2e}"),
             help: format!("ask for {divergence:.1e} or more, or choose f16"),
         }),
@@ -106,15 +107,15 @@ pub fn allocate(units: &[Unit], goal: Goal) -> Result<Allocation> {
     }
 }
 
-/// The rung of least bytes; of several the best.
+/// The candidate of least bytes; of several the best.
 fn cheapest(unit: &Unit) -> usize {
-    let better = |a: &&(usize, &Rung), b: &&(usize, &Rung)| {
+    let better = |a: &&(usize, &Candidate), b: &&(usize, &Candidate)| {
         (a.1.bytes, a.1.divergence)
             .partial_cmp(&(b.1.bytes, b.1.divergence))
             .unwrap_or(std::cmp::Ordering::Equal)
     };
-    let rungs: Vec<(usize, &Rung)> = unit.rungs.iter().enumerate().collect();
-    rungs.iter().min_by(better).map_or(0, |r| r.0)
+    let candidates: Vec<(usize, &Candidate)> = unit.candidates.iter().enumerate().collect();
+    candidates.iter().min_by(better).map_or(0, |r| r.0)
 }
 
 #[cfg(test)]
@@ -122,43 +123,43 @@ mod tests {
     use super::*;
 
     fn unit(name: &str, weights: u64, sensitivity: f64) -> Unit {
-        let rung = |encoding: Encoding, error: f64| Rung {
+        let candidate = |encoding: Encoding, error: f64| Candidate {
             encodings: vec![encoding],
             bytes: weights * encoding.block_bytes() as u64 / encoding.block_len() as u64,
             divergence: sensitivity * error,
         };
-        let rungs = vec![
-            rung(Encoding::Q2K, 16.0),
-            rung(Encoding::Q4K, 1.0),
-            rung(Encoding::Q6K, 0.06),
-            rung(Encoding::Q8_0, 0.004),
+        let candidates = vec![
+            candidate(Encoding::Q2K, 16.0),
+            candidate(Encoding::Q4K, 1.0),
+            candidate(Encoding::Q6K, 0.06),
+            candidate(Encoding::Q8_0, 0.004),
         ];
-        Unit { name: name.to_owned(), rungs }
+        Unit { name: name.to_owned(), candidates }
     }
 
     #[test]
     fn bits_go_where_they_save_most() {
         let units = [unit("robust", 256 * 100, 0.001), unit("sensitive", 256 * 100, 0.1)];
         // Enough for one at 2 and one at 6 bits.
-        let budget = units[0].rungs[0].bytes + units[1].rungs[2].bytes;
-        let found = allocate(&units, Goal::Bytes(budget)).unwrap();
+        let budget = units[0].candidates[0].bytes + units[1].candidates[2].bytes;
+        let found = allocate(&units, Objective::Bytes(budget)).unwrap();
         assert_eq!(found.chosen, [0, 2]);
         assert!(found.bytes <= budget);
-        let uniform: f64 = units.iter().map(|u| u.rungs[1].divergence).sum();
+        let uniform: f64 = units.iter().map(|u| u.candidates[1].divergence).sum();
         assert!(found.divergence < 0.5 * uniform);
     }
 
     #[test]
     fn a_divergence_is_reached_with_few_bytes() {
         let units = [unit("a", 2560, 0.01), unit("b", 25600, 0.01)];
-        let found = allocate(&units, Goal::Divergence(0.012)).unwrap();
+        let found = allocate(&units, Objective::Divergence(0.012)).unwrap();
         assert!(found.divergence <= 0.012, "{found:?}");
         // What is cheaper by a step does not reach it.
         for u in 0..2 {
             if found.chosen[u] > 0 {
                 let mut less = found.chosen.clone();
                 less[u] -= 1;
-                let sum: f64 = units.iter().zip(&less).map(|(u, c)| u.rungs[*c].divergence).sum();
+                let sum: f64 = units.iter().zip(&less).map(|(u, c)| u.candidates[*c].divergence).sum();
                 assert!(sum > 0.012);
             }
         }
@@ -167,9 +168,9 @@ mod tests {
     #[test]
     fn what_cannot_be_is_an_error_that_says_what_can() {
         let units = [unit("a", 2560, 0.01)];
-        let error = allocate(&units, Goal::Bytes(100)).unwrap_err();
+        let error = allocate(&units, Objective::Bytes(100)).unwrap_err();
         assert_eq!(error.to_string(), "the tensors take 840 bytes at least, and 100 are left for them");
-        let error = allocate(&units, Goal::Divergence(1e-9)).unwrap_err();
+        let error = allocate(&units, Objective::Divergence(1e-9)).unwrap_err();
         assert!(error.to_string().contains("the best types give 4.00e-5"), "{error}");
     }
 }

@@ -5,12 +5,12 @@ use quant::{Codec, EncodeError, Rows, float};
 
 use super::matrix::encode_rows;
 use crate::checkpoint::{Encoded, Gain, Outcome, Rounding};
-use crate::plan::Write;
+use crate::plan::TensorPlan;
 use crate::recipe::Search;
 
-/// How often the parts are fitted to each other at most.
+/// Maximum number of rounds in which the parts are fitted to each other.
 const ROUNDS: usize = 4;
-/// Of the random vectors that the search for the leading dimensions starts from.
+/// Seed of the random vectors that the search for the leading dimensions starts from.
 const SEED: u64 = 0;
 
 /// Divides `values`, rows of `cols`, so that the error by `metric` is least; rests are encoded by `encode`.
@@ -35,7 +35,7 @@ pub(super) fn divide(
 /// [`EncodeError`] for a weight that cannot be encoded.
 pub(super) fn divide_weights(
     codec: &dyn Codec,
-    write: &Write,
+    write: &TensorPlan,
     values: &[f32],
     rank: usize,
     search: Search,
@@ -67,7 +67,7 @@ pub(super) fn divide_weights(
     Ok(Encoded { bytes, factors: None, outcome })
 }
 
-/// What becomes of a matrix that is better with its branch: by the error `parts` state, made relative.
+/// Result for a matrix that is better with its low-rank branch: by the error `parts` state, made relative.
 ///
 /// # Errors
 /// [`EncodeError`] of the factors, which were encoded before.

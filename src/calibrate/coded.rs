@@ -1,6 +1,6 @@
 //! One matrix of a compact file: codes of any rate, errors fed back; or blocks in tiles.
 //!
-//! Of codes, by how much the moments are shrunk towards their diagonal is tried on the rows that steps are fitted to
+//! Of codes, by how much the moments are shrunk toward their diagonal is tried on the rows that steps are fitted to
 //! anyway, each time at the rate asked for, judged by moments of tokens that were held out. The codes without feedback
 //! are always a candidate.
 
@@ -25,12 +25,12 @@ use crate::runner::{ErrorMeter, Moments};
 /// A design, and its error on tokens that were held out.
 struct Near {
     error: f64,
-    /// That without a branch of low rank.
+    /// Error without a low-rank branch.
     without: f64,
     design: Design,
 }
 
-/// The section of `matrix` at so many bits a weight, perhaps with a branch of that rank, fitted to some tokens and
+/// The section of `matrix` at so many bits per weight, perhaps with a branch of that rank, fitted to some tokens and
 /// judged by others.
 ///
 /// # Errors
@@ -115,11 +115,11 @@ pub(super) fn encode(
     Ok(Encoded { bytes: bytes.into_inner(), factors: None, outcome })
 }
 
-/// Why a shrinkage is no candidate.
+/// Reason that a shrinkage is no candidate.
 enum Tried {
-    /// It cannot be.
+    /// Shrinkage that does not work, with the reason.
     Not(String),
-    /// Nothing can.
+    /// Weight that no shrinkage can encode.
     Failed(Unencodable),
 }
 

@@ -1,4 +1,4 @@
-//! Whether a calibrated file is better than the default encoder's on a text of another kind: the model's own samples.
+//! Cross-check of a calibrated file against the default encoder's on a text of another kind: the model's own samples.
 //!
 //! Weights that are fitted to a text which is not of the model's kind (capital letters only, say) reproduce the model
 //! well there and worse everywhere else. No figure on the text itself tells.
@@ -14,7 +14,7 @@ use crate::model::Model;
 use crate::pipeline::{self, Stop};
 use crate::plan::Plan;
 use crate::runner::math::{divergence, log_sum_exp};
-use crate::runner::{Options, Runner, Walk};
+use crate::runner::{ForwardPass, Options, Runner};
 
 /// Samples of the model, and tokens of each: 256 tokens in all.
 const SAMPLES: usize = 8;
@@ -47,7 +47,7 @@ impl CrossCheck {
         let [source, again] = self.0;
         let source = runner(source)?;
         let samples = sampled(&source, SAMPLE_TOKENS, SAMPLES, 0, stop)?;
-        let at_start = |runner| Walk::new(runner, &[&slices(&samples)], TOGETHER);
+        let at_start = |runner| ForwardPass::new(runner, &[&slices(&samples)], TOGETHER);
         let mut source = at_start(source)?;
         let mut written = at_start(runner(written)?)?;
         for walk in [&mut source, &mut written] {
@@ -85,7 +85,7 @@ impl CrossCheck {
 }
 
 /// The walk behind the last block, and with its head, as the default encoder makes the matrices of a plan.
-fn plain(mut walk: Walk, plan: &Plan, stop: &Stop) -> Result<Walk> {
+fn plain(mut walk: ForwardPass, plan: &Plan, stop: &Stop) -> Result<ForwardPass> {
     let codebooks = pipeline::codebooks(plan, walk.runner().model(), stop)?;
     for stage in stages(plan, walk.runner().model()) {
         while walk.next().is_some() && walk.next() != stage.place {

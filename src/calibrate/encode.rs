@@ -6,19 +6,19 @@ use std::sync::Arc;
 
 use quant::{Codec, codec, codec_of_levels, nf4};
 
+use super::activations::activation_stages;
 use super::branch::{divide_weights, stored};
-use super::listen::listener;
 use super::matrix::{Job, SHRINKAGES};
 use super::stage::{Stage, Target, stages};
 use super::{Source, Text, coded};
-use crate::branches::Branch;
 use crate::checkpoint::Kept;
-use crate::checkpoint::{Encoded, Outcome, Store, Unencodable};
+use crate::checkpoint::{Checkpoint, Encoded, Outcome, Unencodable};
 use crate::compact::{self, Matrix};
 use crate::error::{Error, Result};
+use crate::low_rank::Branch;
 use crate::model::{Model, Role};
 use crate::pipeline::{self, Observer, Stop};
-use crate::plan::{Plan, Write};
+use crate::plan::{Plan, TensorPlan};
 use crate::runner::Moments;
 use crate::scheme::Coded;
 
@@ -32,18 +32,18 @@ pub struct Calibration {
     pub text: Text,
     /// The source of the plan, opened once more.
     pub model: Model,
-    /// What tells about the model's matrices.
+    /// Source of the activations of the model's matrices.
     pub source: Source,
 }
 
-/// What became of the matrices of a plan.
+/// Results of encoding the matrices of a plan.
 #[derive(Debug, Default)]
 pub struct Done {
-    /// Of each that was encoded.
+    /// Outcome of each encoded matrix.
     pub outcomes: Vec<Outcome>,
     /// The branches of low rank beside them.
     pub branches: Vec<Branch>,
-    /// What makes the text unfit, as far as the model tells.
+    /// Reasons that the text is unfit, as far as the model tells.
     pub warnings: Vec<String>,
 }
 
@@ -67,7 +67,7 @@ impl Done {
 pub fn encode(
     plan: &mut Plan,
     calibration: Calibration,
-    store: &Store,
+    store: &Checkpoint,
     observer: &dyn Observer,
     stop: &Stop,
 ) -> Result<Done> {
@@ -75,13 +75,13 @@ pub fn encode(
     let known = text.warnings.len();
     let stages = stages(plan, &model);
     let codebooks = pipeline::codebooks(plan, &model, stop)?;
-    let mut listener = listener(source, model, &text)?;
+    let mut activation_stages = activation_stages(source, model, &text)?;
     let targets = stages.iter().flat_map(|s| &s.targets);
     let weights: u64 = targets.map(|t| plan.tensors[t.write].values.elements() as u64).sum();
     let mut done = Done::default();
     for stage in &stages {
         let open = missing(stage, store);
-        listener.enter(stage, &open, stop)?;
+        activation_stages.enter(stage, &open, stop)?;
         for target in &stage.targets {
             let write = &plan.tensors[target.write];
             let of_levels =
@@ -89,24 +89,24 @@ pub fn encode(
             let Some(form) = Form::of(write, of_levels.as_deref()) else { continue };
             let kept = match open.contains(target) {
                 true => {
-                    let Some(moments) = listener.moments(target.key)? else { continue };
-                    let encoded = form.encode(listener.model(), plan, *target, &moments, stop)?;
+                    let Some(moments) = activation_stages.moments(target.key)? else { continue };
+                    let encoded = form.encode(activation_stages.model(), plan, *target, &moments, stop)?;
                     Some(store.keep(target.write, encoded)?)
                 }
                 false => store.get(target.write),
             };
             let Some(kept) = kept else { continue };
-            if listener.follows(stage)
+            if activation_stages.follows(stage)
                 && let Some(values) = form.decode(&kept, write)
             {
-                listener.replace(target.key, values, write.values.cols());
+                activation_stages.replace(target.key, values, write.values.cols());
             }
             observer.calibrated(write.values.elements() as u64, weights);
             done.take(plan, target.write, kept);
             plan.tensors[target.write].is_calibrated = true;
         }
     }
-    listener.judge(&mut text, stop)?;
+    activation_stages.judge(&mut text, stop)?;
     done.warnings = text.warnings.split_off(known);
     Ok(done)
 }
@@ -121,7 +121,7 @@ pub fn encode(
 pub fn divide(
     plan: &mut Plan,
     model: &Model,
-    store: &Store,
+    store: &Checkpoint,
     observer: &dyn Observer,
     stop: &Stop,
 ) -> Result<Done> {
@@ -150,14 +150,14 @@ pub fn divide(
     Ok(done)
 }
 
-/// About the memory that [`encode`] takes with so many threads.
+/// ModelMetadata the memory that [`encode`] takes with so many threads.
 pub fn peak_bytes(plan: &Plan, calibration: &Calibration, threads: usize) -> u64 {
     let Calibration { text, model, source } = calibration;
     let cols = |t: &Target| plan.tensors[t.write].values.cols();
     let runs = !matches!(source, Source::Stats(..));
     let stage = |s: &Stage| -> u64 {
         let moments = s.targets.iter().map(|t| 2 * Moments::bytes(cols(t)));
-        let heard: u64 = if runs { moments.sum() } else { moments.max().unwrap_or(0) };
+        let recorded: u64 = if runs { moments.sum() } else { moments.max().unwrap_or(0) };
         let widest = s.targets.iter().map(cols).max().unwrap_or(0) as u64;
         // Of codes a design for each shrinkage, side by side.
         let coding = |t: &Target| match plan.tensors[t.write].coded {
@@ -168,14 +168,14 @@ pub fn peak_bytes(plan: &Plan, calibration: &Calibration, threads: usize) -> u64
             }
             _ => 0,
         };
-        heard + 5 * 4 * widest * widest + s.targets.iter().map(coding).max().unwrap_or(0)
+        recorded + 5 * 4 * widest * widest + s.targets.iter().map(coding).max().unwrap_or(0)
     };
     let stages = stages(plan, model).iter().map(stage).max().unwrap_or(0);
     let divided = plan.scheme.branches.as_ref().map_or(0, |b| b.peak_bytes(plan));
     stages + divided + if runs { running_bytes(model, text.tokens()) } else { 0 }
 }
 
-/// About the memory that a model takes on its way through a text, besides what is heard.
+/// Approximate memory of a model during a forward pass over a text, besides the recorded activations.
 pub fn running_bytes(model: &Model, tokens: usize) -> u64 {
     let dims = &model.dims;
     let kept = if model.version.major() == 7 { 2 } else { 1 };
@@ -184,14 +184,14 @@ pub fn running_bytes(model: &Model, tokens: usize) -> u64 {
     let block: usize = model.tensors.iter().filter(|h| h.layer == 0).map(|h| h.values.elements()).sum();
     let embeddings: usize = [Role::Embedding, Role::Head]
         .iter()
-        .flat_map(|role| model.tensors.iter().filter(move |h| h.slot.role == *role))
+        .flat_map(|role| model.tensors.iter().filter(move |h| h.spec.role == *role))
         .map(|h| h.values.elements())
         .sum();
     activations + pass + 4 * block.saturating_sub(embeddings) as u64
 }
 
 /// The matrices that are still to be encoded.
-fn missing(stage: &Stage, store: &Store) -> Vec<Target> {
+fn missing(stage: &Stage, store: &Checkpoint) -> Vec<Target> {
     stage.targets.iter().filter(|target| store.get(target.write).is_none()).copied().collect()
 }
 
@@ -199,20 +199,19 @@ pub(super) fn slices(sequences: &[Vec<u32>]) -> Vec<&[u32]> {
     sequences.iter().map(Vec::as_slice).collect()
 }
 
-/// What a matrix is encoded to.
+/// Form that a matrix is encoded to.
 enum Form<'a> {
     /// Blocks of a type.
     Blocks(&'a dyn Codec),
-    /// Codes, at so many bits a weight, and perhaps a branch of that rank.
+    /// Codes, at so many bits per weight, and perhaps a branch of that rank.
     Codes(f64, usize),
     /// Blocks of nf4 with double quantization.
     Nf4Dq,
 }
 
 impl<'a> Form<'a> {
-    /// That of a planned tensor, of levels that are chosen already if it has its own; `None` if there is nothing to
-    /// choose.
-    fn of(write: &Write, of_levels: Option<&'a dyn Codec>) -> Option<Form<'a>> {
+    /// Form of a planned tensor, with levels chosen already if it has its own; `None` if there is nothing to choose.
+    fn of(write: &TensorPlan, of_levels: Option<&'a dyn Codec>) -> Option<Form<'a>> {
         match write.coded {
             Some(Coded::Codes { bits, rank }) => Some(Form::Codes(bits, rank)),
             Some(Coded::Nf4Dq) => Some(Form::Nf4Dq),
@@ -269,7 +268,7 @@ impl<'a> Form<'a> {
     }
 
     /// The values of what was kept of a matrix; `None` if it is not whole.
-    fn decode(&self, kept: &Kept, write: &Write) -> Option<Vec<f32>> {
+    fn decode(&self, kept: &Kept, write: &TensorPlan) -> Option<Vec<f32>> {
         let (rows, cols) = (write.values.rows(), write.values.cols());
         if let Some(coding) = write.coded.and_then(Coded::coding) {
             return coded::decoded(kept.bytes.bytes(), coding, rows, cols);

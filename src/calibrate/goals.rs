@@ -1,10 +1,10 @@
-//! What is asked for of the choice of types, and how it is found.
+//! Objectives of the choice of types, and the search for a choice that meets them.
 
-use super::{Allocation, Goal, Probed, Text, allocate, probe};
+use super::{Allocation, Objective, Sensitivities, Text, allocate, probe};
 use crate::error::{Error, Result};
 use crate::model::{Model, Role};
 use crate::pipeline::{Observer, Stop};
-use crate::plan::{Plan, Write};
+use crate::plan::{Plan, TensorPlan};
 use crate::recipe::{Recipe, TensorType, Types};
 use crate::targets::Item;
 
@@ -13,7 +13,7 @@ use crate::targets::Item;
 pub struct Chosen {
     /// The types.
     pub types: Types,
-    /// About the bytes of the tensors.
+    /// Approximate bytes of the tensors.
     pub bytes: u64,
     /// The divergence predicted.
     pub divergence: f64,
@@ -66,7 +66,7 @@ pub fn rates(
         super::rates::weigh(&mut tensors, &items, &probed);
     }
     let theirs: u64 =
-        plan.tensors.iter().filter(|t| tensors.iter().any(|w| w.name == t.name)).map(Write::bytes).sum();
+        plan.tensors.iter().filter(|t| tensors.iter().any(|w| w.name == t.name)).map(TensorPlan::bytes).sum();
     let others = plan.total_bytes() - theirs;
     let goal = match (most, recipe.target_kl) {
         (Some(most), _) => {
@@ -74,9 +74,9 @@ pub fn rates(
             if most < least {
                 return Err(too_few(most, least, plan));
             }
-            Goal::Bytes(most - others)
+            Objective::Bytes(most - others)
         }
-        (None, kl) => Goal::Divergence(kl.unwrap_or_default()),
+        (None, kl) => Objective::Divergence(kl.unwrap_or_default()),
     };
     let rates = super::rates::rates(&tensors, goal)?;
     let mut chosen =
@@ -98,23 +98,23 @@ pub fn most_bytes(recipe: &Recipe, plan: &Plan) -> Option<u64> {
 }
 
 /// The goal in bytes of the tensors that are free, or as a divergence.
-fn goal(recipe: &Recipe, plan: &Plan, items: &[Item], probed: &Probed) -> Result<Goal> {
+fn goal(recipe: &Recipe, plan: &Plan, items: &[Item], probed: &Sensitivities) -> Result<Objective> {
     let Some(most) = most_bytes(recipe, plan) else {
-        return Ok(Goal::Divergence(recipe.target_kl.unwrap_or_default()));
+        return Ok(Objective::Divergence(recipe.target_kl.unwrap_or_default()));
     };
     let free = probed.members.iter().flatten().map(|i| items[*i].name.as_str());
     let free: std::collections::BTreeSet<&str> = free.collect();
     let theirs = plan.tensors.iter().filter(|t| free.contains(t.name.as_str()));
     let theirs: u64 = theirs.map(|t| t.bytes().next_multiple_of(super::probe::ALIGNMENT)).sum();
     let others = plan.total_bytes() - theirs;
-    let least: u64 = probed.units.iter().filter_map(|u| u.rungs.iter().map(|r| r.bytes).min()).sum();
+    let least: u64 = probed.units.iter().filter_map(|u| u.candidates.iter().map(|r| r.bytes).min()).sum();
     match most.checked_sub(others).filter(|left| *left >= least) {
-        Some(left) => Ok(Goal::Bytes(left)),
+        Some(left) => Ok(Objective::Bytes(left)),
         None => Err(too_few(most, others + least, plan)),
     }
 }
 
-/// That no file is as small as was asked for.
+/// Error for a target size below that of the smallest file.
 fn too_few(most: u64, least: u64, plan: &Plan) -> Error {
     Error::Usage {
         what: format!("{most} bytes are too few for this model: the smallest file has {least}"),
@@ -134,16 +134,16 @@ fn turned(item: Item) -> Item {
 }
 
 impl Chosen {
-    fn of(items: &[Item], probed: &Probed, allocation: Allocation) -> Chosen {
+    fn of(items: &[Item], probed: &Sensitivities, allocation: Allocation) -> Chosen {
         let mut types = Types::default();
         let mut units = Vec::new();
         for ((unit, members), chosen) in probed.units.iter().zip(&probed.members).zip(&allocation.chosen) {
-            let rung = &unit.rungs[*chosen];
-            for (item, encoding) in members.iter().zip(&rung.encodings) {
+            let candidate = &unit.candidates[*chosen];
+            for (item, encoding) in members.iter().zip(&candidate.encodings) {
                 types.0.insert(items[*item].name.clone(), TensorType::Encoding(*encoding));
             }
-            let first = rung.encodings.first().map_or("", |e| e.name());
-            units.push((unit.name.clone(), first.to_owned(), rung.divergence));
+            let first = candidate.encodings.first().map_or("", |e| e.name());
+            units.push((unit.name.clone(), first.to_owned(), candidate.divergence));
         }
         let Allocation { bytes, divergence, .. } = allocation;
         Chosen { types, bytes, divergence, units }

@@ -1,4 +1,4 @@
-//! How near a finished file is to its source, whatever was predicted when its types were chosen.
+//! Distance of a finished file from its source, independent of the prediction made when its types were chosen.
 
 use crate::error::Result;
 use crate::eval::{Estimate, Load, Sequence, Work, measure, summarise};
@@ -6,7 +6,7 @@ use crate::model::Model;
 use crate::pipeline::Stop;
 use crate::runner::{Options, Runner};
 
-/// What a file is judged by once it is written.
+/// Text and reference that a file is judged by once it is written.
 #[derive(Debug)]
 pub struct Judge {
     /// The source of the file.

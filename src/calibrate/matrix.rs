@@ -1,7 +1,7 @@
 //! One matrix: how it is best rounded, given the second moments of its inputs.
 //!
 //! The error is that of the outputs, `tr(E H E^T)` with E = W' - W and H = E[x x^T]. Rounding errors are fed back
-//! (`quant::feedback`) with moments shrunk towards their diagonal, since they are taken from few tokens: by how much is
+//! (`quant::feedback`) with moments shrunk toward their diagonal, since they are taken from few tokens: by how much is
 //! tried on some rows, judged by moments of tokens that were held out. The default encoder with the diagonal alone is
 //! always a candidate, so that feedback never makes a matrix worse on those tokens.
 
@@ -17,9 +17,9 @@ use crate::error::Result;
 use crate::pipeline::Stop;
 use crate::runner::{ErrorMeter, Moments};
 
-/// How far the moments may be shrunk towards their diagonal (specification, 8.3).
+/// Candidates for the shrinkage of the moments toward their diagonal (specification, 8.3).
 pub(super) const SHRINKAGES: [f32; 5] = [0.003, 0.01, 0.03, 0.1, 0.3];
-/// How many of these are factored side by side: each takes as much memory as the moments, and one thread.
+/// Number of these that are factored side by side: each takes as much memory as the moments, and one thread.
 pub(super) const ABREAST: usize = 2;
 /// Rows on which that is tried.
 const TRIED_ROWS: usize = 128;
@@ -143,7 +143,7 @@ impl Job<'_> {
         Ok((parts.error < error).then_some(parts))
     }
 
-    /// What is best on some rows, judged by held-out tokens; the reason if there is nothing.
+    /// Best method on some rows, judged by held-out tokens; the reason if there is none.
     fn best_method(
         &self,
         hessian: &Hessian,
@@ -211,9 +211,9 @@ impl Job<'_> {
 /// A way to encode rows.
 struct Method {
     feedback: Feedback,
-    /// How far its moments were shrunk.
+    /// Shrinkage of its moments.
     shrinkage: f32,
-    /// The same moments, if codes and scales are moved one by one afterwards.
+    /// Hessian for coordinate descent of codes and scales, if that follows.
     polish: Option<Hessian>,
 }
 
@@ -252,7 +252,7 @@ fn bytes_of(codec: &dyn Codec, cols: usize, rows: usize) -> usize {
     codec.encoding().row_bytes(cols as u64).unwrap_or(0) as usize * rows
 }
 
-/// The same complaint with its index counted from so much earlier.
+/// Error with its index counted from `earlier` values before.
 pub(super) fn at(mut error: EncodeError, earlier: usize) -> EncodeError {
     if let EncodeError::NonFinite { index, .. } | EncodeError::Overflow { index, .. } = &mut error {
         *index += earlier;

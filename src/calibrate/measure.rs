@@ -1,4 +1,4 @@
-//! What meets every matrix of a model on a text: the measurement alone, without encoding anything.
+//! Activations of every matrix of a model on a text: the measurement alone, without encoding.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -8,52 +8,57 @@ use formats::Imatrix;
 use super::Text;
 use super::encode::{TOGETHER, slices};
 use crate::error::Result;
-use crate::model::{Held, Model};
+use crate::model::{Model, ModelTensor};
 use crate::pipeline::Stop;
-use crate::runner::{Inputs, Key, Moments, Options, Runner, Tap, Walk};
+use crate::runner::{ActivationHook, ForwardPass, Inputs, Key, Moments, Options, Runner};
 
 /// Sums up moments of what it hears, of each part of a text by itself.
-pub(super) struct Ear {
+pub(super) struct ActivationRecorder {
     /// The matrices that are listened to; all if there are none.
     keys: Vec<Key>,
     /// Matrices whose products nothing that is listened to hangs on.
     idle: Vec<Key>,
-    /// Whether whole moments are wanted, not their diagonals only.
+    /// True if whole moments are wanted, not their diagonals only.
     full: bool,
-    heard: Mutex<Heard>,
+    recorded: Mutex<Heard>,
 }
 
-/// By matrix, the moments of each part of the text.
+/// Moments of each part of the text, by matrix.
 pub(super) type Heard = BTreeMap<Key, [Moments; 2]>;
 
-impl Ear {
+impl ActivationRecorder {
     /// Listens to every matrix, for the diagonals of its moments.
-    pub fn diagonal() -> Arc<Ear> {
-        Arc::new(Ear { keys: Vec::new(), idle: Vec::new(), full: false, heard: Mutex::default() })
+    pub fn diagonal() -> Arc<ActivationRecorder> {
+        Arc::new(ActivationRecorder {
+            keys: Vec::new(),
+            idle: Vec::new(),
+            full: false,
+            recorded: Mutex::default(),
+        })
     }
 
     /// Listens to `keys`, for whole moments; products with `idle` need not be computed for that.
-    pub fn full(keys: Vec<Key>, idle: Vec<Key>) -> Arc<Ear> {
-        Arc::new(Ear { keys, idle, full: true, heard: Mutex::default() })
+    pub fn full(keys: Vec<Key>, idle: Vec<Key>) -> Arc<ActivationRecorder> {
+        Arc::new(ActivationRecorder { keys, idle, full: true, recorded: Mutex::default() })
     }
 
-    /// What was heard.
+    /// Takes the recorded activations.
     pub fn take(&self) -> Heard {
-        std::mem::take(&mut *self.heard.lock().unwrap_or_else(PoisonError::into_inner))
+        std::mem::take(&mut *self.recorded.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
-impl Tap for Ear {
+impl ActivationHook for ActivationRecorder {
     fn hear(&self, key: Key, part: usize, inputs: &Inputs<'_>) {
         if !self.keys.is_empty() && !self.keys.contains(&key) {
             return;
         }
-        let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut recorded = self.recorded.lock().unwrap_or_else(PoisonError::into_inner);
         let none = || {
             let moments = Moments::new(inputs.channels(), self.full);
             [moments.clone(), moments]
         };
-        heard.entry(key).or_insert_with(none)[part].add(inputs);
+        recorded.entry(key).or_insert_with(none)[part].add(inputs);
     }
 
     fn needs_product(&self, key: Key) -> bool {
@@ -73,19 +78,19 @@ pub fn mean_squares(
     mut progress: impl FnMut(),
 ) -> Result<BTreeMap<Key, Vec<f32>>> {
     let runner = Runner::new(model, Options { stream: true, ..Options::default() })?;
-    let mut walk = Walk::new(runner, &[&slices(&text.fit), &slices(&text.held_out)], TOGETHER)?;
-    let ear = Ear::diagonal();
+    let mut walk = ForwardPass::new(runner, &[&slices(&text.fit), &slices(&text.held_out)], TOGETHER)?;
+    let recorder = ActivationRecorder::diagonal();
     let mut run = || -> Result<()> {
         while walk.next().is_some() {
-            walk.step(Some(ear.clone()), || stop.check())?;
+            walk.step(Some(recorder.clone()), || stop.check())?;
             progress();
         }
-        walk.listen(ear.clone(), || stop.check())?;
+        walk.observe(recorder.clone(), || stop.check())?;
         text.check_likely(&walk, stop)
     };
     let done = run();
     walk.runner().model().unless_changed(done)?;
-    Ok(ear.take().into_iter().map(|(key, parts)| (key, over_both(parts))).collect())
+    Ok(recorder.take().into_iter().map(|(key, parts)| (key, over_both(parts))).collect())
 }
 
 /// The mean squares over both parts of a text.
@@ -94,14 +99,14 @@ pub(super) fn over_both([mut fit, held_out]: [Moments; 2]) -> Vec<f32> {
     fit.mean_squares()
 }
 
-/// The same as an importance matrix of llama.cpp: under its own names for tensors, or of versions that it does not know
-/// under BlinkDL's.
+/// Mean squares as an importance matrix of llama.cpp: under its own names for tensors, or of versions that it does not
+/// know under BlinkDL's.
 pub fn importance(model: &Model, squares: &BTreeMap<Key, Vec<f32>>, text: &Text) -> Imatrix {
-    let name = |held: &Held| match held.slot.gguf {
+    let name = |held: &ModelTensor| match held.spec.gguf {
         Some(name) => name.replacen("{}", &held.layer.to_string(), 1),
         None => held.name(),
     };
-    let of = |held: &Held| Some((name(held), squares.get(&(held.slot.name, held.layer))?.clone()));
+    let of = |held: &ModelTensor| Some((name(held), squares.get(&(held.spec.name, held.layer))?.clone()));
     Imatrix {
         entries: model.tensors.iter().filter_map(of).collect(),
         datasets: text.sources.iter().map(|p| p.display().to_string()).collect(),

@@ -3,10 +3,10 @@
 //! ```text
 //! text.rs      which tokens the model is run over, and which of them only judge
 //! stage.rs     which matrices are encoded together, in the order of the computation
-//! encode.rs    the way through the model: listen, encode, go on with what was encoded
+//! encode.rs    the way through the model: observe, encode, go on with what was encoded
 //! measure.rs   what meets the matrices, without encoding anything
 //! stats.rs     the same in a file, for many conversions
-//! listen.rs    what meets the matrices, from the model on its way or from such a file
+//! observe.rs    what meets the matrices, from the model on its way or from such a file
 //! matrix.rs    one matrix: its second moments, candidates, and the choice among them
 //! coded.rs     one matrix of a compact file, at any rate
 //! branch.rs    one matrix in two parts: a branch of low rank, and the quantized rest
@@ -18,6 +18,7 @@
 //! ```
 //! Source: GPTQ (arXiv 2210.17323) for the feedback of errors; the rest is said where it is done.
 
+mod activations;
 mod allocate;
 mod branch;
 mod coded;
@@ -25,7 +26,6 @@ mod cross_check;
 mod encode;
 mod goals;
 mod judge;
-mod listen;
 mod matrix;
 mod measure;
 mod probe;
@@ -35,14 +35,14 @@ mod stats;
 mod surprise;
 mod text;
 
-pub use allocate::{Allocation, Goal, Rung, Unit, allocate};
+pub use activations::Source;
+pub use allocate::{Allocation, Candidate, Objective, Unit, allocate};
 pub use cross_check::CrossCheck;
 pub use encode::{Calibration, Done, divide, encode, peak_bytes, running_bytes};
 pub use goals::{Chosen, choose, most_bytes, rates};
 pub use judge::Judge;
-pub use listen::Source;
 pub use measure::{importance, mean_squares};
-pub use probe::{Probed, probe, probing_bytes};
+pub use probe::{Sensitivities, probe, probing_bytes};
 pub use rates::{MOST_BITS, Rates, Weighed, least_bytes, nominal, types, weigh, weighed};
 pub use stats::{Stats, measure_all};
 pub use text::Text;

@@ -1,4 +1,4 @@
-//! What rounding each tensor costs: measured with that tensor alone rounded.
+//! Sensitivity of each tensor: measured with that tensor alone rounded.
 
 use std::collections::BTreeMap;
 
@@ -6,15 +6,15 @@ use quant::{Encoding, Rows, codec};
 use rayon::prelude::*;
 
 use super::Text;
-use super::allocate::{Rung, Unit};
+use super::allocate::{Candidate, Unit};
 use super::encode::{TOGETHER, running_bytes, slices};
-use super::measure::Ear;
+use super::measure::ActivationRecorder;
 use crate::error::Result;
-use crate::model::{Held, Model, Role};
+use crate::model::{Model, ModelTensor, Role};
 use crate::pipeline::{Stop, unencodable};
 use crate::recipe::fitting;
 use crate::runner::math::{divergence, log_sum_exp};
-use crate::runner::{Half, Key, Logits, Options, Runner, Walk};
+use crate::runner::{BlockHalf, ForwardPass, Key, Logits, Options, Runner};
 use crate::targets::{Item, Target};
 
 /// Tokens that the model is run over for every tensor.
@@ -28,24 +28,24 @@ const PROBE: Encoding = Encoding::Q4K;
 /// Least divergence that counts as measured, nats a token.
 const LEAST: f64 = 1e-9;
 
-/// The units that the free tensors of a file make up, each with what its rungs cost, and which items are in them.
+/// The units that the free tensors of a file make up, each with what its candidates cost, and which items are in them.
 #[derive(Clone, Debug)]
-pub struct Probed {
+pub struct Sensitivities {
     /// The units.
     pub units: Vec<Unit>,
-    /// Of each unit the numbers of its items.
+    /// Numbers of the items of each unit.
     pub members: Vec<Vec<usize>>,
 }
 
 /// Tensors that get the same type, before they are measured.
 struct Group<'a> {
     place: Place,
-    /// Whether the runtime wants them and never reads them.
+    /// True if the runtime wants them and never reads them.
     unread: bool,
     members: Vec<Member<'a>>,
 }
 
-/// Where a unit stands in the computation.
+/// Place of a unit in the computation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Place {
     Entry,
@@ -56,7 +56,7 @@ enum Place {
 #[derive(Clone, Copy)]
 struct Member<'a> {
     item: usize,
-    held: &'a Held,
+    held: &'a ModelTensor,
 }
 
 /// Measures what rounding costs, for every type that `target` can have and a tensor's rows allow.
@@ -71,29 +71,29 @@ pub fn probe(
     text: &Text,
     stop: &Stop,
     progress: &dyn Fn(u64, u64),
-) -> Result<Probed> {
+) -> Result<Sensitivities> {
     let groups = groups(&again, items);
     let of = groups.len() as u64;
     let sequences = chosen(text);
     let options = || Options { stream: true, ..Options::default() };
     let reference = Reference::new(model, &sequences, options(), stop)?;
-    let mut walk = Walk::new(reference.runner, &[&sequences], TOGETHER)?;
+    let mut walk = ForwardPass::new(reference.runner, &[&sequences], TOGETHER)?;
     let reference = reference.predictions;
-    let mut probed = Probed { units: Vec::new(), members: Vec::new() };
+    let mut probed = Sensitivities { units: Vec::new(), members: Vec::new() };
     let mut squares: BTreeMap<Key, Vec<f32>> = BTreeMap::new();
     for group in &groups {
         stop.check()?;
         while let Some((index, half)) = walk.next() {
-            if group.place <= Place::Block(index, u8::from(half == Half::Channel)) {
+            if group.place <= Place::Block(index, u8::from(half == BlockHalf::Channel)) {
                 break;
             }
             walk.step(None, || stop.check())?;
             squares.clear();
         }
         if squares.is_empty() {
-            let ear = Ear::diagonal();
-            walk.listen(ear.clone(), || stop.check())?;
-            squares = ear.take().into_iter().map(|(key, [m, _])| (key, m.mean_squares())).collect();
+            let recorder = ActivationRecorder::diagonal();
+            walk.observe(recorder.clone(), || stop.check())?;
+            squares = recorder.take().into_iter().map(|(key, [m, _])| (key, m.mean_squares())).collect();
         }
         let unit = measured(&mut walk, group, items, target, &squares, &reference, stop)?;
         probed.units.push(unit);
@@ -103,7 +103,7 @@ pub fn probe(
     Ok(probed)
 }
 
-/// About the memory that [`probe`] takes.
+/// ModelMetadata the memory that [`probe`] takes.
 pub fn probing_bytes(model: &Model, text: &Text) -> u64 {
     let tokens: usize = chosen(text).iter().map(|s| s.len()).sum();
     let logits = 2 * 4 * (PREDICTIONS * model.dims.vocab) as u64;
@@ -130,7 +130,7 @@ struct Reference {
     predictions: Vec<Prediction>,
 }
 
-/// What is compared of one group of tokens.
+/// Predictions for one group of tokens, for comparison.
 struct Prediction {
     rows: Vec<usize>,
     logits: Logits,
@@ -139,7 +139,7 @@ struct Prediction {
 
 impl Reference {
     fn new(model: Model, sequences: &[&[u32]], options: Options, stop: &Stop) -> Result<Reference> {
-        let mut walk = Walk::new(Runner::new(model, options)?, &[sequences], TOGETHER)?;
+        let mut walk = ForwardPass::new(Runner::new(model, options)?, &[sequences], TOGETHER)?;
         walk.finish(|| stop.check())?;
         let tokens: usize = sequences.iter().map(|s| s.len()).sum();
         let every = tokens.div_ceil(PREDICTIONS);
@@ -155,7 +155,7 @@ impl Reference {
 }
 
 /// Mean divergence of what the model says, from where it is to the end.
-fn to_the_end(walk: &mut Walk, reference: &[Prediction], stop: &Stop) -> Result<f64> {
+fn to_the_end(walk: &mut ForwardPass, reference: &[Prediction], stop: &Stop) -> Result<f64> {
     walk.finish(|| stop.check())?;
     let (mut sum, mut count) = (0.0, 0);
     for (group, first) in reference.iter().enumerate() {
@@ -175,22 +175,22 @@ fn to_the_end(walk: &mut Walk, reference: &[Prediction], stop: &Stop) -> Result<
 fn groups<'a>(model: &'a Model, items: &[Item]) -> Vec<Group<'a>> {
     let mut groups: BTreeMap<(Place, &str, usize), Group<'a>> = BTreeMap::new();
     for (number, item) in items.iter().enumerate().filter(|(_, i)| i.fixed.is_none()) {
-        let same = |h: &&Held| {
+        let same = |h: &&ModelTensor| {
             item.values.is_same_view(&h.values)
-                || (h.slot.role == Role::LowRank
+                || (h.spec.role == Role::LowRank
                     && h.values.transposed().is_some_and(|turned| item.values.is_same_view(&turned)))
         };
         let Some(held) = model.tensors.iter().find(same) else { continue };
-        let short = held.slot.short_name();
-        let place = match (held.slot.role, Half::of(short)) {
+        let short = held.spec.short_name();
+        let place = match (held.spec.role, BlockHalf::of(short)) {
             (Role::Vector, _) => continue,
             (Role::Embedding, None) => Place::Entry,
             (Role::Head, _) => Place::Exit,
-            (_, Some(half)) => Place::Block(held.layer, u8::from(half == Half::Channel)),
+            (_, Some(half)) => Place::Block(held.layer, u8::from(half == BlockHalf::Channel)),
             _ => continue,
         };
         // The low-rank matrices of a half block get one type, but for those that nobody reads.
-        let name = match (item.unread, held.slot.role) {
+        let name = match (item.unread, held.spec.role) {
             (true, _) => "unread",
             (false, Role::LowRank) => "low rank",
             (false, _) => short,
@@ -204,7 +204,7 @@ fn groups<'a>(model: &'a Model, items: &[Item]) -> Vec<Group<'a>> {
 
 /// Measures one unit.
 fn measured(
-    walk: &mut Walk,
+    walk: &mut ForwardPass,
     group: &Group<'_>,
     items: &[Item],
     target: &dyn Target,
@@ -212,9 +212,9 @@ fn measured(
     reference: &[Prediction],
     stop: &Stop,
 ) -> Result<Unit> {
-    let key = |m: &Member<'_>| -> Key { (m.held.slot.name, m.held.layer) };
+    let key = |m: &Member<'_>| -> Key { (m.held.spec.name, m.held.layer) };
     if group.unread {
-        return Ok(unread(group, items, target.rungs()));
+        return Ok(unread(group, items, target.candidates()));
     }
     let mut probes = Vec::new();
     for member in &group.members {
@@ -265,43 +265,43 @@ fn measured(
         group.members.par_iter().map(of).collect()
     };
     let probe: Vec<f64> = errors(PROBE).into_iter().map(|e| e.2).collect();
-    let rungs = target.rungs().iter().map(|encoding| {
+    let candidates = target.candidates().iter().map(|encoding| {
         let found = errors(*encoding);
         // The mean of the members' ratios: each is as likely as the others to make the difference.
         let ratios = found.iter().zip(&probe).map(|(e, p)| if *p > 0.0 { e.2 / p } else { 1.0 });
         let ratio = ratios.sum::<f64>() / found.len().max(1) as f64;
-        Rung {
+        Candidate {
             encodings: found.iter().map(|e| e.0).collect(),
             bytes: found.iter().map(|e| e.1.next_multiple_of(ALIGNMENT)).sum(),
             divergence: divergence * ratio,
         }
     });
-    let mut rungs: Vec<Rung> = rungs.collect();
-    rungs.sort_by(|a, b| a.bytes.cmp(&b.bytes).then(a.divergence.total_cmp(&b.divergence)));
-    rungs.dedup_by(|b, a| b.encodings == a.encodings);
-    let first = group.members.first().map_or("", |m| m.held.slot.short_name());
+    let mut candidates: Vec<Candidate> = candidates.collect();
+    candidates.sort_by(|a, b| a.bytes.cmp(&b.bytes).then(a.divergence.total_cmp(&b.divergence)));
+    candidates.dedup_by(|b, a| b.encodings == a.encodings);
+    let first = group.members.first().map_or("", |m| m.held.spec.short_name());
     let name = match group.place {
         Place::Block(layer, _) => format!("block {layer} {first}"),
         _ => first.to_owned(),
     };
-    Ok(Unit { name, rungs })
+    Ok(Unit { name, candidates })
 }
 
 /// The unit of tensors that nobody reads: as small as can be.
-fn unread(group: &Group<'_>, items: &[Item], rungs: &[Encoding]) -> Unit {
+fn unread(group: &Group<'_>, items: &[Item], candidates: &[Encoding]) -> Unit {
     let smallest = |member: &Member<'_>| {
         let (rows, cols) = (items[member.item].values.rows(), items[member.item].values.cols());
-        let fit = rungs.iter().map(|e| fitting(*e, rows, cols));
+        let fit = candidates.iter().map(|e| fitting(*e, rows, cols));
         let sized = fit.filter_map(|e| Some((e.matrix_bytes(rows as u64, cols as u64)?, e)));
         sized.min_by_key(|s| s.0).unwrap_or((u64::MAX, Encoding::F16))
     };
     let found: Vec<(u64, Encoding)> = group.members.iter().map(smallest).collect();
-    let rung = Rung {
+    let candidate = Candidate {
         encodings: found.iter().map(|f| f.1).collect(),
         bytes: found.iter().map(|f| f.0.next_multiple_of(ALIGNMENT)).sum(),
         divergence: 0.0,
     };
-    Unit { name: "what is never read".to_owned(), rungs: vec![rung] }
+    Unit { name: "what is never read".to_owned(), candidates: vec![candidate] }
 }
 
 /// Bytes that tensors' data is padded to in GGUF.
@@ -324,7 +324,7 @@ fn round(
 
 /// The weighted squared error of some rows.
 fn sampled_error(
-    values: &crate::model::Lazy,
+    values: &crate::model::TensorView,
     container: &formats::Container,
     encoding: Encoding,
     importance: Option<&[f32]>,

@@ -1,4 +1,5 @@
-//! What a text tells about a model in a file, so that it is measured once for many conversions: safetensors with
+//! Statistics of a model's activations on a text, in a file, so that they are measured once for many conversions:
+//! safetensors with
 //!
 //! ```text
 //! text.tokens        I32 [tokens]          the text's sequences, one after the other
@@ -21,12 +22,12 @@ use quant::Encoding;
 
 use super::Text;
 use super::encode::{TOGETHER, slices};
-use super::measure::{Ear, over_both};
+use super::measure::{ActivationRecorder, over_both};
 use crate::digest::sha256;
 use crate::error::{Error, Result};
-use crate::model::{Held, Model, Role};
+use crate::model::{Model, ModelTensor, Role};
 use crate::pipeline::Stop;
-use crate::runner::{Half, Inputs, Key, Moments, Options, Runner, Tap, Walk};
+use crate::runner::{ActivationHook, BlockHalf, ForwardPass, Inputs, Key, Moments, Options, Runner};
 use crate::storage::Outputs;
 
 /// The key that tells such a file from others, and its value.
@@ -38,7 +39,7 @@ const TOKENS: &str = "text.tokens";
 const FIT: &str = "text.fit";
 const HELD_OUT: &str = "text.held_out";
 
-/// Such a file.
+/// Statistics file of a text and a model.
 #[derive(Debug)]
 pub struct Stats {
     container: Container,
@@ -94,7 +95,7 @@ impl Stats {
     ///
     /// # Errors
     /// If they are missing or damaged.
-    pub fn mean_squares(&self, held: &Held) -> Result<Option<Vec<f32>>> {
+    pub fn mean_squares(&self, held: &ModelTensor) -> Result<Option<Vec<f32>>> {
         let squares = |n| floats(&self.container, &format!("{}.squares", held.name()), n);
         channels(held).map(squares).transpose()
     }
@@ -104,7 +105,7 @@ impl Stats {
     ///
     /// # Errors
     /// If they are missing or damaged.
-    pub fn moments(&self, held: &Held) -> Result<Option<[Moments; 2]>> {
+    pub fn moments(&self, held: &ModelTensor) -> Result<Option<[Moments; 2]>> {
         let Some(n) = channels(held) else { return Ok(None) };
         let part = |name: &str, sequences: &[Vec<u32>]| -> Result<Moments> {
             let rows = floats(&self.container, &format!("{}.{name}", held.name()), n * (n + 1) / 2)?;
@@ -158,16 +159,16 @@ fn floats(container: &Container, name: &str, length: usize) -> Result<Vec<f32>> 
     }
 }
 
-/// Two that listen together. (The mean squares are summed by themselves, in f64, so they are those that [`mean_squares`]
+/// Two that observe together. (The mean squares are summed by themselves, in f64, so they are those that [`mean_squares`]
 /// gives.)
 ///
 /// [`mean_squares`]: super::mean_squares
 struct Both {
-    full: Arc<Ear>,
-    diagonal: Arc<Ear>,
+    full: Arc<ActivationRecorder>,
+    diagonal: Arc<ActivationRecorder>,
 }
 
-impl Tap for Both {
+impl ActivationHook for Both {
     fn hear(&self, key: Key, part: usize, inputs: &Inputs<'_>) {
         self.full.hear(key, part, inputs);
         self.diagonal.hear(key, part, inputs);
@@ -188,7 +189,7 @@ struct Heard {
 
 /// Measures what meets every matrix of `model` on a text, and writes it as the file of `outputs`; tells of how many matrices.
 ///
-/// The model is run once, half a block at a time, and what was heard of a half is written before the next begins. That
+/// The model is run once, half a block at a time, and what was recorded of a half is written before the next begins. That
 /// the model finds the text unlikely is noted among the text's warnings.
 ///
 /// # Errors
@@ -200,7 +201,7 @@ pub fn measure_all(
     stop: &Stop,
     mut progress: impl FnMut(),
 ) -> Result<usize> {
-    let halves = (0..model.dims.layers).flat_map(|layer| Half::BOTH.map(|half| Some((layer, half))));
+    let halves = (0..model.dims.layers).flat_map(|layer| BlockHalf::BOTH.map(|half| Some((layer, half))));
     let stages: Vec<Vec<Heard>> = halves.chain([None]).map(|place| matrices(&model, place)).collect();
     let lengths = |sequences: &[Vec<u32>]| sequences.iter().map(|s| s.len() as u32).collect();
     let numbers: [(&str, Vec<u32>); 3] = [
@@ -219,7 +220,7 @@ pub fn measure_all(
     let placement = formats::safetensors::place(&keys(&model, text), &planned)?;
     let path = model.container.path().to_owned();
     let runner = Runner::new(model, Options { stream: true, ..Options::default() })?;
-    let mut walk = Walk::new(runner, &[&slices(&text.fit), &slices(&text.held_out)], TOGETHER)?;
+    let mut walk = ForwardPass::new(runner, &[&slices(&text.fit), &slices(&text.held_out)], TOGETHER)?;
     let values: u64 = planned.iter().filter_map(Planned::bytes).sum();
     outputs.create(&[placement.head.len() as u64 + values])?;
     {
@@ -229,16 +230,17 @@ pub fn measure_all(
         put(&placement.head)?;
         numbers.iter().flat_map(|(_, numbers)| numbers).try_for_each(|n| put(&n.to_le_bytes()))?;
         for stage in &stages {
-            let full = Ear::full(stage.iter().map(|h| h.key).collect(), Vec::new());
-            let ears = Arc::new(Both { full, diagonal: Ear::diagonal() });
+            let full = ActivationRecorder::full(stage.iter().map(|h| h.key).collect(), Vec::new());
+            let recorders = Arc::new(Both { full, diagonal: ActivationRecorder::diagonal() });
             let done = match walk.next() {
-                Some(_) => walk.step(Some(ears.clone()), || stop.check()),
-                None => walk.listen(ears.clone(), || stop.check()),
+                Some(_) => walk.step(Some(recorders.clone()), || stop.check()),
+                None => walk.observe(recorders.clone(), || stop.check()),
             };
             walk.runner().model().unless_changed(done)?;
-            let (mut heard, mut squares) = (ears.full.take(), ears.diagonal.take());
+            let (mut recorded, mut squares) = (recorders.full.take(), recorders.diagonal.take());
             for Heard { key, name, .. } in stage {
-                let (Some([fit, held_out]), Some(squares)) = (heard.remove(key), squares.remove(key)) else {
+                let (Some([fit, held_out]), Some(squares)) = (recorded.remove(key), squares.remove(key))
+                else {
                     return Err(Error::Tensor {
                         path: path.clone(),
                         tensor: name.clone(),
@@ -270,22 +272,22 @@ fn keys(model: &Model, text: &Text) -> Metadata {
 }
 
 /// The matrices of half a block; of no block, the head.
-fn matrices(model: &Model, place: Option<(usize, Half)>) -> Vec<Heard> {
-    let inside = |h: &&Held| match Half::of(h.slot.short_name()) {
+fn matrices(model: &Model, place: Option<(usize, BlockHalf)>) -> Vec<Heard> {
+    let inside = |h: &&ModelTensor| match BlockHalf::of(h.spec.short_name()) {
         Some(half) => place == Some((h.layer, half)),
         None => place.is_none(),
     };
-    let heard = |h: &Held| {
-        let key = (h.slot.name, h.layer);
+    let recorded = |h: &ModelTensor| {
+        let key = (h.spec.name, h.layer);
         Some(Heard { key, name: h.name(), channels: channels(h)? })
     };
-    model.tensors.iter().filter(inside).filter_map(heard).collect()
+    model.tensors.iter().filter(inside).filter_map(recorded).collect()
 }
 
-/// How many channels meet a tensor, if it is a matrix that is multiplied as a whole.
-fn channels(held: &Held) -> Option<usize> {
+/// Number of input channels of a tensor, if it is a matrix that is multiplied as a whole.
+fn channels(held: &ModelTensor) -> Option<usize> {
     let &[rows, cols] = held.values.shape() else { return None };
-    match held.slot.role {
+    match held.spec.role {
         _ if held.is_unread() => None,
         Role::Matrix | Role::Head => Some(cols),
         Role::LowRank => Some(rows),
@@ -293,7 +295,7 @@ fn channels(held: &Held) -> Option<usize> {
     }
 }
 
-/// What a model is, as far as its shape tells.
+/// Description of a model, as far as its shape tells.
 fn described(model: &Model) -> String {
     let dims = &model.dims;
     format!(

@@ -1,4 +1,4 @@
-//! Whether a model would say what it is calibrated on.
+//! Check that the model finds the text likely that it is calibrated on.
 //!
 //! A model that knows a kind of text is about as often wrong as it expects: its cross-entropy on the text is near the
 //! entropy of its own predictions. On a text that was decoded wrongly, or is none, it is wrong far more often.
@@ -6,7 +6,7 @@
 use super::text::Text;
 use crate::error::Result;
 use crate::pipeline::Stop;
-use crate::runner::Walk;
+use crate::runner::ForwardPass;
 use crate::runner::math::log_sum_exp;
 
 /// Most tokens that are looked at.
@@ -25,7 +25,7 @@ impl Text {
     ///
     /// # Errors
     /// If the logits are not finite, or the work is stopped.
-    pub(super) fn check_likely(&mut self, walk: &Walk, stop: &Stop) -> Result<()> {
+    pub(super) fn check_likely(&mut self, walk: &ForwardPass, stop: &Stop) -> Result<()> {
         if std::mem::replace(&mut self.is_judged, true) {
             return Ok(());
         }
@@ -41,7 +41,7 @@ impl Text {
 }
 
 /// Mean cross-entropy of the tokens that judge, and mean entropy of the predictions, in nats.
-fn nats(walk: &Walk, stop: &Stop) -> Result<Option<[f64; 2]>> {
+fn nats(walk: &ForwardPass, stop: &Stop) -> Result<Option<[f64; 2]>> {
     const JUDGES: usize = 1;
     let (mut sums, mut seen) = ([0.0; 2], 0);
     for (group, tokens) in walk.sequences(JUDGES) {

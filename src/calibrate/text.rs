@@ -2,10 +2,10 @@
 
 use std::path::PathBuf;
 
-use crate::about::Trace;
 use crate::digest::sha256;
 use crate::error::{Error, Result};
 use crate::eval::{Corpus, oddity};
+use crate::metadata::CalibrationFingerprint;
 use crate::pipeline::Stop;
 use crate::plan::rules;
 use crate::recipe::{CalibrationOptions, LEAST_TOKENS, SELF};
@@ -14,7 +14,7 @@ use crate::vocab::Coder;
 
 /// Fewest sequences: one to learn from and one to judge by.
 const LEAST_SEQUENCES: usize = 2;
-/// One sequence of so many judges.
+/// Interval between held-out sequences: one of so many.
 const HELD_OUT: usize = 8;
 /// Samples of the model that are drawn side by side.
 const ABREAST: usize = 64;
@@ -22,13 +22,13 @@ const ABREAST: usize = 64;
 /// Sequences of tokens, each run from an empty state.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Text {
-    /// Those that moments are taken from.
+    /// Sequences that the moments are taken from.
     pub fit: Vec<Vec<u32>>,
-    /// Those that choices are judged by; no token of them is in `fit`.
+    /// Sequences that choices are judged by (held out); no token of them is in `fit`.
     pub held_out: Vec<Vec<u32>>,
-    /// Where they are from.
+    /// Files that the sequences are from.
     pub sources: Vec<PathBuf>,
-    /// What makes them unfit to calibrate on.
+    /// Reasons that the sequences are unfit to calibrate on.
     pub warnings: Vec<String>,
     /// True once the model was asked whether it finds them likely.
     pub(super) is_judged: bool,
@@ -91,10 +91,10 @@ impl Text {
         self.fit.iter().chain(&self.held_out).map(Vec::len).sum()
     }
 
-    /// What a file says of it.
-    pub fn trace(&self) -> Trace {
+    /// Calibration fingerprint of the text, as files store it.
+    pub fn fingerprint(&self) -> CalibrationFingerprint {
         let sequences = self.fit.iter().chain(&self.held_out).map(Vec::as_slice);
-        Trace::new(&self.sources, sequences, self.sha256())
+        CalibrationFingerprint::new(&self.sources, sequences, self.sha256())
     }
 
     /// SHA-256 of the tokens, as little-endian u32 with the length before each sequence.
@@ -125,7 +125,7 @@ fn spread(corpus: &Corpus, ctx: usize, tokens: usize) -> Vec<Vec<u32>> {
     (0..wanted).map(|i| sequences[i * sequences.len() / wanted].to_vec()).collect()
 }
 
-/// What the model itself says, at temperature 1, after its end-of-text token.
+/// Text that the model itself generates, at temperature 1, after its end-of-text token.
 pub(super) fn sampled(
     runner: &Runner,
     ctx: usize,

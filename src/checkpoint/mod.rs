@@ -28,14 +28,14 @@ use crate::files;
 use crate::identity::{Identity, Stated, made_by_older};
 use crate::storage::{Checked, Inputs, Sealed, crc32, own};
 
-/// What says for what exactly the matrices were made.
+/// Name of the file that states for which conversion exactly the matrices were made.
 const IDENTITY: &str = "identity";
 /// Largest such file that is read.
 const IDENTITY_BYTES: u64 = 16 << 20;
 /// Digits of a tensor's number in the names of its files, at least, and what follows it; the last two in version 0.1.0.
 const NUMBER_DIGITS: usize = 5;
 const KINDS: [&str; 7] = ["bytes", "factors", "seal", "partial", "for_now", "json", "section"];
-/// What may follow that: in version 0.1.0 checksums stood in files of their own.
+/// Endings that may follow the kind: in version 0.1.0 checksums stood in files of their own.
 const ENDINGS: [&str; 2] = [".partial", ".sha256"];
 /// Sections of fewer bytes are coded again by a run that goes on.
 const LARGE_BYTES: u64 = 1 << 20;
@@ -46,16 +46,16 @@ pub(crate) struct Kept {
     pub bytes: Sealed,
     /// The factors of its branch, if it has one.
     pub factors: Option<Sealed>,
-    /// What is to be said about it.
+    /// Outcome of encoding it, for reports.
     pub outcome: Outcome,
 }
 
-/// What tells that a tensor is finished.
+/// Seal that marks a tensor as finished.
 #[derive(Debug, Deserialize, Serialize)]
 struct Seal {
     bytes: Sum,
     factors: Option<Sum>,
-    /// Nothing of what was not fitted to a text.
+    /// Outcome of calibration; `None` if the tensor was not fitted to a text.
     outcome: Option<Outcome>,
 }
 
@@ -81,22 +81,22 @@ impl Sum {
 
 /// The folder, locked for this run.
 #[derive(Debug)]
-pub struct Store {
+pub struct Checkpoint {
     folder: PathBuf,
-    /// What the matrices are made of: what is made of anything else is not kept.
+    /// Input files that the matrices are made of: a matrix made of anything else is not kept.
     inputs: Inputs,
     /// Locked as long as the run goes on.
     _lock: File,
 }
 
-impl Store {
+impl Checkpoint {
     /// The folder for a run of this identity, which reads `inputs`, beside `out`; what a run with other options left there is removed if `force`.
     ///
     /// # Errors
     /// [`Error::Model`] if a run with other options, or another version, left something there and it is not forced;
     /// [`Error::Resources`] if another run works on the same output; [`Error::Io`].
-    pub fn open(out: &Path, identity: &Identity, inputs: &Inputs, force: bool) -> Result<Store> {
-        let folder = Store::folder(out);
+    pub fn open(out: &Path, identity: &Identity, inputs: &Inputs, force: bool) -> Result<Checkpoint> {
+        let folder = Checkpoint::folder(out);
         refuse_strangers(&folder)?;
         fs::create_dir_all(&folder).map_err(Error::io("create", &folder))?;
         let path = folder.join("lock");
@@ -107,7 +107,7 @@ impl Store {
                 help: "wait for it, or give another output".to_owned(),
             });
         }
-        let store = Store { folder, inputs: inputs.clone(), _lock: lock };
+        let store = Checkpoint { folder, inputs: inputs.clone(), _lock: lock };
         let path = store.folder.join(IDENTITY);
         if !store.is_of(identity, &path).or_else(|other| if force { Ok(false) } else { Err(other) })? {
             store.clear(&path)?;
@@ -116,7 +116,7 @@ impl Store {
         Ok(store)
     }
 
-    /// Whether a run of this identity left what is there; without the file at `path` it is nobody's.
+    /// True if a run of this identity left what is there; without the file at `path` it is nobody's.
     ///
     /// # Errors
     /// [`Error::Model`] if a run with other options did, or another version of this program, or if nothing tells.
@@ -143,7 +143,7 @@ impl Store {
         }
     }
 
-    /// Whether a checkpoint of this version or an earlier one is in `folder`, and nothing else.
+    /// True if a checkpoint of this version or an earlier one is in `folder`, and nothing else.
     pub(crate) fn is_at(folder: &Path) -> bool {
         if !folder.is_dir() || refuse_strangers(folder).is_err() {
             return false;
@@ -166,12 +166,12 @@ impl Store {
         Ok(())
     }
 
-    /// What tensor `write` of the plan became, if it is there and can be read.
+    /// Finished tensor `write` of the plan, if it is there and can be read.
     pub(crate) fn get(&self, write: usize) -> Option<Kept> {
         self.read(write).ok().flatten()
     }
 
-    /// What tensor `write` of the plan became, if it is there as it was written.
+    /// Finished tensor `write` of the plan, if it is there as it was written.
     ///
     /// # Errors
     /// [`Error::Io`], [`Error::Format`].
@@ -204,7 +204,7 @@ impl Store {
         })
     }
 
-    /// What tensor `write` of the plan was coded as, if it is there and can be read.
+    /// Finished section of tensor `write` of the plan, if it is there and can be read.
     pub fn section(&self, write: usize) -> Option<Sealed> {
         let sum = self.seal(write).ok().flatten()?.bytes;
         sum.open(&self.file(write, "bytes")).ok().flatten()
@@ -279,7 +279,7 @@ impl Store {
     /// # Errors
     /// [`Error::Io`].
     pub fn remove(self) -> Result<()> {
-        Store::remove_at(&self.folder)
+        Checkpoint::remove_at(&self.folder)
     }
 
     /// Removes the folder of a run that is over; what tells whose it is goes last, so that who is killed can begin again.
@@ -302,18 +302,18 @@ impl Store {
     /// # Errors
     /// [`Error::Io`].
     pub fn discard(out: &Path) -> Result<()> {
-        let folder = Store::folder(out);
+        let folder = Checkpoint::folder(out);
         if !folder.join(IDENTITY).is_file() || refuse_strangers(&folder).is_err() {
             return Ok(());
         }
         let lock = open_lock(&folder.join("lock"))?;
         match lock.try_lock() {
-            Ok(()) => Store::remove_at(&folder),
+            Ok(()) => Checkpoint::remove_at(&folder),
             Err(_) => Ok(()),
         }
     }
 
-    /// Where the finished matrices of the output `out` are.
+    /// Folder of the finished matrices of the output `out`.
     pub fn folder(out: &Path) -> PathBuf {
         let mut name = out.file_name().unwrap_or_default().to_owned();
         name.push(".calibration");
@@ -371,7 +371,7 @@ mod tests {
 
     use super::*;
 
-    /// What was made of an input that changed meanwhile would be used by the next run, which finds the input as it was.
+    /// A matrix made of an input that changed meanwhile would be used by the next run, which finds the input as it was.
     #[test]
     fn what_is_made_of_a_changed_input_is_not_kept() {
         let dir = tempfile::tempdir().unwrap();
@@ -379,7 +379,7 @@ mod tests {
         fs::write(at("model"), "before").unwrap();
         let mut inputs = Inputs::new();
         inputs.add(&at("model"));
-        let store = Store::open(&at("out"), &Identity::default(), &inputs, false).unwrap();
+        let store = Checkpoint::open(&at("out"), &Identity::default(), &inputs, false).unwrap();
         let keep = |number, model: &str| {
             let section = store.keep_section(number, false, |mut out| {
                 std::thread::sleep(std::time::Duration::from_millis(20));

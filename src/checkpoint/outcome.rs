@@ -1,4 +1,4 @@
-//! What became of a matrix, and how.
+//! Outcome of encoding a matrix, and the method.
 
 use std::io;
 
@@ -7,19 +7,19 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
 
-/// What became of a matrix.
+/// Outcome of encoding a matrix.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Outcome {
     /// Its name in the file.
     pub name: String,
     /// Its encoding.
     pub encoding: String,
-    /// What was chosen.
+    /// Chosen method.
     pub choice: Rounding,
     /// Error of the outputs on held-out tokens relative to their mean square, of the default encoder; without a text,
     /// that of the weights.
     pub default_error: f64,
-    /// The same of what was chosen.
+    /// Relative error of the chosen method.
     pub error: f64,
     /// The branch of low rank, if it has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -33,35 +33,35 @@ fn is_zero(n: &usize) -> bool {
     *n == 0
 }
 
-/// What a branch of low rank brought.
+/// Gain of a low-rank branch.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Gain {
     /// Its dimensions.
     pub rank: usize,
-    /// How many times it and the rest were fitted to each other.
+    /// Number of rounds in which the branch and the rest were fitted to each other.
     pub rounds: usize,
     /// The error without it, as [`Outcome::error`] with it.
     pub error_without: f64,
 }
 
-/// How a matrix was encoded.
+/// Method by which a matrix was encoded.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Rounding {
-    /// With errors fed back, the moments shrunk so far.
+    /// GPTQ error feedback, with the moments shrunk so far.
     Feedback {
         /// The share of the diagonal.
         shrinkage: f32,
-        /// Whether codes and scales were moved one by one afterwards.
+        /// True if codes and scales were moved one by one afterwards.
         polished: bool,
     },
-    /// By the default encoder, since feedback was worse on held-out tokens.
+    /// Default encoder, since feedback was worse on held-out tokens.
     Default,
-    /// By the default encoder for the weights themselves, since no text was given.
+    /// Default encoder for the weights themselves, since no text was given.
     Weights,
-    /// By the default encoder, since there was no other way.
+    /// Default encoder, since there was no other way.
     Forced {
-        /// Why.
+        /// Reason.
         why: String,
     },
 }
@@ -72,11 +72,11 @@ pub struct Encoded {
     pub bytes: Vec<u8>,
     /// The factors of the branch, `up` and `down`, in F16.
     pub factors: Option<Vec<u8>>,
-    /// What is to be said about it.
+    /// Outcome of encoding it, for reports.
     pub outcome: Outcome,
 }
 
-/// Why a matrix could not be coded.
+/// Reason that a matrix could not be coded.
 #[derive(Debug)]
 pub enum Unencodable {
     /// A weight cannot be; the index counts from the start of the matrix.

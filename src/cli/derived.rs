@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 
 use super::stop_on_ctrl_c;
-use crate::about;
 use crate::error::{Error, Result};
 use crate::hub;
+use crate::metadata;
 use crate::model::Model;
 use crate::pipeline;
 use crate::recipe::SELF;
@@ -42,7 +42,7 @@ impl DerivedArgs {
 
     /// The tokenizer asked for, else the model's own, else the usual one of its size.
     pub fn coder(&self, model: &Model) -> Result<Coder> {
-        about::coder(model, self.vocab.as_deref())
+        metadata::coder(model, self.vocab.as_deref())
     }
 
     /// Runs `work`, which fills the output, with as many threads as asked for, if the output may be written: its extension

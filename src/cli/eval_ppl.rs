@@ -5,10 +5,10 @@ use std::time::Instant;
 
 use super::runnable::RunArgs;
 use super::{STOP, show, stop_on_ctrl_c};
-use crate::about;
-use crate::about::share_of;
 use crate::error::{Error, Result};
 use crate::eval::{Corpus, Gates, Load, Protocol, Sequence, Setting, Task, Work, measure, same_vocabulary};
+use crate::metadata;
+use crate::metadata::share_of;
 use crate::model::Model;
 use crate::report::{EvaluationReport, Steps, Style};
 use crate::runner::{Arithmetic, Head, HeadChoice, Options, Runner};
@@ -192,7 +192,7 @@ fn evaluate(args: &Args, style: Style) -> Result<EvaluationReport> {
 /// The tokenizer of the models; one that knows no bytes if it only has to tell tokens and there is none.
 fn coder(args: &Args, model: &Model) -> Result<Coder> {
     let is_needed = args.run.vocab.is_some() || !Corpus::are_tokens(&args.texts);
-    if is_needed || Vocab::usual(model.dims.vocab).is_some() || about::stated_coder(model)?.is_some() {
+    if is_needed || Vocab::usual(model.dims.vocab).is_some() || metadata::stated_coder(model)?.is_some() {
         return args.run.coder(model);
     }
     Ok(Coder::greedy(Vocab::unknown(model.dims.vocab)))

@@ -178,9 +178,9 @@ fn after(
 
 /// Standard output, as the text comes; a reader that went away ends it quietly.
 struct Output {
-    /// Whether the text is written as it comes.
+    /// True if the text is written as it comes.
     streams: bool,
-    /// Whether the reader went away.
+    /// True if the reader went away.
     gone: bool,
 }
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use super::{STOP, show, stop_on_ctrl_c};
 use crate::error::Result;
 use crate::report::{Progress, Style};
-use crate::spread;
+use crate::shards;
 
 /// Puts together a conversion that was spread over machines.
 #[derive(Debug, clap::Args)]
@@ -20,7 +20,7 @@ pub(super) struct Args {
 pub(super) fn run(args: &Args, style: Style) -> Result<()> {
     stop_on_ctrl_c();
     let progress = Progress::new(style);
-    let merged = spread::merge(&args.output, args.force, &progress, &STOP);
+    let merged = shards::merge(&args.output, args.force, &progress, &STOP);
     progress.clear();
     show(&merged?, style)
 }

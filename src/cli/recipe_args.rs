@@ -7,10 +7,10 @@ use std::path::PathBuf;
 use clap::builder::{NonEmptyStringValueParser, PossibleValue, PossibleValuesParser};
 use serde::Serialize;
 
-use crate::about::SetKey;
 use crate::choice::Choice;
 use crate::error::{Error, Result};
 use crate::files::InputFile;
+use crate::metadata::SetKey;
 use crate::model::adapter::Layout;
 use crate::recipe::{Chat, Fallback, FileType, Mix, Preset, Recipe, Search};
 use crate::targets::TARGETS;

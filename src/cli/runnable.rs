@@ -3,12 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use super::recipe_args::{AdapterArgs, laid_over};
-use crate::about;
-use crate::branches;
 use crate::error::Result;
 use crate::escape;
 use crate::files::InputFile;
 use crate::hub;
+use crate::low_rank;
+use crate::metadata;
 use crate::model::Model;
 use crate::model::adapter::Adapters;
 use crate::pipeline;
@@ -81,7 +81,7 @@ impl RunArgs {
             adapters.merge_into(&mut model)?;
         }
         let lora = InputFile::path_of(&adapters.lora).filter(|_| adapted);
-        if let Some(half) = branches::lacking(&model.container, lora) {
+        if let Some(half) = low_rank::lacking(&model.container, lora) {
             eprintln!("warning: {} (--lora FILE takes it)", escape::line(&half));
         }
         Runner::new(model, options)
@@ -89,7 +89,7 @@ impl RunArgs {
 
     /// The tokenizer asked for, else the model's own, else the usual one of its size.
     pub fn coder(&self, model: &Model) -> Result<Coder> {
-        about::coder(model, self.vocab.as_deref())
+        metadata::coder(model, self.vocab.as_deref())
     }
 
     /// Runs `work` with as many threads as asked for.

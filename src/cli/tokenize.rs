@@ -4,9 +4,9 @@ use std::io::{Read, Write};
 use std::path::PathBuf;
 
 use super::show;
-use crate::about;
 use crate::error::{Error, Result};
 use crate::hub;
+use crate::metadata;
 use crate::model::Model;
 use crate::report::{Style, Tokens};
 use crate::vocab::Coder;
@@ -33,7 +33,7 @@ pub(super) struct Args {
 pub(super) fn run(args: &Args, style: Style) -> Result<()> {
     let coder = match &args.model {
         None => Coder::load(&args.vocab)?,
-        Some(path) => about::coder(&Model::open(&hub::local(path)?, &[])?, None)?,
+        Some(path) => metadata::coder(&Model::open(&hub::local(path)?, &[])?, None)?,
     };
     let input = input(args)?;
     if !args.decode {

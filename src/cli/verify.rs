@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use formats::Limits;
 
 use super::show;
-use crate::branches;
 use crate::error::{Error, Result};
 use crate::hub;
+use crate::low_rank;
 use crate::model::{Model, companion, is_unknown};
 use crate::report::{Style, Verification};
 use crate::storage;
@@ -76,8 +76,8 @@ impl Args {
         }
         let model = Model::detect(container, &[])?;
         let mut verified = verify::model(&model)?;
-        let beside = branches::path(model.container.path());
-        verified.warnings.extend(branches::lacking(&model.container, Some(&beside)));
+        let beside = low_rank::path(model.container.path());
+        verified.warnings.extend(low_rank::lacking(&model.container, Some(&beside)));
         let verification = Verification::new(&model, verified);
         let Some(path) = &self.against else { return Ok((verification, None)) };
         let source = Model::open(&hub::local(path)?, &[])?;

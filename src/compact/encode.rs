@@ -1,4 +1,4 @@
-//! From values to sections.
+//! Encoding of values to sections.
 
 use std::io::{Cursor, Seek, Write};
 use std::ops::Range;
@@ -16,7 +16,7 @@ use crate::pipeline::Stop;
 use crate::recipe::Search;
 use crate::scheme::Coded;
 
-/// How hard small tensors are packed.
+/// Compression level of zstd for small tensors.
 const LEVEL: i32 = 19;
 
 /// A matrix to be coded.
@@ -28,7 +28,7 @@ pub struct Matrix<'a> {
     pub cols: usize,
     /// Reads some rows.
     pub read: &'a (dyn Fn(Range<usize>, &mut [f32]) + Sync),
-    /// How long codes of blocks are looked for.
+    /// Effort of the search for codes of blocks.
     pub search: Search,
     /// Tiles that are in memory at a time.
     pub tiles: usize,
@@ -179,7 +179,7 @@ impl Matrix<'_> {
     }
 }
 
-/// What the rows of a sample are off by as a design stores them.
+/// Errors of the rows of a sample as a design stores them.
 ///
 /// # Errors
 /// Those of the sample.

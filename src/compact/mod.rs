@@ -7,7 +7,7 @@
 //! ```
 //!
 //! Sizes of sections are known when they are coded, not before. So they are coded first, into a folder beside the output
-//! ([`Store`](crate::checkpoint::Store)) that a killed run finds again; then the file is laid out and written like
+//! ([`Checkpoint`](crate::checkpoint::Checkpoint)) that a killed run finds again; then the file is laid out and written like
 //! any other.
 
 mod encode;

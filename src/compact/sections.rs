@@ -7,20 +7,20 @@ use quant::coding::tile_rows;
 use rayon::prelude::*;
 
 use super::encode::Matrix;
-use crate::checkpoint::Store;
+use crate::checkpoint::Checkpoint;
 use crate::error::Result;
 use crate::model::Model;
 use crate::pipeline::{self, Observer, Stop};
-use crate::plan::{Plan, Write};
+use crate::plan::{Plan, TensorPlan};
 use crate::recipe::TensorType;
 use crate::scheme::Coded;
 use crate::storage::Sealed;
 
-/// By how many bits a weight a tensor is coded in less than it should be, since rates are met to about as much.
+/// Bits per weight by which a tensor is coded in less than it should be, since rates are met to about as much.
 const LEEWAY: f64 = 0.002;
-/// Fewest bits a weight.
+/// Fewest bits per weight.
 const LEAST_BITS: f64 = 0.5;
-/// Most bits a weight that one tensor makes room for all.
+/// Most bits per weight that one tensor makes room for all.
 const ALONE: f64 = 0.02;
 /// Tiles of a thread that are in memory at a time.
 pub const TILES: usize = 4;
@@ -40,7 +40,7 @@ const PACKING_BYTES: u64 = 256 << 10;
 pub fn encode(
     plan: &mut Plan,
     model: &Model,
-    store: &Store,
+    store: &Checkpoint,
     observer: &dyn Observer,
     stop: &Stop,
 ) -> Result<()> {
@@ -66,11 +66,11 @@ pub fn encode(
 }
 
 /// Codes tensors that were not fitted to a text once more, in `bytes` fewer; whether that can be. The largest one alone
-/// if it hardly matters to it, else all of them, each with as many bits a weight less.
+/// if it hardly matters to it, else all of them, each with as many bits per weight less.
 ///
 /// # Errors
 /// As [`encode`].
-pub fn shrink(plan: &mut Plan, bytes: u64, model: &Model, store: &Store, stop: &Stop) -> Result<bool> {
+pub fn shrink(plan: &mut Plan, bytes: u64, model: &Model, store: &Checkpoint, stop: &Stop) -> Result<bool> {
     let elements = |plan: &Plan, n: usize| plan.tensors[n].values.elements() as u64;
     let bits_of = |plan: &Plan, n: usize| match plan.tensors[n].coded {
         Some(Coded::Codes { bits, rank }) if !plan.tensors[n].is_calibrated && bits > LEAST_BITS => {
@@ -118,25 +118,25 @@ struct Abreast {
 }
 
 impl Abreast {
-    /// As much as keeps so many threads busy with `left` tensors: in all, some tiles a thread.
+    /// Number of tensors and tiles that keeps `threads` threads busy with `left` tensors: in all, some tiles a thread.
     fn of(threads: usize, left: usize) -> Abreast {
         let tensors = threads.min(left).max(1);
         Abreast { tensors, tiles: (TILES * threads.max(1)).div_ceil(tensors) }
     }
 }
 
-/// About the memory that [`encode`] takes with so many threads.
+/// ModelMetadata the memory that [`encode`] takes with so many threads.
 pub fn peak_bytes(plan: &Plan, threads: usize) -> u64 {
-    let left: Vec<&Write> = plan.tensors.iter().filter(|t| is_left(t)).collect();
+    let left: Vec<&TensorPlan> = plan.tensors.iter().filter(|t| is_left(t)).collect();
     let Abreast { tensors, tiles } = Abreast::of(threads, left.len());
     let mut bytes: Vec<u64> = left.iter().map(|t| working_bytes(t, tiles)).collect();
     bytes.sort_unstable_by(|a, b| b.cmp(a));
     bytes.iter().take(tensors).sum()
 }
 
-/// About the memory that coding a tensor takes with so many of its tiles at a time, or the sample that steps and tables
-/// are fitted to.
-pub fn working_bytes(write: &Write, tiles: usize) -> u64 {
+/// Approximate memory that coding a tensor takes with so many of its tiles at a time, or the sample that steps and
+/// tables are fitted to.
+pub fn working_bytes(write: &TensorPlan, tiles: usize) -> u64 {
     let (all, cols) = (write.values.elements(), write.values.cols());
     let values = match write.coded {
         Some(Coded::Zstd) => return PACKING_BYTES + all as u64 * PACKED_BYTES,
@@ -147,7 +147,7 @@ pub fn working_bytes(write: &Write, tiles: usize) -> u64 {
     values.min(all) as u64 * CODED_BYTES
 }
 
-fn is_left(write: &Write) -> bool {
+fn is_left(write: &TensorPlan) -> bool {
     write.coded.is_some() && write.encoded.is_none()
 }
 
@@ -158,7 +158,7 @@ fn section(
     tiles: usize,
     plan: &Plan,
     model: &Model,
-    store: &Store,
+    store: &Checkpoint,
     stop: &Stop,
 ) -> Result<Sealed> {
     let (write, container) = (&plan.tensors[n], &model.container);

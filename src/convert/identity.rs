@@ -42,7 +42,7 @@ impl Identity {
         Ok(identity)
     }
 
-    /// What a recipe asks for, by flags; of the files that it names, their contents.
+    /// Adds the options of a recipe, by flags; of the files that it names, their contents.
     pub(crate) fn recipe(&mut self, recipe: &Recipe) -> Result<()> {
         // Plain data always has a JSON.
         let Value::Object(keys) = serde_json::to_value(recipe).unwrap_or_default() else { return Ok(()) };
@@ -88,8 +88,8 @@ impl Identity {
         self.add("--state", of_all(&mut model.state.iter().filter_map(|s| s.file.as_deref())));
     }
 
-    /// What the plan adds: defaults of the target, choices that were measured, and all that the source and the files
-    /// beside it say.
+    /// Adds the parts of the plan: defaults of the target, choices that were measured, and all that the source and the
+    /// files beside it say.
     fn plan(&mut self, plan: &Plan) {
         self.add("--to", plan.target.id());
         self.add("--type", plan.scheme.file_type.name);

@@ -1,4 +1,4 @@
-//! What became of the keys of a GGUF source in the file that is made of it.
+//! Fate of the keys of a GGUF source in the file that is made of it.
 
 use std::collections::HashMap;
 
@@ -27,14 +27,14 @@ const ELSEWHERE: [&str; 7] = [
 /// Keys that the file does not have as the source has them.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct ChangedKeys {
-    /// Those that it lacks.
+    /// Keys that the file lacks.
     pub dropped: Vec<String>,
-    /// Those with another value, with both values where they are short.
+    /// Keys with another value, with both values where they are short.
     pub changed: Vec<String>,
 }
 
 impl ChangedKeys {
-    /// Those of a conversion from GGUF. (A shard holds none; what is merged has them.)
+    /// Changed keys of a conversion from GGUF. (A shard holds none; what is merged has them.)
     pub fn of(model: &Model, plan: &Plan) -> ChangedKeys {
         let source = &model.container;
         let is_shard = plan.metadata.iter().any(|(key, _)| key == shard::KEY);
@@ -58,7 +58,7 @@ impl ChangedKeys {
         keys
     }
 
-    /// The same as sentences.
+    /// Changed keys as sentences.
     pub fn warnings(&self) -> Vec<String> {
         let told = |what: &str, keys: &[String]| {
             (!keys.is_empty()).then(|| format!("keys of the source {what}: {}", keys.join(", ")))

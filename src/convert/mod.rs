@@ -1,5 +1,6 @@
 //! One conversion from start to end: what the command `convert` does, and a cell of a batch.
 
+mod draft;
 mod identity;
 mod keys;
 mod planning;
@@ -25,7 +26,7 @@ pub(crate) fn beside_goals(target: &dyn Target) -> Result<&'static FileType> {
     }
     let usual = USUAL.into_iter().map(FileType::named).find(|t| t.as_ref().is_ok_and(|t| target.holds(t)));
     match usual {
-        Some(file_type) if !target.rungs().is_empty() => file_type,
+        Some(file_type) if !target.candidates().is_empty() => file_type,
         _ => Err(Error::Usage {
             what: format!("the types of {} files cannot be mixed freely", target.name()),
             help: "give --type, or write .gguf".to_owned(),
@@ -46,7 +47,7 @@ pub struct Request {
     pub options: RunOptions,
 }
 
-/// What no byte of the output depends on.
+/// Options that no byte of the output depends on.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RunOptions {
     /// Threads; by default as many as the machine runs at once, up to 64.
@@ -55,7 +56,7 @@ pub struct RunOptions {
     pub max_memory: Option<u64>,
     /// True if checksums of the files are to stand beside them.
     pub checksum_file: bool,
-    /// Where to write the recipe, with the types that were chosen.
+    /// Path to write the recipe to, with the types that were chosen.
     pub save_recipe: Option<PathBuf>,
     /// The file that the recipe was read from: no output may replace it.
     pub recipe_file: Option<PathBuf>,

@@ -6,21 +6,21 @@ use formats::Limits;
 
 use super::Request;
 use super::keys::ChangedKeys;
-use crate::about::About;
-use crate::branches::{self, Branch};
 use crate::calibrate::{self, Calibration, Chosen, CrossCheck, Done, Judge};
-use crate::checkpoint::Store;
+use crate::checkpoint::Checkpoint;
 use crate::compact;
 use crate::digest::file_sha256;
 use crate::error::{Error, Result};
 use crate::eval::Estimate;
 use crate::identity::Identity;
 use crate::isa;
+use crate::low_rank::{self, Branch};
+use crate::metadata::ModelMetadata;
 use crate::model::{self, Model};
 use crate::pipeline::{self, Budget, Observer, Stop};
 use crate::plan::Plan;
 use crate::recipe::{Chat, Recipe};
-use crate::scheme::Branches;
+use crate::scheme::LowRankOptions;
 use crate::storage::{self, Inputs, Output, Outputs, Targets, Written};
 use crate::verify::checksum_file;
 
@@ -29,54 +29,54 @@ use crate::verify::checksum_file;
 pub struct Prepared {
     /// The source.
     pub model: Model,
-    /// What is to be written.
+    /// Plan of the files to write.
     pub plan: Plan,
-    /// With how much memory and how many threads.
+    /// Budget of memory and threads.
     pub budget: Budget,
-    /// What is said of the model.
-    pub about: About,
+    /// Metadata of the model.
+    pub about: ModelMetadata,
     /// Every file that is read.
     pub inputs: Inputs,
     /// The importance matrix that was read.
     pub imatrix: Option<PathBuf>,
     /// The file or folder to write.
     pub output: PathBuf,
-    /// What makes the text to calibrate on unfit.
+    /// Reasons that the calibration text is unfit.
     pub(crate) text_warnings: Vec<String>,
-    /// What it is calibrated on.
+    /// Calibration, if any.
     pub(crate) calibration: Option<Calibration>,
-    /// What was asked for.
+    /// Request that is being carried out.
     pub(crate) request: Request,
     /// SHA-256 of the factors by which channels were rescaled.
     pub(crate) equalization: Option<String>,
-    /// What became of the matrices that are encoded before the file is written.
+    /// Outcomes of the matrices that are encoded before the file is written.
     pub(crate) done: Done,
     /// Size of the adapter with the branches of low rank: at most, then really.
     pub(crate) adapter_bytes: u64,
-    /// How large the file may be, if it is coded for a size.
+    /// Maximum size of the file, if it is coded for a size.
     pub(crate) most_bytes: Option<u64>,
     /// The chat that a Modelfile describes.
     pub(crate) modelfile: Option<Chat>,
     /// The types that were chosen by measurement.
     pub(crate) chosen: Option<Chosen>,
-    /// What the file is judged by if they were, and the most divergence that was asked for.
+    /// Judge of the file if its types were chosen by measurement, and the most divergence that was asked for.
     pub(crate) judge: Option<Judge>,
     pub(crate) most_divergence: Option<f64>,
-    /// What tells whether calibration made the file worse elsewhere, unless it was calibrated on the model itself.
+    /// Check for files that calibration made worse elsewhere, unless it was calibrated on the model itself.
     pub(crate) cross_check: Option<CrossCheck>,
     /// The divergence of the written file.
     pub(crate) reached: Option<Estimate>,
     /// True if checksums of the files are to stand beside them.
     pub(crate) checksum_file: bool,
-    /// What was found suspicious about the source while it was written.
+    /// Suspicious findings about the source while it was written.
     pub(crate) suspicions: Vec<String>,
-    /// Where to write the types of the tensors.
+    /// Path to write the types of the tensors to.
     pub(crate) save_recipe: Option<PathBuf>,
 }
 
 /// A file that tells of the output, and gets its name together with it.
 pub(crate) struct Companion<'a> {
-    /// Where it goes.
+    /// Path of the file.
     pub path: &'a Path,
     /// Its bytes, given the files of the output, which are finished but have no names yet.
     pub bytes: &'a mut Describe<'a>,
@@ -86,14 +86,14 @@ pub(crate) struct Companion<'a> {
 type Describe<'a> = dyn FnMut(&Prepared, Vec<Written>) -> Result<Vec<u8>> + 'a;
 
 impl Prepared {
-    /// What is suspicious about the calibration texts and, once it was written, about the source; and what the file lacks
-    /// of it.
+    /// Suspicious findings about the calibration texts and, once it was written, about the source; and the keys of it
+    /// that the file lacks.
     pub fn warnings(&self) -> Vec<String> {
         let found = self.text_warnings.iter().chain(&self.done.warnings).chain(&self.suspicions);
         ChangedKeys::of(&self.model, &self.plan).warnings().into_iter().chain(found.cloned()).collect()
     }
 
-    /// What opens the finished model: the output, or of a set its first part.
+    /// File that opens the finished model: the output, or of a set its first part.
     pub fn to_open(&self) -> PathBuf {
         match (self.plan.output, self.plan.files.first()) {
             (Output::Set, Some(first)) => self.output.with_file_name(&first.name),
@@ -121,9 +121,9 @@ impl Prepared {
         files.chain(self.adapter().map(|(path, _)| path)).chain(checksums)
     }
 
-    /// Where the adapter with branches of low rank is to be, and which branches they are.
-    pub(crate) fn adapter(&self) -> Option<(PathBuf, &Branches)> {
-        self.plan.scheme.branches.as_ref().map(|branches| (branches::path(&self.output), branches))
+    /// Path of the adapter with the low-rank branches, and the options of these branches.
+    pub(crate) fn adapter(&self) -> Option<(PathBuf, &LowRankOptions)> {
+        self.plan.scheme.branches.as_ref().map(|branches| (low_rank::path(&self.output), branches))
     }
 
     /// Looks through the weights for those that the target cannot hold; nothing is written.
@@ -139,7 +139,7 @@ impl Prepared {
         self.reached.map(|reached| reached.value)
     }
 
-    /// Whether the written file is as near to its source as was asked for.
+    /// True if the written file is as near to its source as was asked for.
     ///
     /// # Errors
     /// [`Error::Check`] if it is not.
@@ -167,7 +167,7 @@ impl Prepared {
         self.write_with(None, force, observer, stop)
     }
 
-    /// The same with a file that tells of the output.
+    /// Writes the output with a file that tells of it.
     ///
     /// # Errors
     /// As [`write`](Prepared::write), and those of the companion.
@@ -181,7 +181,7 @@ impl Prepared {
         isa::with_portable(self.plan.scheme.portable, || self.write_here(companion, force, observer, stop))
     }
 
-    /// The same at the instruction sets that this thread may use.
+    /// Writes the output at the instruction sets that this thread may use.
     fn write_here(
         &mut self,
         companion: Option<Companion<'_>>,
@@ -231,13 +231,13 @@ impl Prepared {
             outputs.put(path, &bytes)?;
         }
         outputs.commit(&self.inputs)?;
-        store.map_or(Ok(()), Store::remove)
+        store.map_or(Ok(()), Checkpoint::remove)
     }
 
     /// All names that are given, and those that the output they replace has besides.
     ///
     /// # Errors
-    /// As [`branches::adapter_of`].
+    /// As [`low_rank::adapter_of`].
     fn targets(&self, companion: Option<&Companion<'_>>) -> Result<Targets> {
         let names = self.plan.files.iter().map(|f| &f.name).chain(self.plan.small.iter().map(|f| &f.name));
         let adapter = self.adapter().map(|(path, _)| path);
@@ -255,8 +255,8 @@ impl Prepared {
                 .chain(checksums)
                 .chain(companion)
                 .collect(),
-            obsolete: branches::adapter_of(&self.output)?.into_iter().chain(stale).collect(),
-            checkpoint: Some(Store::folder(&self.output)),
+            obsolete: low_rank::adapter_of(&self.output)?.into_iter().chain(stale).collect(),
+            checkpoint: Some(Checkpoint::folder(&self.output)),
             is_model: true,
         })
     }
@@ -310,7 +310,7 @@ impl Prepared {
     }
 
     /// Encodes the matrices that are encoded as wholes: those that a text tells something about, and those with branches.
-    fn encode(&mut self, force: bool, observer: &dyn Observer, stop: &Stop) -> Result<Option<Store>> {
+    fn encode(&mut self, force: bool, observer: &dyn Observer, stop: &Stop) -> Result<Option<Checkpoint>> {
         let calibration = self.calibration.take();
         let coded = self.plan.target.codes();
         if calibration.is_none() && self.plan.scheme.branches.is_none() && !coded {
@@ -318,7 +318,7 @@ impl Prepared {
         }
         // Sections and calibrated blocks are kept until the output has its name.
         storage::check_space(storage::folder_of(&self.output), 2 * self.plan.total_bytes())?;
-        let store = Store::open(&self.output, &self.identity()?, &self.inputs, force)?;
+        let store = Checkpoint::open(&self.output, &self.identity()?, &self.inputs, force)?;
         let (plan, source) = (&mut self.plan, &self.model);
         let (about, out, most) = (&self.about, &self.output, self.most_bytes);
         let work = || {
@@ -349,7 +349,7 @@ impl Prepared {
     }
 }
 
-/// That a file cannot be made as small as was asked for.
+/// Error for a file that cannot be made as small as was asked for.
 fn too_small(least: u64) -> Error {
     Error::Usage {
         what: format!("the file has {least} bytes at least as it is calibrated, more than was asked for"),

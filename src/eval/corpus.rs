@@ -23,7 +23,7 @@ pub struct Corpus {
     pub file_bytes: u64,
     /// SHA-256 of all files, one after the other.
     pub sha256: String,
-    /// What to know about the texts before anything is judged by them.
+    /// Warnings about the texts, to be read before anything is judged by them.
     pub warnings: Vec<String>,
 }
 
@@ -39,7 +39,7 @@ pub fn vocabulary_sha256(vocab: &Vocab) -> String {
 }
 
 impl Corpus {
-    /// Whether all files hold tokens, for which no vocabulary is needed.
+    /// True if all files hold tokens, for which no vocabulary is needed.
     pub fn are_tokens(paths: &[PathBuf]) -> bool {
         paths.iter().all(|path| matches!(extension(path).as_str(), "npy" | "ids"))
     }
@@ -106,7 +106,7 @@ fn extension(path: &Path) -> String {
     path.extension().and_then(|e| e.to_str()).unwrap_or_default().to_ascii_lowercase()
 }
 
-/// Whether a file starts as GGUF, safetensors, torch and compact files do.
+/// True if a file starts as GGUF, safetensors, torch and compact files do.
 fn is_model(bytes: &[u8]) -> bool {
     let starts: [&[u8]; 3] = [b"GGUF", b"PK\x03\x04", b"RWKVZ\0"];
     starts.iter().any(|start| bytes.starts_with(start))

@@ -10,12 +10,12 @@ const LOOKED_AT: usize = 1 << 20;
 /// Least share of characters that texts are made of, for bytes to be taken as UTF-16.
 const LIKELY: f64 = 0.95;
 
-/// Why bytes are no UTF-8 text.
+/// Reason that bytes are no UTF-8 text.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct NotUtf8 {
-    /// What they are: `is UTF-16 LE`.
+    /// Verdict on the bytes: `is UTF-16 LE`.
     pub what: String,
-    /// What `iconv` calls the encoding that they are likely in.
+    /// Name at `iconv` of the likely encoding.
     pub iconv: Option<&'static str>,
 }
 
@@ -63,12 +63,12 @@ pub(super) fn utf8(bytes: &[u8]) -> Result<&[u8], NotUtf8> {
     Err(legacy(text, first.unwrap_or_default()))
 }
 
-/// The same bytes without the mark that Windows puts before UTF-8.
+/// Bytes without the mark that Windows puts before UTF-8.
 pub(super) fn without_mark(bytes: &[u8]) -> &[u8] {
     bytes.strip_prefix(MARK).unwrap_or(bytes)
 }
 
-/// Where bytes are no UTF-8, but for a character that is cut at the start or the end.
+/// Offsets at which bytes are no UTF-8, but for a character that is cut at the start or the end.
 fn invalid(text: &[u8]) -> impl Iterator<Item = usize> {
     const MAX_CUT: usize = 3;
     let is_continued = |b: &&u8| **b & 0xc0 == 0x80;

@@ -1,4 +1,4 @@
-//! What fails a check of quality.
+//! Limits on quality, and the figures that fail them.
 
 use super::Against;
 
@@ -18,7 +18,7 @@ pub struct Gates {
 }
 
 impl Gates {
-    /// Whether there is none.
+    /// True if there is none.
     pub fn is_empty(&self) -> bool {
         *self == Gates::default()
     }
@@ -45,7 +45,7 @@ impl Gates {
         wrong.map_or(Ok(()), Err)
     }
 
-    /// What `against` fails, a clause each. A figure that is NaN fails.
+    /// Gates that `against` fails, a clause each. A figure that is NaN fails.
     pub fn failures(&self, against: &Against) -> Vec<String> {
         let (ratio, kl, top1) = (against.ppl_ratio.value, against.kl.value, against.top1.value);
         let mut failed = Vec::new();

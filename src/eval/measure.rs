@@ -9,55 +9,55 @@ use crate::error::{Error, Result};
 use crate::runner::math::{divergence, log_sum_exp};
 use crate::runner::{Head, Hidden, Runner, State};
 
-/// What the first model says about one token, and where the token stands.
+/// Score of one token by the first model, and the token's place.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Score {
     /// The token's place in the text.
     pub place: usize,
     /// Its window.
     pub window: usize,
-    /// How many tokens of its sequence come before.
+    /// Number of tokens of its sequence that come before.
     pub position: usize,
     /// -ln of the probability that the model gave it.
     pub nll: f64,
 }
 
-/// What another model says about the same token.
+/// Score of the same token by another model.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Comparison {
     /// -ln of the probability that it gave the token.
     pub nll: f64,
     /// Divergence of its prediction from the first model's.
     pub kl: f64,
-    /// Whether both would have chosen the same token.
+    /// True if both would have chosen the same token.
     pub same_top: bool,
 }
 
-/// What another head of the first model read to predict the token.
+/// Rows and bytes that another head of the first model read to predict the token.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Scan {
     /// Rows of the full head.
     pub rows: usize,
     /// Bytes, of these rows and of whatever else.
     pub bytes: u64,
-    /// Whether the row of the full head's first choice is not among them.
+    /// True if the row of the full head's first choice is not among them.
     pub missed: bool,
-    /// Whether the tokens that the head says are exact are the full head's, in its order and with its logits.
+    /// True if the tokens that the head says are exact are the full head's, in its order and with its logits.
     pub kept: bool,
 }
 
-/// What all models and heads say: one score a token, one comparison a token and further model or head.
+/// Scores by all models and heads: one score a token, one comparison a token and further model or head.
 #[derive(Clone, Debug, Default)]
 pub struct Measured {
     /// The first model's scores.
     pub scores: Vec<Score>,
-    /// For each further model, then for each head, its comparisons, in the order of the scores.
+    /// Comparisons of each further model, then of each head, in the order of the scores.
     pub comparisons: Vec<Vec<Comparison>>,
-    /// For each head what it read.
+    /// Rows and bytes that each head read.
     pub scans: Vec<Vec<Scan>>,
 }
 
-/// How much is computed together.
+/// Amount of work that is computed together.
 #[derive(Clone, Copy, Debug)]
 pub struct Load {
     /// Tokens of a pass.
@@ -76,10 +76,10 @@ const PASS_TOKENS: usize = 2048;
 const LOGIT_ROWS: usize = 256;
 /// Fewest tokens of a pass, so that the work comes to an end.
 const FEWEST_TOKENS: u64 = 16;
-/// What the program takes besides activations: itself, a vocabulary, panels.
+/// Memory of the program besides activations: itself, a vocabulary, panels.
 const FIXED_BYTES: u64 = 60 << 20;
 
-/// How much is evaluated.
+/// Amount of work of an evaluation.
 #[derive(Clone, Copy, Debug)]
 pub struct Work {
     /// Tokens of the text, all of which are held.
@@ -88,7 +88,7 @@ pub struct Work {
     pub scored: usize,
 }
 
-/// What models take while they run side by side, in bytes. They run one after the other, in the same buffers.
+/// Memory that models take while they run side by side, in bytes. They run one after the other, in the same buffers.
 struct Needs {
     /// All the time: decoded vectors, and what is measured.
     kept: u64,
@@ -101,7 +101,7 @@ struct Needs {
 }
 
 impl Needs {
-    /// Of `models` that score so many tokens of a text of `text` tokens.
+    /// Needs of `models` that score so many tokens of a text of `text` tokens.
     fn of(models: &[&Runner], Work { text, scored }: Work) -> Needs {
         let dims = || models.iter().map(|m| m.model().dims);
         // About 14 matrices as wide as the residual stream are alive at once, or 4 and a hidden layer with its copy
@@ -119,7 +119,8 @@ impl Needs {
         }
     }
 
-    /// With so much computed together: half of what is spare for activations, a quarter for logits and states each.
+    /// Bytes needed with so much computed together: half of what is spare for activations, a quarter for logits and
+    /// states each.
     fn bytes(&self, tokens: u64, rows: u64, sequences: u64) -> u64 {
         let spare = (2 * self.token * tokens).max(4 * self.row * rows).max(4 * self.state * sequences);
         FIXED_BYTES + self.kept + spare
@@ -127,7 +128,7 @@ impl Needs {
 }
 
 impl Load {
-    /// What fits into `max_memory` when `models` do such `work` side by side.
+    /// Load that fits into `max_memory` when `models` do such `work` side by side.
     ///
     /// # Errors
     /// [`Error::Resources`] with the least that they need.
@@ -238,7 +239,7 @@ pub fn measure(
     Ok(measured)
 }
 
-/// What was measured of one sequence so far.
+/// Measurements of one sequence so far.
 #[derive(Default)]
 struct Part {
     scores: Vec<Score>,
@@ -334,7 +335,7 @@ fn score(
     Ok(())
 }
 
-/// Whether the `k` greatest of both are the same: their places, their order (of equal ones the first is the greater) and
+/// True if the `k` greatest of both are the same: their places, their order (of equal ones the first is the greater) and
 /// their values.
 fn same_best(a: &[f32], b: &[f32], k: usize) -> bool {
     if k >= a.len() {

@@ -65,7 +65,7 @@ impl Bootstrap {
         std::array::from_fn(|k| Estimate::of(values[k], drawn.iter().map(|d| d[k]).collect()))
     }
 
-    /// How often each window is in a draw.
+    /// Number of times that each window is in a draw.
     fn draw(&self, number: usize) -> Vec<u32> {
         let mut random = Random::new(Random::new(number as u64).bits());
         let mut counts = vec![0; self.windows];

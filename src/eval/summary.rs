@@ -105,7 +105,7 @@ pub struct Evaluation {
     pub first: ModelScore,
     /// The further models, then the other heads of the first.
     pub others: Vec<(ModelScore, Against)>,
-    /// What each of these heads read.
+    /// Rows and bytes that each of these heads read.
     pub read: Vec<Read>,
 }
 

@@ -8,8 +8,8 @@ use super::measure::{Load, Work, measure};
 use super::summary::{Evaluation, summarise};
 use super::window::{Protocol, Sequence, cut};
 use super::{Corpus, oddity, vocabulary_sha256};
-use crate::about;
 use crate::error::{Error, Result};
+use crate::metadata;
 use crate::model::Model;
 use crate::runner::{Head, Runner};
 use crate::vocab::{Coder, Vocab};
@@ -46,7 +46,7 @@ pub struct Setting {
 pub struct Task {
     /// The text.
     pub corpus: Corpus,
-    /// What is run.
+    /// Sequences that the models run over.
     pub sequences: Vec<Sequence>,
     texts: Vec<PathBuf>,
     coder: Coder,
@@ -73,18 +73,18 @@ impl Task {
         Ok(Task { corpus, sequences, texts: texts.to_vec(), coder, protocol })
     }
 
-    /// How many documents are too short for any of their tokens to be scored.
+    /// Number of documents that are too short for any of their tokens to be scored.
     pub fn unscored_documents(&self) -> usize {
         let least = self.protocol.least_tokens();
         self.corpus.documents.iter().filter(|d| d.len() < least).count()
     }
 
-    /// How many tokens every model is run over.
+    /// Number of tokens that every model is run over.
     pub fn tokens_run(&self) -> usize {
         self.sequences.iter().map(|s| s.tokens.len()).sum()
     }
 
-    /// How much is evaluated. (Tokens that are run but not scored are counted as if they were.)
+    /// Amount of work. (Tokens that are run but not scored are counted as if they were.)
     pub fn work(&self) -> Work {
         Work { text: self.corpus.tokens.len(), scored: self.tokens_run() }
     }
@@ -107,7 +107,7 @@ impl Task {
         Ok(summarise(&measured, windows, self.tokens_run(), bytes_of))
     }
 
-    /// What is evaluated, and how, in exact arithmetic.
+    /// Setting of the evaluation, in exact arithmetic.
     pub fn setting(&self) -> Setting {
         let (ctx, stride) = self.protocol.ctx_and_stride();
         let protocol = match self.protocol {
@@ -163,7 +163,7 @@ pub fn same_vocabulary(a: &Model, b: &Model, vocab: &Vocab, given: bool) -> Resu
     }
     // What a model states need not name all of its rows.
     let whole = |vocab: &Vocab| vocab.clone().padded(a.dims.vocab).map(|v| v.tokens);
-    match about::stated_coder(b)? {
+    match metadata::stated_coder(b)? {
         Some(own) if whole(own.vocab()).is_none_or(|own| Some(own) != whole(vocab)) => {
             differ(format!("{} and {} have different vocabularies", name(a), name(b)))
         }

@@ -17,7 +17,7 @@ const FEW_RUNS: f64 = 0.1;
 /// Least share of letters among characters that are no blanks; code and tables have more than half.
 const FEW_LETTERS: f64 = 0.1;
 
-/// What is odd about a text, as a sentence whose subject it is.
+/// Oddity of a text, as a sentence whose subject it is.
 pub fn oddity<'t>(tokens: impl IntoIterator<Item = &'t u32>, coder: &Coder) -> Option<String> {
     let tokens: Vec<u32> = tokens.into_iter().copied().take(LOOKED_AT).collect();
     if tokens.len() < MIN_TOKENS {

@@ -1,10 +1,10 @@
-//! Which tokens are run together, and which of them are scored.
+//! Windows of tokens that are run together, and the tokens of each that are scored.
 
 use std::ops::Range;
 
 use crate::error::{Error, Result};
 
-/// How a text is cut and scored.
+/// Protocol by which a text is cut and scored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protocol {
     /// Windows of `ctx` tokens, each from an empty state, starting `stride` tokens apart. Tokens that an earlier
@@ -15,7 +15,7 @@ pub enum Protocol {
         /// Tokens from window to window.
         stride: usize,
     },
-    /// What llama-perplexity scores: windows of `ctx` tokens side by side, of each the tokens after the middle.
+    /// Protocol of llama-perplexity: windows of `ctx` tokens side by side, of each the tokens after the middle.
     LlamaCpp {
         /// Tokens of a window.
         ctx: usize,

@@ -1,4 +1,4 @@
-//! In place of the Hub's client, where that is not built in.
+//! Stand-in for the Hub's client, where that is not built in.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};

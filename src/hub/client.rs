@@ -15,7 +15,7 @@ const ENDPOINT: &str = "https://huggingface.co";
 /// Extensions of what a folder of a model consists of.
 const FOLDER: &[&str] = &["safetensors", "json", "txt", "py", "md"];
 
-/// Where the file or the repository is in the cache, once it is there.
+/// Loads the file or the repository into the cache; gives its path there.
 pub(super) fn load(address: &Address) -> Result<PathBuf> {
     let endpoint = std::env::var("HF_ENDPOINT").ok().filter(|e| !e.is_empty());
     let endpoint = endpoint.as_deref().unwrap_or(ENDPOINT);

@@ -32,12 +32,12 @@ const STEP: usize = 1 << 20;
 /// Longest name of a file or commit that is taken from a server, in bytes.
 const MAX_NAME_BYTES: usize = 1024;
 
-/// What helps where the Hub refuses.
+/// Advice where the Hub refuses.
 pub(super) const NEEDS_TOKEN: &str =
     "set HF_TOKEN to a token that may do this; some models also ask for an agreement on their page";
-/// What helps where the Hub finds nothing.
+/// Advice where the Hub finds nothing.
 pub(super) const CHECK_SPELLING: &str = "check the spelling; what is private needs a token in HF_TOKEN";
-/// What helps otherwise.
+/// Advice for all other errors.
 pub(super) const TRY_AGAIN: &str = "check the network, HF_ENDPOINT and the status of the Hub, then try again";
 
 /// The files of one repository at one revision.
@@ -51,7 +51,7 @@ pub(super) struct Download<'a> {
     folder: PathBuf,
 }
 
-/// What a server says about a file.
+/// Facts that a server states about a file.
 struct Told {
     etag: String,
     commit: String,
@@ -152,7 +152,7 @@ impl<'a> Download<'a> {
         Ok(path)
     }
 
-    /// What the Hub's own host says about a file, even where another one holds it.
+    /// Facts that the Hub's own host states about a file, even where another one holds it.
     fn told(&self, name: &str, url: Url) -> Result<Told> {
         let (response, _) = self.ask(&Method::HEAD, url, false)?;
         let headers = response.headers();

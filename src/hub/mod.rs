@@ -23,7 +23,7 @@ const SCHEME: &str = "hf://";
 /// A repository of models on the Hub, or a file in it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Address {
-    /// Whose it is.
+    /// Owner of the repository.
     pub owner: String,
     /// The repository's name.
     pub name: String,
@@ -34,7 +34,7 @@ pub struct Address {
 }
 
 impl Address {
-    /// Whether a path is an address.
+    /// True if a path is an address.
     pub fn is(path: &Path) -> bool {
         path.to_str().is_some_and(|p| p.starts_with(SCHEME))
     }
@@ -72,7 +72,7 @@ impl fmt::Display for Address {
     }
 }
 
-/// Where a file or folder is on this machine: `path`, or what was loaded from the Hub.
+/// Path of a file or folder on this machine: `path`, or a copy loaded from the Hub.
 ///
 /// # Errors
 /// If it is on the Hub and cannot be had.

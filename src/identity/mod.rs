@@ -115,7 +115,7 @@ impl Identity {
     }
 }
 
-/// What a checkpoint of version 0.1.0 begins with: the version.
+/// Version that a checkpoint of version 0.1.0 begins with.
 fn older(text: &str) -> Option<&str> {
     let version = text.split(' ').next()?;
     let is_version =

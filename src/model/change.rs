@@ -48,7 +48,7 @@ impl Map {
         }
     }
 
-    /// Whether `self` after `other` leaves the values as they were, but for rounding.
+    /// True if `self` after `other` leaves the values as they were, but for rounding.
     pub(super) fn undoes(self, other: Map) -> bool {
         matches!(
             (self, other),

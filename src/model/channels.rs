@@ -37,7 +37,7 @@ impl Channels {
         }
     }
 
-    /// The same where the matrices of this shape, which make up the tensor, are transposed.
+    /// Channels of a tensor whose matrices of this shape are transposed.
     pub fn transposed(&self, [rows, cols]: [usize; 2]) -> Option<Channels> {
         let step = match (self.factors.len(), self.step) {
             (count, 1) if count == cols => rows,
@@ -48,12 +48,12 @@ impl Channels {
         Some(Channels { step, ..self.clone() })
     }
 
-    /// The same, if it begins anew after so many elements.
+    /// Channels that begin anew after so many elements, if the elements are whole turns of the factors.
     pub fn repeating_in(&self, elements: usize) -> Option<Channels> {
         elements.is_multiple_of(self.factors.len() * self.step).then(|| self.clone())
     }
 
-    /// The same where every element stands so many times.
+    /// Channels of a tensor in which every element stands so many times.
     pub fn repeated(&self, times: usize) -> Channels {
         Channels { step: self.step * times, ..self.clone() }
     }

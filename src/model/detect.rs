@@ -1,4 +1,4 @@
-//! From a container to a model: what every tensor in it is for.
+//! Model in a container: the purpose of every tensor in it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -6,8 +6,8 @@ use std::path::Path;
 use formats::{Container, Mapped, Value};
 
 use super::shape::Solver;
-use super::slot::{Dim, Role, Scope, Slot};
-use super::{Body, Dims, Lazy, Map, Naming, Rank, Ranks, Stored, Version, identify, quantized, qwen2};
+use super::spec::{Dim, Role, Scope, TensorSpec};
+use super::{Body, Dims, Map, Naming, Rank, Ranks, Stored, TensorView, Version, identify, quantized, qwen2};
 use crate::error::{Error, Result};
 use crate::model::adapter::{Adapter, Layout, TunedState};
 use crate::storage;
@@ -19,7 +19,7 @@ pub struct Model {
     pub container: Container,
     /// The architecture's version.
     pub version: &'static Version,
-    /// How the file names its tensors.
+    /// Naming of the tensors in the file.
     pub naming: &'static Naming,
     /// The wrapper before every name, such as `module.`.
     pub prefix: String,
@@ -28,7 +28,7 @@ pub struct Model {
     /// The ranks of every block.
     pub ranks: Vec<Ranks>,
     /// Every tensor, in canonical order: first the entry, then block by block, then the exit.
-    pub tensors: Vec<Held>,
+    pub tensors: Vec<ModelTensor>,
     /// Tensors of the file that are left out, each by a rule.
     pub dropped: Vec<Dropped>,
     /// Adapters that were read for the model, merged or not.
@@ -39,24 +39,24 @@ pub struct Model {
 
 /// A tensor that the model has.
 #[derive(Debug)]
-pub struct Held {
+pub struct ModelTensor {
     /// Its row in the version's table.
-    pub slot: &'static Slot,
+    pub spec: &'static TensorSpec,
     /// Its block (0 for tensors outside the blocks).
     pub layer: usize,
     /// Its values, in canonical shape and orientation.
-    pub values: Lazy,
+    pub values: TensorView,
 }
 
-impl Held {
+impl ModelTensor {
     /// The canonical name.
     pub fn name(&self) -> String {
-        self.slot.name_in(self.layer)
+        self.spec.name_in(self.layer)
     }
 
-    /// Whether no forward pass ever reads it: block 0 has no earlier value to mix in.
+    /// True if no forward pass ever reads it: block 0 has no earlier value to mix in.
     pub fn is_unread(&self) -> bool {
-        self.slot.scope == Scope::Later && self.layer == 0
+        self.spec.scope == Scope::Later && self.layer == 0
     }
 }
 
@@ -65,7 +65,7 @@ impl Held {
 pub struct Dropped {
     /// Its name in the file.
     pub name: String,
-    /// Why it is not needed.
+    /// Rule by which it is not needed.
     pub rule: String,
 }
 
@@ -118,9 +118,9 @@ impl Model {
         result
     }
 
-    /// The tensor of a slot in a block.
-    pub fn tensor(&self, slot_name: &str, layer: usize) -> Option<&Held> {
-        self.tensors.iter().find(|t| t.slot.name == slot_name && t.layer == layer)
+    /// The tensor of a spec in a block.
+    pub fn tensor(&self, slot_name: &str, layer: usize) -> Option<&ModelTensor> {
+        self.tensors.iter().find(|t| t.spec.name == slot_name && t.layer == layer)
     }
 
     /// Number of weights of the model.
@@ -180,9 +180,9 @@ impl Builder {
     fn build(mut self, drop: &[String]) -> Result<Model> {
         let layers = self.layers();
         let mut tensors = Vec::new();
-        for (slot, layer) in canonical_order(self.version, layers) {
-            if let Some(values) = self.place(slot, layer, drop)? {
-                tensors.push(Held { slot, layer, values });
+        for (spec, layer) in canonical_order(self.version, layers) {
+            if let Some(values) = self.place(spec, layer, drop)? {
+                tensors.push(ModelTensor { spec, layer, values });
             }
         }
         let mut dropped = self.check_parts(layers, &mut tensors)?;
@@ -199,9 +199,9 @@ impl Builder {
         Ok(Model { container, version, naming, prefix, dims, ranks, tensors, dropped, adapters, state })
     }
 
-    /// Number of the tensor that stores a slot, and how.
-    fn find(&self, slot: &Slot, layer: usize) -> Option<(usize, Stored)> {
-        let stored = self.naming.store(self.version, slot)?;
+    /// Number of the tensor that stores a spec, and how.
+    fn find(&self, spec: &TensorSpec, layer: usize) -> Option<(usize, Stored)> {
+        let stored = self.naming.store(self.version, spec)?;
         let name = stored.name_in(layer);
         let i = self.index.get(&format!("{}{name}", self.prefix)).or_else(|| self.index.get(&name))?;
         Some((*i, stored))
@@ -210,8 +210,8 @@ impl Builder {
     /// Number of blocks: one more than the largest number in a name. (If a block between is missing, its first
     /// tensor will be.)
     fn layers(&self) -> usize {
-        let slots = self.version.slots().filter_map(|s| self.naming.store(self.version, s));
-        let patterns: BTreeSet<(String, String)> = slots
+        let specs = self.version.specs().filter_map(|s| self.naming.store(self.version, s));
+        let patterns: BTreeSet<(String, String)> = specs
             .filter_map(|s| {
                 s.name.split_once("{}").map(|(a, b)| (format!("{}{a}", self.prefix), b.to_owned()))
             })
@@ -227,13 +227,18 @@ impl Builder {
         largest.map_or(0, |n| n.saturating_add(1)).min(self.index.len())
     }
 
-    /// The values of a slot; `None` if this block need not have it and has not.
-    fn place(&mut self, slot: &'static Slot, layer: usize, drop: &[String]) -> Result<Option<Lazy>> {
-        let unread = slot.scope == Scope::Later && layer == 0;
-        let may_lack = self.version.may_lack(slot);
-        let Some((i, stored)) = self.find(slot, layer).or_else(|| self.tied(slot)) else {
+    /// The values of a spec; `None` if this block need not have it and has not.
+    fn place(
+        &mut self,
+        spec: &'static TensorSpec,
+        layer: usize,
+        drop: &[String],
+    ) -> Result<Option<TensorView>> {
+        let unread = spec.scope == Scope::Later && layer == 0;
+        let may_lack = self.version.may_lack(spec);
+        let Some((i, stored)) = self.find(spec, layer).or_else(|| self.tied(spec)) else {
             let what = format!("is missing from this {} model", self.version.about);
-            return if unread || may_lack { Ok(None) } else { Err(self.missing(slot, layer, &what)) };
+            return if unread || may_lack { Ok(None) } else { Err(self.missing(spec, layer, &what)) };
         };
         if unread && self.has_placeholders() {
             return Ok(None); // of another shape
@@ -249,7 +254,7 @@ impl Builder {
             what,
             help: "the file mixes tensors of different models, or is damaged: get a sound copy".to_owned(),
         };
-        let mut values = Lazy::of(&self.container, i).ok_or_else(|| {
+        let mut values = TensorView::of(&self.container, i).ok_or_else(|| {
             let encoding = self.container.tensors()[i].encoding;
             Error::Tensor {
                 path: self.container.path().to_owned(),
@@ -267,7 +272,7 @@ impl Builder {
                 Some(values) => values,
                 None if may_lack => return Ok(None),
                 None => {
-                    let part = slot.short_name();
+                    let part = spec.short_name();
                     return Err(wrong(format!("has the shape {shape:?}, with no slice {k} for {part}")));
                 }
             };
@@ -277,12 +282,12 @@ impl Builder {
             values =
                 values.transposed().ok_or_else(|| wrong(format!("has the shape {shape:?}, no matrix")))?;
         }
-        if matches!(slot.role, Role::Embedding | Role::Head)
+        if matches!(spec.role, Role::Embedding | Role::Head)
             && let Some(vocab) = self.container.value("info.num_vocab").and_then(Value::as_u64)
         {
             values = values.first_rows(usize::try_from(vocab).unwrap_or(usize::MAX)).unwrap_or(values);
         }
-        let shape = self.solver.fit(slot, layer, &name, values.shape()).map_err(&wrong)?;
+        let shape = self.solver.fit(spec, layer, &name, values.shape()).map_err(&wrong)?;
         values = values
             .reshaped(&shape)
             .ok_or_else(|| wrong(format!("has a layout in memory that cannot become {shape:?}")))?;
@@ -291,24 +296,24 @@ impl Builder {
                 wrong(format!("has the shape {shape:?}, which is not that of {} groups", order.len()))
             })?;
         }
-        let rescale = self.rescale(slot, layer);
-        Ok(Some(stored.undo.into_iter().chain(rescale).fold(values, Lazy::mapped)))
+        let rescale = self.rescale(spec, layer);
+        Ok(Some(stored.undo.into_iter().chain(rescale).fold(values, TensorView::mapped)))
     }
 
     /// llama.cpp's RWKV-6 files and prefabs may hold two matrices divided by 2^(layer / n); the original is wanted.
-    fn rescale(&self, slot: &Slot, layer: usize) -> Option<Map> {
+    fn rescale(&self, spec: &TensorSpec, layer: usize) -> Option<Map> {
         let keys = ["rwkv6.rescale_every_n_layers", "rescale"];
         let every = keys.iter().find_map(|key| self.container.value(key))?.as_u64().filter(|n| *n > 0)?;
-        let halved = matches!(slot.short_name(), "att.output.weight" | "ffn.value.weight");
+        let halved = matches!(spec.short_name(), "att.output.weight" | "ffn.value.weight");
         let power = layer as u64 / every;
         (halved && power > 0).then(|| Map::Scale((power as f32).exp2()))
     }
 
-    /// What stands for the output layer of a model that uses its embedding as one.
-    fn tied(&self, slot: &Slot) -> Option<(usize, Stored)> {
+    /// Embedding as the LM head of a model that ties the two.
+    fn tied(&self, spec: &TensorSpec) -> Option<(usize, Stored)> {
         let tied = self.container.config()?.get("tie_word_embeddings")?.as_bool()?;
-        let embedding = self.version.slots().find(|s| s.role == Role::Embedding)?;
-        if tied && slot.role == Role::Head { self.find(embedding, 0) } else { None }
+        let embedding = self.version.specs().find(|s| s.role == Role::Embedding)?;
+        if tied && spec.role == Role::Head { self.find(embedding, 0) } else { None }
     }
 
     /// The tuned initial state that stands beside the weights, if every block has one.
@@ -321,7 +326,7 @@ impl Builder {
         for layer in 0..layers {
             let name = format!("{}{}", self.prefix, TunedState::name(layer));
             let i = *self.index.get(&name).filter(|_| !drop.iter().any(|p| wildcard(p, &name)))?;
-            let values = Lazy::of(&self.container, i).filter(|v| v.shape() == [heads, size, size])?;
+            let values = TensorView::of(&self.container, i).filter(|v| v.shape() == [heads, size, size])?;
             blocks.push(layout.turn(&values)?);
             numbers.push(i);
         }
@@ -331,21 +336,22 @@ impl Builder {
 
     /// A part that a model may lack must be there as a whole or not at all. Its token shift alone is no part: models
     /// without a gate may have kept the gate's. It is taken out of `tensors` and named.
-    fn check_parts(&self, layers: usize, tensors: &mut Vec<Held>) -> Result<Vec<Dropped>> {
+    fn check_parts(&self, layers: usize, tensors: &mut Vec<ModelTensor>) -> Result<Vec<Dropped>> {
         let mut dropped = Vec::new();
         for part in self.version.optional {
-            let found = |slot: &Slot, layer| tensors.iter().any(|t| *t.slot == *slot && t.layer == layer);
+            let found =
+                |spec: &TensorSpec, layer| tensors.iter().any(|t| *t.spec == *spec && t.layer == layer);
             let all = canonical_order(self.version, layers).into_iter().filter(|(s, _)| s.part == Some(part));
-            let (found, lacking): (Vec<_>, Vec<_>) = all.partition(|(slot, layer)| found(slot, *layer));
-            if found.iter().all(|(slot, _)| slot.stack.is_some()) && !lacking.is_empty() {
-                dropped.extend(found.iter().map(|(slot, layer)| Dropped {
-                    name: self.stored_name(slot, *layer),
+            let (found, lacking): (Vec<_>, Vec<_>) = all.partition(|(spec, layer)| found(spec, *layer));
+            if found.iter().all(|(spec, _)| spec.stack.is_some()) && !lacking.is_empty() {
+                dropped.extend(found.iter().map(|(spec, layer)| Dropped {
+                    name: self.stored_name(spec, *layer),
                     rule: format!("the model has no {part}, and nothing else reads it"),
                 }));
-                tensors.retain(|t| t.slot.part != Some(part));
-            } else if let Some((slot, layer)) = lacking.first() {
+                tensors.retain(|t| t.spec.part != Some(part));
+            } else if let Some((spec, layer)) = lacking.first() {
                 let what = format!("is missing, although the model has other tensors of its {part}");
-                return Err(self.missing(slot, *layer, &what));
+                return Err(self.missing(spec, *layer, &what));
             }
             if self.version.body == Body::Qwen2 {
                 qwen2::check_part(&self.container, part, lacking.is_empty())?;
@@ -354,17 +360,17 @@ impl Builder {
         Ok(dropped)
     }
 
-    /// The name under which the file has, or would have, a slot.
-    fn stored_name(&self, slot: &Slot, layer: usize) -> String {
-        let stored = self.naming.store(self.version, slot);
-        let name = stored.map_or_else(|| slot.name_in(layer), |s| s.name_in(layer));
+    /// The name under which the file has, or would have, a spec.
+    fn stored_name(&self, spec: &TensorSpec, layer: usize) -> String {
+        let stored = self.naming.store(self.version, spec);
+        let name = stored.map_or_else(|| spec.name_in(layer), |s| s.name_in(layer));
         format!("{}{name}", self.prefix)
     }
 
-    fn missing(&self, slot: &Slot, layer: usize, what: &str) -> Error {
+    fn missing(&self, spec: &TensorSpec, layer: usize, what: &str) -> Error {
         Error::Tensor {
             path: self.container.path().to_owned(),
-            tensor: self.stored_name(slot, layer),
+            tensor: self.stored_name(spec, layer),
             what: what.to_owned(),
             help: "the file is incomplete: get a sound copy, or give all parts of the model".to_owned(),
         }
@@ -411,17 +417,17 @@ impl Builder {
         Err(Error::Usage { what, help: help.to_owned() })
     }
 
-    /// Whether files of this format hold something in place of block 0's value residual.
+    /// True if files of this format hold something in place of block 0's value residual.
     fn has_placeholders(&self) -> bool {
         matches!(self.container.format().name(), "GGUF" | "prefab")
     }
 
-    /// Whether this is block 0's value residual in such a file.
+    /// True if this is block 0's value residual in such a file.
     fn is_placeholder(&self, name: &str) -> bool {
         self.has_placeholders()
             && self
                 .version
-                .slots()
+                .specs()
                 .filter(|s| s.scope == Scope::Later)
                 .filter_map(|s| self.naming.store(self.version, s))
                 .any(|s| s.name_in(0) == name)
@@ -492,18 +498,18 @@ impl Builder {
     }
 }
 
-/// All slots and blocks of a model of so many layers: entry, block by block, exit.
-fn canonical_order(version: &'static Version, layers: usize) -> Vec<(&'static Slot, usize)> {
-    let is_exit = |s: &Slot| s.name.starts_with("ln_out") || s.name.starts_with("head");
+/// All specs and blocks of a model of so many layers: entry, block by block, exit.
+fn canonical_order(version: &'static Version, layers: usize) -> Vec<(&'static TensorSpec, usize)> {
+    let is_exit = |s: &TensorSpec| s.name.starts_with("ln_out") || s.name.starts_with("head");
     let outside = |exit: bool| {
-        version.slots().filter(move |s| s.scope == Scope::Model && is_exit(s) == exit).map(|s| (s, 0))
+        version.specs().filter(move |s| s.scope == Scope::Model && is_exit(s) == exit).map(|s| (s, 0))
     };
     let blocks = (0..layers)
-        .flat_map(|layer| version.slots().filter(|s| s.scope != Scope::Model).map(move |s| (s, layer)));
+        .flat_map(|layer| version.specs().filter(|s| s.scope != Scope::Model).map(move |s| (s, layer)));
     outside(false).chain(blocks).chain(outside(true)).collect()
 }
 
-/// Whether `name` matches `pattern`, in which `*` stands for anything.
+/// True if `name` matches `pattern`, in which `*` stands for anything.
 pub(crate) fn wildcard(pattern: &str, name: &str) -> bool {
     let mut parts = pattern.split('*');
     let first = parts.next().unwrap_or_default();

@@ -1,8 +1,8 @@
-//! Which version and naming a container is of: the first pair all of whose markers are there.
+//! Identification of a container's version and naming: the first pair all of whose markers are there.
 
 use formats::{Container, Value};
 
-use super::slot::{Dim, Role};
+use super::spec::{Dim, Role};
 use super::{NAMINGS, Naming, Stored, VERSIONS, Version, quantized, refused};
 use crate::error::{Error, Result};
 
@@ -50,9 +50,9 @@ fn find(container: &Container) -> Result<Option<(&'static Version, &'static Nami
     Ok(None)
 }
 
-/// Whether a naming stores the version's low-rank matrices [out, in].
+/// True if a naming stores the version's low-rank matrices [out, in].
 fn stores_transposed(version: &Version, naming: &Naming) -> bool {
-    let mut low_rank = version.slots().filter(|s| s.role == Role::LowRank);
+    let mut low_rank = version.specs().filter(|s| s.role == Role::LowRank);
     low_rank.any(|s| naming.store(version, s).is_some_and(|s| s.transposed))
 }
 
@@ -70,8 +70,8 @@ fn ambiguous(container: &Container) -> Error {
 /// The wrapper under which `container` has this version in this naming.
 fn matches(container: &Container, version: &Version, naming: &Naming) -> Option<String> {
     let stored = |name: &str| {
-        let slot = version.slots().find(|s| s.name == name)?;
-        naming.store(version, slot)
+        let spec = version.specs().find(|s| s.name == name)?;
+        naming.store(version, spec)
     };
     let embedding = stored("emb.weight")?;
     let prefix = prefix(container, &embedding.name, naming.wrapped)?;
@@ -79,10 +79,10 @@ fn matches(container: &Container, version: &Version, naming: &Naming) -> Option<
     let all = version.markers.iter().all(|m| stored(m).is_some_and(|s| get(&s).is_some()));
     // Where two namings differ in orientation only, the shapes of the low-rank matrices decide.
     let embd = *container.tensors()[get(&embedding)?].shape.last()?;
-    let oriented = version.slots().filter(|s| s.role == Role::LowRank).all(|slot| {
-        let Some(stored) = naming.store(version, slot) else { return false };
+    let oriented = version.specs().filter(|s| s.role == Role::LowRank).all(|spec| {
+        let Some(stored) = naming.store(version, spec) else { return false };
         let Some(i) = get(&stored) else { return true };
-        match (container.tensors()[i].shape.as_slice(), slot.shape) {
+        match (container.tensors()[i].shape.as_slice(), spec.shape) {
             // BlinkDL's [C, rank], or [rank, C].
             ([rows, cols], [Dim::C, _]) => (if stored.transposed { cols } else { rows }) == &embd,
             ([rows, cols], [_, Dim::C]) => (if stored.transposed { rows } else { cols }) == &embd,
@@ -93,7 +93,7 @@ fn matches(container: &Container, version: &Version, naming: &Naming) -> Option<
     let count = |name: &str| Some(container.tensors()[get(&stored(name)?)?].elements());
     let decay = "blocks.{}.att.time_decay";
     let per_channel = version
-        .slots()
+        .specs()
         .find(|s| s.name == decay)
         .is_some_and(|s| s.shape.contains(&Dim::N) || s.shape.contains(&Dim::A));
     let grained = match (count(decay), count("blocks.{}.att.ln_x.weight")) {

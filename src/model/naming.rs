@@ -1,33 +1,33 @@
-//! How families of files name and orient the tensors.
+//! Names and orientations of the tensors in families of files.
 
-use super::slot::{Role, Slot, fill};
+use super::spec::{Role, TensorSpec, fill};
 use super::{Body, Map, Version};
 
-/// How a family of files stores the tensors of a model.
+/// Storage of a model's tensors in a family of files.
 #[derive(Debug)]
 pub struct Naming {
-    /// What people call it.
+    /// Common name of the family.
     pub name: &'static str,
     /// The container formats ([`formats::Format::name`]) that it is found in.
     pub formats: &'static [&'static str],
-    /// Whether names may stand behind wrappers such as `module.`.
+    /// True if names may stand behind wrappers such as `module.`.
     pub wrapped: bool,
-    /// How a slot of a version is stored; `None` if this naming does not know the version or slot.
-    store: fn(&Version, &Slot) -> Option<Stored>,
+    /// Storage of a spec of a version; `None` if this naming does not know the version or spec.
+    store: fn(&Version, &TensorSpec) -> Option<Stored>,
 }
 
-/// How one slot is stored.
+/// Storage of one spec.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Stored {
     /// Its name; `{}` stands for the block's number.
     pub name: String,
-    /// Whether its last two dimensions are swapped against BlinkDL's.
+    /// True if its last two dimensions are swapped against BlinkDL's.
     pub transposed: bool,
     /// Its place along the first dimension, if it is stacked with others under this name.
     pub stack: Option<usize>,
     /// The dimension whose groups are stored in another order than BlinkDL's, and where each of his is stored.
     pub regroup: Option<(usize, &'static [usize])>,
-    /// What turns the stored values into BlinkDL's.
+    /// Map that turns the stored values into BlinkDL's.
     pub undo: Option<Map>,
 }
 
@@ -43,19 +43,19 @@ impl Stored {
 }
 
 impl Naming {
-    /// How `slot` of `version` is stored, if this naming has it.
-    pub fn store(&self, version: &Version, slot: &Slot) -> Option<Stored> {
-        (self.store)(version, slot)
+    /// Storage of `spec` of `version`, if this naming has it.
+    pub fn store(&self, version: &Version, spec: &TensorSpec) -> Option<Stored> {
+        (self.store)(version, spec)
     }
 }
 
 const TENSOR_FILES: &[&str] = &["safetensors", "torch"];
 
-/// That of flash-linear-attention's folders.
+/// Naming of flash-linear-attention's folders.
 pub const FLA: Naming =
     Naming { name: "flash-linear-attention", formats: TENSOR_FILES, wrapped: true, store: fla };
 
-/// That of transformers' folders of RWKV-4, and of those of the remote code of RWKV-5 and 6.
+/// Naming of transformers' folders of RWKV-4, and of those of the remote code of RWKV-5 and 6.
 pub const HUGGING_FACE: Naming =
     Naming { name: "Hugging Face", formats: TENSOR_FILES, wrapped: true, store: hugging_face };
 
@@ -79,36 +79,36 @@ pub static NAMINGS: &[Naming] = &[
     Naming { name: "web-rwkv", formats: &["prefab"], wrapped: false, store: prefab },
 ];
 
-fn blinkdl(_: &Version, slot: &Slot) -> Option<Stored> {
-    Some(Stored::named(slot.name))
+fn blinkdl(_: &Version, spec: &TensorSpec) -> Option<Stored> {
+    Some(Stored::named(spec.name))
 }
 
 /// GGUF files of llama.cpp: own names, low-rank matrices [out, in], token-shift vectors stacked.
-fn gguf(_: &Version, slot: &Slot) -> Option<Stored> {
-    let transposed = slot.role == Role::LowRank;
-    Some(Stored { transposed, stack: slot.stack, ..Stored::named(slot.gguf?) })
+fn gguf(_: &Version, spec: &TensorSpec) -> Option<Stored> {
+    let transposed = spec.role == Role::LowRank;
+    Some(Stored { transposed, stack: spec.stack, ..Stored::named(spec.gguf?) })
 }
 
 /// Folders of flash-linear-attention, RWKV-7 only: low-rank matrices are `nn.Linear`, so [out, in].
-fn fla(_: &Version, slot: &Slot) -> Option<Stored> {
-    Some(Stored { transposed: slot.role == Role::LowRank, ..Stored::named(slot.fla?) })
+fn fla(_: &Version, spec: &TensorSpec) -> Option<Stored> {
+    Some(Stored { transposed: spec.role == Role::LowRank, ..Stored::named(spec.fla?) })
 }
 
-/// The same of early 2025: one tensor `x_x` [6, C] for the six token-shift vectors.
-fn fla_x_x(version: &Version, slot: &Slot) -> Option<Stored> {
-    let stored = fla(version, slot)?;
-    Some(match slot.stack {
-        Some(_) => Stored { stack: slot.stack, ..Stored::named("model.layers.{}.attn.x_x") },
+/// Folders of flash-linear-attention of early 2025: one tensor `x_x` [6, C] for the six token-shift vectors.
+fn fla_x_x(version: &Version, spec: &TensorSpec) -> Option<Stored> {
+    let stored = fla(version, spec)?;
+    Some(match spec.stack {
+        Some(_) => Stored { stack: spec.stack, ..Stored::named("model.layers.{}.attn.x_x") },
         None => stored,
     })
 }
 
 /// Folders of transformers (RWKV-4) and of BBuf's remote code (RWKV-5 and 6).
-fn hugging_face(version: &Version, slot: &Slot) -> Option<Stored> {
+fn hugging_face(version: &Version, spec: &TensorSpec) -> Option<Stored> {
     if version.major() > 6 {
         return None;
     }
-    let name = match slot.name {
+    let name = match spec.name {
         "head.weight" => "head.weight".to_owned(),
         "emb.weight" => "rwkv.embeddings.weight".to_owned(),
         other => {
@@ -129,11 +129,11 @@ fn hugging_face(version: &Version, slot: &Slot) -> Option<Stored> {
 }
 
 /// The other Hugging Face naming of RWKV-7, in BlinkDL's orientation.
-fn hf_blocks(version: &Version, slot: &Slot) -> Option<Stored> {
+fn hf_blocks(version: &Version, spec: &TensorSpec) -> Option<Stored> {
     if version.major() != 7 {
         return None;
     }
-    Some(Stored::named(match slot.name {
+    Some(Stored::named(match spec.name {
         "head.weight" => "head.weight".to_owned(),
         "emb.weight" => "model.embeddings.weight".to_owned(),
         other => format!("model.{}", other.replace("blocks.0.ln0.", "pre_ln."))
@@ -144,13 +144,13 @@ fn hf_blocks(version: &Version, slot: &Slot) -> Option<Stored> {
 
 /// Folders of the hybrids with Qwen2, whose own parts keep Qwen2's names. RWKV6-Qwen2 stores the five branches of
 /// its token shift in the order r, k, v, w, g instead of w, k, v, r, g.
-fn qwen2(version: &Version, slot: &Slot) -> Option<Stored> {
+fn qwen2(version: &Version, spec: &TensorSpec) -> Option<Stored> {
     const ORDER: &[usize] = &[3, 1, 2, 0, 4];
     if version.body != Body::Qwen2 {
         return None;
     }
     let seven = version.major() == 7;
-    let name = match slot.name {
+    let name = match spec.name {
         "emb.weight" => "model.embed_tokens.weight".to_owned(),
         "head.weight" => "lm_head.weight".to_owned(),
         "ln_out.weight" => "model.norm.weight".to_owned(),
@@ -173,7 +173,7 @@ fn qwen2(version: &Version, slot: &Slot) -> Option<Stored> {
             }
         }
     };
-    let regroup = match slot.short_name() {
+    let regroup = match spec.short_name() {
         "att.time_maa_w1" => Some((1, ORDER)),
         "att.time_maa_w2" => Some((0, ORDER)),
         _ => None,
@@ -183,18 +183,18 @@ fn qwen2(version: &Version, slot: &Slot) -> Option<Stored> {
 
 /// Files for web-rwkv and Ai00: BlinkDL's names with two words changed, low-rank matrices [out, in]. (Of version 5 they
 /// know 5.2 only: 5.1 is made into it.)
-pub(crate) fn web_rwkv(version: &Version, slot: &Slot) -> Option<Stored> {
+pub(crate) fn web_rwkv(version: &Version, spec: &TensorSpec) -> Option<Stored> {
     if matches!(version.name, "5.0" | "5.1" | "7a") || version.body != Body::Rwkv {
         return None;
     }
-    let name = slot.name.replace("time_faaaa", "time_first").replace("time_maa", "time_mix");
-    Some(Stored { transposed: slot.role == Role::LowRank, ..Stored::named(name) })
+    let name = spec.name.replace("time_faaaa", "time_first").replace("time_maa", "time_mix");
+    Some(Stored { transposed: spec.role == Role::LowRank, ..Stored::named(name) })
 }
 
 /// Prefabs of web-rwkv: the names of its structures' fields, which differ between version 7 and those before; decays
 /// of versions 4 and 5 are stored transformed, the token-shift vectors of version 6 stacked.
-pub(crate) fn prefab(version: &Version, slot: &Slot) -> Option<Stored> {
-    let stored = web_rwkv(version, slot)?;
+pub(crate) fn prefab(version: &Version, spec: &TensorSpec) -> Option<Stored> {
+    let stored = web_rwkv(version, spec)?;
     let seven = version.major() == 7;
     let norm = if seven { "ln" } else { "layer_norm" };
     let group_norm = if seven { "gn" } else { "group_norm" };
@@ -212,14 +212,14 @@ pub(crate) fn prefab(version: &Version, slot: &Slot) -> Option<Stored> {
             let letter = if *matrix == "output" { "o" } else { matrix.get(..1)? };
             format!("layers.{n}.{part}.w_{letter}")
         }
-        ["blocks", n, "att", _] if version.major() == 6 && slot.stack.is_some() => {
+        ["blocks", n, "att", _] if version.major() == 6 && spec.stack.is_some() => {
             format!("layers.{n}.att.time_mix")
         }
         ["blocks", n, part, vector] => format!("layers.{n}.{part}.{vector}"),
         _ => return None,
     };
-    let stack = slot.stack.filter(|_| version.major() == 6);
-    let undo = match (version.major(), slot.short_name()) {
+    let stack = spec.stack.filter(|_| version.major() == 6);
+    let undo = match (version.major(), spec.short_name()) {
         (4, "att.time_decay") => Some(Map::LnNeg),
         (5, "att.time_decay") => Some(Map::LnNegLn),
         _ => None,
@@ -229,14 +229,14 @@ pub(crate) fn prefab(version: &Version, slot: &Slot) -> Option<Stored> {
 
 /// Files of rwkv.cpp: BlinkDL's names; decays and bonuses of versions 4 and 5 are stored transformed, low-rank
 /// matrices [out, in], the token-shift vectors of version 7 stacked.
-fn rwkv_cpp(version: &Version, slot: &Slot) -> Option<Stored> {
-    let mut stored = Stored { transposed: slot.role == Role::LowRank, ..Stored::named(slot.name) };
-    match (version.major(), slot.short_name()) {
+fn rwkv_cpp(version: &Version, spec: &TensorSpec) -> Option<Stored> {
+    let mut stored = Stored { transposed: spec.role == Role::LowRank, ..Stored::named(spec.name) };
+    match (version.major(), spec.short_name()) {
         (4, "att.time_decay") => stored.undo = Some(Map::LnNeg),
         (5, "att.time_decay") => stored.undo = Some(Map::LnNegLn),
         (5, "att.time_first") => stored.undo = Some(Map::Ln),
-        (7, _) if slot.stack.is_some() => {
-            stored = Stored { stack: slot.stack, ..Stored::named("blocks.{}.att.x_rwkvag") };
+        (7, _) if spec.stack.is_some() => {
+            stored = Stored { stack: spec.stack, ..Stored::named("blocks.{}.att.x_rwkvag") };
         }
         _ => {}
     }

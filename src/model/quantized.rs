@@ -37,7 +37,7 @@ const METHODS: &[(&str, &str)] = &[
     ("torchao", "torchao"), ("eetq", "EETQ"), ("higgs", "HIGGS"), ("mxfp4", "MXFP4"),
 ];
 
-/// If the weights of `container` are quantized with scales of their own: what that is, and what to do instead.
+/// Fault of `container`, if its weights are quantized with scales of their own, and advice.
 pub(super) fn find(container: &Container) -> Option<(String, String)> {
     let stated = method(container);
     let part = PARTS.iter().find_map(|(word, by)| {

@@ -15,10 +15,10 @@
 use formats::Container;
 use serde_json::Value;
 
-use super::slot::Dim::{A, C, F, FiveRanks, G, Is, One, Rank, V};
-use super::slot::Rank::{Decay, Mix};
-use super::slot::Role::{Embedding, Head, LowRank, Matrix, Vector};
-use super::slot::Slot;
+use super::spec::Dim::{A, C, F, FiveRanks, G, Is, One, Rank, V};
+use super::spec::Rank::{Decay, Mix};
+use super::spec::Role::{Embedding, Head, LowRank, Matrix, Vector};
+use super::spec::TensorSpec;
 use super::{Body, Version, v7};
 use crate::error::{Error, Result};
 
@@ -27,72 +27,72 @@ const GATE: &str = "gate";
 const GROUP_NORM: &str = "group norm";
 const BIASES: &str = "biases";
 
-const ENTRY: &[Slot] = &[Slot::model("emb.weight", Embedding, &[V, C]).gguf("token_embd.weight")];
+const ENTRY: &[TensorSpec] = &[TensorSpec::model("emb.weight", Embedding, &[V, C]).gguf("token_embd.weight")];
 
-const NORMS: &[Slot] = &[
-    Slot::block("blocks.{}.ln1.weight", Vector, &[C]).gguf("blk.{}.attn_norm.weight"),
-    Slot::block("blocks.{}.ln2.weight", Vector, &[C]).gguf("blk.{}.ffn_norm.weight"),
+const NORMS: &[TensorSpec] = &[
+    TensorSpec::block("blocks.{}.ln1.weight", Vector, &[C]).gguf("blk.{}.attn_norm.weight"),
+    TensorSpec::block("blocks.{}.ln2.weight", Vector, &[C]).gguf("blk.{}.ffn_norm.weight"),
 ];
 
 /// RWKV6-Qwen2's; ARWKV-7 has version 7's own.
-#[rustfmt::skip] // a table: one slot, then its name elsewhere
-const TIME_MIX_6: &[Slot] = &[
-    Slot::block("blocks.{}.att.time_maa_x", Vector, &[One, One, C])
+#[rustfmt::skip] // a table: one spec, then its name elsewhere
+const TIME_MIX_6: &[TensorSpec] = &[
+    TensorSpec::block("blocks.{}.att.time_maa_x", Vector, &[One, One, C])
         .gguf("blk.{}.time_mix_lerp_x.weight"),
-    Slot::block("blocks.{}.att.time_maa_w", Vector, &[One, One, C])
+    TensorSpec::block("blocks.{}.att.time_maa_w", Vector, &[One, One, C])
         .gguf("blk.{}.time_mix_lerp_fused.weight").stack(0),
-    Slot::block("blocks.{}.att.time_maa_k", Vector, &[One, One, C])
+    TensorSpec::block("blocks.{}.att.time_maa_k", Vector, &[One, One, C])
         .gguf("blk.{}.time_mix_lerp_fused.weight").stack(1),
-    Slot::block("blocks.{}.att.time_maa_v", Vector, &[One, One, C])
+    TensorSpec::block("blocks.{}.att.time_maa_v", Vector, &[One, One, C])
         .gguf("blk.{}.time_mix_lerp_fused.weight").stack(2),
-    Slot::block("blocks.{}.att.time_maa_r", Vector, &[One, One, C])
+    TensorSpec::block("blocks.{}.att.time_maa_r", Vector, &[One, One, C])
         .gguf("blk.{}.time_mix_lerp_fused.weight").stack(3),
-    Slot::block("blocks.{}.att.time_maa_g", Vector, &[One, One, C])
+    TensorSpec::block("blocks.{}.att.time_maa_g", Vector, &[One, One, C])
         .gguf("blk.{}.time_mix_lerp_fused.weight").stack(4),
-    Slot::block("blocks.{}.att.time_maa_w1", LowRank, &[C, FiveRanks(Mix)])
+    TensorSpec::block("blocks.{}.att.time_maa_w1", LowRank, &[C, FiveRanks(Mix)])
         .gguf("blk.{}.time_mix_w1.weight"),
-    Slot::block("blocks.{}.att.time_maa_w2", LowRank, &[Is(5), Rank(Mix), C])
+    TensorSpec::block("blocks.{}.att.time_maa_w2", LowRank, &[Is(5), Rank(Mix), C])
         .gguf("blk.{}.time_mix_w2.weight"),
-    Slot::block("blocks.{}.att.time_decay", Vector, &[One, One, A])
+    TensorSpec::block("blocks.{}.att.time_decay", Vector, &[One, One, A])
         .gguf("blk.{}.time_mix_decay.weight"),
-    Slot::block("blocks.{}.att.time_decay_w1", LowRank, &[C, Rank(Decay)])
+    TensorSpec::block("blocks.{}.att.time_decay_w1", LowRank, &[C, Rank(Decay)])
         .gguf("blk.{}.time_mix_decay_w1.weight"),
-    Slot::block("blocks.{}.att.time_decay_w2", LowRank, &[Rank(Decay), A])
+    TensorSpec::block("blocks.{}.att.time_decay_w2", LowRank, &[Rank(Decay), A])
         .gguf("blk.{}.time_mix_decay_w2.weight"),
-    Slot::block("blocks.{}.att.receptance.weight", Matrix, &[A, C])
+    TensorSpec::block("blocks.{}.att.receptance.weight", Matrix, &[A, C])
         .gguf("blk.{}.time_mix_receptance.weight"),
-    Slot::block("blocks.{}.att.receptance.bias", Vector, &[A])
+    TensorSpec::block("blocks.{}.att.receptance.bias", Vector, &[A])
         .gguf("blk.{}.time_mix_receptance.bias").part(BIASES),
-    Slot::block("blocks.{}.att.key.weight", Matrix, &[G, C])
+    TensorSpec::block("blocks.{}.att.key.weight", Matrix, &[G, C])
         .gguf("blk.{}.time_mix_key.weight"),
-    Slot::block("blocks.{}.att.key.bias", Vector, &[G])
+    TensorSpec::block("blocks.{}.att.key.bias", Vector, &[G])
         .gguf("blk.{}.time_mix_key.bias").part(BIASES),
-    Slot::block("blocks.{}.att.value.weight", Matrix, &[G, C])
+    TensorSpec::block("blocks.{}.att.value.weight", Matrix, &[G, C])
         .gguf("blk.{}.time_mix_value.weight"),
-    Slot::block("blocks.{}.att.value.bias", Vector, &[G])
+    TensorSpec::block("blocks.{}.att.value.bias", Vector, &[G])
         .gguf("blk.{}.time_mix_value.bias").part(BIASES),
-    Slot::block("blocks.{}.att.output.weight", Matrix, &[C, A])
+    TensorSpec::block("blocks.{}.att.output.weight", Matrix, &[C, A])
         .gguf("blk.{}.time_mix_output.weight"),
-    Slot::block("blocks.{}.att.gate.weight", Matrix, &[A, C])
+    TensorSpec::block("blocks.{}.att.gate.weight", Matrix, &[A, C])
         .gguf("blk.{}.time_mix_gate.weight"),
 ];
 
-const MLP: &[Slot] = &[
-    Slot::block("blocks.{}.ffn.gate.weight", Matrix, &[F, C]).gguf("blk.{}.ffn_gate.weight"),
-    Slot::block("blocks.{}.ffn.up.weight", Matrix, &[F, C]).gguf("blk.{}.ffn_up.weight"),
-    Slot::block("blocks.{}.ffn.down.weight", Matrix, &[C, F]).gguf("blk.{}.ffn_down.weight"),
+const MLP: &[TensorSpec] = &[
+    TensorSpec::block("blocks.{}.ffn.gate.weight", Matrix, &[F, C]).gguf("blk.{}.ffn_gate.weight"),
+    TensorSpec::block("blocks.{}.ffn.up.weight", Matrix, &[F, C]).gguf("blk.{}.ffn_up.weight"),
+    TensorSpec::block("blocks.{}.ffn.down.weight", Matrix, &[C, F]).gguf("blk.{}.ffn_down.weight"),
 ];
 
-const EXIT: &[Slot] = &[
-    Slot::model("ln_out.weight", Vector, &[C]).gguf("output_norm.weight"),
-    Slot::model("head.weight", Head, &[V, C]).gguf("output.weight"),
+const EXIT: &[TensorSpec] = &[
+    TensorSpec::model("ln_out.weight", Vector, &[C]).gguf("output_norm.weight"),
+    TensorSpec::model("head.weight", Head, &[V, C]).gguf("output.weight"),
 ];
 
 /// ARWKV-7 (`RwkvHybridForCausalLM`).
 pub static ARWKV7: Version = Version {
     name: "arwkv7",
     about: "ARWKV-7 (RWKV-7 in a Qwen2 model)",
-    slots: &[ENTRY, NORMS, v7::TIME_MIX, MLP, EXIT],
+    specs: &[ENTRY, NORMS, v7::TIME_MIX, MLP, EXIT],
     markers: &["blocks.{}.att.r_k", "blocks.{}.att.k_k", "blocks.{}.ffn.gate.weight"],
     optional: &[GATE, GROUP_NORM],
     body: Body::Qwen2,
@@ -102,7 +102,7 @@ pub static ARWKV7: Version = Version {
 pub static RWKV6_QWEN2: Version = Version {
     name: "rwkv6qwen2",
     about: "RWKV6-Qwen2 (RWKV-6 in a Qwen2 model)",
-    slots: &[ENTRY, NORMS, TIME_MIX_6, MLP, EXIT],
+    specs: &[ENTRY, NORMS, TIME_MIX_6, MLP, EXIT],
     markers: &["blocks.{}.att.time_maa_x", "blocks.{}.att.time_maa_w1", "blocks.{}.ffn.gate.weight"],
     optional: &[BIASES],
     body: Body::Qwen2,
@@ -154,7 +154,7 @@ pub(super) fn head_size(version: &Version, container: &Container) -> Option<usiz
     (heads > 0 && width.is_multiple_of(heads)).then(|| width / heads)
 }
 
-/// No tensor of RWKV6-Qwen2 tells the size of a head, and nothing else did.
+/// Error for RWKV6-Qwen2 without a known head size: no tensor of it tells the size, and nothing else did.
 pub(super) fn unknown_heads(container: &Container) -> Error {
     Error::Model {
         path: container.path().to_owned(),

@@ -7,9 +7,9 @@ pub const HEAD: &str = "rwkv-quant.head";
 
 /// A kind of file that cannot be converted.
 struct Refused {
-    /// What it is.
+    /// Description of the file.
     what: &'static str,
-    /// What to do instead.
+    /// Advice to the user.
     help: &'static str,
     /// A part of a tensor's name that only this kind has.
     marks: &'static [&'static str],
@@ -17,7 +17,7 @@ struct Refused {
 
 const OTHER_RELEASE: &str = "use a release of RWKV-4, 5, 6, 7 or 7a";
 
-/// In the order they are looked for.
+/// Kinds of refused files, in the order they are looked for.
 const REFUSED: &[Refused] = &[
     Refused {
         what: "is an RWKV-8 ROSA model, which no runtime that we write for can run",
@@ -76,7 +76,7 @@ const REFUSED: &[Refused] = &[
     },
 ];
 
-/// If `container` holds what goes beside a model: what that is, and what to do with it.
+/// Kind of file beside a model that `container` is, if it is one, and its use.
 pub fn companion(container: &Container) -> Option<(&'static str, &'static str)> {
     if container.value(HEAD).is_some() {
         return Some(("an output layer to be read in part", "give its model, and this file as --head"));
@@ -94,12 +94,12 @@ pub fn companion(container: &Container) -> Option<(&'static str, &'static str)> 
     state.then_some(("an initial state (state tuning)", help))
 }
 
-/// If `container` is one of the kinds refused: what it is, and what to do instead.
+/// Fault of `container`, if it is one of the kinds refused, and advice.
 pub(super) fn find(container: &Container) -> Option<(String, String)> {
     no_model(container).or_else(|| other_architecture(container))
 }
 
-/// If `container` is no model at all: what it is, and what to do instead.
+/// Fault of `container`, if it is no model at all, and advice.
 pub(super) fn no_model(container: &Container) -> Option<(String, String)> {
     if container.value("_strategy").is_some() {
         return Some((
@@ -130,7 +130,7 @@ pub(super) fn no_model(container: &Container) -> Option<(String, String)> {
     companion(container).map(|(what, help)| (format!("is {what}, not a model"), help.into()))
 }
 
-/// If `container` is a model of an architecture that is known and not converted: which, and what to do instead.
+/// Fault of `container`, if it is a model of an architecture that is known and not converted, and advice.
 pub(super) fn other_architecture(container: &Container) -> Option<(String, String)> {
     // The ends of names are marked by NUL, so that a mark can ask for one.
     let names: Vec<String> = container.tensors().iter().map(|t| format!("{}\0", t.name)).collect();

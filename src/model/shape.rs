@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::slot::{Dim, Rank, Slot};
+use super::spec::{Dim, Rank, TensorSpec};
 
 /// The sizes of a model.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -28,7 +28,7 @@ pub struct Dims {
 /// The ranks of one block's low-rank branches; only those that the block has.
 pub type Ranks = BTreeMap<Rank, usize>;
 
-/// What is known so far: each size, and the tensor that told it.
+/// Sizes known so far: each with the tensor that told it.
 #[derive(Debug, Default)]
 pub(super) struct Solver {
     sizes: BTreeMap<Dim, (usize, String)>,
@@ -41,18 +41,18 @@ impl Solver {
         self.sizes.entry(dim).or_insert_with(|| (size, teller.to_owned()));
     }
 
-    /// Fits a stored `shape` (already turned into BlinkDL's orientation) to the slot's, and learns what it tells.
+    /// Fits a stored `shape` (already turned into BlinkDL's orientation) to the spec's, and learns what it tells.
     /// Dimensions of one may be missing or added, and heads and their size may be joined, as formats do.
     ///
     /// Returns the canonical shape, or says what disagrees.
     pub fn fit(
         &mut self,
-        slot: &Slot,
+        spec: &TensorSpec,
         layer: usize,
         name: &str,
         shape: &[usize],
     ) -> Result<Vec<usize>, String> {
-        let pattern = slot.shape;
+        let pattern = spec.shape;
         let shape = if let ([Dim::One, Dim::One, Dim::A], [_, _, 1]) = (pattern, shape) {
             vec![1, 1, shape.iter().product()] // rwkv.cpp: [heads, size, 1]
         } else if shape.len() == pattern.len() {

@@ -1,10 +1,10 @@
-//! Where a view's stored tensor is.
+//! Source of a view: its stored tensor.
 
 use std::sync::Arc;
 
 use formats::{Container, Tensor};
 
-/// Which stored tensor.
+/// Stored tensor, by container and number.
 #[derive(Clone, Debug)]
 pub(super) enum Source {
     /// Number so many of the container that is read.

@@ -2,10 +2,13 @@
 
 use formats::Container;
 
-use super::{Body, Dims, Dropped, Held, Lazy, Model, NAMINGS, Slot, Version, ZeroRule, detect::wildcard};
+use super::{
+    Body, Dims, Dropped, Model, ModelTensor, NAMINGS, TensorSpec, TensorView, Version, ZeroRule,
+    detect::wildcard,
+};
 use crate::error::{Error, Result};
 
-/// What such a file is in place of a version.
+/// Stand-in for the version of such a file.
 static TENSORS: Version = Version {
     name: "none",
     about: "a list of tensors of an unknown architecture",
@@ -33,15 +36,15 @@ impl Model {
                 what,
                 help: format!("leave it out: --drop {:?}", tensor.name),
             };
-            let values = Lazy::of(&container, i)
+            let values = TensorView::of(&container, i)
                 .ok_or_else(|| cannot(format!("holds {}, which are no weights", tensor.encoding)))?;
             if tensor.name.contains("{}") {
                 return Err(cannot("has {} in its name, which stands for the number of a block".to_owned()));
             }
-            // A slot lives as long as the program, as those of the versions do; a name is as long as in the file.
+            // A spec lives as long as the program, as those of the versions do; a name is as long as in the file.
             let name: &'static str = Box::leak(tensor.name.clone().into_boxed_str());
-            let slot = Box::leak(Box::new(Slot::model(name, ZeroRule::of_tensor(tensor).role(), &[])));
-            tensors.push(Held { slot, layer: 0, values });
+            let spec = Box::leak(Box::new(TensorSpec::model(name, ZeroRule::of_tensor(tensor).role(), &[])));
+            tensors.push(ModelTensor { spec, layer: 0, values });
         }
         Ok(Model {
             container,

@@ -3,8 +3,8 @@
 use formats::{Limits, Metadata, Planned};
 use quant::Encoding;
 
-use super::slot::{Dim, Rank, Scope};
-use super::{Body, Lazy, Map, Model, NAMINGS, Naming, Slot, VERSIONS, Version};
+use super::spec::{Dim, Rank, Scope};
+use super::{Body, Map, Model, NAMINGS, Naming, TensorSpec, TensorView, VERSIONS, Version};
 
 /// Sizes that are all different, so that no dimension can be taken for another.
 fn size(dim: Dim) -> usize {
@@ -30,13 +30,13 @@ type Part = (String, Vec<usize>, Vec<f32>);
 /// A model's tensors as a file of this naming holds them; `None` if the naming does not know the version.
 fn file(version: &'static Version, naming: &Naming) -> Option<Vec<Part>> {
     let mut tensors: Vec<Part> = Vec::new();
-    for slot in version.slots() {
-        let stored = naming.store(version, slot)?;
-        for layer in if slot.scope == Scope::Model { 0..1 } else { 0..LAYERS } {
-            if slot.scope == Scope::Later && layer == 0 {
+    for spec in version.specs() {
+        let stored = naming.store(version, spec)?;
+        for layer in if spec.scope == Scope::Model { 0..1 } else { 0..LAYERS } {
+            if spec.scope == Scope::Later && layer == 0 {
                 continue;
             }
-            let (mut shape, mut values) = canonical(slot, layer);
+            let (mut shape, mut values) = canonical(spec, layer);
             if stored.transposed {
                 let n = shape.len();
                 let (rows, cols) = (shape[n - 2], shape[n - 1]);
@@ -62,10 +62,10 @@ fn file(version: &'static Version, naming: &Naming) -> Option<Vec<Part>> {
     Some(tensors)
 }
 
-/// Shape and values of a slot in a block: every value of the model is another one.
-fn canonical(slot: &Slot, layer: usize) -> (Vec<usize>, Vec<f32>) {
-    let shape: Vec<usize> = slot.shape.iter().map(|d| size(*d)).collect();
-    let seed = slot.name.bytes().fold(layer as u32 + 1, |h, b| h.wrapping_mul(31).wrapping_add(b.into()));
+/// Shape and values of a spec in a block: every value of the model is another one.
+fn canonical(spec: &TensorSpec, layer: usize) -> (Vec<usize>, Vec<f32>) {
+    let shape: Vec<usize> = spec.shape.iter().map(|d| size(*d)).collect();
+    let seed = spec.name.bytes().fold(layer as u32 + 1, |h, b| h.wrapping_mul(31).wrapping_add(b.into()));
     let count: usize = shape.iter().product();
     (shape, (0..count as u32).map(|i| (seed % 1000) as f32 + i as f32 / 1024.0).collect())
 }
@@ -89,7 +89,7 @@ fn open(tensors: &[Part], prefix: &str) -> Model {
     Model::detect(formats::open(file.path(), &Limits::default()).unwrap(), &[]).unwrap()
 }
 
-fn values(model: &Model, lazy: &Lazy) -> Vec<f32> {
+fn values(model: &Model, lazy: &TensorView) -> Vec<f32> {
     let mut out = vec![0.0; lazy.elements()];
     lazy.read(&model.container, 0..lazy.rows(), &mut out);
     out
@@ -111,7 +111,7 @@ fn every_version_is_found_in_every_naming() {
                 assert_eq!(model.uniform_rank(Rank::Gate), Some(Rank::Gate as usize + 5));
             }
             for held in &model.tensors {
-                let (shape, expected) = canonical(held.slot, held.layer);
+                let (shape, expected) = canonical(held.spec, held.layer);
                 assert_eq!(held.values.shape(), shape, "{what}: {}", held.name());
                 assert_eq!(values(&model, &held.values), expected, "{what}: {}", held.name());
             }
@@ -169,7 +169,7 @@ fn factors_follow_their_channels() {
                 Some(first) => assert_eq!(values(&model, &first), expected[..each], "{what}"),
                 None => assert!(dim == 0 && shape[0] > 1, "{what}"),
             }
-            let stacked = Lazy::stacked(&[lazy.clone(), lazy.clone()]).unwrap();
+            let stacked = TensorView::stacked(&[lazy.clone(), lazy.clone()]).unwrap();
             assert_eq!(values(&model, &stacked), [expected.clone(), expected.clone()].concat(), "{what}");
             let mut outer = shape.to_vec();
             outer.iter_mut().for_each(|d| *d += 1);

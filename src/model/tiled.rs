@@ -66,7 +66,7 @@ pub fn hold(container: &mut Container) -> Result<()> {
     Ok(())
 }
 
-/// That a tensor cannot be decoded.
+/// Error for a tensor that cannot be decoded.
 pub fn tile_error(container: &Container, tensor: &Tensor, source: EntropyError) -> Error {
     Error::from(formats::Error::Malformed {
         path: container.path().to_owned(),

@@ -8,74 +8,76 @@
 //! Source: BlinkDL/RWKV-LM, RWKV-v4neo.
 
 use super::Version;
-use super::slot::Dim::{A, C, F, One, V};
-use super::slot::Role::{Embedding, Head, Matrix, Vector};
-use super::slot::Slot;
+use super::spec::Dim::{A, C, F, One, V};
+use super::spec::Role::{Embedding, Head, Matrix, Vector};
+use super::spec::TensorSpec;
 
 /// Embedding and first norms: the same in every version.
-pub(super) const ENTRY: &[Slot] = &[
-    Slot::model("emb.weight", Embedding, &[V, C]).gguf("token_embd.weight").fla("model.embeddings.weight"),
-    Slot::model("blocks.0.ln0.weight", Vector, &[C])
+pub(super) const ENTRY: &[TensorSpec] = &[
+    TensorSpec::model("emb.weight", Embedding, &[V, C])
+        .gguf("token_embd.weight")
+        .fla("model.embeddings.weight"),
+    TensorSpec::model("blocks.0.ln0.weight", Vector, &[C])
         .gguf("token_embd_norm.weight")
         .fla("model.layers.0.pre_norm.weight"),
-    Slot::model("blocks.0.ln0.bias", Vector, &[C])
+    TensorSpec::model("blocks.0.ln0.bias", Vector, &[C])
         .gguf("token_embd_norm.bias")
         .fla("model.layers.0.pre_norm.bias"),
 ];
 
 /// The norms of a block: the same in every version.
-pub(super) const NORMS: &[Slot] = &[
-    Slot::block("blocks.{}.ln1.weight", Vector, &[C])
+pub(super) const NORMS: &[TensorSpec] = &[
+    TensorSpec::block("blocks.{}.ln1.weight", Vector, &[C])
         .gguf("blk.{}.attn_norm.weight")
         .fla("model.layers.{}.attn_norm.weight"),
-    Slot::block("blocks.{}.ln1.bias", Vector, &[C])
+    TensorSpec::block("blocks.{}.ln1.bias", Vector, &[C])
         .gguf("blk.{}.attn_norm.bias")
         .fla("model.layers.{}.attn_norm.bias"),
-    Slot::block("blocks.{}.ln2.weight", Vector, &[C])
+    TensorSpec::block("blocks.{}.ln2.weight", Vector, &[C])
         .gguf("blk.{}.attn_norm_2.weight")
         .fla("model.layers.{}.ffn_norm.weight"),
-    Slot::block("blocks.{}.ln2.bias", Vector, &[C])
+    TensorSpec::block("blocks.{}.ln2.bias", Vector, &[C])
         .gguf("blk.{}.attn_norm_2.bias")
         .fla("model.layers.{}.ffn_norm.bias"),
 ];
 
 /// Last norm and output layer: the same in every version.
-pub(super) const EXIT: &[Slot] = &[
-    Slot::model("ln_out.weight", Vector, &[C]).gguf("output_norm.weight").fla("model.norm.weight"),
-    Slot::model("ln_out.bias", Vector, &[C]).gguf("output_norm.bias").fla("model.norm.bias"),
-    Slot::model("head.weight", Head, &[V, C]).gguf("output.weight").fla("lm_head.weight"),
+pub(super) const EXIT: &[TensorSpec] = &[
+    TensorSpec::model("ln_out.weight", Vector, &[C]).gguf("output_norm.weight").fla("model.norm.weight"),
+    TensorSpec::model("ln_out.bias", Vector, &[C]).gguf("output_norm.bias").fla("model.norm.bias"),
+    TensorSpec::model("head.weight", Head, &[V, C]).gguf("output.weight").fla("lm_head.weight"),
 ];
 
 /// The token shift and the matrices of the time mix of versions 4 and 5.
-pub(super) const TIME_MIX: &[Slot] = &[
-    Slot::block("blocks.{}.att.time_mix_k", Vector, &[One, One, C]),
-    Slot::block("blocks.{}.att.time_mix_v", Vector, &[One, One, C]),
-    Slot::block("blocks.{}.att.time_mix_r", Vector, &[One, One, C]),
-    Slot::block("blocks.{}.att.key.weight", Matrix, &[A, C]),
-    Slot::block("blocks.{}.att.value.weight", Matrix, &[A, C]),
-    Slot::block("blocks.{}.att.receptance.weight", Matrix, &[A, C]),
-    Slot::block("blocks.{}.att.output.weight", Matrix, &[C, A]),
+pub(super) const TIME_MIX: &[TensorSpec] = &[
+    TensorSpec::block("blocks.{}.att.time_mix_k", Vector, &[One, One, C]),
+    TensorSpec::block("blocks.{}.att.time_mix_v", Vector, &[One, One, C]),
+    TensorSpec::block("blocks.{}.att.time_mix_r", Vector, &[One, One, C]),
+    TensorSpec::block("blocks.{}.att.key.weight", Matrix, &[A, C]),
+    TensorSpec::block("blocks.{}.att.value.weight", Matrix, &[A, C]),
+    TensorSpec::block("blocks.{}.att.receptance.weight", Matrix, &[A, C]),
+    TensorSpec::block("blocks.{}.att.output.weight", Matrix, &[C, A]),
 ];
 
 /// The channel mix of versions 4 and 5.
-pub(super) const CHANNEL_MIX: &[Slot] = &[
-    Slot::block("blocks.{}.ffn.time_mix_k", Vector, &[One, One, C]),
-    Slot::block("blocks.{}.ffn.time_mix_r", Vector, &[One, One, C]),
-    Slot::block("blocks.{}.ffn.key.weight", Matrix, &[F, C]),
-    Slot::block("blocks.{}.ffn.receptance.weight", Matrix, &[C, C]),
-    Slot::block("blocks.{}.ffn.value.weight", Matrix, &[C, F]),
+pub(super) const CHANNEL_MIX: &[TensorSpec] = &[
+    TensorSpec::block("blocks.{}.ffn.time_mix_k", Vector, &[One, One, C]),
+    TensorSpec::block("blocks.{}.ffn.time_mix_r", Vector, &[One, One, C]),
+    TensorSpec::block("blocks.{}.ffn.key.weight", Matrix, &[F, C]),
+    TensorSpec::block("blocks.{}.ffn.receptance.weight", Matrix, &[C, C]),
+    TensorSpec::block("blocks.{}.ffn.value.weight", Matrix, &[C, F]),
 ];
 
-const DECAY: &[Slot] = &[
-    Slot::block("blocks.{}.att.time_decay", Vector, &[A]),
-    Slot::block("blocks.{}.att.time_first", Vector, &[A]),
+const DECAY: &[TensorSpec] = &[
+    TensorSpec::block("blocks.{}.att.time_decay", Vector, &[A]),
+    TensorSpec::block("blocks.{}.att.time_first", Vector, &[A]),
 ];
 
 /// RWKV-4.
 pub static V4: Version = Version {
     name: "4.0",
     about: "RWKV-4 (Dove)",
-    slots: &[ENTRY, NORMS, DECAY, TIME_MIX, CHANNEL_MIX, EXIT],
+    specs: &[ENTRY, NORMS, DECAY, TIME_MIX, CHANNEL_MIX, EXIT],
     markers: &["blocks.{}.att.time_decay", "blocks.{}.att.time_first", "blocks.{}.att.time_mix_k"],
     ..Version::PLAIN
 };

@@ -10,41 +10,41 @@
 //! The rest is version 4's. Source: BlinkDL/RWKV-LM, RWKV-v5. (rwkv.cpp calls 5.0 "5.1".)
 
 use super::Version;
-use super::slot::Dim::{A, C, H, N, One};
-use super::slot::Role::{Matrix, Vector};
-use super::slot::Slot;
+use super::spec::Dim::{A, C, H, N, One};
+use super::spec::Role::{Matrix, Vector};
+use super::spec::TensorSpec;
 use super::v4::{CHANNEL_MIX, ENTRY, EXIT, NORMS, TIME_MIX};
 
-const GROUP_NORM: &[Slot] = &[
-    Slot::block("blocks.{}.att.ln_x.weight", Vector, &[A]),
-    Slot::block("blocks.{}.att.ln_x.bias", Vector, &[A]),
+const GROUP_NORM: &[TensorSpec] = &[
+    TensorSpec::block("blocks.{}.att.ln_x.weight", Vector, &[A]),
+    TensorSpec::block("blocks.{}.att.ln_x.bias", Vector, &[A]),
 ];
 
-const GATE: &[Slot] = &[
-    Slot::block("blocks.{}.att.time_mix_g", Vector, &[One, One, C]),
-    Slot::block("blocks.{}.att.gate.weight", Matrix, &[A, C]),
+const GATE: &[TensorSpec] = &[
+    TensorSpec::block("blocks.{}.att.time_mix_g", Vector, &[One, One, C]),
+    TensorSpec::block("blocks.{}.att.gate.weight", Matrix, &[A, C]),
 ];
 
-const PER_HEAD: &[Slot] = &[
-    Slot::block("blocks.{}.att.time_decay", Vector, &[H]),
-    Slot::block("blocks.{}.att.time_first", Vector, &[H]),
+const PER_HEAD: &[TensorSpec] = &[
+    TensorSpec::block("blocks.{}.att.time_decay", Vector, &[H]),
+    TensorSpec::block("blocks.{}.att.time_first", Vector, &[H]),
 ];
 
-const PER_HEAD_REAL: &[Slot] = &[
-    Slot::block("blocks.{}.att.time_decay", Vector, &[H]),
-    Slot::block("blocks.{}.att.time_faaaa", Vector, &[H]),
+const PER_HEAD_REAL: &[TensorSpec] = &[
+    TensorSpec::block("blocks.{}.att.time_decay", Vector, &[H]),
+    TensorSpec::block("blocks.{}.att.time_faaaa", Vector, &[H]),
 ];
 
-const PER_CHANNEL: &[Slot] = &[
-    Slot::block("blocks.{}.att.time_decay", Vector, &[H, N]),
-    Slot::block("blocks.{}.att.time_faaaa", Vector, &[H, N]),
+const PER_CHANNEL: &[TensorSpec] = &[
+    TensorSpec::block("blocks.{}.att.time_decay", Vector, &[H, N]),
+    TensorSpec::block("blocks.{}.att.time_faaaa", Vector, &[H, N]),
 ];
 
 /// RWKV-5.0: one decay a head, no gate.
 pub static V5_0: Version = Version {
     name: "5.0",
     about: "RWKV-5.0 (Eagle, decay per head, no gate)",
-    slots: &[ENTRY, NORMS, PER_HEAD, TIME_MIX, GROUP_NORM, CHANNEL_MIX, EXIT],
+    specs: &[ENTRY, NORMS, PER_HEAD, TIME_MIX, GROUP_NORM, CHANNEL_MIX, EXIT],
     markers: &["blocks.{}.att.ln_x.weight", "blocks.{}.att.time_mix_k", "blocks.{}.att.time_first"],
     ..Version::PLAIN
 };
@@ -53,7 +53,7 @@ pub static V5_0: Version = Version {
 pub static V5_1: Version = Version {
     name: "5.1",
     about: "RWKV-5.1 (Eagle, decay per head)",
-    slots: &[ENTRY, NORMS, PER_HEAD, TIME_MIX, GATE, GROUP_NORM, CHANNEL_MIX, EXIT],
+    specs: &[ENTRY, NORMS, PER_HEAD, TIME_MIX, GATE, GROUP_NORM, CHANNEL_MIX, EXIT],
     markers: &["blocks.{}.att.gate.weight", "blocks.{}.att.time_mix_g", "blocks.{}.att.time_first"],
     ..Version::PLAIN
 };
@@ -62,7 +62,7 @@ pub static V5_1: Version = Version {
 pub static V5_1_REAL: Version = Version {
     name: "5.1",
     about: "RWKV-5.1 (Eagle, decay per head, real bonus)",
-    slots: &[ENTRY, NORMS, PER_HEAD_REAL, TIME_MIX, GATE, GROUP_NORM, CHANNEL_MIX, EXIT],
+    specs: &[ENTRY, NORMS, PER_HEAD_REAL, TIME_MIX, GATE, GROUP_NORM, CHANNEL_MIX, EXIT],
     markers: &["blocks.{}.att.gate.weight", "blocks.{}.att.time_mix_g", "blocks.{}.att.time_faaaa"],
     ..Version::PLAIN
 };
@@ -71,7 +71,7 @@ pub static V5_1_REAL: Version = Version {
 pub static V5_2: Version = Version {
     name: "5.2",
     about: "RWKV-5.2 (Eagle)",
-    slots: &[ENTRY, NORMS, PER_CHANNEL, TIME_MIX, GATE, GROUP_NORM, CHANNEL_MIX, EXIT],
+    specs: &[ENTRY, NORMS, PER_CHANNEL, TIME_MIX, GATE, GROUP_NORM, CHANNEL_MIX, EXIT],
     markers: &["blocks.{}.att.gate.weight", "blocks.{}.att.time_mix_g", "blocks.{}.att.time_faaaa"],
     ..Version::PLAIN
 };

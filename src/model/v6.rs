@@ -7,65 +7,65 @@
 //! Source: BlinkDL/RWKV-LM, RWKV-v6 (x060).
 
 use super::Version;
-use super::slot::Dim::{A, C, F, FiveRanks, H, Is, N, One, Rank};
-use super::slot::Rank::{Decay, Mix};
-use super::slot::Role::{LowRank, Matrix, Vector};
-use super::slot::Slot;
+use super::spec::Dim::{A, C, F, FiveRanks, H, Is, N, One, Rank};
+use super::spec::Rank::{Decay, Mix};
+use super::spec::Role::{LowRank, Matrix, Vector};
+use super::spec::TensorSpec;
 use super::v4::{ENTRY, EXIT, NORMS};
 
-#[rustfmt::skip] // a table: one slot, then its names elsewhere
-const TIME_MIX: &[Slot] = &[
-    Slot::block("blocks.{}.att.time_maa_x", Vector, &[One, One, C])
+#[rustfmt::skip] // a table: one spec, then its names elsewhere
+const TIME_MIX: &[TensorSpec] = &[
+    TensorSpec::block("blocks.{}.att.time_maa_x", Vector, &[One, One, C])
         .gguf("blk.{}.time_mix_lerp_x.weight"),
-    Slot::block("blocks.{}.att.time_maa_w", Vector, &[One, One, C])
+    TensorSpec::block("blocks.{}.att.time_maa_w", Vector, &[One, One, C])
         .gguf("blk.{}.time_mix_lerp_fused.weight").stack(0),
-    Slot::block("blocks.{}.att.time_maa_k", Vector, &[One, One, C])
+    TensorSpec::block("blocks.{}.att.time_maa_k", Vector, &[One, One, C])
         .gguf("blk.{}.time_mix_lerp_fused.weight").stack(1),
-    Slot::block("blocks.{}.att.time_maa_v", Vector, &[One, One, C])
+    TensorSpec::block("blocks.{}.att.time_maa_v", Vector, &[One, One, C])
         .gguf("blk.{}.time_mix_lerp_fused.weight").stack(2),
-    Slot::block("blocks.{}.att.time_maa_r", Vector, &[One, One, C])
+    TensorSpec::block("blocks.{}.att.time_maa_r", Vector, &[One, One, C])
         .gguf("blk.{}.time_mix_lerp_fused.weight").stack(3),
-    Slot::block("blocks.{}.att.time_maa_g", Vector, &[One, One, C])
+    TensorSpec::block("blocks.{}.att.time_maa_g", Vector, &[One, One, C])
         .gguf("blk.{}.time_mix_lerp_fused.weight").stack(4),
-    Slot::block("blocks.{}.att.time_maa_w1", LowRank, &[C, FiveRanks(Mix)])
+    TensorSpec::block("blocks.{}.att.time_maa_w1", LowRank, &[C, FiveRanks(Mix)])
         .gguf("blk.{}.time_mix_w1.weight"),
-    Slot::block("blocks.{}.att.time_maa_w2", LowRank, &[Is(5), Rank(Mix), C])
+    TensorSpec::block("blocks.{}.att.time_maa_w2", LowRank, &[Is(5), Rank(Mix), C])
         .gguf("blk.{}.time_mix_w2.weight"),
-    Slot::block("blocks.{}.att.time_decay", Vector, &[One, One, A])
+    TensorSpec::block("blocks.{}.att.time_decay", Vector, &[One, One, A])
         .gguf("blk.{}.time_mix_decay.weight"),
-    Slot::block("blocks.{}.att.time_decay_w1", LowRank, &[C, Rank(Decay)])
+    TensorSpec::block("blocks.{}.att.time_decay_w1", LowRank, &[C, Rank(Decay)])
         .gguf("blk.{}.time_mix_decay_w1.weight"),
-    Slot::block("blocks.{}.att.time_decay_w2", LowRank, &[Rank(Decay), A])
+    TensorSpec::block("blocks.{}.att.time_decay_w2", LowRank, &[Rank(Decay), A])
         .gguf("blk.{}.time_mix_decay_w2.weight"),
-    Slot::block("blocks.{}.att.time_faaaa", Vector, &[H, N])
+    TensorSpec::block("blocks.{}.att.time_faaaa", Vector, &[H, N])
         .gguf("blk.{}.time_mix_first.weight"),
-    Slot::block("blocks.{}.att.receptance.weight", Matrix, &[A, C])
+    TensorSpec::block("blocks.{}.att.receptance.weight", Matrix, &[A, C])
         .gguf("blk.{}.time_mix_receptance.weight"),
-    Slot::block("blocks.{}.att.key.weight", Matrix, &[A, C])
+    TensorSpec::block("blocks.{}.att.key.weight", Matrix, &[A, C])
         .gguf("blk.{}.time_mix_key.weight"),
-    Slot::block("blocks.{}.att.value.weight", Matrix, &[A, C])
+    TensorSpec::block("blocks.{}.att.value.weight", Matrix, &[A, C])
         .gguf("blk.{}.time_mix_value.weight"),
-    Slot::block("blocks.{}.att.output.weight", Matrix, &[C, A])
+    TensorSpec::block("blocks.{}.att.output.weight", Matrix, &[C, A])
         .gguf("blk.{}.time_mix_output.weight"),
-    Slot::block("blocks.{}.att.gate.weight", Matrix, &[A, C])
+    TensorSpec::block("blocks.{}.att.gate.weight", Matrix, &[A, C])
         .gguf("blk.{}.time_mix_gate.weight"),
-    Slot::block("blocks.{}.att.ln_x.weight", Vector, &[A])
+    TensorSpec::block("blocks.{}.att.ln_x.weight", Vector, &[A])
         .gguf("blk.{}.time_mix_ln.weight"),
-    Slot::block("blocks.{}.att.ln_x.bias", Vector, &[A])
+    TensorSpec::block("blocks.{}.att.ln_x.bias", Vector, &[A])
         .gguf("blk.{}.time_mix_ln.bias"),
 ];
 
 #[rustfmt::skip]
-const CHANNEL_MIX: &[Slot] = &[
-    Slot::block("blocks.{}.ffn.time_maa_k", Vector, &[One, One, C])
+const CHANNEL_MIX: &[TensorSpec] = &[
+    TensorSpec::block("blocks.{}.ffn.time_maa_k", Vector, &[One, One, C])
         .gguf("blk.{}.channel_mix_lerp_k.weight"),
-    Slot::block("blocks.{}.ffn.time_maa_r", Vector, &[One, One, C])
+    TensorSpec::block("blocks.{}.ffn.time_maa_r", Vector, &[One, One, C])
         .gguf("blk.{}.channel_mix_lerp_r.weight"),
-    Slot::block("blocks.{}.ffn.key.weight", Matrix, &[F, C])
+    TensorSpec::block("blocks.{}.ffn.key.weight", Matrix, &[F, C])
         .gguf("blk.{}.channel_mix_key.weight"),
-    Slot::block("blocks.{}.ffn.receptance.weight", Matrix, &[C, C])
+    TensorSpec::block("blocks.{}.ffn.receptance.weight", Matrix, &[C, C])
         .gguf("blk.{}.channel_mix_receptance.weight"),
-    Slot::block("blocks.{}.ffn.value.weight", Matrix, &[C, F])
+    TensorSpec::block("blocks.{}.ffn.value.weight", Matrix, &[C, F])
         .gguf("blk.{}.channel_mix_value.weight"),
 ];
 
@@ -73,7 +73,7 @@ const CHANNEL_MIX: &[Slot] = &[
 pub static V6: Version = Version {
     name: "6.0",
     about: "RWKV-6 (Finch)",
-    slots: &[ENTRY, NORMS, TIME_MIX, CHANNEL_MIX, EXIT],
+    specs: &[ENTRY, NORMS, TIME_MIX, CHANNEL_MIX, EXIT],
     markers: &["blocks.{}.att.time_maa_x", "blocks.{}.att.time_maa_w1", "blocks.{}.att.gate.weight"],
     ..Version::PLAIN
 };

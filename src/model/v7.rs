@@ -11,85 +11,85 @@
 //! Source: BlinkDL/RWKV-LM, RWKV-v7 (x070).
 
 use super::Version;
-use super::slot::Dim::{C, F, H, Is, N, One, Rank, V};
-use super::slot::Rank::{Decay, Gate, Iclr, Value};
-use super::slot::Role::{Embedding, LowRank, Matrix, Vector};
-use super::slot::Slot;
+use super::spec::Dim::{C, F, H, Is, N, One, Rank, V};
+use super::spec::Rank::{Decay, Gate, Iclr, Value};
+use super::spec::Role::{Embedding, LowRank, Matrix, Vector};
+use super::spec::TensorSpec;
 use super::v4::{ENTRY, EXIT, NORMS};
 
-#[rustfmt::skip] // a table: one slot, then its names elsewhere
-pub(super) const TIME_MIX: &[Slot] = &[
-    Slot::block("blocks.{}.att.x_r", Vector, &[One, One, C])
+#[rustfmt::skip] // a table: one spec, then its names elsewhere
+pub(super) const TIME_MIX: &[TensorSpec] = &[
+    TensorSpec::block("blocks.{}.att.x_r", Vector, &[One, One, C])
         .gguf("blk.{}.time_mix_lerp_fused.weight").fla("model.layers.{}.attn.x_r").stack(0),
-    Slot::block("blocks.{}.att.x_w", Vector, &[One, One, C])
+    TensorSpec::block("blocks.{}.att.x_w", Vector, &[One, One, C])
         .gguf("blk.{}.time_mix_lerp_fused.weight").fla("model.layers.{}.attn.x_w").stack(1),
-    Slot::block("blocks.{}.att.x_k", Vector, &[One, One, C])
+    TensorSpec::block("blocks.{}.att.x_k", Vector, &[One, One, C])
         .gguf("blk.{}.time_mix_lerp_fused.weight").fla("model.layers.{}.attn.x_k").stack(2),
-    Slot::block("blocks.{}.att.x_v", Vector, &[One, One, C])
+    TensorSpec::block("blocks.{}.att.x_v", Vector, &[One, One, C])
         .gguf("blk.{}.time_mix_lerp_fused.weight").fla("model.layers.{}.attn.x_v").stack(3),
-    Slot::block("blocks.{}.att.x_a", Vector, &[One, One, C])
+    TensorSpec::block("blocks.{}.att.x_a", Vector, &[One, One, C])
         .gguf("blk.{}.time_mix_lerp_fused.weight").fla("model.layers.{}.attn.x_a").stack(4),
-    Slot::block("blocks.{}.att.x_g", Vector, &[One, One, C])
+    TensorSpec::block("blocks.{}.att.x_g", Vector, &[One, One, C])
         .gguf("blk.{}.time_mix_lerp_fused.weight").fla("model.layers.{}.attn.x_g").stack(5).part("gate"),
-    Slot::block("blocks.{}.att.w0", Vector, &[One, One, C])
+    TensorSpec::block("blocks.{}.att.w0", Vector, &[One, One, C])
         .gguf("blk.{}.time_mix_w0.weight").fla("model.layers.{}.attn.w_lora.lora.2.bias"),
-    Slot::block("blocks.{}.att.w1", LowRank, &[C, Rank(Decay)])
+    TensorSpec::block("blocks.{}.att.w1", LowRank, &[C, Rank(Decay)])
         .gguf("blk.{}.time_mix_w1.weight").fla("model.layers.{}.attn.w_lora.lora.0.weight"),
-    Slot::block("blocks.{}.att.w2", LowRank, &[Rank(Decay), C])
+    TensorSpec::block("blocks.{}.att.w2", LowRank, &[Rank(Decay), C])
         .gguf("blk.{}.time_mix_w2.weight").fla("model.layers.{}.attn.w_lora.lora.2.weight"),
-    Slot::block("blocks.{}.att.a0", Vector, &[One, One, C])
+    TensorSpec::block("blocks.{}.att.a0", Vector, &[One, One, C])
         .gguf("blk.{}.time_mix_a0.weight").fla("model.layers.{}.attn.a_lora.lora.2.bias"),
-    Slot::block("blocks.{}.att.a1", LowRank, &[C, Rank(Iclr)])
+    TensorSpec::block("blocks.{}.att.a1", LowRank, &[C, Rank(Iclr)])
         .gguf("blk.{}.time_mix_a1.weight").fla("model.layers.{}.attn.a_lora.lora.0.weight"),
-    Slot::block("blocks.{}.att.a2", LowRank, &[Rank(Iclr), C])
+    TensorSpec::block("blocks.{}.att.a2", LowRank, &[Rank(Iclr), C])
         .gguf("blk.{}.time_mix_a2.weight").fla("model.layers.{}.attn.a_lora.lora.2.weight"),
-    Slot::later("blocks.{}.att.v0", Vector, &[One, One, C])
+    TensorSpec::later("blocks.{}.att.v0", Vector, &[One, One, C])
         .gguf("blk.{}.time_mix_v0.weight").fla("model.layers.{}.attn.v_lora.lora.2.bias"),
-    Slot::later("blocks.{}.att.v1", LowRank, &[C, Rank(Value)])
+    TensorSpec::later("blocks.{}.att.v1", LowRank, &[C, Rank(Value)])
         .gguf("blk.{}.time_mix_v1.weight").fla("model.layers.{}.attn.v_lora.lora.0.weight"),
-    Slot::later("blocks.{}.att.v2", LowRank, &[Rank(Value), C])
+    TensorSpec::later("blocks.{}.att.v2", LowRank, &[Rank(Value), C])
         .gguf("blk.{}.time_mix_v2.weight").fla("model.layers.{}.attn.v_lora.lora.2.weight"),
-    Slot::block("blocks.{}.att.g1", LowRank, &[C, Rank(Gate)])
+    TensorSpec::block("blocks.{}.att.g1", LowRank, &[C, Rank(Gate)])
         .gguf("blk.{}.time_mix_g1.weight").fla("model.layers.{}.attn.g_lora.lora.0.weight").part("gate"),
-    Slot::block("blocks.{}.att.g2", LowRank, &[Rank(Gate), C])
+    TensorSpec::block("blocks.{}.att.g2", LowRank, &[Rank(Gate), C])
         .gguf("blk.{}.time_mix_g2.weight").fla("model.layers.{}.attn.g_lora.lora.2.weight").part("gate"),
-    Slot::block("blocks.{}.att.k_k", Vector, &[One, One, C])
+    TensorSpec::block("blocks.{}.att.k_k", Vector, &[One, One, C])
         .gguf("blk.{}.time_mix_k_k.weight").fla("model.layers.{}.attn.k_k"),
-    Slot::block("blocks.{}.att.k_a", Vector, &[One, One, C])
+    TensorSpec::block("blocks.{}.att.k_a", Vector, &[One, One, C])
         .gguf("blk.{}.time_mix_k_a.weight").fla("model.layers.{}.attn.k_a"),
-    Slot::block("blocks.{}.att.r_k", Vector, &[H, N])
+    TensorSpec::block("blocks.{}.att.r_k", Vector, &[H, N])
         .gguf("blk.{}.time_mix_r_k.weight").fla("model.layers.{}.attn.r_k"),
-    Slot::block("blocks.{}.att.receptance.weight", Matrix, &[C, C])
+    TensorSpec::block("blocks.{}.att.receptance.weight", Matrix, &[C, C])
         .gguf("blk.{}.time_mix_receptance.weight").fla("model.layers.{}.attn.r_proj.weight"),
-    Slot::block("blocks.{}.att.key.weight", Matrix, &[C, C])
+    TensorSpec::block("blocks.{}.att.key.weight", Matrix, &[C, C])
         .gguf("blk.{}.time_mix_key.weight").fla("model.layers.{}.attn.k_proj.weight"),
-    Slot::block("blocks.{}.att.value.weight", Matrix, &[C, C])
+    TensorSpec::block("blocks.{}.att.value.weight", Matrix, &[C, C])
         .gguf("blk.{}.time_mix_value.weight").fla("model.layers.{}.attn.v_proj.weight"),
-    Slot::block("blocks.{}.att.output.weight", Matrix, &[C, C])
+    TensorSpec::block("blocks.{}.att.output.weight", Matrix, &[C, C])
         .gguf("blk.{}.time_mix_output.weight").fla("model.layers.{}.attn.o_proj.weight"),
-    Slot::block("blocks.{}.att.ln_x.weight", Vector, &[C])
+    TensorSpec::block("blocks.{}.att.ln_x.weight", Vector, &[C])
         .gguf("blk.{}.time_mix_ln.weight").fla("model.layers.{}.attn.g_norm.weight").part("group norm"),
-    Slot::block("blocks.{}.att.ln_x.bias", Vector, &[C])
+    TensorSpec::block("blocks.{}.att.ln_x.bias", Vector, &[C])
         .gguf("blk.{}.time_mix_ln.bias").fla("model.layers.{}.attn.g_norm.bias").part("group norm"),
 ];
 
 #[rustfmt::skip]
-const CHANNEL_MIX: &[Slot] = &[
-    Slot::block("blocks.{}.ffn.x_k", Vector, &[One, One, C])
+const CHANNEL_MIX: &[TensorSpec] = &[
+    TensorSpec::block("blocks.{}.ffn.x_k", Vector, &[One, One, C])
         .gguf("blk.{}.channel_mix_lerp_k.weight").fla("model.layers.{}.ffn.x_k"),
-    Slot::block("blocks.{}.ffn.key.weight", Matrix, &[F, C])
+    TensorSpec::block("blocks.{}.ffn.key.weight", Matrix, &[F, C])
         .gguf("blk.{}.channel_mix_key.weight").fla("model.layers.{}.ffn.key.weight"),
-    Slot::block("blocks.{}.ffn.value.weight", Matrix, &[C, F])
+    TensorSpec::block("blocks.{}.ffn.value.weight", Matrix, &[C, F])
         .gguf("blk.{}.channel_mix_value.weight").fla("model.layers.{}.ffn.value.weight"),
 ];
 
 /// DeepEmbed: hidden *= ((y s1) s_emb[token]) s2 + s0, with s_emb[token] a 32 x 32 matrix.
-const DEEP_EMBED: &[Slot] = &[
-    Slot::block("blocks.{}.ffn.s_emb.weight", Embedding, &[V, Is(1024)]),
-    Slot::block("blocks.{}.ffn.s_emb_x.weight", Matrix, &[Is(1024), C]),
-    Slot::block("blocks.{}.ffn.s0", Vector, &[One, One, F]),
-    Slot::block("blocks.{}.ffn.s1", LowRank, &[C, Is(32)]),
-    Slot::block("blocks.{}.ffn.s2", LowRank, &[Is(32), F]),
+const DEEP_EMBED: &[TensorSpec] = &[
+    TensorSpec::block("blocks.{}.ffn.s_emb.weight", Embedding, &[V, Is(1024)]),
+    TensorSpec::block("blocks.{}.ffn.s_emb_x.weight", Matrix, &[Is(1024), C]),
+    TensorSpec::block("blocks.{}.ffn.s0", Vector, &[One, One, F]),
+    TensorSpec::block("blocks.{}.ffn.s1", LowRank, &[C, Is(32)]),
+    TensorSpec::block("blocks.{}.ffn.s2", LowRank, &[Is(32), F]),
 ];
 
 const MARKERS: &[&str] = &["blocks.{}.att.r_k", "blocks.{}.att.k_k", "blocks.{}.att.w1", "blocks.{}.att.x_r"];
@@ -98,7 +98,7 @@ const MARKERS: &[&str] = &["blocks.{}.att.r_k", "blocks.{}.att.k_k", "blocks.{}.
 pub static V7: Version = Version {
     name: "7.0",
     about: "RWKV-7 (Goose)",
-    slots: &[ENTRY, NORMS, TIME_MIX, CHANNEL_MIX, EXIT],
+    specs: &[ENTRY, NORMS, TIME_MIX, CHANNEL_MIX, EXIT],
     markers: MARKERS,
     ..Version::PLAIN
 };
@@ -107,7 +107,7 @@ pub static V7: Version = Version {
 pub static V7A: Version = Version {
     name: "7a",
     about: "RWKV-7a (Goose with DeepEmbed)",
-    slots: &[ENTRY, NORMS, TIME_MIX, CHANNEL_MIX, DEEP_EMBED, EXIT],
+    specs: &[ENTRY, NORMS, TIME_MIX, CHANNEL_MIX, DEEP_EMBED, EXIT],
     markers: &["blocks.{}.att.r_k", "blocks.{}.att.k_k", "blocks.{}.ffn.s_emb.weight", "blocks.{}.att.x_r"],
     ..Version::PLAIN
 };

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use formats::Tensor;
 
-use super::{Held, Model, Role};
+use super::{Model, ModelTensor, Role};
 
 /// Zero bytes in a row that no training leaves in an embedding or a head.
 const LONG_RUN_BYTES: u64 = 64 << 10;
@@ -13,7 +13,7 @@ const MAX_UNUSED_RUN: usize = 16;
 /// Rows of a matrix that are looked at without reading all of it.
 const PEEKED_ROWS: usize = 16;
 
-/// Which zeros in a tensor are suspicious.
+/// Kind of zeros in a tensor that are suspicious.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ZeroRule {
     /// A matrix: every row has weights.
@@ -22,12 +22,12 @@ pub(crate) enum ZeroRule {
     Tokens,
     /// The factors of a norm: they start as ones, and zeros let nothing through.
     Norm,
-    /// Nothing: other vectors, states and low-rank matrices start as zeros.
+    /// Tensor exempt from the rules: other vectors, states and low-rank matrices start as zeros.
     Exempt,
 }
 
 impl ZeroRule {
-    /// What zeros mean in a tensor of this role.
+    /// Rule for zeros in a tensor of this role.
     pub fn of(role: Role) -> ZeroRule {
         match role {
             Role::Matrix => ZeroRule::Matrix,
@@ -45,19 +45,20 @@ impl ZeroRule {
         }
     }
 
-    /// What zeros mean in every tensor of a model's file, by its number.
+    /// Rules for zeros in every tensor of a model's file, by its number.
     pub fn of_model(model: &Model) -> BTreeMap<usize, ZeroRule> {
         let read = model.tensors.iter().filter(|held| !held.is_unread());
         let is_norm = |name: &str| {
             let part = name.strip_suffix(".weight").and_then(|name| name.rsplit('.').next());
             part.is_some_and(|part| part.starts_with("ln"))
         };
-        let rule =
-            |held: &Held| if is_norm(held.slot.name) { ZeroRule::Norm } else { ZeroRule::of(held.slot.role) };
+        let rule = |held: &ModelTensor| {
+            if is_norm(held.spec.name) { ZeroRule::Norm } else { ZeroRule::of(held.spec.role) }
+        };
         read.flat_map(|held| held.values.sources().map(|i| (i, rule(held)))).collect()
     }
 
-    /// What zeros mean in a tensor of which nothing is known but the name and the shape.
+    /// Rule for zeros in a tensor of which nothing is known but the name and the shape.
     pub fn of_tensor(tensor: &Tensor) -> ZeroRule {
         const EXEMPT: &[&str] = &["lora", "state", "bias", "norm", "buffer"];
         let name = tensor.name.to_ascii_lowercase();
@@ -106,7 +107,7 @@ impl Zeros {
         zeros
     }
 
-    /// The same with the rows that follow.
+    /// Zeros of these rows and the rows that follow.
     pub fn then(self, next: Zeros) -> Zeros {
         if self.rows == 0 {
             return next;
@@ -122,7 +123,7 @@ impl Zeros {
         }
     }
 
-    /// The same of a tensor whose rows are not stored one after the other.
+    /// Zeros of a tensor whose rows are not stored one after the other.
     pub fn without_rows(self) -> Zeros {
         Zeros { zero: 0, first: 0, last: 0, longest: 0, ..self }
     }
@@ -132,7 +133,7 @@ impl Zeros {
         if kind == ZeroRule::Tokens { self.zero } else { 0 }
     }
 
-    /// What is suspicious about them in a tensor of that name.
+    /// Suspicion about them in a tensor of that name, if any.
     pub fn suspicion(&self, name: &str, kind: ZeroRule) -> Option<String> {
         let (rows, zero, longest) = (self.rows, self.zero, self.longest);
         let bytes = self.row_bytes * longest as u64;
@@ -160,8 +161,9 @@ impl Zeros {
 pub fn peek(model: &Model) -> Vec<String> {
     let mut found = Vec::new();
     // Rows that are not stored as such cost the whole matrix each.
-    let has_rows =
-        |held: &&Held| held.slot.role.is_large() && held.values.stored(&model.container, 0..1).is_some();
+    let has_rows = |held: &&ModelTensor| {
+        held.spec.role.is_large() && held.values.stored(&model.container, 0..1).is_some()
+    };
     for held in model.tensors.iter().filter(has_rows) {
         let (rows, cols) = (held.values.rows(), held.values.cols());
         let looked = rows.min(PEEKED_ROWS);
@@ -173,7 +175,7 @@ pub fn peek(model: &Model) -> Vec<String> {
             row.iter().all(|v| *v == 0.0)
         };
         let zero = (0..looked).map(is_zero).filter(|zero| *zero).count();
-        let odd = if ZeroRule::of(held.slot.role) == ZeroRule::Tokens { looked / 4 } else { 0 };
+        let odd = if ZeroRule::of(held.spec.role) == ZeroRule::Tokens { looked / 4 } else { 0 };
         if zero > odd {
             found.push(format!("{}: {zero} of the {looked} rows that were looked at are zeros", held.name()));
         }

@@ -1,10 +1,10 @@
-//! How much memory the work may take, and what follows for threads and chunks.
+//! Memory that the work may take, and the threads and chunks that follow from it.
 
 use crate::error::{Error, Result};
 use crate::isa;
 use crate::plan::Plan;
 
-/// What the program needs besides chunks: itself, and the description of the tensors.
+/// Memory of the program besides chunks: itself, and the description of the tensors.
 const BASE_BYTES: u64 = 48 << 20;
 /// Memory for the work unless something else is asked for.
 const DEFAULT_BYTES: u64 = 256 << 20;
@@ -12,10 +12,10 @@ const DEFAULT_BYTES: u64 = 256 << 20;
 const MOST_VALUES: usize = 1 << 18;
 /// Memory that a value of a chunk at work takes at most: stored, as f32, and encoded.
 const BYTES_PER_VALUE: u64 = 8 + 4 + 4;
-/// What needs memory that depends on the number of tokens.
+/// Name of the work whose memory depends on the number of tokens.
 pub const CALIBRATION: &str = "calibration";
 
-/// How many threads work on chunks of which size.
+/// Number of threads, and the size of the chunks that they work on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Budget {
     /// Threads that encode.
@@ -94,7 +94,7 @@ impl Budget {
     }
 }
 
-/// That `what` needs more memory than it may take.
+/// Error for work that needs more memory than it may take; `what` names the work.
 fn too_little(what: &str, need: u64) -> Error {
     let fewer = if what == CALIBRATION { ", or calibrate on fewer tokens" } else { "" };
     Error::Resources {

@@ -7,8 +7,8 @@ use quant::{EncodeError, Encoding, Rows, check_finite, codec, codec_of_levels};
 
 use super::Budget;
 use crate::error::{Error, Result};
-use crate::model::{Lazy, Model, ZeroRule, Zeros};
-use crate::plan::{Part, Plan, Write};
+use crate::model::{Model, TensorView, ZeroRule, Zeros};
+use crate::plan::{Part, Plan, TensorPlan};
 use crate::targets::{self, Target};
 use crate::verify::DAMAGED;
 
@@ -31,8 +31,8 @@ pub(super) struct Buffers {
 }
 
 impl Buffers {
-    /// Where the file wants it, blocks to the codes of all of them, then the scales of all.
-    fn split_if_wanted(&mut self, write: &Write) {
+    /// Splits blocks, where the file wants it, to the codes of all of them, then the scales of all.
+    fn split_if_wanted(&mut self, write: &TensorPlan) {
         let encoding = write.encoding;
         if write.parts.iter().all(|part| part.split.is_none()) {
             return;
@@ -61,8 +61,8 @@ pub(super) fn grid(plan: &Plan, budget: &Budget) -> Vec<Chunk> {
 }
 
 impl Chunk {
-    /// Where its bytes go: number of the file, offset, and which of the encoded bytes; one for each part, or two for
-    /// a split one.
+    /// Places of its bytes: number of the file, offset, and range of the encoded bytes; one for each part, or two for a
+    /// split one.
     pub fn places<'a>(&'a self, plan: &'a Plan) -> impl Iterator<Item = (usize, u64, Range<usize>)> + 'a {
         let write = &plan.tensors[self.tensor];
         let (size, codes) = (write.encoding.block_bytes(), write.encoding.code_bytes());
@@ -84,7 +84,7 @@ impl Chunk {
         })
     }
 
-    /// How many bytes it takes in the files.
+    /// Number of bytes that it takes in the files.
     pub fn bytes(&self, plan: &Plan) -> u64 {
         (self.rows.len() * plan.tensors[self.tensor].row_bytes()) as u64
     }
@@ -140,7 +140,7 @@ impl Chunk {
         Ok(&buffers.bytes)
     }
 
-    /// Whether its values may be too large for their encoding: they become f16 and are something else.
+    /// True if its values may be too large for their encoding: they become f16 and are something else.
     pub fn narrows(&self, plan: &Plan) -> bool {
         let write = &plan.tensors[self.tensor];
         let narrower = write.encoding == Encoding::F16 && write.values.encoding() != Some(Encoding::F16);
@@ -148,7 +148,7 @@ impl Chunk {
     }
 
     /// The codec's complaint, with the index counted from the start of the tensor.
-    fn cannot(&self, write: &Write, plan: &Plan, model: &Model, mut source: EncodeError) -> Error {
+    fn cannot(&self, write: &TensorPlan, plan: &Plan, model: &Model, mut source: EncodeError) -> Error {
         if let EncodeError::NonFinite { index, .. } | EncodeError::Overflow { index, .. } = &mut source {
             *index += self.rows.start * write.values.cols();
         }
@@ -156,9 +156,9 @@ impl Chunk {
     }
 }
 
-/// That a weight of a tensor cannot be encoded for a target: which one, why, and what to do.
+/// Error for a weight of a tensor that cannot be encoded for a target: its place, the reason, and advice.
 pub(crate) fn unencodable(
-    values: &Lazy,
+    values: &TensorView,
     name: &str,
     target: &dyn Target,
     model: &Model,

@@ -7,7 +7,7 @@ use rayon::prelude::*;
 use super::Stop;
 use crate::error::Result;
 use crate::model::Model;
-use crate::plan::{Plan, Write};
+use crate::plan::{Plan, TensorPlan};
 use crate::recipe::{Levels, Search};
 use crate::storage::Outputs;
 
@@ -17,20 +17,22 @@ const STEP: usize = 1 << 18;
 /// The levels of every tensor whose codes need some. With a longer search they are fitted to the weights (and the
 /// importance) of the matrix, which are read once more for that.
 pub(crate) fn codebooks(plan: &Plan, model: &Model, stop: &Stop) -> Result<Vec<Option<Codebook>>> {
-    let has_own = |write: &Write| write.parts.iter().any(|p| p.split.is_some_and(|s| s.codebook.is_some()));
-    let codebook = |write: &Write| match (write.encoding, plan.scheme.search, plan.scheme.file_type.levels) {
-        _ if !has_own(write) => Ok(None),
-        (Encoding::Fp4, Search::Best, _) => fitted(write, model, stop).map(Some),
-        (Encoding::Fp4, Search::Standard, Levels::Nf4) => Ok(Some(NF4)),
-        (Encoding::Fp4, Search::Standard, Levels::Sf4) => Ok(Some(SF4)),
-        // The kernels of bitsandbytes know no others.
-        (Encoding::Nf4, ..) => Ok(Some(NF4)),
-        _ => Ok(None),
-    };
+    let has_own =
+        |write: &TensorPlan| write.parts.iter().any(|p| p.split.is_some_and(|s| s.codebook.is_some()));
+    let codebook =
+        |write: &TensorPlan| match (write.encoding, plan.scheme.search, plan.scheme.file_type.levels) {
+            _ if !has_own(write) => Ok(None),
+            (Encoding::Fp4, Search::Best, _) => fitted(write, model, stop).map(Some),
+            (Encoding::Fp4, Search::Standard, Levels::Nf4) => Ok(Some(NF4)),
+            (Encoding::Fp4, Search::Standard, Levels::Sf4) => Ok(Some(SF4)),
+            // The kernels of bitsandbytes know no others.
+            (Encoding::Nf4, ..) => Ok(Some(NF4)),
+            _ => Ok(None),
+        };
     plan.tensors.par_iter().map(codebook).collect()
 }
 
-fn fitted(write: &Write, model: &Model, stop: &Stop) -> Result<Codebook> {
+fn fitted(write: &TensorPlan, model: &Model, stop: &Stop) -> Result<Codebook> {
     let (rows, cols) = (write.values.rows(), write.values.cols());
     let whole = write.rows_of_whole_blocks();
     let step = (STEP / cols.max(1) / whole * whole).max(whole);

@@ -1,4 +1,4 @@
-//! How planned files are written: a grid of chunks, encoded in parallel, written in place, verified, renamed.
+//! Writing of planned files: a grid of chunks, encoded in parallel, written in place, verified, renamed.
 //!
 //! A chunk is a run of whole rows of one tensor. Chunks are encoded in any order by any number of threads and
 //! written at their offsets, so the bytes depend on the plan alone. The memory needed is that of the chunks at
@@ -20,14 +20,14 @@ pub(crate) use levels::codebooks;
 
 use crate::error::{Error, Result};
 use crate::model::{Model, ZeroRule, Zeros};
-use crate::plan::{Plan, Write};
+use crate::plan::{Plan, TensorPlan};
 use crate::storage::{Outputs, Progress};
 
-/// What happens while files are written; a progress bar, a log and a test listen alike.
+/// Observer of events while files are written; a progress bar, a log and a test listen alike.
 pub trait Observer: Sync {
     /// The costs of so many units of tensors were measured, of so many.
     fn probed(&self, _units: u64, _of: u64) {}
-    /// So many weights were calibrated, of so many.
+    /// Notes that so many weights were calibrated, of so many.
     fn calibrated(&self, _weights: u64, _of: u64) {}
     /// Files of so many bytes are going to be written.
     fn begins(&self, _bytes: u64) {}
@@ -50,7 +50,7 @@ impl Observer for Silent {
 pub struct Stop(AtomicBool);
 
 impl Stop {
-    /// Nothing asked for a stop yet.
+    /// Stop that nothing asked for yet.
     pub const fn new() -> Stop {
         Stop(AtomicBool::new(false))
     }
@@ -160,7 +160,7 @@ pub fn write(
     Ok(suspicions)
 }
 
-/// That the checksums of the source tell nothing of it.
+/// Warning that the checksums of the source tell nothing of it.
 fn outdated(checksums: Checksums, model: &Model) -> Option<String> {
     let Checksums::Outdated(file) = checksums else { return None };
     let path = model.container.files()[file].path().display();
@@ -170,13 +170,13 @@ fn outdated(checksums: Checksums, model: &Model) -> Option<String> {
     ))
 }
 
-/// What is suspicious about the zeros in the tensors of a plan.
+/// Suspicions about the zeros in the tensors of a plan.
 fn zero_rows(plan: &Plan, chunks: &[chunk::Chunk], zeros: &[Zeros]) -> Vec<String> {
     let mut whole = vec![Zeros::default(); plan.tensors.len()];
     for (chunk, zeros) in chunks.iter().zip(zeros) {
         whole[chunk.tensor] = whole[chunk.tensor].then(*zeros);
     }
-    let suspicion = |(t, zeros): (&Write, Zeros)| zeros.suspicion(&t.name, ZeroRule::of(t.role));
+    let suspicion = |(t, zeros): (&TensorPlan, Zeros)| zeros.suspicion(&t.name, ZeroRule::of(t.role));
     plan.tensors.iter().zip(whole).filter_map(suspicion).collect()
 }
 

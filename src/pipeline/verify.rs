@@ -5,7 +5,7 @@ use formats::{Container, Limits, Mapped, Value, open};
 use quant::codebook::Codebook;
 
 use crate::error::Result;
-use crate::plan::{Plan, Write};
+use crate::plan::{Plan, TensorPlan};
 use crate::storage::{Output, Outputs, Progress, damaged};
 
 /// Opens the files with the ordinary reader, compares tensors, their levels and metadata with the plan, and all bytes
@@ -29,7 +29,7 @@ pub(super) fn written(
     outputs.read_back(progress)
 }
 
-/// Which of the files read is which of the plan.
+/// Number in the plan of each of the files read.
 fn planned_files(plan: &Plan, read: &Container) -> std::result::Result<Vec<usize>, String> {
     if read.files().len() != plan.files.len() {
         return Err(format!("there are {} files with tensors, not {}", read.files().len(), plan.files.len()));
@@ -77,8 +77,8 @@ fn same_description(plan: &Plan, read: &Container, files: &[usize]) -> std::resu
     Ok(())
 }
 
-/// How a tensor is coded, as a reader tells.
-fn stored(write: &Write) -> Option<formats::Coded> {
+/// Coding of a tensor, as a reader tells.
+fn stored(write: &TensorPlan) -> Option<formats::Coded> {
     let coded = write.coded?;
     Some(match coded.storage(write.values.cols(), write.bytes()) {
         Storage::Tiled(tiles, _) => formats::Coded::Tiles(tiles),

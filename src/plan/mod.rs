@@ -1,5 +1,5 @@
-//! From a model and what is wanted to a plan: for every tensor its encoding, exact bytes and place. Pure: no
-//! file is read or written beyond what describes the tensors.
+//! Planning of the files of a model: for every tensor its encoding, exact bytes and place. Pure: no file is read or
+//! written beyond what describes the tensors.
 
 pub mod rules;
 
@@ -14,43 +14,43 @@ use quant::{Encoding, codec, importance};
 use sha2::{Digest, Sha256};
 
 use self::rules::{Listed, Modelled};
-use crate::about::About;
 use crate::digest::hex;
 use crate::error::{Error, Result};
-use crate::model::{Dropped, Lazy, Model, Role};
-use crate::recipe::{Chat, Fallback, FileType, fitting};
+use crate::metadata::ModelMetadata;
+use crate::model::{Dropped, Model, Role, TensorView};
+use crate::recipe::{Chat, Fallback, FileType, Mix, Recipe, fitting};
 use crate::scheme::Coded;
 use crate::scheme::Scheme;
 use crate::storage::{Output, Sealed};
-use crate::targets::{self, Content, Files, Item, Objection, Order, PlannedFile, SmallFile, Target};
+use crate::targets::{self, Content, Files, Item, LayoutInput, Objection, PlannedFile, SmallFile, Target};
 
 /// Everything about the files to be written, known before any work.
 #[derive(Debug)]
 pub struct Plan {
-    /// What kind of file.
+    /// Target format.
     pub target: &'static dyn Target,
-    /// What was wanted.
+    /// Scheme that was asked for.
     pub scheme: Scheme,
-    /// What the files are on disk.
+    /// Form of the output on disk.
     pub output: Output,
-    /// What they say besides tensors, as it is read back.
+    /// Metadata of the files besides tensors, as it is read back.
     pub metadata: Metadata,
     /// The files with tensors, and where everything lies in them.
     pub files: Vec<PlannedFile>,
     /// The files beside them.
     pub small: Vec<SmallFile>,
     /// The tensors of the model, in file order.
-    pub tensors: Vec<Write>,
+    pub tensors: Vec<TensorPlan>,
     /// Tensors of the source that are not written, each with the rule.
     pub dropped: Vec<Dropped>,
-    /// Why the runtime would compute something else, if that was to be ignored.
+    /// Reasons that the runtime would compute something else, if that was to be ignored.
     pub objections: Vec<Objection>,
 }
 
-/// What is wanted of the files, not of the weights.
+/// Output options: those of the files, not of the weights.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Wishes {
-    /// Write them even if the runtime is known to compute something else with them.
+pub struct OutputOptions {
+    /// True if they are written even if the runtime is known to compute something else with them.
     pub force: bool,
     /// Most bytes of tensors in a file, so that several may be needed.
     pub split_max_bytes: Option<u64>,
@@ -60,32 +60,44 @@ pub struct Wishes {
     pub checksums: bool,
 }
 
+impl OutputOptions {
+    /// Output options of a recipe. Files like another tool's hold no checksums.
+    pub fn of(recipe: &Recipe) -> OutputOptions {
+        OutputOptions {
+            force: recipe.force_target,
+            split_max_bytes: recipe.split_max_size,
+            modelfile: recipe.modelfile,
+            checksums: !recipe.no_checksums && recipe.mix == Mix::Own,
+        }
+    }
+}
+
 /// A tensor of the model to be written.
 #[derive(Debug)]
-pub struct Write {
+pub struct TensorPlan {
     /// Its name in the file.
     pub name: String,
-    /// What it does.
+    /// Role of the tensor.
     pub role: Role,
     /// Its values.
-    pub values: Lazy,
-    /// How they are encoded.
+    pub values: TensorView,
+    /// Encoding of the values.
     pub encoding: Encoding,
-    /// How they would be encoded if their rows were whole blocks of it.
+    /// Encoding that the values would have if their row length were a multiple of its block size.
     pub wanted: Encoding,
-    /// How much each of its columns matters; those that the importance matrix says nothing about are filled in.
+    /// Importance of each of its columns; those that the importance matrix says nothing about are filled in.
     pub importance: Option<Arc<[f32]>>,
-    /// How many columns that are.
+    /// Number of columns that the importance matrix says nothing about.
     pub unmeasured: usize,
-    /// How they are coded, if they are not stored as they are: the size is known once that is done.
+    /// Coding of the values, if they are not stored as they are: the size is known once that is done.
     pub coded: Option<Coded>,
     /// The blocks of all its rows, if they were made already: by calibration; or what they were coded as.
     pub encoded: Option<Arc<Sealed>>,
     /// Bytes of what it was coded as, once that is known.
     pub section_bytes: Option<u64>,
-    /// Whether it was coded for what a text says about it.
+    /// True if it was coded for what a text says about it.
     pub is_calibrated: bool,
-    /// Where its bytes go. Rows are encoded to the bytes of the first part for all of them, then those of the second,
+    /// Places of its bytes. Rows are encoded to the bytes of the first part for all of them, then those of the second,
     /// and so on.
     pub parts: Vec<Part>,
 }
@@ -93,20 +105,20 @@ pub struct Write {
 /// A tensor of a file: all of a model's tensor or, of encodings that keep codes and scales apart, one part of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Part {
-    /// What the file says of it.
+    /// Description in the file's tensor table.
     pub planned: Planned,
     /// Number of the file.
     pub file: usize,
-    /// Where its data starts in the file; of a split tensor, the codes.
+    /// Offset of its data in the file; of a split tensor, of the codes.
     pub offset: u64,
-    /// Where the rest of a split tensor is.
+    /// Place of the rest of a split tensor.
     pub split: Option<Split>,
-    /// How many bytes of it each row of the model's tensor takes.
+    /// Number of its bytes for each row of the model's tensor.
     pub row_bytes: usize,
 }
 
-impl Write {
-    /// How many bytes a row takes, all parts together.
+impl TensorPlan {
+    /// Number of bytes of a row, all parts together.
     pub fn row_bytes(&self) -> usize {
         self.parts.iter().map(|p| p.row_bytes).sum()
     }
@@ -117,7 +129,7 @@ impl Write {
         (1..=len).find(|rows| (rows * cols).is_multiple_of(len)).unwrap_or(len)
     }
 
-    /// How many bytes it takes; about as many, if it is to be coded and was not yet.
+    /// Number of bytes of the tensor; an estimate, if it is to be coded and was not yet.
     pub fn bytes(&self) -> u64 {
         match self.coded {
             Some(coded) => {
@@ -128,17 +140,17 @@ impl Write {
         }
     }
 
-    /// Whether [`bytes`](Write::bytes) is a guess.
+    /// True if [`bytes`](TensorPlan::bytes) is a guess.
     pub fn is_estimated(&self) -> bool {
         self.coded.is_some() && self.section_bytes.is_none()
     }
 
-    /// What its values are stored as, in a word.
+    /// Name of the encoding or coding that its values are stored in.
     pub fn stored_as(&self) -> &'static str {
         self.coded.and_then(Coded::coding).map_or(self.encoding.name(), quant::coding::Coding::name)
     }
 
-    /// How its values are stored in a compact file.
+    /// Storage of its values in a compact file.
     fn storage(&self) -> Storage {
         self.coded.map_or(Storage::Plain, |coded| coded.storage(self.values.cols(), self.bytes()))
     }
@@ -153,9 +165,9 @@ impl Plan {
         model: &Model,
         target: &'static dyn Target,
         scheme: Scheme,
-        about: &About,
+        about: &ModelMetadata,
         out: &Path,
-        wishes: Wishes,
+        options: OutputOptions,
     ) -> Result<Plan> {
         rules::modelled(&Modelled {
             model,
@@ -163,7 +175,7 @@ impl Plan {
             file_type: scheme.file_type,
             layers: scheme.layers,
             equalize: false,
-            force: wishes.force,
+            force: options.force,
             half: None,
         })?;
         let objections = target.check(model)?;
@@ -174,9 +186,9 @@ impl Plan {
             items.into_iter().map(|item| choose(item, target, model, &scheme)).collect::<Result<Vec<_>>>()?;
         let planned: Vec<Planned> =
             tensors.iter().flat_map(|t| &t.parts).map(|p| p.planned.clone()).collect();
-        let groups = targets::groups(&planned, wishes.split_max_bytes);
-        let storages: Vec<Storage> = tensors.iter().map(Write::storage).collect();
-        let order = Order {
+        let groups = targets::groups(&planned, options.split_max_bytes);
+        let storages: Vec<Storage> = tensors.iter().map(TensorPlan::storage).collect();
+        let order = LayoutInput {
             model,
             about,
             scheme: &scheme,
@@ -184,10 +196,10 @@ impl Plan {
             out,
             storages: &storages,
             sources: &[],
-            checksums: wishes.checksums,
+            checksums: options.checksums,
         };
         let Files { metadata, files, mut small } = target.files(&order, &groups)?;
-        if let Some(chat) = wishes.modelfile {
+        if let Some(chat) = options.modelfile {
             small.push(chat.modelfile(target, &files, scheme.branches.is_some())?);
         }
 
@@ -207,16 +219,30 @@ impl Plan {
     ///
     /// # Errors
     /// As [`Plan::new`].
-    pub fn settle(&mut self, model: &Model, about: &About, out: &Path, sources: &[String]) -> Result<()> {
+    pub fn settle(
+        &mut self,
+        model: &Model,
+        about: &ModelMetadata,
+        out: &Path,
+        sources: &[String],
+    ) -> Result<()> {
         for t in self.tensors.iter_mut().filter(|t| t.coded.is_some()) {
             t.section_bytes = t.encoded.as_ref().map(|section| section.bytes().len() as u64);
         }
         let planned: Vec<Planned> = self.parts().map(|p| p.planned.clone()).collect();
-        let storages: Vec<Storage> = self.tensors.iter().map(Write::storage).collect();
+        let storages: Vec<Storage> = self.tensors.iter().map(TensorPlan::storage).collect();
         let (scheme, weights) = (&self.scheme, self.weights());
         // (Files whose layout is settled late hold checksums anyway.)
-        let order =
-            Order { model, about, scheme, weights, out, storages: &storages, sources, checksums: false };
+        let order = LayoutInput {
+            model,
+            about,
+            scheme,
+            weights,
+            out,
+            storages: &storages,
+            sources,
+            checksums: false,
+        };
         let Files { metadata, files, .. } = self.target.files(&order, &[&planned])?;
         put(&mut self.tensors, &files);
         (self.metadata, self.files) = (metadata, files);
@@ -229,14 +255,14 @@ impl Plan {
         self.files.iter().map(|f| f.layout.total_bytes()).sum::<u64>() + small
     }
 
-    /// Whether that is a guess: sections that are coded have a size once they are.
+    /// True if that is a guess: sections that are coded have a size once they are.
     pub fn is_estimated(&self) -> bool {
-        self.tensors.iter().any(Write::is_estimated)
+        self.tensors.iter().any(TensorPlan::is_estimated)
     }
 
-    /// What all files take besides the data of tensors.
+    /// Bytes of all files besides the data of tensors.
     pub fn frame_bytes(&self) -> u64 {
-        self.total_bytes() - self.tensors.iter().map(Write::bytes).sum::<u64>()
+        self.total_bytes() - self.tensors.iter().map(TensorPlan::bytes).sum::<u64>()
     }
 
     /// SHA-256 of all bytes of the files that are no data of tensors: two plans with the same one write the same files
@@ -274,13 +300,13 @@ impl Plan {
         }
     }
 
-    /// Bits a weight of all files, metadata included.
+    /// Bits per weight of all files, metadata included.
     pub fn bits_per_weight(&self) -> f64 {
         self.total_bytes() as f64 * 8.0 / self.weights() as f64
     }
 
     /// Tensors whose rows are no whole blocks of the encoding wanted.
-    pub fn fallbacks(&self) -> impl Iterator<Item = &Write> {
+    pub fn fallbacks(&self) -> impl Iterator<Item = &TensorPlan> {
         self.tensors.iter().filter(|t| t.encoding != t.wanted)
     }
 
@@ -291,7 +317,7 @@ impl Plan {
 }
 
 /// Tells every part its place.
-fn put(tensors: &mut [Write], files: &[PlannedFile]) {
+fn put(tensors: &mut [TensorPlan], files: &[PlannedFile]) {
     let places = files.iter().enumerate().flat_map(|(file, f)| {
         f.layout.offsets().iter().enumerate().map(move |(i, o)| (file, *o, f.layout.split(i)))
     });
@@ -301,7 +327,7 @@ fn put(tensors: &mut [Write], files: &[PlannedFile]) {
 }
 
 /// Chooses how a tensor is encoded; its place is still to be told.
-fn choose(item: Item, target: &dyn Target, model: &Model, scheme: &Scheme) -> Result<Write> {
+fn choose(item: Item, target: &dyn Target, model: &Model, scheme: &Scheme) -> Result<TensorPlan> {
     let own = item.fixed.or_else(|| scheme.types.encoding(&item.name));
     let wanted = own.unwrap_or_else(|| scheme.wanted(item.role, item.values.encoding()));
     let (rows, cols) = (item.values.rows(), item.values.cols());
@@ -335,7 +361,7 @@ fn choose(item: Item, target: &dyn Target, model: &Model, scheme: &Scheme) -> Re
     };
     let parts = vec![Part { planned, file: 0, offset: 0, split: None, row_bytes }];
     let Item { name, role, values, .. } = item;
-    Ok(Write {
+    Ok(TensorPlan {
         name,
         role,
         values,
@@ -363,8 +389,8 @@ fn measured(stated: Arc<[f32]>, encoding: Encoding) -> (Option<Arc<[f32]>>, usiz
     (importance, unmeasured)
 }
 
-/// What the reader dropped, and block 0's value residual, which no version ever reads, if it is not written.
-fn dropped(model: &Model, tensors: &[Write]) -> Vec<Dropped> {
+/// Tensors that the reader dropped, and block 0's value residual, which no version ever reads, if it is not written.
+fn dropped(model: &Model, tensors: &[TensorPlan]) -> Vec<Dropped> {
     let written: BTreeSet<usize> = tensors.iter().flat_map(|t| t.values.sources()).collect();
     let unread = model.tensors.iter().filter(|t| t.is_unread());
     let unread = unread.filter(|t| !t.values.sources().all(|s| written.contains(&s)));

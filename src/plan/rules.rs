@@ -1,4 +1,4 @@
-//! What may not be asked for: tables of rules, each with what is wrong and what to do instead.
+//! Refusals of requests: tables of rules, each with the fault and advice.
 //!
 //! Every rule is looked at as soon as what it speaks of is known:
 //!
@@ -14,22 +14,22 @@
 //!
 //! A new rule is a new row. What a model is to blame for, and not what was asked for, is an [`Error::Model`]: see [`modelled`].
 
-use super::{Plan, Write};
+use super::{Plan, TensorPlan};
 use crate::choice::Choice;
+use crate::equalize::ChannelPair;
 use crate::error::{Error, Result};
 use crate::model::{Model, wildcard};
 use crate::recipe::{CalibrationOptions, FileType, LEAST_TOKENS, Recipe, SELF, Search, TensorType};
-use crate::rescale::Pair;
-use crate::scheme::Branches;
+use crate::scheme::LowRankOptions;
 use crate::scheme::Scheme;
 use crate::scheme::{Coded, has_rate};
 use crate::targets::{self, Content, Item, Target, gguf::Gguf};
 
 /// A rule over what is known at its time.
 struct Rule<Known> {
-    /// What is wrong, if anything is.
+    /// Fault, if there is one.
     wrong: fn(&Known) -> Option<String>,
-    /// What to do instead.
+    /// Advice to the user.
     help: fn(&Known) -> String,
 }
 
@@ -99,7 +99,7 @@ const CALIBRATION: &[Rule<CalibrationOptions>] = &[
     },
 ];
 
-/// What is asked for.
+/// Request that the rules of `asked` look at.
 #[derive(Clone, Copy)]
 pub struct Asked<'a> {
     /// All that the bytes depend on.
@@ -231,7 +231,7 @@ fn asked_rules<'a>() -> Vec<Rule<Asked<'a>>> {
         },
         Rule {
             wrong: |a| {
-                wrong(a.recipe.has_goal() && !a.target.codes() && a.target.rungs().is_empty(), || {
+                wrong(a.recipe.has_goal() && !a.target.codes() && a.target.candidates().is_empty(), || {
                     format!("the types of {} files cannot be mixed freely", a.target.name())
                 })
             },
@@ -357,7 +357,7 @@ fn sharded_rules<'a>() -> Vec<Rule<Asked<'a>>> {
     ]
 }
 
-/// What is asked for of a model.
+/// Request for a model that the rules of `modelled` look at.
 #[derive(Clone, Copy)]
 pub struct Modelled<'a> {
     /// The source.
@@ -366,13 +366,13 @@ pub struct Modelled<'a> {
     pub target: &'a dyn Target,
     /// Its type.
     pub file_type: &'static FileType,
-    /// How many blocks are to be quantized, if not all.
+    /// Number of blocks to be quantized, if not all.
     pub layers: Option<usize>,
     /// True if channels are to be rescaled.
     pub equalize: bool,
     /// True to write the file even if the runtime computes something else with it.
     pub force: bool,
-    /// That the model is half of one, if it is.
+    /// Explanation that the model is half of one, if it is.
     pub half: Option<&'a str>,
 }
 
@@ -444,7 +444,7 @@ fn modelled_rules<'a>() -> Vec<Rule<Modelled<'a>>> {
         },
         Rule {
             wrong: |m| {
-                wrong(m.equalize && Pair::of(m.model.version).is_empty(), || {
+                wrong(m.equalize && ChannelPair::of(m.model.version).is_empty(), || {
                     let about = m.model.version.about;
                     format!("--equalize needs to run the model to check it, and cannot run {about}")
                 })
@@ -541,7 +541,7 @@ pub fn shardable(plan: &Plan) -> Result<()> {
 
 const SHARDABLE: &[Rule<Plan>] = &[Rule {
     wrong: |plan| {
-        let is_whole = |t: &Write| matches!(t.parts.as_slice(), [part] if part.split.is_none());
+        let is_whole = |t: &TensorPlan| matches!(t.parts.as_slice(), [part] if part.split.is_none());
         let is_known = plan.files.iter().all(|f| f.layout.is_known());
         wrong(!is_known || !plan.tensors.iter().all(is_whole), || {
             format!("{} files cannot be made in shards", plan.target.name())
@@ -554,13 +554,13 @@ const SHARDABLE: &[Rule<Plan>] = &[Rule {
 ///
 /// # Errors
 /// [`Error::Usage`].
-pub fn planned(plan: &Plan, branches: Option<&Branches>) -> Result<()> {
+pub fn planned(plan: &Plan, branches: Option<&LowRankOptions>) -> Result<()> {
     check(&planned_rules(), &Planned { plan, branches })
 }
 
 struct Planned<'a> {
     plan: &'a Plan,
-    branches: Option<&'a Branches>,
+    branches: Option<&'a LowRankOptions>,
 }
 
 fn planned_rules<'a>() -> Vec<Rule<Planned<'a>>> {
@@ -569,7 +569,7 @@ fn planned_rules<'a>() -> Vec<Rule<Planned<'a>>> {
             wrong: |p| {
                 let types = &p.plan.scheme.types.0;
                 let is_gap =
-                    |t: &&Write| has_rate(t.role, t.values.elements()) && !types.contains_key(&t.name);
+                    |t: &&TensorPlan| has_rate(t.role, t.values.elements()) && !types.contains_key(&t.name);
                 let is_told = p.plan.scheme.file_type.coded && !types.is_empty();
                 let gap = p.plan.tensors.iter().find(is_gap).filter(|_| is_told)?;
                 Some(format!("the recipe says nothing of {}", gap.name))
@@ -590,7 +590,7 @@ fn planned_rules<'a>() -> Vec<Rule<Planned<'a>>> {
         Rule {
             wrong: |p| {
                 let branches = p.branches?;
-                let within = |t: &Write| matches!(t.coded, Some(Coded::Codes { rank: 1.., .. }));
+                let within = |t: &TensorPlan| matches!(t.coded, Some(Coded::Codes { rank: 1.., .. }));
                 let has_any = p.plan.tensors.iter().any(|t| within(t) || branches.takes(t));
                 wrong(!has_any, || format!("no quantized matrix can have a branch of rank {}", branches.rank))
             },

@@ -1,4 +1,4 @@
-//! What a model is calibrated on.
+//! Calibration options: the table `[calibration]` of a recipe.
 
 use std::path::{Path, PathBuf};
 

@@ -22,7 +22,7 @@ pub struct FileType {
     pub low_rank: Encoding,
     /// The levels of codes that stand for any.
     pub levels: Levels,
-    /// Whether all matrices are coded at any number of bits a weight.
+    /// True if all matrices are coded at any number of bits per weight.
     pub coded: bool,
 }
 
@@ -69,7 +69,7 @@ const fn blocks(name: &'static str, gguf_number: u32, e: Encoding) -> FileType {
 
 /// The file type under which every tensor keeps the type that it has.
 const SOURCE: &str = "source";
-/// The file type of any number of bits a weight.
+/// The file type of any number of bits per weight.
 pub const CODED: &str = "coded";
 
 /// Every file type: `source`, web-rwkv's, bitsandbytes' (`nf4_dq`: with double quantization), and llama-quantize's, as
@@ -122,12 +122,12 @@ impl FileType {
         FILE_TYPES.iter().map(|t| t.name)
     }
 
-    /// Whether every tensor keeps the type that it has.
+    /// True if every tensor keeps the type that it has.
     pub fn is_source(&self) -> bool {
         self.name == SOURCE
     }
 
-    /// Whether every weight has a number of its own: no quantization.
+    /// True if every weight has a number of its own: no quantization.
     pub fn is_plain(&self) -> bool {
         self.matrix.is_plain() && !self.coded
     }
@@ -171,7 +171,7 @@ impl FileType {
     }
 }
 
-/// Whether a matrix can be stored so. Rows are whole blocks, or where blocks run on across rows, what web-rwkv's
+/// True if a matrix can be stored so. Rows are whole blocks, or where blocks run on across rows, what web-rwkv's
 /// kernels for many tokens take with one scale: it does not look, and computes wrong values with other rows.
 fn fits(encoding: Encoding, rows: usize, cols: usize) -> bool {
     let (row, matrix) = match encoding {

@@ -30,8 +30,8 @@ use serde_json::{Map, Value};
 pub use types::{TensorType, Types};
 
 pub use self::toml::explained;
-use crate::about::Overrides;
 use crate::files::InputFile;
+use crate::metadata::MetadataOptions;
 use crate::model::adapter::Adapters;
 use crate::units;
 
@@ -46,22 +46,22 @@ pub struct Recipe {
     /// File type; by default the target's own.
     #[serde(rename = "type", with = "file_types::by_name")]
     pub file_type: Option<&'static FileType>,
-    /// In its place, a preset: types that are chosen by measurement.
+    /// Preset in place of the type: types that are chosen by measurement.
     pub preset: Option<Preset>,
-    /// In its place, the most bytes, for which types are chosen.
+    /// Target size in place of the type: the most bytes, for which types are chosen.
     #[serde(deserialize_with = "units::bytes_or_text")]
     pub target_size: Option<u64>,
-    /// In its place, the most bits a weight, metadata included.
+    /// Target bits per weight in place of the type: the most, metadata included.
     pub target_bpw: Option<f64>,
-    /// In its place, the divergence for which types are chosen, nats a token.
+    /// Target divergence in place of the type, for which types are chosen, nats a token.
     pub target_kl: Option<f64>,
     /// Types of single tensors, before all else.
     pub tensors: Types,
-    /// Whose choice of types for the tensors.
+    /// Type mix of the tensors.
     pub mix: Mix,
-    /// What to do where rows are no whole blocks of a type.
+    /// Treatment of tensors whose row length is not a multiple of the block size of a type.
     pub fallback: Fallback,
-    /// How long to search for codes.
+    /// Effort of the search for codes.
     pub search: Search,
     /// Importance matrix of llama.cpp.
     pub imatrix: Option<InputFile>,
@@ -71,9 +71,9 @@ pub struct Recipe {
     pub low_rank: Option<u16>,
     /// Names of the matrices that have such branches (`*` stands for anything); by default all but the head.
     pub low_rank_for: Vec<String>,
-    /// How many blocks are quantized, from the first on, if not all.
+    /// Number of blocks that are quantized, from the first on, if not all.
     pub layers: Option<usize>,
-    /// Every how many blocks the runtime is to halve its activations (0: never), if not as usual.
+    /// Number of blocks after which the runtime is to halve its activations (0: never), if not as usual.
     pub rescale: Option<usize>,
     /// Most bytes of tensors in a file, so that several may be needed.
     #[serde(deserialize_with = "units::bytes_or_text")]
@@ -90,12 +90,12 @@ pub struct Recipe {
     pub portable: bool,
     /// The chat that a Modelfile beside the file describes.
     pub modelfile: Option<Chat>,
-    /// What it is calibrated on.
+    /// Options of calibration.
     pub calibration: CalibrationOptions,
-    /// What is merged into the model.
+    /// Adapters merged into the model.
     pub adapters: Adapters,
-    /// What is said of the model in place of what its source states.
-    pub metadata: Overrides,
+    /// Metadata of the model in place of the source's.
+    pub metadata: MetadataOptions,
 }
 
 impl Recipe {
@@ -123,7 +123,7 @@ impl Recipe {
         single.chain(texts).filter(|(flag, file)| !file.is_word(words(flag))).collect()
     }
 
-    /// The same, to change their paths.
+    /// Input files of the recipe, mutable, so that their paths can be changed.
     pub fn files_mut(&mut self) -> Vec<&mut InputFile> {
         let Recipe { imatrix, calibration, adapters, metadata, .. } = self;
         let single = [
@@ -139,12 +139,12 @@ impl Recipe {
         single.chain(texts).filter(|(flag, file)| !file.is_word(words(flag))).map(|(_, file)| file).collect()
     }
 
-    /// What it states other than usual, by the paths of keys: `calibration.tokens`.
+    /// Values that differ from the defaults, by the paths of keys: `calibration.tokens`.
     pub fn stated(&self) -> Map<String, Value> {
         stated(self)
     }
 
-    /// The same with what `over` states: the arguments of a command line, say.
+    /// Recipe overlaid with the values that `over` states: the arguments of a command line, say.
     ///
     /// # Errors
     /// If `over` states what is no key or value of a recipe.
@@ -202,7 +202,7 @@ fn lay(base: &mut Value, over: Value) {
     }
 }
 
-/// What a value states other than its default.
+/// Values of `value` that differ from its default.
 fn stated<T: Serialize + Default>(value: &T) -> Map<String, Value> {
     fn without(value: Value, usual: &Value) -> Option<Value> {
         match (value, usual) {

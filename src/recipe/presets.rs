@@ -25,7 +25,7 @@ choice! {
     }
 }
 
-/// What a preset gave on a model: a row of `benches/record/presets.json`.
+/// Measurement of a preset on a model: a row of `benches/record/presets.json`.
 #[derive(Debug, Deserialize)]
 struct Measured {
     preset: String,
@@ -44,7 +44,7 @@ struct Interval {
     high: f64,
 }
 
-/// What was measured, by `benches/quality.py presets`.
+/// Measurements of the presets, by `benches/quality.py presets`.
 const RECORD: &str = include_str!("../../benches/record/presets.json");
 
 fn measured() -> &'static [Measured] {
@@ -67,14 +67,14 @@ impl Preset {
         })
     }
 
-    /// What it gave, in a few words: nothing without a record.
+    /// Measured divergences in a few words: empty without a record.
     pub fn gave(self) -> String {
         let rows = measured().iter().filter(|m| m.preset == self.name());
         let kls: Vec<String> = rows.map(|m| format!("{:.1e} on {}", m.kl.mean, m.model)).collect();
         if kls.is_empty() { String::new() } else { format!("KL {}", kls.join(", ")) }
     }
 
-    /// What all presets gave, as a table in Markdown.
+    /// Measurements of all presets, as a table in Markdown.
     pub fn table() -> String {
         let mut table =
             "| Preset | Model | Bytes | Bits a weight | KL (95 %) | Same top token |\n".to_owned();

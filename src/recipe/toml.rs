@@ -50,8 +50,8 @@ impl Recipe {
     }
 }
 
-/// What serde says of a key or value, and what to do: the nearest of those that it knows. It quotes the wrong one first, then
-/// the known ones.
+/// Message of serde about a key or value, and advice: the nearest of those that it knows. It quotes the wrong one
+/// first, then the known ones.
 pub fn explained(message: &str) -> (String, String) {
     let mut quoted = message.split('`').skip(1).step_by(2);
     let kind = message.strip_prefix("unknown ").and_then(|m| m.split_once(' ')).map(|(kind, _)| kind);

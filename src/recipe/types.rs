@@ -4,7 +4,7 @@
 //! type = "q4_k_m"                      what all other tensors get
 //! [tensors]
 //! "blk.0.time_mix_output.weight" = "q6_k"
-//! "head.weight" = 4.25                 bits a weight, in files that are coded
+//! "head.weight" = 4.25                 bits per weight, in files that are coded
 //! ```
 
 use std::collections::BTreeMap;
@@ -13,16 +13,16 @@ use std::fmt;
 use quant::{Codec, Encoding, codec};
 use serde::{Deserialize, Serialize};
 
-/// Most bits a weight.
+/// Most bits per weight.
 const MOST_BITS: f64 = 16.0;
 
-/// What a tensor is stored as.
+/// Type that a tensor is stored as.
 #[derive(Clone, Copy, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(try_from = "Stored", into = "Stored")]
 pub enum TensorType {
     /// Values of this encoding.
     Encoding(Encoding),
-    /// Codes, at so many bits a weight.
+    /// Codes, at so many bits per weight.
     Bits(f64),
 }
 
@@ -84,7 +84,7 @@ impl Types {
         })
     }
 
-    /// The bits a weight of a tensor that is to be coded.
+    /// The bits per weight of a tensor that is to be coded.
     pub fn bits(&self, tensor: &str) -> Option<f64> {
         match self.0.get(tensor) {
             Some(TensorType::Bits(bits)) => Some(*bits),

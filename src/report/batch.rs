@@ -60,7 +60,7 @@ pub struct CellList {
 
 #[derive(Debug, Serialize)]
 struct ListRow {
-    /// What to give the machine as `--shard`.
+    /// Value of `--shard` for the machine.
     shard: String,
     /// The artifacts that it makes.
     artifacts: Vec<String>,

@@ -34,7 +34,7 @@ pub struct Clustering {
 }
 
 impl Clustering {
-    /// Of the head of `runner`'s model, fitted to `text` if there is one, written to `output`.
+    /// Report on the head of `runner`'s model, fitted to `text` if there is one, written to `output`.
     pub fn new(
         runner: &Runner,
         clustered: &Clustered,
@@ -96,7 +96,7 @@ pub struct Certification {
     source: SourceSummary,
     model: ModelSummary,
     rows: usize,
-    /// How many of the likeliest tokens are exact.
+    /// Number of the likeliest tokens that are exact.
     best: usize,
     output: String,
     /// Bytes that are read of it for every token, before any row of the model.
@@ -105,7 +105,7 @@ pub struct Certification {
 }
 
 impl Certification {
-    /// Of the head of `runner`'s model, of which `scanned_bytes` are read for every token.
+    /// Report on the head of `runner`'s model, of which `scanned_bytes` are read for every token.
     pub fn new(
         runner: &Runner,
         scanned_bytes: u64,

@@ -1,4 +1,4 @@
-//! What a conversion will do, or did.
+//! Report of a conversion, before or after the work.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -19,10 +19,10 @@ use crate::escape::line;
 use crate::eval::Estimate;
 use crate::model::{Model, Role};
 use crate::pipeline::Budget;
-use crate::plan::{Plan, Write as Planned};
+use crate::plan::{Plan, TensorPlan};
 use crate::recipe::Fallback;
-use crate::scheme::Branches;
 use crate::scheme::Coded;
+use crate::scheme::LowRankOptions;
 use crate::storage::Output;
 use crate::targets::hf;
 use crate::units::{bytes, count};
@@ -32,7 +32,7 @@ use crate::units::{bytes, count};
 pub struct Conversion {
     source: SourceSummary,
     model: ModelSummary,
-    /// What was merged into the model, or is written alone.
+    /// Adapters merged into the model, or written alone.
     adapters: Vec<String>,
     /// Pairs of tensors whose channels were rescaled.
     equalized: Vec<&'static str>,
@@ -42,7 +42,7 @@ pub struct Conversion {
     target: &'static str,
     file_type: &'static str,
     bytes: u64,
-    /// Whether `bytes` is a guess: of what is coded, before it is.
+    /// True if `bytes` is a guess: of what is coded, before it is.
     bytes_are_estimated: bool,
     bits_per_weight: f64,
     peak_memory_bytes: u64,
@@ -56,21 +56,21 @@ pub struct Conversion {
     fallbacks: Vec<FallbackRow>,
     dropped: Vec<DroppedRow>,
     warnings: Vec<String>,
-    /// What the matrices were calibrated on.
+    /// Texts that the matrices were calibrated on.
     calibration: Option<CalibrationRow>,
-    /// What became of each calibrated matrix.
+    /// Outcome of each calibrated matrix.
     calibrated: Vec<Outcome>,
     /// The branches of low rank beside the matrices.
     low_rank: Option<LowRankRow>,
-    /// What the types were chosen by.
+    /// Measurements that the types were chosen by.
     choice: Option<ChoiceRow>,
-    /// Whether the file was written; false for a dry run.
+    /// True if the file was written; false for a dry run.
     written: bool,
     /// Wall time of the conversion.
     seconds: Option<f64>,
 }
 
-/// Branches of low rank, in an adapter to load with the model.
+/// Low-rank branches, in an adapter to load with the model.
 #[derive(Debug, Serialize)]
 struct LowRankRow {
     adapter: String,
@@ -86,7 +86,7 @@ struct LowRankRow {
 struct ChoiceRow {
     /// Sum over all units, of the default encoders, nats a token.
     predicted_divergence: f64,
-    /// Of the written file from its source, on the tokens of the calibration that were held out.
+    /// Divergence of the written file from its source, on the tokens of the calibration that were held out.
     reached_divergence: Option<Estimate>,
     units: Vec<UnitRow>,
 }
@@ -96,7 +96,7 @@ struct ChoiceRow {
 struct UnitRow {
     name: String,
     encoding: String,
-    /// Of the model with these tensors alone rounded.
+    /// Divergence of the model with these tensors alone rounded.
     divergence: f64,
 }
 
@@ -104,7 +104,7 @@ struct UnitRow {
 struct CalibrationRow {
     texts: Vec<String>,
     tokens: usize,
-    /// Of the tokens.
+    /// SHA-256 of the tokens.
     sha256: String,
 }
 
@@ -151,7 +151,7 @@ impl FileRow {
 }
 
 impl Conversion {
-    /// What will be written, or was.
+    /// Report of the files that will be written, or were.
     pub fn of(prepared: &Prepared) -> Conversion {
         let vocabulary = prepared.about.tokenizer.as_ref().map(ToString::to_string);
         Conversion::planned(&prepared.model, &prepared.plan, &prepared.budget, &prepared.output, vocabulary)
@@ -235,7 +235,7 @@ impl Conversion {
         }
     }
 
-    /// The same with what the types were chosen by, and what divergence the file has with them.
+    /// Adds the measurements that the types were chosen by, and the divergence that the file has with them.
     #[must_use]
     pub fn chosen(self, chosen: Option<&Chosen>, reached: Option<Estimate>) -> Conversion {
         let unit = |(name, encoding, divergence): &(String, String, f64)| UnitRow {
@@ -251,14 +251,14 @@ impl Conversion {
         Conversion { choice, ..self }
     }
 
-    /// The same with more warnings.
+    /// Adds more warnings.
     #[must_use]
     pub fn warned(mut self, warnings: &[String]) -> Conversion {
         self.warnings.extend_from_slice(warnings);
         self
     }
 
-    /// The same with what became of calibrated matrices.
+    /// Adds the outcomes of calibrated matrices.
     #[must_use]
     pub fn calibrated(self, outcomes: &[Outcome]) -> Conversion {
         let mut warnings = self.warnings;
@@ -270,9 +270,9 @@ impl Conversion {
         Conversion { calibrated: outcomes.to_vec(), warnings, ..self }
     }
 
-    /// The same with branches of low rank in an adapter of so many bytes.
+    /// Adds low-rank branches in an adapter of so many bytes.
     #[must_use]
-    pub fn branched(self, adapter: Option<(PathBuf, &Branches)>, adapter_bytes: u64) -> Conversion {
+    pub fn branched(self, adapter: Option<(PathBuf, &LowRankOptions)>, adapter_bytes: u64) -> Conversion {
         let done = !self.calibrated.is_empty();
         let matrices = done.then(|| self.calibrated.iter().filter(|o| o.branch.is_some()).count());
         let low_rank = adapter.map(|(path, branches)| LowRankRow {
@@ -284,20 +284,20 @@ impl Conversion {
         Conversion { low_rank, ..self }
     }
 
-    /// The same, found whole where it was to be written.
+    /// Marks the output as found whole where it was to be written.
     #[must_use]
     pub fn kept(self) -> Conversion {
         Conversion { written: true, ..self }
     }
 
-    /// The same, done in so many seconds.
+    /// Marks the conversion as done in so many seconds.
     #[must_use]
     pub fn done(self, seconds: f64) -> Conversion {
         Conversion { written: true, seconds: Some(seconds), ..self }
     }
 }
 
-/// What is to be known about the files before they are used.
+/// Warnings about the files, to be read before they are used.
 fn warnings(model: &Model, plan: &Plan) -> Vec<String> {
     let equalized = (!plan.scheme.equalized.is_empty()).then(|| {
         "channels are rescaled: LoRA adapters and token-shift states made for the original no longer fit"
@@ -312,7 +312,7 @@ fn warnings(model: &Model, plan: &Plan) -> Vec<String> {
     objections.chain(little_text(plan)).chain(sated(plan)).chain(unquantized(plan)).collect()
 }
 
-/// That `source` says nothing about some columns, given how many of each tensor.
+/// Warning that `source` says nothing about some columns, given the number of such columns of each tensor.
 fn unmeasured<'a>(source: &str, tensors: impl Iterator<Item = (&'a str, usize)>) -> Option<String> {
     let found: Vec<String> = tensors
         .filter(|(_, columns)| *columns > 0)
@@ -327,9 +327,10 @@ fn unmeasured<'a>(source: &str, tensors: impl Iterator<Item = (&'a str, usize)>)
     })
 }
 
-/// That weights are FP8 and no scales stand beside them: in most such checkpoints some do, and these may have been lost.
+/// Warning that weights are FP8 and no scales stand beside them: in most such checkpoints some do, and these may have
+/// been lost.
 fn unscaled(plan: &Plan) -> Option<String> {
-    let is_fp8 = |t: &&Planned| t.values.encoding() == Some(Encoding::F8E4M3);
+    let is_fp8 = |t: &&TensorPlan| t.values.encoding() == Some(Encoding::F8E4M3);
     let count = plan.tensors.iter().filter(is_fp8).count();
     (count > 0).then(|| {
         format!(
@@ -339,9 +340,9 @@ fn unscaled(plan: &Plan) -> Option<String> {
     })
 }
 
-/// That matrices are rounded which were rounded before: the errors of both add up.
+/// Warning that matrices are rounded which were rounded before: the errors of both add up.
 fn requantized(model: &Model, plan: &Plan) -> Option<String> {
-    let is_rounded_again = |t: &&Planned| {
+    let is_rounded_again = |t: &&TensorPlan| {
         let is_quantized = t.coded.map_or(!t.encoding.is_plain(), Coded::is_rounded);
         is_quantized && (t.values.encoding() != Some(t.encoding) || t.coded.is_some())
     };
@@ -362,10 +363,10 @@ fn requantized(model: &Model, plan: &Plan) -> Option<String> {
     })
 }
 
-/// That types were chosen for a size at which nothing needs to be quantized.
+/// Warning that types were chosen for a size at which nothing needs to be quantized.
 fn unquantized(plan: &Plan) -> Option<String> {
-    let is_large = |t: &&Planned| matches!(t.role, Role::Matrix | Role::Head | Role::Embedding);
-    let is_plain = |t: &Planned| t.coded.is_none() && t.encoding.is_plain();
+    let is_large = |t: &&TensorPlan| matches!(t.role, Role::Matrix | Role::Head | Role::Embedding);
+    let is_plain = |t: &TensorPlan| t.coded.is_none() && t.encoding.is_plain();
     let types = &plan.scheme.types.0;
     (!types.is_empty() && plan.tensors.iter().filter(is_large).all(is_plain)).then(|| {
         format!(
@@ -376,10 +377,10 @@ fn unquantized(plan: &Plan) -> Option<String> {
     })
 }
 
-/// That the moments of some matrices are taken from fewer tokens than they have dimensions.
+/// Warning that the moments of some matrices are taken from fewer tokens than they have dimensions.
 fn little_text(plan: &Plan) -> Option<String> {
     let tokens = plan.scheme.calibration.as_ref()?.tokens;
-    let is_rounded = |t: &&Planned| t.coded.map_or(!t.encoding.is_plain(), Coded::is_rounded);
+    let is_rounded = |t: &&TensorPlan| t.coded.map_or(!t.encoding.is_plain(), Coded::is_rounded);
     let quantized = plan.tensors.iter().filter(is_rounded);
     let widest = quantized.map(|t| t.values.cols()).max()?;
     (tokens < widest).then(|| {
@@ -390,9 +391,9 @@ fn little_text(plan: &Plan) -> Option<String> {
     })
 }
 
-/// That a larger file was asked for than codes can be.
+/// Warning that a larger file was asked for than codes can be.
 fn sated(plan: &Plan) -> Option<String> {
-    let bits = |t: &Planned| match t.coded {
+    let bits = |t: &TensorPlan| match t.coded {
         Some(Coded::Codes { bits, .. }) => Some(bits),
         _ => None,
     };
@@ -504,7 +505,7 @@ impl LowRankRow {
 }
 
 impl Conversion {
-    /// What was calibrated on what, and what that brought.
+    /// Prints the calibration texts, and the gain that calibration brought.
     fn calibration(&self, out: &mut dyn Write) -> io::Result<()> {
         let Some(calibration) = &self.calibration else { return Ok(()) };
         let (tokens, texts) = (count(calibration.tokens as u64), calibration.texts.join(", "));

@@ -72,7 +72,8 @@ impl DiffReport {
         }
     }
 
-    /// Why the models differ by more than `limit`: the first tensor that only one has, or the worst relative error.
+    /// Reason that the models differ by more than `limit`: the first tensor that only one has, or the worst relative
+    /// error.
     pub fn exceeds(&self, limit: f64) -> Option<String> {
         let missing =
             |names: &[String], other: &str| names.first().map(|n| format!("{n} is missing in {other}"));

@@ -1,4 +1,4 @@
-//! What an evaluation found: as text, JSON, Markdown and CSV.
+//! Results of an evaluation: as text, JSON, Markdown and CSV.
 
 use std::io::{self, Write};
 use std::path::Path;
@@ -28,7 +28,7 @@ pub struct EvaluationReport {
     is_reference: bool,
     /// The models compared with it, nearest first.
     candidates: Vec<Candidate>,
-    /// What to keep in mind when reading the figures.
+    /// Warnings, to be kept in mind when reading the figures.
     warnings: Vec<String>,
     /// Time taken, for people; left out of the files so that they are the same on every machine.
     #[serde(skip)]
@@ -42,7 +42,7 @@ struct Row {
     file_bytes: u64,
     /// Adapters and the tuned state that it was run with.
     adapters: Vec<String>,
-    /// Which head of the reference it is, if it is no model of its own.
+    /// Head of the reference that it is, if it is no model of its own.
     #[serde(skip_serializing_if = "Option::is_none")]
     head: Option<OtherHead>,
     #[serde(flatten)]
@@ -70,9 +70,9 @@ struct Candidate {
 #[derive(Debug, Serialize)]
 struct OtherHead {
     name: String,
-    /// How many choices are exact by proof; absent if all are.
+    /// Number of choices that are exact by proof; absent if all are.
     exact: Option<usize>,
-    /// What it read for a token.
+    /// Rows and bytes that it read for a token.
     #[serde(flatten)]
     read: Read,
     /// Bytes of the full head, as the file stores it.
@@ -151,7 +151,7 @@ impl EvaluationReport {
         }
     }
 
-    /// It as a file in the format that the extension of `path` names.
+    /// Report as a file in the format that the extension of `path` names.
     ///
     /// # Errors
     /// If there is no such format.
@@ -165,7 +165,8 @@ impl EvaluationReport {
         written.map(|()| text).map_err(Error::io("write the results to", path))
     }
 
-    /// What people tell a model by: the last part of its path, unless another model's is the same.
+    /// Name that people tell a model by: the last part of its path, or the whole path if another model shares that
+    /// part.
     fn name(&self, row: &Row) -> String {
         let last = name(&row.path);
         let is_shared = self.rows().any(|(other, _)| other.path != row.path && name(&other.path) == last);
@@ -177,7 +178,7 @@ impl EvaluationReport {
         first.chain(self.candidates.iter().map(|c| (&c.row, Some(&c.against))))
     }
 
-    /// What the other heads read, a sentence each.
+    /// Rows and bytes that the other heads read, a sentence each.
     fn heads(&self) -> impl Iterator<Item = String> {
         self.candidates.iter().filter_map(|c| {
             let head = c.row.head.as_ref()?;
@@ -504,7 +505,7 @@ fn hundredfold(e: &Estimate) -> Estimate {
     }
 }
 
-/// How many tokens stand before those of a bucket.
+/// Number of tokens that stand before those of a bucket.
 fn positions_of(bucket: &Bucket) -> String {
     match bucket.to - bucket.from {
         1 => bucket.from.to_string(),

@@ -14,14 +14,14 @@ use crate::units::bytes;
 #[derive(Debug, Serialize)]
 pub struct Generation {
     model: String,
-    /// What was merged into the model.
+    /// Adapters merged into the model.
     adapters: Vec<String>,
     prompt: String,
     prompt_tokens: Vec<u32>,
     /// The continuation; bytes that are no UTF-8 are replaced.
     text: String,
     tokens: Vec<u32>,
-    /// Whether the model itself came to an end.
+    /// True if the model itself came to an end.
     ended: bool,
     #[serde(flatten)]
     choice: Sampling,
@@ -32,7 +32,7 @@ pub struct Generation {
     tokens_per_second: f64,
 }
 
-/// How tokens were chosen.
+/// Settings by which tokens were chosen.
 #[derive(Clone, Copy, Debug, Serialize)]
 #[allow(missing_docs)] // the names speak
 pub struct Sampling {
@@ -51,7 +51,7 @@ pub struct Passage {
     pub seconds: f64,
 }
 
-/// What an output layer read.
+/// Use of an LM head: rows and bytes read.
 #[derive(Clone, Debug, Serialize)]
 pub struct HeadUse {
     name: String,
@@ -68,21 +68,21 @@ pub struct HeadUse {
 }
 
 impl HeadUse {
-    /// Nothing yet, by the head of this name of the model.
+    /// Use of nothing yet, by the head of this name of the model.
     pub fn new(name: String, runner: &Runner) -> HeadUse {
         let full = runner.full_rows();
         let full_16_bits = 2 * (full.rows() * full.cols()) as u64;
         HeadUse { name, times: 0, rows: 0, bytes: 0, full_rows: full.rows() as u64, full_16_bits }
     }
 
-    /// And once more this.
+    /// Adds a reading.
     pub fn add(&mut self, reading: &Reading) {
         self.times += 1;
         self.rows += reading.rows.count() as u64;
         self.bytes += reading.bytes;
     }
 
-    /// Whether less than all rows were read.
+    /// True if less than all rows were read.
     fn is_partial(&self) -> bool {
         self.rows < self.times * self.full_rows
     }
@@ -102,7 +102,7 @@ impl HeadUse {
 }
 
 impl Generation {
-    /// What `model` wrote after `prompt`, and whether it came to an end.
+    /// Report on the text that `model` wrote after `prompt`, with a mark if it came to an end.
     pub fn new(
         model: &Model,
         prompt: Passage,

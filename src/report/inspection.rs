@@ -1,4 +1,4 @@
-//! What is in a file.
+//! Content of a file.
 
 use std::io::{self, Write};
 
@@ -17,16 +17,16 @@ use crate::units::{bytes, count};
 pub struct Inspection {
     source: SourceSummary,
     model: Option<ModelSummary>,
-    /// Why no model was found.
+    /// Reason that no model was found.
     no_model: Option<String>,
     metadata: serde_json::Map<String, serde_json::Value>,
     config: Option<serde_json::Map<String, serde_json::Value>>,
     tensors: Vec<TensorRow>,
-    /// What is suspicious about the few rows that were looked at.
+    /// Suspicions about the few rows that were looked at.
     warnings: Vec<String>,
 }
 
-/// Where a model comes from.
+/// Source of a model.
 #[derive(Debug, Serialize)]
 pub(super) struct SourceSummary {
     path: String,
@@ -50,7 +50,7 @@ struct AsideRow {
     how_to_take: String,
 }
 
-/// What a model is.
+/// Summary of a model.
 #[derive(Debug, Serialize)]
 pub(super) struct ModelSummary {
     version: &'static str,
@@ -88,7 +88,7 @@ struct TensorRow {
     bytes: u64,
     file: String,
     offset: u64,
-    /// Why it is not used.
+    /// Reason that it is not used.
     dropped: Option<String>,
 }
 
@@ -224,7 +224,7 @@ impl Inspection {
         for held in &model.tensors {
             for source in held.values.sources() {
                 let row = &mut inspection.tensors[source];
-                row.role = Some(held.slot.role.name());
+                row.role = Some(held.spec.role.name());
                 match &mut row.canonical {
                     Some(names) => *names = format!("{names}, {}", held.name()),
                     none => *none = Some(held.name()),

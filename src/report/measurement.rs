@@ -1,4 +1,4 @@
-//! What was measured of a model on a text.
+//! Results of measuring a model on a text.
 
 use std::io::{self, Write};
 use std::path::Path;
@@ -27,7 +27,7 @@ pub struct Measurement {
 }
 
 impl Measurement {
-    /// Of so many matrices of `model` on `text`, written to `output`.
+    /// Report on so many matrices of `model` on `text`, written to `output`.
     pub fn new(model: &Model, text: &Text, output: &Path, matrices: usize, seconds: f64) -> Measurement {
         Measurement {
             source: SourceSummary::of(&model.container),

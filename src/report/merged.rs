@@ -1,9 +1,9 @@
-//! That a conversion was put together.
+//! Report of a merge: shards of a conversion put together.
 
 use std::io::{self, Write};
 
 use super::Report;
-use crate::spread::Merged;
+use crate::shards::Merged;
 use crate::units::bytes;
 
 impl Report for Merged {

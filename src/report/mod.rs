@@ -1,4 +1,4 @@
-//! What people and programs get to see: every result is one type that renders as text and as JSON.
+//! Reports for people and programs: every result is one type that renders as text and as JSON.
 
 mod batch;
 mod cleaned;
@@ -7,10 +7,10 @@ mod conversion;
 mod diff;
 mod evaluation;
 mod generation;
+mod html;
 mod inspection;
 mod measurement;
 mod merged;
-mod page;
 mod progress;
 mod steps;
 mod targets;
@@ -29,9 +29,9 @@ pub use conversion::Conversion;
 pub use diff::DiffReport;
 pub use evaluation::{EvaluationReport, Format};
 pub use generation::{Generation, HeadUse, Passage, Sampling};
+pub use html::page;
 pub use inspection::Inspection;
 pub use measurement::Measurement;
-pub use page::page;
 pub use progress::Progress;
 pub use steps::Steps;
 pub use targets::TargetList;

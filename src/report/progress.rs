@@ -1,4 +1,4 @@
-//! How far the work is: a bar on a terminal, plain lines elsewhere, both on standard error.
+//! Progress of the work: a bar on a terminal, plain lines elsewhere, both on standard error.
 
 use std::io::{IsTerminal, stderr};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,7 +11,7 @@ use super::{Steps, Style};
 use crate::pipeline::Observer;
 use crate::units::bytes;
 
-/// How often a line is written where there is no terminal.
+/// Interval between lines where there is no terminal.
 const LINE_EVERY: Duration = Duration::from_secs(1);
 
 /// Shows the progress of one conversion.
@@ -37,7 +37,7 @@ enum Shown {
 }
 
 impl Progress {
-    /// Nothing was done yet.
+    /// Progress before any work.
     pub fn new(style: Style) -> Progress {
         Progress { style, probing: OnceLock::new(), calibrating: OnceLock::new(), writing: OnceLock::new() }
     }

@@ -10,7 +10,7 @@ use super::Style;
 pub struct Steps(Option<ProgressBar>);
 
 impl Steps {
-    /// Progress towards `total` steps, named `unit`.
+    /// Progress toward `total` steps, named `unit`.
     pub fn new(total: u64, unit: &str, style: Style) -> Steps {
         if style != Style::Human || !stderr().is_terminal() {
             return Steps(None);
@@ -23,7 +23,7 @@ impl Steps {
         Steps(Some(bar))
     }
 
-    /// So many more are done.
+    /// Counts so many more as done.
     pub fn add(&self, done: u64) {
         if let Some(bar) = &self.0 {
             bar.inc(done);

@@ -1,4 +1,4 @@
-//! What can be written.
+//! List of the formats that can be written.
 
 use std::io::{self, Write};
 
@@ -16,12 +16,12 @@ pub struct TargetList {
 
 #[derive(Debug, Serialize)]
 struct TargetRow {
-    /// What is typed after `--to`.
+    /// Value of `--to` that selects it.
     id: &'static str,
     name: &'static str,
-    /// What asks for it without `--to`.
+    /// File extensions that select it without `--to`.
     extensions: &'static [&'static str],
-    /// What of a model it holds.
+    /// Part of a model that it holds.
     content: &'static str,
     folder: bool,
     splits: bool,

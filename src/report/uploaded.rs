@@ -1,4 +1,4 @@
-//! That a release is on the Hub.
+//! Report of an upload: a release on the Hub.
 
 use std::io::{self, Write};
 

@@ -1,4 +1,4 @@
-//! That a file is sound.
+//! Report of a verification: a file found sound.
 
 use std::io::{self, Write};
 
@@ -18,7 +18,7 @@ use crate::verify::against::{Errors, TensorError};
 pub struct Verification {
     source: SourceSummary,
     model: Option<ModelSummary>,
-    /// What else it is, to be used beside a model.
+    /// Kind of file, if it is one to be used beside a model.
     beside: Option<&'static str>,
     checksums: usize,
     /// The file of checksums beside it.
@@ -60,7 +60,7 @@ impl Verification {
         Verification::of(container, verified)
     }
 
-    /// The same with the errors of a file that was made from `source`.
+    /// Adds the errors of a file that was made from `source`.
     #[must_use]
     pub fn against(self, source: String, errors: Errors) -> Verification {
         let Errors { tensors, unlike, is_calibrated } = errors;

@@ -145,7 +145,7 @@ fn columns(model: &str) -> usize {
     shape[1]
 }
 
-/// What is said of a model with one weight replaced.
+/// Message about a model with one weight replaced.
 fn complaint(model: &str, tensor: &str, at: usize, weight: f32) -> String {
     let folder = tempfile::tempdir().unwrap();
     let mut damaged = tensors(model);

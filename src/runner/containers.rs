@@ -1,4 +1,4 @@
-//! The same model gives the same logits from every container and naming that is read.
+//! Check that a model gives equal logits from every container and naming that is read.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -9,8 +9,8 @@ use quant::Encoding;
 use super::tests::{sequence, worst};
 use super::variants::{Tensors, write};
 use super::*;
+use crate::equalize::tests::anything;
 use crate::model::{Map, NAMINGS, Naming};
-use crate::rescale::tests::anything;
 
 fn open(path: &Path) -> Runner {
     let container = formats::open(path, &Limits::default()).unwrap();
@@ -31,7 +31,7 @@ fn stored(model: &Model, naming: &Naming) -> Option<Tensors> {
     // By name: the vectors that stand stacked under it, by their places.
     let mut stacks: BTreeMap<String, BTreeMap<usize, Vec<f32>>> = BTreeMap::new();
     for held in &model.tensors {
-        let stored = naming.store(model.version, held.slot)?;
+        let stored = naming.store(model.version, held.spec)?;
         assert_eq!(stored.regroup, None, "only hybrids have such tensors");
         let mut values = vec![0.0; held.values.elements()];
         held.values.read(&model.container, 0..held.values.rows(), &mut values);

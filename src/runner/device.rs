@@ -13,21 +13,21 @@ use super::matrix::Matrix;
 use super::weight::{Values, Weight};
 use crate::error::{Error, Result};
 
-/// How the products of matrices are computed.
+/// Arithmetic of the products of matrices.
 #[derive(Clone, Debug, Default)]
 pub enum Arithmetic {
-    /// In f32 by this program's own kernels, whose results are the same to the last bit on all processors.
+    /// Products in f32 by this program's own kernels, whose results are the same to the last bit on all processors.
     #[default]
     Exact,
-    /// On the processor's matrix unit, if it has one ([`Arithmetic::is_exact`]): values are split into two of bf16
-    /// each, so the results are no longer the same on every machine, nor to the last bits those of f32.
+    /// Products on the processor's matrix unit, if it has one ([`Arithmetic::is_exact`]): values are split into two of
+    /// bf16 each, so the results are no longer the same on every machine, nor to the last bits those of f32.
     Fast,
-    /// In f32 by candle.
+    /// Products in f32 by candle.
     Candle(Device),
 }
 
 impl Arithmetic {
-    /// Whether the results are those of [`Arithmetic::Exact`] on this machine.
+    /// True if the results are those of [`Arithmetic::Exact`] on this machine.
     pub fn is_exact(&self) -> bool {
         match self {
             Arithmetic::Exact => true,
@@ -72,7 +72,7 @@ impl FromStr for Arithmetic {
     }
 }
 
-/// A tensor's slot and block.
+/// A tensor's spec and block.
 type Key = (&'static str, usize);
 
 /// A device and what lies on it.
@@ -81,7 +81,7 @@ pub(super) struct Products {
     device: Device,
     /// Matrices that stay on a graphics card, as stored.
     kept: Mutex<HashMap<Key, Tensor>>,
-    /// What went wrong first.
+    /// First failure.
     failure: Mutex<Option<String>>,
 }
 
@@ -100,7 +100,7 @@ impl Products {
         }
     }
 
-    /// Whether all products so far were computed.
+    /// True if all products so far were computed.
     ///
     /// # Errors
     /// [`Error::Resources`] with what candle says, most often that the device has too little memory.

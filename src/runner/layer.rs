@@ -3,9 +3,9 @@
 use std::borrow::Cow;
 
 use super::norm::{GROUP_EPSILON, Norm};
-use super::weight::{By, Dense, Tapped, Values, Weight};
+use super::weight::{By, Dense, Hooked, Values, Weight};
 use super::{Runner, Vectors};
-use crate::model::{Dims, Held, Role};
+use crate::model::{Dims, ModelTensor, Role};
 
 /// A block.
 #[derive(Clone, Copy)]
@@ -20,13 +20,13 @@ pub(super) struct Layer<'a> {
 pub(super) struct LowRank<'a> {
     dense: Cow<'a, Dense>,
     by: By<'a>,
-    tap: Option<Tapped<'a>>,
+    hook: Option<Hooked<'a>>,
 }
 
 impl LowRank<'_> {
-    /// As a matrix [out, in].
+    /// Values as a matrix [out, in].
     pub fn weight(&self) -> Weight<'_> {
-        Weight { values: Values::Dense(&self.dense), by: self.by, key: None, tap: self.tap }
+        Weight { values: Values::Dense(&self.dense), by: self.by, key: None, hook: self.hook }
     }
 }
 
@@ -36,9 +36,9 @@ impl<'a> Layer<'a> {
         &self.runner.model.dims
     }
 
-    /// Whether the version has this tensor.
+    /// True if the version has this tensor.
     pub fn has(&self, name: &str) -> bool {
-        self.runner.model.version.slots().any(|s| s.short_name() == name)
+        self.runner.model.version.specs().any(|s| s.short_name() == name)
     }
 
     /// A vector.
@@ -54,16 +54,16 @@ impl<'a> Layer<'a> {
     /// A low-rank matrix, turned to [out, in].
     pub fn low_rank(&self, name: &str) -> LowRank<'a> {
         let held = self.held(name);
-        let key = (held.slot.name, self.index);
+        let key = (held.spec.name, self.index);
         let dense = match self.runner.decoded.get(&key) {
             Some(dense) => Cow::Borrowed(dense),
             None => Cow::Owned(self.runner.low_rank(held)),
         };
-        LowRank { dense, by: self.runner.by(), tap: self.runner.tapped(key) }
+        LowRank { dense, by: self.runner.by(), hook: self.runner.hooked(key) }
     }
 
     fn now(&self, dense: Dense) -> LowRank<'a> {
-        LowRank { dense: Cow::Owned(dense), by: self.runner.by(), tap: None }
+        LowRank { dense: Cow::Owned(dense), by: self.runner.by(), hook: None }
     }
 
     /// Matrix `k` of a stack of low-rank matrices, turned to [out, in].
@@ -106,17 +106,17 @@ impl<'a> Layer<'a> {
         }
     }
 
-    fn held(&self, name: &str) -> &'a Held {
+    fn held(&self, name: &str) -> &'a ModelTensor {
         let model = &self.runner.model;
         let found = self.runner.places.get(&(name_of(model, name), self.index));
-        // Detection gave every slot of the version its tensor, but for those that block 0 need not have.
+        // Detection gave every spec of the version its tensor, but for those that block 0 need not have.
         &model.tensors[found.copied().unwrap_or_else(|| unreachable!("block {} has no {name}", self.index))]
     }
 }
 
-/// The full name of a slot from its short one.
+/// The full name of a spec from its short one.
 fn name_of(model: &crate::model::Model, short: &str) -> &'static str {
-    model.version.slots().find(|s| s.short_name() == short).map_or("", |s| s.name)
+    model.version.specs().find(|s| s.short_name() == short).map_or("", |s| s.name)
 }
 
 /// A vector from those that were read.
@@ -124,7 +124,7 @@ pub(super) fn vector<'a>(vectors: &'a Vectors, name: &str, layer: usize) -> &'a 
     vectors.get(&layer).and_then(|v| v.get(name)).map_or(&[], Vec::as_slice)
 }
 
-/// Whether a tensor is kept decoded from the start: the small ones that every token needs.
-pub(super) fn is_vector(held: &Held) -> bool {
-    held.slot.role == Role::Vector
+/// True if a tensor is kept decoded from the start: the small ones that every token needs.
+pub(super) fn is_vector(held: &ModelTensor) -> bool {
+    held.spec.role == Role::Vector
 }

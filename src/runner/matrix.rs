@@ -8,7 +8,7 @@ use aligned_vec::{AVec, ConstAlign};
 /// Values that begin a cache line, so that a vector register of them is loaded from one line, not from two.
 pub(super) type Aligned = AVec<f32, ConstAlign<64>>;
 
-/// No values yet.
+/// Buffer without values yet.
 pub(super) fn aligned() -> Aligned {
     AVec::new(64)
 }

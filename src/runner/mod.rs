@@ -50,11 +50,11 @@ pub use head::{
 pub use moments::{ErrorMeter, Moments};
 pub use sample::Sampler;
 pub use state::State;
-pub use walk::{Half, Walk};
+pub use walk::{BlockHalf, ForwardPass};
 
 use crate::error::{Error, Result};
 use crate::model;
-use crate::model::{Body, Held, Model, Role};
+use crate::model::{Body, Model, ModelTensor, Role};
 use device::Products;
 use layer::Layer;
 use matrix::Matrix;
@@ -62,19 +62,19 @@ pub use matrix::Pool;
 use norm::Norm;
 use pass::{Pass, each_row};
 pub(crate) use weight::Dense;
-use weight::{By, Tapped, Values, Weight};
-pub use weight::{Inputs, Key, Tap};
+pub use weight::{ActivationHook, Inputs, Key};
+use weight::{By, Hooked, Values, Weight};
 
-/// How a model is run.
+/// Options of running a model.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
     /// Epsilon of the norm over heads, if not the official 64e-5 (rwkv.cpp uses 1e-5 for version 5).
     pub group_norm_epsilon: Option<f32>,
-    /// Keep the low-rank matrices decoded: worth their memory where tokens come one by one.
+    /// Keeps the low-rank matrices decoded: worth their memory where tokens come one by one.
     pub keep_low_rank: bool,
-    /// Let go of the pages of every block once it is computed, so that the file does not fill the memory.
+    /// Lets go of the pages of every block once it is computed, so that the file does not fill the memory.
     pub stream: bool,
-    /// How matrices are multiplied.
+    /// Arithmetic of the products of matrices.
     pub arithmetic: Arithmetic,
     /// The buffers of activations: models that run one after the other share them if they are given the same.
     pub pool: Pool,
@@ -90,21 +90,21 @@ pub struct Runner {
     options: Options,
     norm_epsilon: f32,
     vectors: Vectors,
-    /// Numbers of the model's tensors by slot and block.
+    /// Numbers of the model's tensors by spec and block.
     places: HashMap<Key, usize>,
     /// Matrices that are used as they are here, whatever the file holds: low-rank ones that are kept decoded, and such
     /// as are tried in place of the file's.
     decoded: HashMap<Key, Dense>,
-    /// Who hears what meets the matrices, and which part of a text it is of.
-    tap: Option<(Arc<dyn Tap>, usize)>,
-    /// What every text starts from, if not from nothing.
+    /// Hook that records the activations, and the part of a text that they are of.
+    hook: Option<(Arc<dyn ActivationHook>, usize)>,
+    /// Initial state of every text, if not the empty one.
     initial: Option<State>,
     pool: Pool,
     /// The device, if it is not the processor itself.
     products: Option<Products>,
 }
 
-/// What the last block says about the tokens of a run, before the head: a row a token.
+/// Hidden states that the last block gives for the tokens of a run, before the head: a row a token.
 #[derive(Debug)]
 pub struct Hidden(Matrix);
 
@@ -124,7 +124,7 @@ impl Hidden {
     }
 }
 
-/// What a model predicts: a row a token that was asked for, a value a token of the vocabulary.
+/// Predictions of a model: a row a token that was asked for, a value a token of the vocabulary.
 #[derive(Debug)]
 pub struct Logits(Matrix);
 
@@ -157,10 +157,10 @@ impl Runner {
         for held in model.tensors.iter().filter(|h| layer::is_vector(h)) {
             let mut values = vec![0.0; held.values.elements()];
             held.values.read(&model.container, 0..held.values.rows(), &mut values);
-            vectors.entry(held.layer).or_default().insert(held.slot.short_name(), values);
+            vectors.entry(held.layer).or_default().insert(held.spec.short_name(), values);
         }
         let initial = State::tuned(&model);
-        let places = model.tensors.iter().enumerate().map(|(i, h)| ((h.slot.name, h.layer), i)).collect();
+        let places = model.tensors.iter().enumerate().map(|(i, h)| ((h.spec.name, h.layer), i)).collect();
         let products = match &options.arithmetic {
             Arithmetic::Candle(device) => Some(Products::new(device.clone())),
             _ => None,
@@ -174,13 +174,13 @@ impl Runner {
             vectors,
             places,
             decoded: HashMap::new(),
-            tap: None,
+            hook: None,
             initial,
         };
         if runner.options.keep_low_rank {
-            let low = runner.model.tensors.iter().filter(|h| h.slot.role == Role::LowRank);
+            let low = runner.model.tensors.iter().filter(|h| h.spec.role == Role::LowRank);
             let flat = low.filter(|h| h.values.shape().len() == 2);
-            runner.decoded = flat.map(|h| ((h.slot.name, h.layer), runner.low_rank(h))).collect();
+            runner.decoded = flat.map(|h| ((h.spec.name, h.layer), runner.low_rank(h))).collect();
         }
         Ok(runner)
     }
@@ -261,7 +261,7 @@ impl Runner {
         FullRows { weight: self.weight(head), row_bytes }
     }
 
-    /// Whether products are those of f32.
+    /// True if products are those of f32.
     pub fn is_exact(&self) -> bool {
         self.options.arithmetic.is_exact()
     }
@@ -275,8 +275,8 @@ impl Runner {
         }
     }
 
-    /// A tensor that stands once in the model. (Detection gave every slot of the version its tensor.)
-    fn held(&self, name: &'static str) -> &Held {
+    /// A tensor that stands once in the model. (Detection gave every spec of the version its tensor.)
+    fn held(&self, name: &'static str) -> &ModelTensor {
         let place = self.places.get(&(name, 0)).copied();
         &self.model.tensors[place.unwrap_or_else(|| unreachable!("the model has no {name}"))]
     }
@@ -297,7 +297,7 @@ impl Runner {
         self.outer_norm("blocks.0.ln0").rows(&x)
     }
 
-    /// What version 7a needs in every block of what enters the first one.
+    /// Copy of the first block's input, which version 7a needs in every block.
     fn entry(&self, x: &Matrix) -> Option<Matrix> {
         (self.model.version.name == "7a").then(|| x.clone())
     }
@@ -318,7 +318,7 @@ impl Runner {
     }
 
     fn block(&self, layer: Layer<'_>, pass: &mut Pass<'_>, x: &mut Matrix) -> Result<()> {
-        for half in Half::BOTH {
+        for half in BlockHalf::BOTH {
             let change = self.change(half, layer, pass, x);
             each_row(x, |i, row| pass::add(row, change.row(i)));
         }
@@ -329,10 +329,10 @@ impl Runner {
         self.check(Some(layer.index), x)
     }
 
-    /// What half of a block adds to the residual stream.
-    fn change(&self, half: Half, layer: Layer<'_>, pass: &mut Pass<'_>, x: &Matrix) -> Matrix {
+    /// Change that half of a block adds to the residual stream.
+    fn change(&self, half: BlockHalf, layer: Layer<'_>, pass: &mut Pass<'_>, x: &Matrix) -> Matrix {
         match (half, self.model.version.major()) {
-            (Half::Time, major) => {
+            (BlockHalf::Time, major) => {
                 let y = layer.norm("ln1").rows(x);
                 match major {
                     4 => v4::time_mix(&layer, pass, &y),
@@ -341,7 +341,7 @@ impl Runner {
                     _ => v7::time_mix(&layer, pass, &y),
                 }
             }
-            (Half::Channel, major) => {
+            (BlockHalf::Channel, major) => {
                 let y = layer.norm("ln2").rows(x);
                 match major {
                     4 | 5 => v4::channel_mix(&layer, pass, &y),
@@ -387,25 +387,25 @@ impl Runner {
         Norm { weight: vector("weight"), bias: vector("bias"), epsilon: self.norm_epsilon }
     }
 
-    fn weight<'a>(&'a self, held: &'a Held) -> Weight<'a> {
-        let key = (held.slot.name, held.layer);
-        let tap = self.tapped(key);
+    fn weight<'a>(&'a self, held: &'a ModelTensor) -> Weight<'a> {
+        let key = (held.spec.name, held.layer);
+        let hook = self.hooked(key);
         if let Some(dense) = self.decoded.get(&key) {
-            return Weight { values: Values::Dense(dense), by: self.by(), key: None, tap };
+            return Weight { values: Values::Dense(dense), by: self.by(), key: None, hook };
         }
         let values = Values::Stored {
             container: &self.model.container,
             values: &held.values,
             stream: self.options.stream,
         };
-        Weight { values, by: self.by(), key: Some(key), tap }
+        Weight { values, by: self.by(), key: Some(key), hook }
     }
 
-    fn tapped(&self, key: Key) -> Option<Tapped<'_>> {
-        self.tap.as_ref().map(|(tap, part)| Tapped { key, tap: tap.as_ref(), part: *part })
+    fn hooked(&self, key: Key) -> Option<Hooked<'_>> {
+        self.hook.as_ref().map(|(hook, part)| Hooked { key, hook: hook.as_ref(), part: *part })
     }
 
-    /// How products are computed.
+    /// Way to compute products.
     fn by(&self) -> By<'_> {
         match (&self.products, &self.options.arithmetic) {
             (Some(products), _) => By::Device(products),
@@ -414,12 +414,12 @@ impl Runner {
         }
     }
 
-    fn low_rank(&self, held: &Held) -> Dense {
+    fn low_rank(&self, held: &ModelTensor) -> Dense {
         Dense::low_rank(&self.model.container, &held.values)
     }
 
     /// Lets go of a tensor's pages, if the model is streamed.
-    fn forget(&self, held: &Held) {
+    fn forget(&self, held: &ModelTensor) {
         if self.options.stream {
             held.values.release(&self.model.container, 0..held.values.rows());
         }

@@ -14,14 +14,14 @@ const PANEL: usize = 512;
 pub struct Moments {
     n: usize,
     tokens: u64,
-    /// Of every channel the sum of its squares, if nothing else is wanted.
+    /// Sum of squares of every channel, if nothing else is wanted.
     squares: Vec<f64>,
     /// Rows `PANEL * p ..` of the sums up to the last of these columns; empty if only squares are wanted.
     panels: Vec<Vec<f64>>,
 }
 
 impl Moments {
-    /// No sums yet, of inputs of `n` channels; the full matrix if `full`, else its diagonal.
+    /// Moments without sums yet, of inputs of `n` channels; the full matrix if `full`, else its diagonal.
     pub fn new(n: usize, full: bool) -> Moments {
         let panels = (0..n).step_by(PANEL).filter(|_| full).map(|start| {
             let end = n.min(start + PANEL);
@@ -54,7 +54,7 @@ impl Moments {
         (n as u64 * (n + PANEL) as u64) / 2 * 8
     }
 
-    /// How many inputs were added.
+    /// Number of inputs that were added.
     pub fn tokens(&self) -> u64 {
         self.tokens
     }
@@ -158,7 +158,7 @@ impl Moments {
         self
     }
 
-    /// Where the sum of channels `row` and `col` stands in the panel of `row`.
+    /// Index in the panel of `row` of the sum of channels `row` and `col`.
     fn place(&self, row: usize, col: usize) -> usize {
         let end = self.n.min((row / PANEL + 1) * PANEL);
         row % PANEL * end + col
@@ -173,7 +173,7 @@ pub struct ErrorMeter {
 }
 
 impl ErrorMeter {
-    /// By the moments H, or by their diagonal if only that was summed.
+    /// Meter by the moments H, or by their diagonal if only that was summed.
     pub fn new(moments: &Moments) -> ErrorMeter {
         let n = moments.n;
         let matrix = moments.matrix().unwrap_or_else(|| {
@@ -195,7 +195,7 @@ impl ErrorMeter {
         assert!(rows.len().is_multiple_of(n));
         let mut x = self.pool.matrix(rows.len() / n, n);
         x.data.copy_from_slice(rows);
-        let weight = Weight { values: Values::Dense(&self.matrix), by: By::Exact, key: None, tap: None };
+        let weight = Weight { values: Values::Dense(&self.matrix), by: By::Exact, key: None, hook: None };
         let y = weight.multiply(&x);
         let row = |i: usize| -> f64 {
             x.row(i).iter().zip(y.row(i)).map(|(x, y)| f64::from(*x) * f64::from(*y)).sum()
@@ -210,7 +210,7 @@ fn gram(pool: &Pool, x: &Dense, start: usize, end: usize) -> Matrix {
     let cols = x.cols();
     let mut left = pool.matrix(end - start, cols);
     left.data.copy_from_slice(x.rows(start..end));
-    let weight = Weight { values: Values::First(x, end), by: By::Exact, key: None, tap: None };
+    let weight = Weight { values: Values::First(x, end), by: By::Exact, key: None, hook: None };
     weight.multiply(&left)
 }
 

@@ -17,17 +17,17 @@ pub(super) struct Pass<'a> {
     pub spans: Vec<Range<usize>>,
     /// The states of the sequences, which the pass advances.
     pub states: &'a mut [State],
-    /// Where matrices come from.
+    /// Pool that matrices come from.
     pub pool: Pool,
     /// The values of block 0, which later blocks of version 7 mix in.
     pub first_values: Option<Matrix>,
-    /// What entered block 0; kept for version 7a only.
+    /// Input of block 0; kept for version 7a only.
     pub entry: Option<Matrix>,
-    /// For the first row of a sequence, its number.
+    /// Number of the sequence, for the first row of it.
     starts: Vec<Option<usize>>,
 }
 
-/// How the token shift mixes a row with the one before.
+/// Formula by which the token shift mixes a row with the one before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Shift {
     /// Versions 4 and 5: `x m + p (1 - m)`.

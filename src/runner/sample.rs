@@ -8,14 +8,14 @@ use crate::random::Random;
 pub struct Sampler {
     temperature: f32,
     top_p: f32,
-    /// How many of the likeliest tokens there are to choose among; all if there is no number.
+    /// Number of the likeliest tokens to choose among; all if there is no number.
     top_k: Option<usize>,
     random: Random,
 }
 
 impl Sampler {
-    /// With temperature 0 always the likeliest token; else one of the likeliest that together have the probability
-    /// `top_p`, each as often as its probability to the power 1 / temperature says.
+    /// Sampler that at temperature 0 always takes the likeliest token; else one of the likeliest that together have the
+    /// probability `top_p`, each as often as its probability to the power 1 / temperature says.
     ///
     /// # Errors
     /// [`Error::Usage`] for a negative temperature or a share outside 0 to 1.
@@ -35,7 +35,7 @@ impl Sampler {
         self
     }
 
-    /// How many of the likeliest tokens a choice depends on; `None` if on all.
+    /// Number of the likeliest tokens that a choice depends on; `None` if on all.
     pub fn depends_on(&self) -> Option<usize> {
         if self.temperature == 0.0 { Some(1) } else { self.top_k }
     }

@@ -1,8 +1,8 @@
-//! What a sequence remembers: a few vectors and one matrix a head and block, however long it is.
+//! State of a sequence: a few vectors and one matrix a head and block, however long it is.
 
 use crate::model::{Dims, Model, Version};
 
-/// Which of a block's two token shifts.
+/// Token shift of a block: one of its two.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Site {
     /// The time mix.
@@ -79,7 +79,7 @@ impl State {
         }
     }
 
-    /// What the recurrence of a block keeps.
+    /// State of a block's recurrence.
     pub(super) fn recurrent_mut(&mut self, layer: usize) -> &mut [f32] {
         &mut self.layers[layer].recurrent
     }

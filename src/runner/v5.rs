@@ -49,7 +49,7 @@ fn per_channel(values: &[f32], channels: usize) -> Vec<f32> {
     values.iter().flat_map(|v| std::iter::repeat_n(*v, each)).collect()
 }
 
-/// How much of the state is left after a token: per key channel, always the same or computed for every token.
+/// Decay of the state after a token: per key channel, always the same or computed for every token.
 #[derive(Clone, Copy)]
 pub(super) enum Decays<'a> {
     /// The decays of this head's channels.

@@ -139,8 +139,8 @@ kernel! {
 }
 
 kernel! {
-    /// From k and the in-context learning rate before its sigmoid: the key to remove (k * k_k, of length 1 in every
-    /// head), the key to write, and in place of `a` the removal key times the learning rate.
+    /// Computes from k and the in-context learning rate before its sigmoid: the key to remove (k * k_k, of length 1 in
+    /// every head), the key to write, and in place of `a` the removal key times the learning rate.
     fn keys(
         removal: &'w mut [f32], k: &'w mut [f32], a: &'w mut [f32], k_k: &'w [f32], k_a: &'w [f32],
         a0: &'w [f32], size: usize,
@@ -192,7 +192,7 @@ kernel! {
     }
 }
 
-/// What the recurrence takes, a row a token.
+/// Inputs of the recurrence, a row a token.
 #[derive(Clone, Copy)]
 struct Inputs<'a> {
     r: &'a Matrix,

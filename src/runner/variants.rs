@@ -7,7 +7,7 @@ use quant::Encoding;
 
 use super::tests::{sequence, worst};
 use super::*;
-use crate::rescale::tests::anything;
+use crate::equalize::tests::anything;
 
 pub(super) type Tensors = Vec<(String, Vec<usize>, Vec<f32>)>;
 
@@ -15,7 +15,7 @@ pub(super) type Tensors = Vec<(String, Vec<usize>, Vec<f32>)>;
 pub(super) fn tensors(name: &str) -> Tensors {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata").join(name);
     let model = Model::detect(formats::open(&path, &Limits::default()).unwrap(), &[]).unwrap();
-    let one = |held: &Held| {
+    let one = |held: &ModelTensor| {
         let mut values = vec![0.0; held.values.elements()];
         held.values.read(&model.container, 0..held.values.rows(), &mut values);
         (held.name(), held.values.shape().to_vec(), values)

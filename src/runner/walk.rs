@@ -9,28 +9,28 @@ use super::layer::Layer;
 use super::matrix::Matrix;
 use super::pass::{self, Pass, each_row};
 use super::state::State;
-use super::weight::{Dense, Inputs, Key, Tap};
+use super::weight::{ActivationHook, Dense, Inputs, Key};
 use super::{Hidden, Logits, Runner};
 use crate::error::Result;
 
 /// The halves of a block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Half {
+pub enum BlockHalf {
     /// The time mix.
     Time,
     /// The channel mix.
     Channel,
 }
 
-impl Half {
+impl BlockHalf {
     /// Both, in their order.
-    pub const BOTH: [Half; 2] = [Half::Time, Half::Channel];
+    pub const BOTH: [BlockHalf; 2] = [BlockHalf::Time, BlockHalf::Channel];
 
     /// The half that a tensor of a block belongs to, by its short name.
-    pub fn of(short_name: &str) -> Option<Half> {
+    pub fn of(short_name: &str) -> Option<BlockHalf> {
         match short_name.split_once('.')?.0 {
-            "att" => Some(Half::Time),
-            "ffn" => Some(Half::Channel),
+            "att" => Some(BlockHalf::Time),
+            "ffn" => Some(BlockHalf::Channel),
             _ => None,
         }
     }
@@ -38,7 +38,7 @@ impl Half {
 
 /// A model on its way through a text.
 #[derive(Debug)]
-pub struct Walk {
+pub struct ForwardPass {
     runner: Runner,
     groups: Vec<Group>,
     /// Halves behind all tokens.
@@ -57,7 +57,7 @@ struct Group {
 }
 
 impl Group {
-    /// Before the first block.
+    /// Group before the first block.
     fn enter(runner: &Runner, part: usize, sequences: &[&[u32]]) -> Result<Group> {
         let all: Vec<u32> = sequences.concat();
         runner.check_tokens(all.iter())?;
@@ -67,8 +67,8 @@ impl Group {
         Ok(Group { part, sequences, x, first_values: None, entry })
     }
 
-    /// What the next half adds to the residual stream.
-    fn change(&mut self, runner: &Runner, half: Half, index: usize) -> Matrix {
+    /// Change that the next half adds to the residual stream.
+    fn change(&mut self, runner: &Runner, half: BlockHalf, index: usize) -> Matrix {
         let runs: Vec<&[u32]> = self.sequences.iter().map(Vec::as_slice).collect();
         let mut states: Vec<State> = runs.iter().map(|_| runner.start()).collect();
         let mut pass = Pass::new(&runs, &mut states, runner.pool.clone());
@@ -81,14 +81,14 @@ impl Group {
     }
 }
 
-impl Walk {
-    /// Before the first block, with every sequence of every part of a text at its beginning; about `together` tokens,
-    /// of one part, are computed together.
+impl ForwardPass {
+    /// Forward pass before the first block, with every sequence of every part of a text at its beginning; about
+    /// `together` tokens, of one part, are computed together.
     ///
     /// # Errors
     /// As [`Runner::run`] for tokens that the model has no row for.
-    pub fn new(runner: Runner, parts: &[&[&[u32]]], together: usize) -> Result<Walk> {
-        let mut walk = Walk { runner, groups: Vec::new(), passed: 0 };
+    pub fn new(runner: Runner, parts: &[&[&[u32]]], together: usize) -> Result<ForwardPass> {
+        let mut walk = ForwardPass { runner, groups: Vec::new(), passed: 0 };
         for (part, sequences) in parts.iter().enumerate() {
             let mut rest = *sequences;
             while !rest.is_empty() {
@@ -110,46 +110,50 @@ impl Walk {
         &self.runner
     }
 
-    /// How many groups of tokens are computed one after the other.
+    /// Number of groups of tokens that are computed one after the other.
     pub fn groups(&self) -> usize {
         self.groups.len()
     }
 
     /// The block and the half of it that come next; `None` behind the last block.
-    pub fn next(&self) -> Option<(usize, Half)> {
+    pub fn next(&self) -> Option<(usize, BlockHalf)> {
         let block = self.passed / 2;
-        (block < self.runner.model.dims.layers).then(|| (block, Half::BOTH[self.passed % 2]))
+        (block < self.runner.model.dims.layers).then(|| (block, BlockHalf::BOTH[self.passed % 2]))
     }
 
-    /// From now on the matrix of `key` is `values` ([out, in], rows of `cols`), whatever the file holds.
+    /// Replaces the matrix of `key` from now on by `values` ([out, in], rows of `cols`), whatever the file holds.
     pub fn replace(&mut self, key: Key, values: Vec<f32>, cols: usize) {
         self.runner.decoded.insert(key, Dense::new(values, cols));
     }
 
-    /// From now on the matrix of `key` is the file's.
+    /// Restores the matrix of `key` to the file's from now on.
     pub fn restore(&mut self, key: Key) {
         self.runner.decoded.remove(&key);
     }
 
-    /// Lets `tap` hear what meets the matrices of the next half (behind the last block: the head), without going on.
+    /// Lets `hook` hear what meets the matrices of the next half (behind the last block: the head), without going on.
     ///
     /// # Errors
     /// What `progress`, called after every group, says.
-    pub fn listen(&mut self, tap: Arc<dyn Tap>, mut progress: impl FnMut() -> Result<()>) -> Result<()> {
+    pub fn observe(
+        &mut self,
+        hook: Arc<dyn ActivationHook>,
+        mut progress: impl FnMut() -> Result<()>,
+    ) -> Result<()> {
         let Some((index, half)) = self.next() else {
             let Some(key) = self.runner.places.keys().find(|k| k.0 == "head.weight").copied() else {
                 return Ok(());
             };
             for group in &self.groups {
                 let hidden = self.runner.outer_norm("ln_out").rows(&group.x);
-                tap.hear(key, group.part, &Inputs(&hidden));
+                hook.hear(key, group.part, &Inputs(&hidden));
                 progress()?;
             }
             return Ok(());
         };
         let mut heard = Ok(());
         for group in &mut self.groups {
-            self.runner.tap = Some((tap.clone(), group.part));
+            self.runner.hook = Some((hook.clone(), group.part));
             let first = group.first_values.is_none();
             group.change(&self.runner, half, index);
             if first {
@@ -160,30 +164,30 @@ impl Walk {
                 break;
             }
         }
-        self.runner.tap = None;
+        self.runner.hook = None;
         heard
     }
 
-    /// Takes all tokens through the next half; `tap` hears what meets its matrices.
+    /// Takes all tokens through the next half; `hook` hears what meets its matrices.
     ///
     /// # Errors
     /// As [`Runner::run`]; what `progress`, called after every group, says.
     pub fn step(
         &mut self,
-        tap: Option<Arc<dyn Tap>>,
+        hook: Option<Arc<dyn ActivationHook>>,
         mut progress: impl FnMut() -> Result<()>,
     ) -> Result<()> {
         let Some((index, half)) = self.next() else { return Ok(()) };
         for group in &mut self.groups {
-            self.runner.tap = tap.clone().map(|tap| (tap, group.part));
+            self.runner.hook = hook.clone().map(|hook| (hook, group.part));
             let change = group.change(&self.runner, half, index);
-            self.runner.tap = None;
+            self.runner.hook = None;
             each_row(&mut group.x, |i, row| pass::add(row, change.row(i)));
             self.runner.check(Some(index), &group.x)?;
             progress()?;
         }
         self.passed += 1;
-        if half == Half::Channel {
+        if half == BlockHalf::Channel {
             self.runner.decoded.retain(|key, _| key.1 != index);
             let runner = &self.runner;
             runner.model.tensors.iter().filter(|h| h.layer == index).for_each(|h| runner.forget(h));
@@ -194,7 +198,7 @@ impl Walk {
     /// Takes all tokens behind the last block.
     ///
     /// # Errors
-    /// As [`Walk::step`].
+    /// As [`ForwardPass::step`].
     pub fn finish(&mut self, mut progress: impl FnMut() -> Result<()>) -> Result<()> {
         while self.next().is_some() {
             self.step(None, &mut progress)?;
@@ -223,7 +227,7 @@ impl Walk {
     }
 
     /// Does something with the model on its way, and puts it back to where it is.
-    pub fn branch<R>(&mut self, work: impl FnOnce(&mut Walk) -> R) -> R {
+    pub fn branch<R>(&mut self, work: impl FnOnce(&mut ForwardPass) -> R) -> R {
         let (groups, passed) = (self.groups.clone(), self.passed);
         let result = work(self);
         (self.groups, self.passed) = (groups, passed);

@@ -15,7 +15,7 @@ use super::arch::amx;
 use super::arch::{FEW, Level, interleave, product, product_of_few, split_columns, strips_len};
 use super::device::Products;
 use super::matrix::{Aligned, Matrix, aligned};
-use crate::model::Lazy;
+use crate::model::TensorView;
 
 /// Values of a matrix that are multiplied together: so many that all tokens, which come from farther away, pass few
 /// times, and so few that a block of them (`arch::BLOCK`) stays in a processor's second-level cache meanwhile.
@@ -25,47 +25,47 @@ const PANEL_ROWS: usize = 512;
 /// A matrix [out, in].
 #[derive(Clone, Copy)]
 pub(super) struct Weight<'a> {
-    /// Where its values are.
+    /// Values of the matrix.
     pub values: Values<'a>,
-    /// How products are computed.
+    /// Way to compute products.
     pub by: By<'a>,
-    /// Slot and block of a matrix of the model; none of a slice or a decoded matrix.
+    /// Tensor spec and block of a matrix of the model; none of a slice or a decoded matrix.
     pub key: Option<Key>,
-    /// Who hears what the matrix is multiplied with.
-    pub tap: Option<Tapped<'a>>,
+    /// Hook that records the activations of the matrix.
+    pub hook: Option<Hooked<'a>>,
 }
 
-/// Slot and block of a matrix.
+/// Tensor spec and block of a matrix.
 pub type Key = (&'static str, usize);
 
 /// A matrix whose inputs are listened to.
 #[derive(Clone, Copy)]
-pub(super) struct Tapped<'a> {
-    /// Which one.
+pub(super) struct Hooked<'a> {
+    /// Tensor spec and block of the matrix.
     pub key: Key,
-    /// Who listens.
-    pub tap: &'a dyn Tap,
-    /// Which part of the text is heard.
+    /// Hook that records the activations.
+    pub hook: &'a dyn ActivationHook,
+    /// Part of the text that the activations are of.
     pub part: usize,
 }
 
 /// Listens to what meets the matrices of a model.
-pub trait Tap: Send + Sync {
-    /// `inputs`, a row a token of a part of the text, are about to be multiplied with the matrix of a slot in a block.
+pub trait ActivationHook: Send + Sync {
+    /// `inputs`, a row a token of a part of the text, are about to be multiplied with the matrix of a spec in a block.
     /// Called in the order of the computation, one at a time.
     fn hear(&self, key: Key, part: usize, inputs: &Inputs<'_>);
 
-    /// Whether anything hangs on the product with this matrix; if not, it is not computed, and 0 stands in.
+    /// True if anything hangs on the product with this matrix; if not, it is not computed, and 0 stands in.
     fn needs_product(&self, key: Key) -> bool;
 }
 
-impl std::fmt::Debug for dyn Tap {
+impl std::fmt::Debug for dyn ActivationHook {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Tap")
+        f.write_str("ActivationHook")
     }
 }
 
-/// What meets a matrix.
+/// Activations of a matrix.
 pub struct Inputs<'a>(pub(super) &'a Matrix);
 
 impl Inputs<'_> {
@@ -75,25 +75,25 @@ impl Inputs<'_> {
     }
 }
 
-/// How products are computed.
+/// Way to compute products.
 #[derive(Clone, Copy)]
 pub(super) enum By<'a> {
-    /// By the processor's vector units, in a fixed order of sums.
+    /// Vector units of the processor, in a fixed order of sums.
     Exact,
-    /// By the processor's matrix unit, if it has one.
+    /// Matrix unit of the processor, if it has one.
     Fast,
-    /// By candle, on whatever device.
+    /// Products by candle, on whatever device.
     Device(&'a Products),
 }
 
-/// Where the values of a matrix are.
+/// Storage of the values of a matrix.
 #[derive(Clone, Copy)]
 pub(super) enum Values<'a> {
-    /// As the file stores them; decoded on the way.
+    /// Values as the file stores them; decoded on the way.
     Stored {
         container: &'a Container,
-        values: &'a Lazy,
-        /// Let go of the pages of a panel once it is decoded.
+        values: &'a TensorView,
+        /// Lets go of the pages of a panel once it is decoded.
         stream: bool,
     },
     /// Decoded.
@@ -106,11 +106,11 @@ pub(super) enum Values<'a> {
 
 /// A matrix [out, in] of encoded rows.
 pub(super) struct Encoded {
-    /// How they are encoded.
+    /// Codec of the rows.
     pub codec: &'static dyn Codec,
     /// The rows, one after the other.
     pub bytes: Vec<u8>,
-    /// How many.
+    /// Number of rows.
     pub rows: usize,
     /// Length of a row, a whole number of blocks.
     pub cols: usize,
@@ -152,7 +152,7 @@ impl Dense {
 
     /// A low-rank matrix, which BlinkDL keeps as [in, out] and most formats as [out, in]; or one slice of a stack of
     /// them. Whichever way it lies, it is read in order.
-    pub fn low_rank(container: &Container, values: &Lazy) -> Dense {
+    pub fn low_rank(container: &Container, values: &TensorView) -> Dense {
         let (ins, outs) = (values.rows(), values.cols());
         let mut data = vec![0.0; ins * outs];
         if let Some(turned) = values.transposed()
@@ -203,7 +203,7 @@ thread_local! {
 #[cfg(target_arch = "x86_64")]
 static SPARE: Mutex<Vec<amx::Pairs>> = Mutex::new(Vec::new());
 
-/// Whether this processor has a matrix unit that [`By::Fast`] uses.
+/// True if this processor has a matrix unit that [`By::Fast`] uses.
 pub(super) fn fast_available() -> bool {
     #[cfg(target_arch = "x86_64")]
     return amx::available();
@@ -238,9 +238,9 @@ impl Weight<'_> {
     pub fn multiply(&self, x: &Matrix) -> Matrix {
         assert_eq!(x.cols, self.cols());
         let mut out = x.pool().matrix(x.rows, self.rows());
-        if let Some(Tapped { key, tap, part }) = self.tap {
-            tap.hear(key, part, &Inputs(x));
-            if !tap.needs_product(key) {
+        if let Some(Hooked { key, hook, part }) = self.hook {
+            hook.hear(key, part, &Inputs(x));
+            if !hook.needs_product(key) {
                 out.data.fill(0.0);
                 return out;
             }

@@ -1,4 +1,4 @@
-//! How tensors of compact files are coded.
+//! Coding of the tensors of compact files.
 
 use formats::compact::{Storage, Tiles};
 use quant::Encoding;
@@ -10,12 +10,12 @@ use crate::model::Role;
 /// Fewest weights of a matrix that is coded: of a smaller one the tables would be larger than what they save.
 const FEWEST: usize = 2048;
 
-/// Whether a tensor is coded at a rate: not vectors, nor small matrices.
+/// True if a tensor is coded at a rate: not vectors, nor small matrices.
 pub fn has_rate(role: Role, elements: usize) -> bool {
     role != Role::Vector && elements >= FEWEST
 }
 
-/// How a tensor is coded.
+/// Coding of a tensor.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Coded {
     /// Packed with zstd.
@@ -24,7 +24,7 @@ pub enum Coded {
     Lossless,
     /// Codes.
     Codes {
-        /// Bits a weight.
+        /// Bits per weight.
         bits: f64,
         /// Dimensions of the branch of low rank that they may have beside them.
         rank: usize,
@@ -39,12 +39,12 @@ const ZSTD_VALUES: usize = 1 << 16;
 const LOSSLESS: f64 = 0.7;
 
 impl Coded {
-    /// Whether it is rounded for what meets it: what is as it was has nothing to choose.
+    /// True if it is rounded for what meets it: what is as it was has nothing to choose.
     pub fn is_rounded(self) -> bool {
         matches!(self, Coded::Codes { .. } | Coded::Nf4Dq)
     }
 
-    /// How values of this encoding are coded at best, without another loss.
+    /// Best coding of values of this encoding without further loss.
     pub fn exactly(encoding: Encoding, values: usize) -> Option<Coded> {
         match encoding {
             Encoding::BF16 => Some(Coded::Lossless),
@@ -53,7 +53,7 @@ impl Coded {
         }
     }
 
-    /// About the bytes of a section of so many values.
+    /// Approximate bytes of a section of so many values.
     pub fn about(self, encoding: Encoding, values: u64) -> u64 {
         let plain = (encoding.block_bytes() as u64 * values) as f64;
         match self {
@@ -66,7 +66,7 @@ impl Coded {
         }
     }
 
-    /// What the file says of a section of so many bytes.
+    /// Storage that the file states for a section of so many bytes.
     pub fn storage(self, cols: usize, bytes: u64) -> Storage {
         match self.coding() {
             None => Storage::Zstd(bytes),

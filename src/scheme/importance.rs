@@ -1,13 +1,13 @@
-//! Which weights matter: the importance of every matrix' input channels, for encoders that can use it.
+//! Importance matrix: the importance of every matrix' input channels, for encoders that can use it.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use formats::{Imatrix, Limits, Metadata, Value};
 
+use crate::equalize::Equalization;
 use crate::error::{Error, Result};
-use crate::model::{Held, Model, Role};
-use crate::rescale::Rescaling;
+use crate::model::{Model, ModelTensor, Role};
 
 /// An importance matrix, fitted to the tensors of a file to be written.
 #[derive(Clone, Debug)]
@@ -57,13 +57,13 @@ impl Importance {
     }
 
     /// The mean square of every input of a matrix, if it was measured.
-    pub fn moments(&self, held: &Held) -> Option<Vec<f32>> {
+    pub fn moments(&self, held: &ModelTensor) -> Option<Vec<f32>> {
         self.imatrix.entries.get(&gguf_name(held)?).cloned()
     }
 
     /// The importance of the same matrices once channels of `model` are rescaled: their inputs get larger or smaller.
     #[must_use]
-    pub fn rescaled(mut self, model: &Model, rescaling: &Rescaling) -> Importance {
+    pub fn rescaled(mut self, model: &Model, rescaling: &Equalization) -> Importance {
         for held in &model.tensors {
             let entry = gguf_name(held).and_then(|name| self.imatrix.entries.get_mut(&name));
             if let (Some(entry), Some(exponents)) = (entry, rescaling.inputs_of(model, held)) {
@@ -92,6 +92,6 @@ impl Importance {
 }
 
 /// The name of a tensor in llama.cpp's files, if it has one.
-fn gguf_name(held: &Held) -> Option<String> {
-    Some(held.slot.gguf?.replacen("{}", &held.layer.to_string(), 1))
+fn gguf_name(held: &ModelTensor) -> Option<String> {
+    Some(held.spec.gguf?.replacen("{}", &held.layer.to_string(), 1))
 }

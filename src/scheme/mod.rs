@@ -1,4 +1,4 @@
-//! How the tensors of a file are quantized: a recipe with everything settled.
+//! Scheme by which the tensors of a file are quantized: a recipe with everything settled.
 //!
 //! ```text
 //! mod.rs         Scheme: types, encoders, and what they are told about the weights
@@ -7,16 +7,16 @@
 //! branches.rs    which matrices get branches of low rank
 //! ```
 
-mod branches;
 mod coded;
 mod importance;
+mod low_rank;
 
-pub use branches::Branches;
 pub use coded::{Coded, has_rate};
 pub use importance::Importance;
+pub use low_rank::LowRankOptions;
 use quant::Encoding;
 
-use crate::about::Trace;
+use crate::metadata::CalibrationFingerprint;
 use crate::model::Role;
 use crate::recipe::{Fallback, FileType, Mix, Search, Types};
 
@@ -25,31 +25,31 @@ use crate::recipe::{Fallback, FileType, Mix, Search, Types};
 pub struct Scheme {
     /// The file type.
     pub file_type: &'static FileType,
-    /// Whose choice of types for the tensors.
+    /// Type mix of the tensors.
     pub mix: Mix,
-    /// What to do where rows are no whole blocks of the type wanted.
+    /// Treatment of tensors whose row length is not a multiple of the block size of the type wanted.
     pub fallback: Fallback,
-    /// How long encoders look for good codes.
+    /// Effort of the encoders' search for good codes.
     pub search: Search,
-    /// Which input channels matter more than others.
+    /// Importance of the input channels.
     pub importance: Option<Importance>,
-    /// What the weights are rounded for, if not for themselves.
-    pub calibration: Option<Trace>,
+    /// Calibration fingerprint of the text that the weights are rounded for, if not for themselves.
+    pub calibration: Option<CalibrationFingerprint>,
     /// Types of single tensors, before all else.
     pub types: Types,
-    /// Names of the pairs of tensors whose channels were rescaled ([`Pair`](crate::rescale::Pair)).
+    /// Names of the pairs of tensors whose channels were rescaled ([`ChannelPair`](crate::equalize::ChannelPair)).
     pub equalized: Vec<&'static str>,
-    /// Whether activations are computed without fused multiply-add, alike on every processor.
+    /// True if activations are computed without fused multiply-add, alike on every processor.
     pub portable: bool,
-    /// Which matrices get branches of low rank in an adapter, if any.
-    pub branches: Option<Branches>,
-    /// Which matrices may have such a branch in the file itself.
-    pub within: Option<Branches>,
+    /// Options of low-rank branches in an adapter, if any.
+    pub branches: Option<LowRankOptions>,
+    /// Options of low-rank branches in the file itself, if any.
+    pub within: Option<LowRankOptions>,
     /// The key that says of which shard the file is, if it is one.
     pub shard: Option<(String, String)>,
-    /// How many blocks are quantized, from the first on, if not all.
+    /// Number of blocks that are quantized, from the first on, if not all.
     pub layers: Option<usize>,
-    /// Every how many blocks the runtime is to halve its activations, if not as usual (0: never).
+    /// Number of blocks after which the runtime is to halve its activations, if not as usual (0: never).
     pub rescale: Option<usize>,
 }
 

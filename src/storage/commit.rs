@@ -1,4 +1,4 @@
-//! From staged files to their names.
+//! Renames of staged files to their names.
 //!
 //! One file takes its name by a rename, which replaces what had it. Several, or a folder, take theirs so:
 //!
@@ -25,7 +25,7 @@ use crate::error::{Error, Result};
 /// One name that changes its owner.
 #[derive(Clone, Debug)]
 pub(super) struct Move {
-    /// What takes the name; nothing if it is only given up.
+    /// File that takes the name; `None` if the name is only given up.
     pub staged: Option<PathBuf>,
     /// The name.
     pub to: PathBuf,
@@ -36,7 +36,7 @@ pub(super) struct Move {
 pub(super) struct Step {
     staged: Option<(Name, FileId)>,
     to: Name,
-    /// Where what has the name now is kept meanwhile, and which file that is.
+    /// Path where the present owner of the name is kept meanwhile, and the identity of that file.
     aside: Option<(Name, FileId)>,
 }
 
@@ -152,7 +152,7 @@ fn step(journal: &Journal, Move { staged, to }: &Move) -> Result<Step> {
     Ok(Step { staged, to: journal.name(to), aside })
 }
 
-/// Where what has a name is kept while the new file takes it.
+/// Path where the present owner of a name is kept while the new file takes it.
 pub(super) fn aside_path(to: &Path) -> PathBuf {
     beside(to, ".", ".previous")
 }
@@ -166,7 +166,7 @@ fn forward(journal: &Journal, steps: &[Step]) -> Result<()> {
     renamed(journal, steps).iter().try_for_each(|(from, to)| rename_free(from, to))
 }
 
-/// What is renamed to what, in order: all names are free before any is taken again.
+/// Renames of the steps, in order: all names are free before any is taken again.
 fn renamed(journal: &Journal, steps: &[Step]) -> Vec<(PathBuf, PathBuf)> {
     let resolved = |from: &Name, to: &Name| (journal.resolve(from), journal.resolve(to));
     let aside = steps.iter().filter_map(|s| Some(resolved(&s.to, &s.aside.as_ref()?.0)));

@@ -1,4 +1,4 @@
-//! What tells a file from all others.
+//! Identity that tells a file from all others.
 
 use std::fs::Metadata;
 use std::path::Path;
@@ -29,14 +29,14 @@ impl FileId {
     }
 }
 
-/// What an input was when the run began.
+/// Snapshot of an input when the run began.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Snapshot {
     device: u64,
     inode: u64,
     bytes: u64,
     modified: Option<u64>,
-    /// When its content or its attributes changed last: no program can set it back.
+    /// Time of the last change of its content or its attributes: no program can set it back.
     changed: i128,
 }
 

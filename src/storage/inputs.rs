@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 #[derive(Clone, Debug, Default)]
 pub struct Inputs {
     files: Vec<Input>,
-    /// Those that are mapped: they know best whether what was read is what they held.
+    /// Mapped files: they know best if what was read is what they held.
     open: Vec<Mapped>,
 }
 
@@ -26,7 +26,7 @@ struct Input {
     path: PathBuf,
     canonical: PathBuf,
     snapshot: Snapshot,
-    /// Whether its content is compared at the end; a file that is only protected may change.
+    /// True if its content is compared at the end; a file that is only protected may change.
     is_read: bool,
 }
 
@@ -34,7 +34,7 @@ struct Input {
 const DESCRIPTIONS: [&str; 6] = ["json", "txt", "jinja", "model", "md", "py"];
 
 impl Inputs {
-    /// None yet.
+    /// Inputs without files yet.
     pub fn new() -> Inputs {
         Inputs::default()
     }

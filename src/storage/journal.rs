@@ -1,4 +1,5 @@
-//! What a run is about to do to files, so that the next run undoes or completes what a kill broke off.
+//! Journal of the changes that a run is about to make to files, so that the next run undoes or completes what a kill
+//! broke off.
 //!
 //! The journal of the output `OUT` is the file `.OUT.journal` beside it, locked as long as the run goes on, and removed at its
 //! end. Every line is the CRC-32 of an [`Entry`] in hex, a space, and the entry as JSON; a line that a kill cut off says
@@ -27,9 +28,9 @@ pub(super) enum Entry {
     Journal(String),
     /// Files and folders of these names are about to be made.
     Stage(Vec<Name>),
-    /// They are made: those that have these identities are this run's.
+    /// Files and folders that were made: those that have these identities are this run's.
     Staged(Vec<(Name, FileId)>),
-    /// They are finished, and about to get their names.
+    /// Steps of finished files that are about to get their names.
     Commit(Vec<Step>),
 }
 

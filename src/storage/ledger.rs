@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Result};
 
-/// What was written where in one file, and its CRC-32. Ranges do not overlap.
+/// Ranges written to one file, each with its CRC-32. Ranges do not overlap.
 #[derive(Debug, Default)]
 pub struct Ledger(Mutex<Vec<Range>>);
 
@@ -132,7 +132,7 @@ impl Range {
     }
 }
 
-/// That a file on disk is not what was written.
+/// Error for a file on disk that is not what was written.
 pub(crate) fn damaged(path: &Path, what: &str) -> Error {
     Error::Model {
         path: path.to_owned(),
@@ -141,7 +141,7 @@ pub(crate) fn damaged(path: &Path, what: &str) -> Error {
     }
 }
 
-/// Why a file that was just written cannot be opened: the system refuses, or it is not what was written.
+/// Error for a file that was just written and cannot be opened: the system refuses, or it is not what was written.
 pub(crate) fn unopened(path: &Path, error: formats::Error) -> Error {
     match error {
         formats::Error::Io { .. } => error.into(),

@@ -19,7 +19,7 @@ use super::{entries, exists, flush_folder, folder_of, in_the_way};
 use crate::digest::hex;
 use crate::error::{Error, Result};
 
-/// What the output is on disk.
+/// Form of the output on disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Output {
@@ -43,7 +43,7 @@ pub enum Output {
 pub struct Targets {
     /// The file or folder asked for.
     pub out: PathBuf,
-    /// What it is.
+    /// Form of the output on disk.
     pub output: Output,
     /// The names of its files; of a file, its own.
     pub names: Vec<OsString>,
@@ -88,7 +88,7 @@ impl Targets {
         out.into_iter().chain(files).chain(self.beside.clone()).chain(self.obsolete.clone())
     }
 
-    /// What was asked for by name, and is a file.
+    /// Files that were asked for by name.
     fn files(&self) -> impl Iterator<Item = &Path> {
         let out = Some(&self.out).filter(|_| self.output != Output::Folder);
         out.into_iter().chain(&self.beside).map(PathBuf::as_path)
@@ -99,7 +99,7 @@ impl Targets {
         partial_path(&self.out)
     }
 
-    /// Where every main file is until it gets its name.
+    /// Path of every main file until it gets its name.
     fn partials(&self) -> Vec<PathBuf> {
         let partial = self.partial();
         match self.output {
@@ -247,12 +247,12 @@ impl Outputs {
         journal.append(&Entry::Staged(staged))
     }
 
-    /// Where the main files are for now.
+    /// Present paths of the main files.
     pub fn paths(&self) -> impl Iterator<Item = &Path> {
         self.files.iter().map(|f| f.path.as_path())
     }
 
-    /// What opens all of it for now.
+    /// Present path of the file or folder that opens all of it.
     pub fn to_open(&self) -> PathBuf {
         match (self.targets.output, self.files.first()) {
             (Output::Set, Some(first)) => first.path.clone(),
@@ -291,7 +291,7 @@ impl Outputs {
         Ok(())
     }
 
-    /// Where a further file that was put is for now.
+    /// Present path of a further file that was put.
     pub fn partial_of(&self, path: &Path) -> Option<&Path> {
         self.extras.iter().find(|(out, _)| out == path).map(|(_, staged)| staged.path.as_path())
     }
@@ -354,7 +354,7 @@ impl Outputs {
         commit::commit(journal, &moves, emptied.as_deref())
     }
 
-    /// What replaces a file may be read and written by whoever might the old one.
+    /// Gives files that replace others the permissions of the old ones.
     fn keep_rights(&self) -> Result<()> {
         let finals = if self.targets.output == Output::Folder { Vec::new() } else { self.targets.finals() };
         let main = finals.iter().zip(&self.files);
@@ -369,7 +369,7 @@ impl Outputs {
         Ok(())
     }
 
-    /// What takes and gives up names: the file that opens the whole first, what goes with it after it.
+    /// Moves that take and give up names: the file that opens the whole first, the files that go with it after it.
     fn moves(&self) -> Vec<Move> {
         let main = match self.targets.output {
             Output::Folder => vec![(self.targets.partial(), self.targets.out.clone())],
@@ -387,7 +387,7 @@ impl Outputs {
         taken.into_iter().chain(given_up).collect()
     }
 
-    /// What is there already is replaced only if that was asked for.
+    /// Refuses to replace existing files unless that was asked for.
     fn refuse_existing(&self) -> Result<()> {
         let Targets { out, output, beside, obsolete, .. } = &self.targets;
         let finals = self.targets.finals();

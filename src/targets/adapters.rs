@@ -10,10 +10,10 @@
 use formats::{Metadata, Planned, Value};
 use quant::Encoding;
 
-use super::{Content, Files, Item, Objection, Order, PlannedFile, Target, files, gguf};
+use super::{Content, Files, Item, LayoutInput, Objection, PlannedFile, Target, files, gguf};
 use crate::error::{Error, Result};
 use crate::model::adapter::{ALPHA_KEY, Adapter, Kind, Layout, LowRank, Part, TunedState};
-use crate::model::{Body, Held, Lazy, Model, Role, Version, web_rwkv};
+use crate::model::{Body, Model, ModelTensor, Role, TensorView, Version, web_rwkv};
 use crate::recipe::FileType;
 use crate::scheme::Scheme;
 
@@ -27,7 +27,7 @@ pub struct Beside {
     what: What,
 }
 
-/// What it is, and in which form.
+/// Kind of the adapter, and its form.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum What {
     GgufLora,
@@ -97,7 +97,7 @@ impl Target for Beside {
     fn takes(&self, version: &Version) -> bool {
         let runs = match self.what {
             What::GgufLora => gguf::Gguf.takes(version),
-            What::StLora | What::StState => version.slots().all(|s| web_rwkv(version, s).is_some()),
+            What::StLora | What::StState => version.specs().all(|s| web_rwkv(version, s).is_some()),
             What::PthState => true,
         };
         let tuned = self.content() == Content::State;
@@ -137,7 +137,7 @@ impl Target for Beside {
         }
     }
 
-    fn files(&self, order: &Order<'_>, groups: &[&[Planned]]) -> Result<Files> {
+    fn files(&self, order: &LayoutInput<'_>, groups: &[&[Planned]]) -> Result<Files> {
         match self.what {
             What::GgufLora => gguf_files(order, groups),
             What::StLora | What::StState => Files::safetensors(order.out, groups, order.checksums),
@@ -151,7 +151,7 @@ impl Beside {
         let mut items = Vec::new();
         for (part, held) in parts(model) {
             let low_rank = low_rank(model, part, held, self)?;
-            let name = held.slot.gguf.unwrap_or_default().replacen("{}", &held.layer.to_string(), 1);
+            let name = held.spec.gguf.unwrap_or_default().replacen("{}", &held.layer.to_string(), 1);
             for (name, values) in lora_names(&name).into_iter().zip([&low_rank.a, &low_rank.b]) {
                 items.push(item(name, values.clone(), file_type.matrix));
             }
@@ -163,7 +163,7 @@ impl Beside {
         let mut items = Vec::new();
         for (part, held) in parts(model) {
             let cannot = || cannot(model, held, self, "cannot be brought into its layout");
-            let stored = web_rwkv(model.version, held.slot).ok_or_else(cannot)?;
+            let stored = web_rwkv(model.version, held.spec).ok_or_else(cannot)?;
             let (name, turned) = (stored.name_in(held.layer), stored.transposed);
             if let Kind::Whole(values) = &part.kind {
                 let values = if turned { values.transposed() } else { Some(values.clone()) };
@@ -180,7 +180,7 @@ impl Beside {
     }
 }
 
-/// What a GGUF file with a LoRA for `model` says of it.
+/// Metadata of a GGUF file with a LoRA for `model`.
 ///
 /// # Errors
 /// If llama.cpp does not know such models.
@@ -200,7 +200,7 @@ pub(crate) fn lora_names(name: &str) -> [String; 2] {
     ["lora_a", "lora_b"].map(|factor| format!("{name}.{factor}"))
 }
 
-fn gguf_files(order: &Order<'_>, groups: &[&[Planned]]) -> Result<Files> {
+fn gguf_files(order: &LayoutInput<'_>, groups: &[&[Planned]]) -> Result<Files> {
     let metadata = lora_metadata(order.model, common_alpha(order.model)?)?;
     let mut all = Vec::new();
     for (tensors, name) in groups.iter().zip(files::names(order.out, groups.len())?) {
@@ -236,7 +236,7 @@ fn common_alpha(model: &Model) -> Result<f32> {
 /// If the source is quantized, and the type asked for is the source's.
 pub(super) fn state_items(model: &Model, layout: Layout, file_type: &FileType) -> Result<Vec<Item>> {
     let blocks = model.state.iter().flat_map(|s| &s.blocks).enumerate();
-    let one = |(block, values): (usize, &Lazy)| {
+    let one = |(block, values): (usize, &TensorView)| {
         let name = TunedState::name(block);
         let turned = layout.turn(values);
         let typed = turned.and_then(|v| Some((file_type.plain(v.encoding())?, v)));
@@ -251,14 +251,19 @@ pub(super) fn state_items(model: &Model, layout: Layout, file_type: &FileType) -
     blocks.map(one).collect()
 }
 
-/// What the adapters of a model change, and what of it.
-fn parts(model: &Model) -> impl Iterator<Item = (&Part, &Held)> {
+/// Parts of the model's adapters, each with the tensor that it changes.
+fn parts(model: &Model) -> impl Iterator<Item = (&Part, &ModelTensor)> {
     let parts = model.adapters.iter().flat_map(|a: &Adapter| &a.parts);
     parts.map(|part| (part, &model.tensors[part.tensor]))
 }
 
 /// The only kind of change that runtimes compute themselves.
-fn low_rank<'a>(model: &Model, part: &'a Part, held: &Held, target: &dyn Target) -> Result<&'a LowRank> {
+fn low_rank<'a>(
+    model: &Model,
+    part: &'a Part,
+    held: &ModelTensor,
+    target: &dyn Target,
+) -> Result<&'a LowRank> {
     let what = match &part.kind {
         Kind::LowRank(all) if all.len() == 1 => return Ok(&all[0]),
         Kind::LowRank(_) => "is changed by PiSSA, which such a file cannot hold",
@@ -269,7 +274,7 @@ fn low_rank<'a>(model: &Model, part: &'a Part, held: &Held, target: &dyn Target)
     Err(cannot(model, held, target, what))
 }
 
-fn cannot(model: &Model, held: &Held, target: &dyn Target, what: &str) -> Error {
+fn cannot(model: &Model, held: &ModelTensor, target: &dyn Target, what: &str) -> Error {
     let files = model.adapters.iter().flat_map(|a| &a.files);
     Error::Tensor {
         path: files.map(|f| f.path()).next().unwrap_or(model.container.path()).to_owned(),
@@ -279,6 +284,6 @@ fn cannot(model: &Model, held: &Held, target: &dyn Target, what: &str) -> Error 
     }
 }
 
-fn item(name: String, values: Lazy, encoding: Encoding) -> Item {
+fn item(name: String, values: TensorView, encoding: Encoding) -> Item {
     Item { name, role: Role::LowRank, values, fixed: Some(encoding), unread: false }
 }

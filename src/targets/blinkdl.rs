@@ -7,10 +7,10 @@ use formats::Planned;
 use quant::Encoding;
 
 use super::adapters::state_items;
-use super::{Files, Item, Objection, Order, Target};
+use super::{Files, Item, LayoutInput, Objection, Target};
 use crate::error::{Error, Result};
 use crate::model::adapter::Layout;
-use crate::model::{Body, Held, Model, Scope, Version};
+use crate::model::{Body, Model, ModelTensor, Scope, Version};
 use crate::recipe::FileType;
 use crate::scheme::Scheme;
 
@@ -95,7 +95,7 @@ impl Target for BlinkDl {
         Ok(items)
     }
 
-    fn files(&self, order: &Order<'_>, groups: &[&[Planned]]) -> Result<Files> {
+    fn files(&self, order: &LayoutInput<'_>, groups: &[&[Planned]]) -> Result<Files> {
         match self.safetensors {
             true => Files::safetensors(order.out, groups, order.checksums),
             false => Files::torch(order.out, groups),
@@ -106,11 +106,11 @@ impl Target for BlinkDl {
 /// Copies of block 1's value residual for block 0 of version 7, whose own is never read, if the source has none:
 /// candle finds its rank there.
 fn placeholders(model: &Model, file_type: &FileType) -> Result<Vec<Item>> {
-    let missing = |held: &&Held| {
-        held.slot.scope == Scope::Later && held.layer == 1 && model.tensor(held.slot.name, 0).is_none()
+    let missing = |held: &&ModelTensor| {
+        held.spec.scope == Scope::Later && held.layer == 1 && model.tensor(held.spec.name, 0).is_none()
     };
     let held = model.tensors.iter().filter(missing);
-    held.map(|held| item(held, held.slot.name_in(0), model, file_type)).collect()
+    held.map(|held| item(held, held.spec.name_in(0), model, file_type)).collect()
 }
 
 /// Sorts tensors as the crate safetensors does: wide types first, so that all data is aligned; then by name.
@@ -127,16 +127,16 @@ fn items(model: &Model, file_type: &FileType) -> Result<Vec<Item>> {
     Ok(items)
 }
 
-fn item(held: &Held, name: String, model: &Model, file_type: &FileType) -> Result<Item> {
+fn item(held: &ModelTensor, name: String, model: &Model, file_type: &FileType) -> Result<Item> {
     let fixed = Some(plain(model, held, file_type)?);
-    Ok(Item { name, role: held.slot.role, values: held.values.clone(), fixed, unread: false })
+    Ok(Item { name, role: held.spec.role, values: held.values.clone(), fixed, unread: false })
 }
 
 /// The encoding of a tensor in a file of a plain type.
 ///
 /// # Errors
 /// [`Error::Tensor`] if it is to stay as it is, and is quantized.
-pub(super) fn plain(model: &Model, held: &Held, file_type: &FileType) -> Result<Encoding> {
+pub(super) fn plain(model: &Model, held: &ModelTensor, file_type: &FileType) -> Result<Encoding> {
     let stored = held.values.encoding();
     file_type.plain(stored).ok_or_else(|| Error::Tensor {
         path: model.container.path().to_owned(),

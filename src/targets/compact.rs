@@ -6,24 +6,24 @@ use quant::coding::Coding;
 use quant::{Codec, Encoding, codec};
 
 use super::files::names;
-use super::{Files, Item, Objection, Order, PlannedFile, Target, blinkdl};
-use crate::about::{Tokens, Trace, gguf_tokenizer};
+use super::{Files, Item, LayoutInput, Objection, PlannedFile, Target, blinkdl};
+use crate::equalize;
 use crate::error::{Error, Result};
-use crate::model::{Body, Held, Model, Role, Version};
+use crate::metadata::{CalibrationFingerprint, Tokens, gguf_tokenizer};
+use crate::model::{Body, Model, ModelTensor, Role, Version};
 use crate::recipe::{FileType, Levels, Recipe};
-use crate::rescale;
 use crate::scheme::Importance;
 use crate::scheme::Scheme;
 use crate::scheme::{Coded, has_rate};
 use crate::vocab::{Tokenizer, Vocab, WORLD};
 
-/// Which version the model is of.
+/// Key of the version of the model.
 const VERSION: &str = "rwkv-quant.model";
 /// The file type.
 const TYPE: &str = "rwkv-quant.type";
 /// The program.
 const PROGRAM: &str = "rwkv-quant.program";
-/// Bits a weight of the tensors that are coded, as `--recipe` reads them.
+/// Bits per weight of the tensors that are coded, as `--recipe` reads them.
 const RECIPE: &str = "rwkv-quant.recipe";
 /// Sizes of the model: blocks, channels, those of the channel mix, heads, tokens.
 const SIZES: [&str; 5] =
@@ -71,7 +71,7 @@ impl Target for Compact {
         true
     }
 
-    fn rungs(&self) -> &'static [Encoding] {
+    fn candidates(&self) -> &'static [Encoding] {
         &[Encoding::Q8_0, Encoding::Q6K, Encoding::Q5K, Encoding::Q4K, Encoding::Q3K, Encoding::Q2K]
     }
 
@@ -103,7 +103,7 @@ impl Target for Compact {
         held.map(|held| item(held, model, scheme.file_type)).collect()
     }
 
-    fn files(&self, order: &Order<'_>, groups: &[&[Planned]]) -> Result<Files> {
+    fn files(&self, order: &LayoutInput<'_>, groups: &[&[Planned]]) -> Result<Files> {
         let metadata = metadata(order)?;
         let tensors = groups.iter().flat_map(|group| group.iter());
         let sections: Vec<Section> = tensors
@@ -118,22 +118,22 @@ impl Target for Compact {
 }
 
 /// Vectors are kept as they are, where all weights are those too, and where they are coded small matrices.
-fn item(held: &Held, model: &Model, file_type: &FileType) -> Result<Item> {
-    let fixed = match held.slot.role {
+fn item(held: &ModelTensor, model: &Model, file_type: &FileType) -> Result<Item> {
+    let fixed = match held.spec.role {
         _ if file_type.is_plain() => Some(plain(held, model, file_type)?),
         role if file_type.coded && !has_rate(role, held.values.elements()) => Some(as_it_is(held)),
         Role::Vector => Some(as_it_is(held)),
         _ => None,
     };
     let (name, values) = (held.name(), held.values.clone());
-    Ok(Item { name, role: held.slot.role, values, fixed, unread: false })
+    Ok(Item { name, role: held.spec.role, values, fixed, unread: false })
 }
 
 /// The encoding of a tensor in a file of a plain type. Blocks that can be copied stay what they are.
 ///
 /// # Errors
 /// [`Error::Tensor`] if it is to stay as it is, and cannot.
-fn plain(held: &Held, model: &Model, file_type: &FileType) -> Result<Encoding> {
+fn plain(held: &ModelTensor, model: &Model, file_type: &FileType) -> Result<Encoding> {
     if !file_type.is_source() {
         return blinkdl::plain(model, held, file_type);
     }
@@ -162,7 +162,7 @@ fn plain(held: &Held, model: &Model, file_type: &FileType) -> Result<Encoding> {
     }
 }
 
-/// Whether its rows are whole blocks.
+/// True if its rows are whole blocks.
 fn is_whole(encoding: Encoding, item: &Item) -> bool {
     encoding.row_bytes(item.values.cols() as u64).is_some()
 }
@@ -172,15 +172,15 @@ fn can_encode(encoding: Encoding) -> bool {
 }
 
 /// The plain type that loses nothing, or next to nothing.
-fn as_it_is(held: &Held) -> Encoding {
+fn as_it_is(held: &ModelTensor) -> Encoding {
     match held.values.encoding() {
         Some(e @ (Encoding::BF16 | Encoding::F16)) => e,
         _ => Encoding::F32,
     }
 }
 
-fn metadata(order: &Order<'_>) -> Result<Metadata> {
-    let Order { model, about, scheme, sources, .. } = *order;
+fn metadata(order: &LayoutInput<'_>) -> Result<Metadata> {
+    let LayoutInput { model, about, scheme, sources, .. } = *order;
     let mut keys = about.general_with("general.type", Value::from("model"));
     let mut put = |key: &str, value: Value| keys.push((key.to_owned(), value));
     if let Some((key, head)) = &scheme.shard {
@@ -200,8 +200,8 @@ fn metadata(order: &Order<'_>) -> Result<Metadata> {
     put(PROGRAM, Value::from(env!("CARGO_PKG_VERSION")));
     put(SOURCES, Value::strings(sources.iter().cloned()));
     keys.extend(scheme.importance.iter().flat_map(Importance::keys));
-    keys.extend(scheme.calibration.iter().flat_map(Trace::keys));
-    keys.extend(rescale::key(model, &scheme.equalized));
+    keys.extend(scheme.calibration.iter().flat_map(CalibrationFingerprint::keys));
+    keys.extend(equalize::key(model, &scheme.equalized));
     // The usual vocabulary of this size goes without saying, and so does its chat template.
     let usual = Vocab::usual(model.dims.vocab);
     let is_usual = match &about.tokenizer {

@@ -9,8 +9,8 @@ use formats::{
     pth, safetensors,
 };
 
-use crate::about::About;
 use crate::error::{Error, Result};
+use crate::metadata::ModelMetadata;
 use crate::model::Model;
 use crate::scheme::Scheme;
 
@@ -18,20 +18,20 @@ use crate::scheme::Scheme;
 /// output's name, so that a file's bytes do not depend on its name.)
 const ROOT: &str = "archive";
 
-/// What is to be written, and where.
+/// Input of a layout: the tensors to be written, and their destination.
 #[derive(Clone, Copy, Debug)]
-pub struct Order<'a> {
+pub struct LayoutInput<'a> {
     /// The model.
     pub model: &'a Model,
-    /// What is said of it.
-    pub about: &'a About,
-    /// What is wanted.
+    /// Metadata of the model.
+    pub about: &'a ModelMetadata,
+    /// Scheme that was asked for.
     pub scheme: &'a Scheme,
     /// Number of weights of all items.
     pub weights: u64,
     /// The file or folder asked for.
     pub out: &'a Path,
-    /// How the values of each item are stored, if the file is a compact one.
+    /// Storage of the values of each item, if the file is a compact one.
     pub storages: &'a [Storage],
     /// SHA-256 of every file that the model was read from, once they are known.
     pub sources: &'a [String],
@@ -76,9 +76,9 @@ pub fn beside(file: &Path, ending: &str) -> PathBuf {
 /// The files of a target.
 #[derive(Debug)]
 pub struct Files {
-    /// What the files with tensors say besides, as it is read back.
+    /// Metadata of the files with tensors, as it is read back.
     pub metadata: Metadata,
-    /// Those with tensors, one for each group.
+    /// Files with tensors, one for each group.
     pub files: Vec<PlannedFile>,
     /// The others.
     pub small: Vec<SmallFile>,
@@ -91,7 +91,7 @@ impl Files {
         Files::in_safetensors(out, groups, groups, |m, t| layout(m, t, checksums, safetensors::place))
     }
 
-    /// The same with matrices in nf4 as bitsandbytes serializes them, which are decoded to torch's `dtype`.
+    /// Safetensors files with matrices in nf4 as bitsandbytes serializes them, which are decoded to torch's `dtype`.
     pub(super) fn bitsandbytes(out: &Path, groups: &[&[Planned]], dtype: &str) -> Result<Files> {
         let stored: Vec<Vec<Planned>> = groups.iter().map(|g| bitsandbytes::stored(g, dtype)).collect();
         let stored: Vec<&[Planned]> = stored.iter().map(Vec::as_slice).collect();
@@ -152,7 +152,7 @@ pub(super) fn layout(
 pub struct PlannedFile {
     /// Its name, within the folder of the output or the output itself.
     pub name: OsString,
-    /// Where everything lies in it.
+    /// Layout of the file.
     pub layout: Layout,
 }
 
@@ -161,7 +161,7 @@ pub struct PlannedFile {
 pub struct SmallFile {
     /// Its name.
     pub name: OsString,
-    /// What is in it.
+    /// Content of the file.
     pub bytes: Vec<u8>,
 }
 

@@ -1,4 +1,4 @@
-//! What a model becomes: which tensors, metadata and files a runtime wants, under which names and types.
+//! Target formats of a model: the tensors, metadata and files that a runtime wants, and their names and types.
 //!
 //! A target says what it can hold: versions ([`Target::takes`]) and file types ([`Target::holds`]). Whatever lists
 //! targets - messages, the command `targets`, the choice by extension - asks these.
@@ -20,11 +20,11 @@ use formats::Planned;
 use quant::Encoding;
 
 pub(crate) use adapters::{lora_metadata, lora_names};
-pub use files::{ADAPTER, Files, Order, PlannedFile, SmallFile, beside, groups};
+pub use files::{ADAPTER, Files, LayoutInput, PlannedFile, SmallFile, beside, groups};
 
-use crate::about::Tokens;
 use crate::error::{Error, Result};
-use crate::model::{Lazy, Model, Role, VERSIONS, Version};
+use crate::metadata::Tokens;
+use crate::model::{Model, Role, TensorView, VERSIONS, Version};
 use crate::recipe::{FILE_TYPES, FileType, Mix};
 use crate::scheme::Coded;
 use crate::scheme::Scheme;
@@ -33,7 +33,7 @@ use crate::scheme::Scheme;
 ///
 /// The order of calls is [the rules](crate::plan::rules), `check`, `items`, `files`.
 pub trait Target: Send + Sync {
-    /// What is typed to ask for it: `gguf`.
+    /// Value of `--to` that selects it: `gguf`.
     fn id(&self) -> &'static str;
 
     /// Its short name: `GGUF`.
@@ -45,10 +45,10 @@ pub trait Target: Send + Sync {
     /// The extensions that ask for it, without the dot; none for a folder.
     fn extensions(&self) -> &'static [&'static str];
 
-    /// Whether it can hold models of this version.
+    /// True if it can hold models of this version.
     fn takes(&self, version: &Version) -> bool;
 
-    /// Whether it can have this file type.
+    /// True if it can have this file type.
     fn holds(&self, file_type: &FileType) -> bool;
 
     /// The name of the file type that it has if nothing else is asked for.
@@ -56,52 +56,52 @@ pub trait Target: Send + Sync {
         None
     }
 
-    /// Whether it tells how text becomes tokens.
+    /// True if it tells how text becomes tokens.
     fn tokens(&self) -> Tokens {
         Tokens::No
     }
 
-    /// Whether it is a folder of several files.
+    /// True if it is a folder of several files.
     fn is_folder(&self) -> bool {
         false
     }
 
-    /// Whether its tensors may be spread over several files.
+    /// True if its tensors may be spread over several files.
     fn splits(&self) -> bool {
         false
     }
 
-    /// What of a model it holds.
+    /// Part of a model that it holds.
     fn content(&self) -> Content {
         Content::Model
     }
 
-    /// Whether blocks can be treated differently: [`Scheme::layers`] and [`Scheme::rescale`].
+    /// True if blocks can be treated differently: [`Scheme::layers`] and [`Scheme::rescale`].
     fn plans_layers(&self) -> bool {
         false
     }
 
-    /// Whose choices of types it can follow.
+    /// Type mixes that it can follow.
     fn mixes(&self) -> &'static [Mix] {
         &[Mix::Own]
     }
 
     /// The types that every tensor whose type is free may have, each on its own; none if they cannot be mixed.
-    fn rungs(&self) -> &'static [Encoding] {
+    fn candidates(&self) -> &'static [Encoding] {
         &[]
     }
 
     /// The types that a recipe may give to such a tensor.
     fn recipe_types(&self) -> &'static [Encoding] {
-        self.rungs()
+        self.candidates()
     }
 
-    /// Whether an adapter in it says how it is scaled.
+    /// True if an adapter in it says how it is scaled.
     fn keeps_alpha(&self) -> bool {
         false
     }
 
-    /// Whether a model in it can have a tuned initial state.
+    /// True if a model in it can have a tuned initial state.
     fn holds_state(&self) -> bool {
         false
     }
@@ -111,13 +111,13 @@ pub trait Target: Send + Sync {
         false
     }
 
-    /// How the values of an item of this encoding are coded, if they are not stored as they are.
+    /// Coding of the values of an item of this encoding, if they are not stored as they are.
     fn coded(&self, item: &Item, encoding: Encoding, scheme: &Scheme) -> Option<Coded> {
         let _ = (item, encoding, scheme);
         None
     }
 
-    /// Whether its tensors can have any number of bits: the file type `coded`.
+    /// True if its tensors can have any number of bits: the file type `coded`.
     fn codes(&self) -> bool {
         false
     }
@@ -138,10 +138,10 @@ pub trait Target: Send + Sync {
     ///
     /// # Errors
     /// If the format cannot hold the tensors, or something that the runtime needs is not known.
-    fn files(&self, order: &Order<'_>, groups: &[&[Planned]]) -> Result<Files>;
+    fn files(&self, order: &LayoutInput<'_>, groups: &[&[Planned]]) -> Result<Files>;
 }
 
-/// What of a model a target holds.
+/// Part of a model that a target holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Content {
     /// Its weights.
@@ -222,7 +222,7 @@ pub fn choose(path: &Path, id: Option<&str>) -> Result<&'static dyn Target> {
     })
 }
 
-/// How one asks for a target: `.gguf`, or `--to hf`.
+/// Way to ask for a target: `.gguf`, or `--to hf`.
 pub(crate) fn asked_for_by(target: &dyn Target) -> String {
     match target.extensions() {
         _ if target.content() != Content::Model => format!("--to {}", target.id()),
@@ -231,7 +231,7 @@ pub(crate) fn asked_for_by(target: &dyn Target) -> String {
     }
 }
 
-/// Which other targets of the same kind hold the model in files of this type, as the end of a sentence.
+/// Other targets of this kind that hold the model in files of this type, as the end of a sentence.
 pub(crate) fn holders(target: &dyn Target, model: &Model, file_type: &FileType) -> String {
     let others = TARGETS.iter().filter(|t| t.content() == target.content() && t.takes(model.version));
     let others: Vec<String> = others
@@ -244,7 +244,7 @@ pub(crate) fn holders(target: &dyn Target, model: &Model, file_type: &FileType) 
     }
 }
 
-/// That the target cannot hold models of this version, and which ones can.
+/// Error for a target that cannot hold models of this version; names those that can.
 pub fn refused(target: &dyn Target, model: &Model) -> Error {
     let others = TARGETS.iter().filter(|t| t.content() == target.content() && t.takes(model.version));
     let others: Vec<String> = others.map(|t| format!("{} ({})", asked_for_by(*t), t.runtimes())).collect();
@@ -260,8 +260,8 @@ pub fn refused(target: &dyn Target, model: &Model) -> Error {
     }
 }
 
-/// What to do about a weight that `narrow` is too narrow for: which targets of the same kind hold the model in a type
-/// with a larger range.
+/// Advice for a weight that `narrow` is too narrow for: the targets of this kind that hold the model in a type with a
+/// larger range.
 pub fn wider(narrow: Encoding, target: &dyn Target, model: &Model) -> String {
     let types = FILE_TYPES.iter().filter(|t| matches!(t.matrix, Encoding::F32 | Encoding::BF16));
     let types: Vec<_> = types.filter(|t| t.gguf_number.is_some() && t.matrix != narrow).collect();
@@ -306,21 +306,21 @@ pub fn type_or_default(target: &dyn Target, asked: Option<&'static FileType>) ->
 pub struct Item {
     /// Its name in the file.
     pub name: String,
-    /// What it does.
+    /// Role of the tensor.
     pub role: Role,
     /// Its values, in the shape and orientation that the runtime wants.
-    pub values: Lazy,
+    pub values: TensorView,
     /// The encoding that the target insists on.
     pub fixed: Option<Encoding>,
-    /// Whether the runtime wants the tensor and never reads it.
+    /// True if the runtime wants the tensor and never reads it.
     pub unread: bool,
 }
 
-/// Why a runtime would load the file and compute something else.
+/// Reason that a runtime would load the file and compute something else.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Objection {
-    /// What is wrong: a sentence whose subject is the model.
+    /// Fault: a sentence whose subject is the model.
     pub what: String,
-    /// What to do instead.
+    /// Advice to the user.
     pub help: String,
 }

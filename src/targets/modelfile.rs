@@ -24,7 +24,7 @@ const WORLD: &str = r#"{{- if .System }}System: {{ .System }}
 {{ end }}
 {{- end }}Assistant:"#;
 
-/// The same; what was thought in earlier turns is left out, and the model thinks if it is asked to.
+/// Turns as in `WORLD`; thoughts of earlier turns are left out, and the model thinks if it is asked to.
 const G1: &str = r#"{{- if .System }}System: {{ .System }}
 
 {{ end }}

@@ -17,9 +17,9 @@ use formats::Planned;
 use formats::rwkv_cpp::Header;
 use quant::Encoding;
 
-use super::{Files, Item, Objection, Order, PlannedFile, Target, files};
+use super::{Files, Item, LayoutInput, Objection, PlannedFile, Target, files};
 use crate::error::{Error, Result};
-use crate::model::{Held, Lazy, Map, Model, Role, Version};
+use crate::model::{Map, Model, ModelTensor, Role, TensorView, Version};
 use crate::recipe::FileType;
 use crate::scheme::Scheme;
 
@@ -54,7 +54,7 @@ impl Target for RwkvCpp {
         matches!(file_type.name, "f32" | "f16" | "q4_0" | "q4_1" | "q5_0" | "q5_1" | "q8_0")
     }
 
-    fn rungs(&self) -> &'static [Encoding] {
+    fn candidates(&self) -> &'static [Encoding] {
         &[Encoding::Q4_0, Encoding::Q4_1, Encoding::Q5_0, Encoding::Q5_1, Encoding::Q8_0, Encoding::F16]
     }
 
@@ -63,7 +63,7 @@ impl Target for RwkvCpp {
     }
 
     fn items(&self, model: &Model, scheme: &Scheme) -> Result<Vec<Item>> {
-        let mut stacks: BTreeMap<usize, Vec<&Held>> = BTreeMap::new();
+        let mut stacks: BTreeMap<usize, Vec<&ModelTensor>> = BTreeMap::new();
         let mut items = Vec::new();
         for held in &model.tensors {
             let unfit = || unfit(model, held);
@@ -73,10 +73,11 @@ impl Target for RwkvCpp {
                 if stack.len() < STACKED {
                     continue;
                 }
-                stack.sort_by_key(|h| h.slot.stack);
-                let parts: Vec<Lazy> = stack.iter().map(|h| h.values.clone()).collect();
+                stack.sort_by_key(|h| h.spec.stack);
+                let parts: Vec<TensorView> = stack.iter().map(|h| h.values.clone()).collect();
                 let shape = [STACKED, 1, model.dims.embd];
-                let values = Lazy::stacked(&parts).and_then(|v| v.reshaped(&shape)).ok_or_else(unfit)?;
+                let values =
+                    TensorView::stacked(&parts).and_then(|v| v.reshaped(&shape)).ok_or_else(unfit)?;
                 let name = format!("blocks.{}.att.x_rwkvag", held.layer);
                 items.push(Item {
                     name,
@@ -92,14 +93,14 @@ impl Target for RwkvCpp {
             // Its quantizer starts from FP16.
             let halved = !fixed.unwrap_or(scheme.file_type.matrix).is_plain() && !is_own(model);
             let values = if halved { values.mapped(Map::F16) } else { values };
-            items.push(Item { name: held.name(), role: held.slot.role, values, fixed, unread: false });
+            items.push(Item { name: held.name(), role: held.spec.role, values, fixed, unread: false });
         }
         // In the order of the checkpoint.
         items.sort_by_key(|item| item.values.sources().min());
         Ok(items)
     }
 
-    fn files(&self, order: &Order<'_>, groups: &[&[Planned]]) -> Result<Files> {
+    fn files(&self, order: &LayoutInput<'_>, groups: &[&[Planned]]) -> Result<Files> {
         let model = order.model;
         let number = |n: usize, what: &str| {
             u32::try_from(n).map_err(|_| Error::Model {
@@ -126,21 +127,21 @@ impl Target for RwkvCpp {
 /// Token-shift vectors of version 7 in `att.x_rwkvag`.
 const STACKED: usize = 6;
 
-fn is_stacked(model: &Model, held: &Held) -> bool {
-    model.version.major() == 7 && held.slot.stack.is_some()
+fn is_stacked(model: &Model, held: &ModelTensor) -> bool {
+    model.version.major() == 7 && held.spec.stack.is_some()
 }
 
-/// Whether the source is a file of rwkv.cpp, as its quantizer takes.
+/// True if the source is a file of rwkv.cpp, as its quantizer takes.
 fn is_own(model: &Model) -> bool {
     model.container.format().name() == OWN_FORMAT
 }
 
 /// Values in rwkv.cpp's shape and, for the decays and bonuses of versions 4 and 5, in its terms.
-fn shaped(model: &Model, held: &Held) -> Option<Lazy> {
+fn shaped(model: &Model, held: &ModelTensor) -> Option<TensorView> {
     let major = model.version.major();
     let (heads, size) = (model.dims.heads, model.dims.head_size);
     let values = &held.values;
-    match (major, held.slot.short_name()) {
+    match (major, held.spec.short_name()) {
         (4, "att.time_decay") => Some(values.clone().mapped(Map::NegExp)),
         (5, "att.time_decay") => {
             let decays = values.clone().mapped(Map::ExpNegExp);
@@ -148,22 +149,22 @@ fn shaped(model: &Model, held: &Held) -> Option<Lazy> {
         }
         (5, "att.time_first") => values.clone().mapped(Map::Exp).reshaped(&[heads, 1, 1]),
         (5 | 6, "att.time_faaaa") | (6, "att.time_decay") => values.reshaped(&[heads, size, 1]),
-        (4..=6, name) if held.slot.role == Role::Vector && name.contains(".time_") => {
+        (4..=6, name) if held.spec.role == Role::Vector && name.contains(".time_") => {
             values.reshaped(&[values.elements()])
         }
-        _ if held.slot.role == Role::LowRank => values.transposed(),
+        _ if held.spec.role == Role::LowRank => values.transposed(),
         _ => Some(values.clone()),
     }
 }
 
 /// The encoding that the converter or quantizer gives a tensor whatever the recipe says; `None` for the matrices of the
 /// file type's encoding.
-fn fixed(model: &Model, held: &Held, values: &Lazy, file_type: &FileType) -> Option<Encoding> {
+fn fixed(model: &Model, held: &ModelTensor, values: &TensorView, file_type: &FileType) -> Option<Encoding> {
     let seven = model.version.major() == 7;
-    match held.slot.role {
+    match held.spec.role {
         Role::Matrix => None,
         Role::Vector => Some(Encoding::F32),
-        _ if file_type.is_plain() && (seven || held.slot.role != Role::LowRank) => Some(file_type.matrix),
+        _ if file_type.is_plain() && (seven || held.spec.role != Role::LowRank) => Some(file_type.matrix),
         // Of version 6, whose names begin with `time_`: never FP16.
         Role::LowRank if file_type.is_plain() => Some(Encoding::F32),
         Role::LowRank if !seven && values.shape().len() == 2 => Some(file_type.matrix),
@@ -173,7 +174,7 @@ fn fixed(model: &Model, held: &Held, values: &Lazy, file_type: &FileType) -> Opt
     }
 }
 
-fn unfit(model: &Model, held: &Held) -> Error {
+fn unfit(model: &Model, held: &ModelTensor) -> Error {
     Error::Tensor {
         path: model.container.path().to_owned(),
         tensor: held.name(),

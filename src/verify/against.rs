@@ -6,11 +6,11 @@ use formats::Coded;
 use quant::coding::Coding;
 use quant::{Encoding, Rows, codec, codec_of_levels};
 
-use crate::about::Trace;
 use crate::diff::{self, Difference};
+use crate::equalize;
+use crate::metadata::CalibrationFingerprint;
 use crate::model::adapter::RANK_KEY;
-use crate::model::{Held, Lazy, Model};
-use crate::rescale;
+use crate::model::{Model, ModelTensor, TensorView};
 
 /// Errors of rounding by this factor are still those of rounding: other programs search for scales otherwise.
 const ROUNDING_TOLERANCE: f64 = 1.1;
@@ -25,18 +25,18 @@ const IMATRIX_KEYS: &str = "quantize.imatrix.";
 pub struct TensorError {
     /// The canonical name.
     pub name: String,
-    /// How it is stored.
+    /// Encoding of the tensor.
     pub encoding: &'static str,
     /// Root mean square of the errors as a share of that of the source's values.
     pub relative: f64,
-    /// The same of the source plainly rounded to that encoding; `None` if nothing encodes it so.
+    /// Relative error of the source plainly rounded to that encoding; `None` if nothing encodes it so.
     pub rounding: Option<f64>,
 }
 
 /// The errors of all tensors.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Errors {
-    /// Those of tensors that both models have.
+    /// Errors of tensors that both models have.
     pub tensors: Vec<TensorError>,
     /// Tensors that only one has, or that have another shape: sentences.
     pub unlike: Vec<String>,
@@ -69,9 +69,9 @@ pub fn compare(source: &Model, file: &Model) -> Errors {
 }
 
 impl Errors {
-    /// Why the file is not what its source was to become: the first tensor that only one has, or the first whose error
-    /// is too large. `most` is the largest relative error allowed; without it an uncalibrated file's tensors may err as
-    /// plain rounding does, and a calibrated one's by any amount.
+    /// Reason that the file is not what its source was to become: the first tensor that only one has, or the first
+    /// whose error is too large. `most` is the largest relative error allowed; without it an uncalibrated file's
+    /// tensors may err as plain rounding does, and a calibrated one's by any amount.
     pub fn exceeded(&self, most: Option<f64>) -> Option<String> {
         if let Some(what) = self.unlike.first() {
             return Some(what.clone());
@@ -100,12 +100,12 @@ impl Errors {
 /// True if the file says that more than rounding was done to it.
 fn is_calibrated(file: &Model) -> bool {
     let metadata = file.container.metadata();
-    let is_marked = |key: &str| key.starts_with(IMATRIX_KEYS) || [RANK_KEY, rescale::KEY].contains(&key);
-    Trace::read(metadata).is_some() || metadata.iter().any(|(key, _)| is_marked(key))
+    let is_marked = |key: &str| key.starts_with(IMATRIX_KEYS) || [RANK_KEY, equalize::KEY].contains(&key);
+    CalibrationFingerprint::read(metadata).is_some() || metadata.iter().any(|(key, _)| is_marked(key))
 }
 
 /// The relative error of the source's values rounded to the encoding that the file has them in.
-fn rounding(source: &Model, from: &Held, file: &Model, held: &Held) -> Option<f64> {
+fn rounding(source: &Model, from: &ModelTensor, file: &Model, held: &ModelTensor) -> Option<f64> {
     let encoding = held.values.encoding()?;
     let (container, tensor) = held.values.origin(&file.container)?;
     let has_rate = match tensor.coded {
@@ -139,7 +139,7 @@ fn rounding(source: &Model, from: &Held, file: &Model, held: &Held) -> Option<f6
 }
 
 /// Values with the dimensions that they have in the file: as they are, or turned.
-fn oriented(values: &Lazy, stored: &[usize]) -> Option<Lazy> {
+fn oriented(values: &TensorView, stored: &[usize]) -> Option<TensorView> {
     let squeezed = |shape: &[usize]| -> Vec<usize> { shape.iter().copied().filter(|d| *d > 1).collect() };
     let (own, stored) = (squeezed(values.shape()), squeezed(stored));
     let reversed: Vec<usize> = own.iter().rev().copied().collect();

@@ -21,7 +21,7 @@ const MAX_BYTES: u64 = 16 << 20;
 /// Hex digits of a SHA-256.
 const DIGITS: usize = 64;
 
-/// Where the checksums of a file, set or folder named `out` are.
+/// Path of the checksums of a file, set or folder named `out`.
 pub fn path(out: &Path) -> PathBuf {
     let mut name: OsString = out.file_name().unwrap_or_default().to_owned();
     name.push(EXTENSION);
@@ -91,7 +91,8 @@ pub(super) fn compare(container: &Container, hashes: &[String]) -> Result<Option
     Ok(Some(beside))
 }
 
-/// Where checksums may be: beside what was opened, and beside a set under the name that it would have in one file.
+/// Paths where checksums may be: beside what was opened, and beside a set under the name that it would have in one
+/// file.
 fn candidates(container: &Container) -> Vec<PathBuf> {
     let opened = container.path();
     let mut all = vec![path(opened)];

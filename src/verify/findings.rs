@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 /// Contradictions told at most; of more, the number.
 const MAX_TOLD: usize = 5;
 
-/// What speaks against a file.
+/// Findings that speak against a file.
 #[derive(Debug, Default)]
 pub(super) struct Findings {
     contradictions: Vec<String>,

@@ -93,11 +93,11 @@ pub(super) fn epsilon(key: &str, stated: Option<f64>, findings: &mut Findings) {
     }
 }
 
-/// Some matrix should be stored as the file type says.
+/// Checks that some matrix is stored as the file type says.
 fn file_type(model: &Model, findings: &mut Findings) {
     let Some(stated) = model.container.value("general.file_type").and_then(Value::as_u64) else { return };
     let named = FILE_TYPES.iter().find(|t| t.gguf_number.is_some_and(|n| u64::from(n) == stated));
-    let matrices = || model.tensors.iter().filter(|held| held.slot.role == Role::Matrix);
+    let matrices = || model.tensors.iter().filter(|held| held.spec.role == Role::Matrix);
     let stored = || matrices().filter_map(|held| held.values.encoding());
     findings.suspect(match named {
         None => Some(format!("general.file_type is {stated}, which is not known")),

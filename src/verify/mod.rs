@@ -24,7 +24,7 @@ use crate::model::{Model, ZeroRule};
 use findings::Findings;
 pub use values::{DAMAGED, finite};
 
-/// What was found sound.
+/// Facts about a file found sound.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Verified {
     /// Number of checksums in the container, all found right.
@@ -67,7 +67,7 @@ pub fn container(container: &Container) -> Result<Verified> {
     all(container, of_adapter(container), &kind)
 }
 
-/// That a part of an adapter is missing, if the container is one.
+/// Finding that a part of an adapter is missing, if the container is one.
 fn of_adapter(container: &Container) -> Findings {
     let mut findings = Findings::default();
     if let Some((name, counterpart)) = adapter::lonely_factor(container) {

@@ -13,7 +13,7 @@ use crate::model::Zeros;
 /// Values decoded at a time by a thread.
 const STEP: usize = 1 << 18;
 
-/// What to do about a weight that is not finite.
+/// Advice for a weight that is not finite.
 pub const DAMAGED: &str = "a model with such a weight computes nothing sensible: get a sound copy, or the release before or after it";
 
 /// Decodes all of a container and looks for values that are not finite; gives the tensors that it decoded.

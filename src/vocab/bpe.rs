@@ -8,7 +8,7 @@ use std::fmt;
 /// is `Ġthe`. Added tokens are plain text.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Bpe {
-    /// Where it comes from, as shown to people.
+    /// Origin, as shown to people.
     pub name: String,
     /// llama.cpp's name of the rule by which text is split before the merges: `qwen2`.
     pub pre: &'static str,
@@ -18,14 +18,14 @@ pub struct Bpe {
     pub merges: Vec<String>,
     /// Ids of special tokens, by their names in [`SPECIAL`].
     pub special: Vec<(&'static str, u32)>,
-    /// Whether a special token of this name is put at the start (`bos`), the end (`eos`) or between two texts
+    /// True if a special token of this name is put at the start (`bos`), the end (`eos`) or between two texts
     /// (`sep`).
     pub added: Vec<(&'static str, bool)>,
     /// The chat template (Jinja).
     pub chat_template: Option<String>,
 }
 
-/// What one id of a [`Bpe`] stands for.
+/// Meaning of one id of a [`Bpe`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Piece {
     /// A token that merges make.
@@ -34,7 +34,7 @@ pub enum Piece {
     Control(String),
     /// An added token that text may hold.
     Added(String),
-    /// Nothing: the model has a row for the id, but no text ever becomes it.
+    /// Unused id: the model has a row for it, but no text ever becomes it.
     Unused,
 }
 

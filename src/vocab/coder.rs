@@ -24,14 +24,15 @@ pub struct Coder {
     end: Option<u32>,
 }
 
-/// How text becomes tokens. (A coder is made once and used for long; the difference in size is of no account.)
+/// Rule by which text becomes tokens. (A coder is made once and used for long; the difference in size is of no
+/// account.)
 #[derive(Clone, Debug)]
 enum Rule {
     Greedy(Greedy),
     Merging(Box<Merging>),
 }
 
-/// Why a text cannot be turned into tokens.
+/// Reason that a text cannot be turned into tokens.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Untokenizable {
     /// A byte for which the vocabulary has no token.
@@ -39,7 +40,7 @@ pub enum Untokenizable {
     Byte {
         /// The byte.
         byte: u8,
-        /// Where it stands in the text.
+        /// Offset in the text.
         offset: usize,
     },
     /// The tokenizer's own rules fail.
@@ -105,7 +106,7 @@ impl Coder {
         ids.iter().flat_map(|id| self.bytes(*id)).copied().collect()
     }
 
-    /// What every id stands for.
+    /// Vocabulary: the meaning of every id.
     pub fn vocab(&self) -> &Vocab {
         &self.vocab
     }

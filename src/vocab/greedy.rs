@@ -5,11 +5,11 @@ use super::{Token, Untokenizable, Vocab};
 /// A vocabulary as a tree of bytes.
 #[derive(Clone, Debug)]
 pub(super) struct Greedy {
-    /// For each node, where its edges start; one more entry ends the last node's.
+    /// Start of each node's edges; one more entry ends the last node's.
     starts: Vec<u32>,
     /// Edges in the order of their bytes: the byte, and the node that it leads to.
     edges: Vec<(u8, u32)>,
-    /// For each node, the token that ends there.
+    /// Token that ends at each node.
     ends: Vec<Option<u32>>,
 }
 

@@ -27,7 +27,7 @@ pub(super) struct Merging {
 }
 
 impl Merging {
-    /// Whether `text` is meant to be a tokenizer.json, of whatever kind.
+    /// True if `text` is meant to be a tokenizer.json, of whatever kind.
     pub fn is_meant(text: &str) -> bool {
         #[derive(Deserialize)]
         struct Outer {
@@ -159,7 +159,7 @@ fn check(rules: &tokenizers::Tokenizer) -> Result<(), String> {
     }
 }
 
-/// How byte-level tokenizers spell a byte: printable characters of Latin-1 as they are, the others as characters
+/// Spelling of a byte in byte-level tokenizers: printable characters of Latin-1 as they are, the others as characters
 /// from U+0100 on, in order.
 fn spelling(byte: u8) -> char {
     let printable = |b: u8| matches!(b, b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff);

@@ -25,23 +25,23 @@ use std::path::Path;
 use crate::error::{Error, Result};
 use crate::files;
 
-/// What every id stands for.
+/// Meaning of every id.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Vocab {
-    /// Where it comes from, as shown to people: `World`, `bytes`, or the file's name.
+    /// Origin, as shown to people: `World`, `bytes`, or the file's name.
     pub name: String,
     /// The tokens; the index is the id.
     pub tokens: Vec<Token>,
 }
 
-/// What one id stands for.
+/// Meaning of one id.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Token {
     /// The end of a text (id 0 of the World vocabulary).
     End,
     /// A string of bytes.
     Bytes(Vec<u8>),
-    /// Nothing: the model has a row for the id, but no text ever becomes it.
+    /// Unused id: the model has a row for it, but no text ever becomes it.
     Unused,
 }
 
@@ -130,7 +130,7 @@ impl Vocab {
         Ok(Vocab { name, tokens })
     }
 
-    /// The same vocabulary with unused ids up to `size`; `None` if it has more.
+    /// Vocabulary with unused ids up to `size`; `None` if it has more.
     #[must_use]
     pub fn padded(mut self, size: usize) -> Option<Vocab> {
         if self.tokens.len() > size {

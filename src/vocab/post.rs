@@ -13,11 +13,11 @@ pub(super) struct Named {
     others: Vec<String>,
 }
 
-/// Whether a token of a kind is added to a text.
+/// True if a token of a kind is added to a text.
 pub(super) type Flags = Vec<(&'static str, bool)>;
 
 impl Named {
-    /// Those that tokenizer_config.json names.
+    /// Special tokens that tokenizer_config.json names.
     pub fn of(settings: Option<&Map<String, Value>>) -> Named {
         let Some(settings) = settings else { return Named::default() };
         let text = |value: &Value| -> Option<String> {
@@ -34,7 +34,7 @@ impl Named {
         self.by_kind.get(kind).map(String::as_str).filter(|t| !t.is_empty())
     }
 
-    /// Whether a token is special.
+    /// True if a token is special.
     pub fn names(&self, text: &str) -> bool {
         self.by_kind.values().chain(&self.others).any(|t| t == text)
     }
@@ -46,8 +46,8 @@ impl Named {
     }
 }
 
-/// What the `post_processor` of tokenizer.json puts around a text; the outer `None` says that there is no
-/// tokenizer.json. A token that it names and tokenizer_config.json does not is taken from it.
+/// Special tokens that the `post_processor` of tokenizer.json puts around a text; the outer `None` says that there is
+/// no tokenizer.json. A token that it names and tokenizer_config.json does not is taken from it.
 ///
 /// The error is the end of a sentence whose subject is the tokenizer.
 pub(super) fn read(

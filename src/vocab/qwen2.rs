@@ -143,7 +143,7 @@ impl Folder<'_> {
         self.settings.as_ref()?.get(key)
     }
 
-    /// Whether text is cut, normalized and merged as Qwen2 does it.
+    /// True if text is cut, normalized and merged as Qwen2 does it.
     fn check(&self) -> Result<()> {
         let Some(whole) = &self.whole else {
             let class = self.setting("tokenizer_class").and_then(Value::as_str).unwrap_or("none");
@@ -322,7 +322,7 @@ impl Folder<'_> {
     }
 }
 
-/// Whether the pre-tokenizer is Qwen2's rule, then bytes as characters.
+/// True if the pre-tokenizer is Qwen2's rule, then bytes as characters.
 fn splits_as_qwen2(pre: Option<&Value>) -> bool {
     let steps = pre.and_then(|p| p.get("pretokenizers")).and_then(Value::as_array);
     let Some([split, bytes]) = steps.map(Vec::as_slice) else { return false };
@@ -337,7 +337,7 @@ fn splits_as_qwen2(pre: Option<&Value>) -> bool {
         && bytes.get("use_regex").is_some_and(|v| v == false)
 }
 
-/// Whether llama.cpp takes an added token for one that only programs write, though its folder does not say so.
+/// True if llama.cpp takes an added token for one that only programs write, though its folder does not say so.
 fn looks_special(text: &str) -> bool {
     let within = |start: &str, end: &str| text.starts_with(start) && text.ends_with(end);
     matches!(text, "<pad>" | "<mask>" | "<2mass>" | "[@BOS@]")

@@ -1,4 +1,4 @@
-//! How a model's text becomes tokens.
+//! Tokenization of a model's text.
 
 use std::fmt;
 
@@ -6,14 +6,14 @@ use formats::Metadata;
 
 use super::{Bpe, Vocab};
 
-/// How a model's text becomes tokens.
+/// Tokenizer of a model.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Tokenizer {
     /// RWKV's: the longest token that fits.
     Rwkv(Vocab),
     /// Qwen2's: byte pairs merged by rank.
     Bpe(Bpe),
-    /// What a GGUF file says of its tokenizer, kept as it is: all its keys that start with `tokenizer.`, but the
+    /// Keys by which a GGUF file describes its tokenizer, kept as they are: all that start with `tokenizer.`, but the
     /// chat template.
     Carried(Metadata),
 }

@@ -6,7 +6,7 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use rwkv_quant::pipeline::{Silent, Stop};
-use rwkv_quant::spread;
+use rwkv_quant::shards;
 
 use crate::run::{json, ok, program, run, testdata};
 
@@ -264,7 +264,7 @@ fn a_flipped_bit_of_a_shard_is_found_or_harmless() {
             let mut flipped = sound.clone();
             flipped[at] ^= 1 << (n % 8);
             fs::write(&path, flipped).unwrap();
-            match spread::merge(&result, true, &Silent, &Stop::new()) {
+            match shards::merge(&result, true, &Silent, &Stop::new()) {
                 Err(_) => found += 1,
                 Ok(_) => assert!(fs::read(&result).unwrap() == whole, "{out}: bit {} of byte {at}", n % 8),
             }
@@ -272,7 +272,7 @@ fn a_flipped_bit_of_a_shard_is_found_or_harmless() {
         println!("{out}: {found} of {FLIPS} flips were found, the others are harmless");
         assert!(found > FLIPS * 8 / 10, "{out}: {found}");
         fs::write(&path, &sound).unwrap();
-        spread::merge(&result, true, &Silent, &Stop::new()).unwrap();
+        shards::merge(&result, true, &Silent, &Stop::new()).unwrap();
         assert!(fs::read(&result).unwrap() == whole, "{out}");
     }
 }

@@ -25,8 +25,8 @@ const ROOMS: &[&str] = &[
     // What a model is, and what it computes.
     "model",
     "runner",
-    "rescale",
-    "about",
+    "equalize",
+    "metadata",
     "eval",
     // What is asked for, and what tells results apart.
     "recipe",
@@ -36,7 +36,7 @@ const ROOMS: &[&str] = &[
     "scheme",
     "targets",
     "plan",
-    "branches",
+    "low_rank",
     // The work.
     "diff",
     "verify",
@@ -44,11 +44,11 @@ const ROOMS: &[&str] = &[
     "compact",
     "calibrate",
     "convert",
-    "spread",
+    "shards",
     "clean",
     // Releases, and what people read.
     "templates",
-    "page",
+    "html",
     "batch",
     "report",
     "cli",

@@ -2,7 +2,6 @@
 
 #![allow(clippy::unwrap_used)] // a test that cannot run should panic
 
-mod about;
 mod adapters;
 mod agreement;
 mod batch;
@@ -23,11 +22,12 @@ mod layers;
 mod low_rank;
 mod memory;
 mod messages;
+mod metadata;
 mod parity;
 mod run;
 mod rwkv_cpp;
+mod shards;
 mod sources;
-mod spread;
 #[path = "../../benches/synthetic.rs"]
 mod synthetic;
 mod targets;

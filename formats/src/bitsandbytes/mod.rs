@@ -23,7 +23,7 @@ pub use write::{place, stored};
 
 const ABSMAX: &str = ".absmax";
 const QUANT_MAP: &str = ".quant_map";
-/// What stands between the name of a matrix and that of its quantization.
+/// Text between the name of a matrix and that of its quantization.
 const QUANT_STATE: &str = ".quant_state.bitsandbytes__";
 /// The quantization that is read and written.
 const NF4: &str = "nf4";

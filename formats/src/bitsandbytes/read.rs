@@ -14,11 +14,11 @@ use crate::json;
 
 /// Longest JSON of a matrix; bitsandbytes writes about 80 bytes.
 const STATE_BYTES: u64 = 1 << 16;
-/// What to do about matrices that are stored in another way.
+/// Help for matrices that are stored in another way.
 const HELP: &str = "start from the checkpoint that the file was made of; or load the folder with transformers, call \
      `model.dequantize()`, and save it";
 
-/// What the JSON of a matrix says.
+/// Content of the JSON of a matrix.
 #[derive(Deserialize)]
 struct State {
     quant_type: String,
@@ -55,7 +55,7 @@ pub(crate) fn joined(container: Container, budget: &Budget<'_>) -> Result<Contai
     container.with_tensors(tensors, budget)
 }
 
-/// Whether a tensor has the name of the scales of a matrix that says nothing of them.
+/// True if a tensor has the name of the scales of a matrix that says nothing of them.
 fn is_lone(name: &str, container: &Container, parts: &BTreeSet<String>) -> bool {
     let of = name.strip_suffix(ABSMAX);
     of.is_some_and(|of| container.tensor(of).is_some_and(|t| t.encoding == Encoding::U8))

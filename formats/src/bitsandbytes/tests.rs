@@ -41,7 +41,7 @@ fn read(bytes: &[u8]) -> Result<Container> {
     open(&path, &Limits::default())
 }
 
-/// What bitsandbytes would save of a matrix `m` of `shape` with this JSON.
+/// Tensors that bitsandbytes would save for a matrix `m` of `shape` with this JSON.
 fn parts(shape: &[usize], json: &str) -> Vec<(Planned, Vec<u8>)> {
     let n: usize = shape.iter().product();
     let part = |suffix: &str, encoding, shape: &[usize]| {

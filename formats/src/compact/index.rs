@@ -13,7 +13,7 @@ use crate::value::{Metadata, Value, ValueKind};
 /// The whole index.
 #[derive(Debug, Deserialize, Serialize)]
 pub(super) struct Index {
-    /// What a reader must know besides this version.
+    /// Features that a reader must know besides this version.
     #[serde(default)]
     pub requires: Vec<String>,
     /// Keys in order.
@@ -22,7 +22,7 @@ pub(super) struct Index {
     pub sections: Vec<Entry>,
 }
 
-/// What of an index every reader understands.
+/// Part of an index that every reader understands.
 #[derive(Debug, Deserialize)]
 pub(super) struct Needs {
     /// As [`Index::requires`].
@@ -45,7 +45,7 @@ pub(super) struct Entry {
 }
 
 impl Entry {
-    /// Which of its bytes are looked at when the file is opened: all of a zstd frame, or the lengths of tiles.
+    /// Range of its bytes that is looked at when the file is opened: all of a zstd frame, or the lengths of tiles.
     pub fn looked_at(&self) -> Range<u64> {
         let bytes = match (&self.coding, self.tile_rows) {
             (None, _) => 0,

@@ -24,15 +24,15 @@ use crate::mapped::Mapped;
 
 /// The name of the format.
 const NAME: &str = "compact";
-/// What a file starts with.
+/// First bytes of a file.
 const MAGIC: &[u8; 8] = b"RWKVZ\0\r\n";
-/// What it ends with.
+/// Last bytes of a file.
 const END: &[u8; 8] = b"RWKVZEND";
 /// The version that is written and read.
 const VERSION: u32 = 1;
 /// Bytes in front of the first section.
 const HEAD_BYTES: u64 = 16;
-/// What the offsets of sections are multiples of.
+/// Alignment of sections: their offsets are multiples of this.
 const ALIGNMENT: u64 = 64;
 /// Bytes of a checksum.
 const SUM_BYTES: u64 = 32;

@@ -11,10 +11,10 @@ use crate::error::{Error, Result};
 use crate::placement::Planned;
 use crate::value::Metadata;
 
-/// How hard the index is packed: it is small.
+/// Level at which zstd compresses the index, which is small.
 const LEVEL: i32 = 19;
 
-/// How the values of a tensor become a section.
+/// Storage of the values of a tensor in a section.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Storage {
     /// As they are.
@@ -30,14 +30,14 @@ pub enum Storage {
 pub struct Section {
     /// The tensor; the encoding is that of its values.
     pub planned: Planned,
-    /// How they are stored.
+    /// Storage of its values.
     pub storage: Storage,
 }
 
-/// Where everything will lie in a compact file; the checksums come when the data are there.
+/// Layout of a compact file to be written; the checksums come when the data are there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CompactPlacement {
-    /// Where each section starts, in the order given.
+    /// Offset of each section, in the order given.
     pub offsets: Vec<u64>,
     /// Size of the whole file.
     pub total_bytes: u64,

@@ -20,12 +20,12 @@ use crate::mapped::Mapped;
 pub(super) const ZSTD: &str = "zstd";
 /// Bytes of memory that a value of the index takes, beside its text. (A section has about nine.)
 const VALUE_BYTES: u64 = 64;
-/// What to do about a file that is too new.
+/// Help for a file that is too new.
 const NEWER: &str = "it was made by a newer rwkv-quant: use that one";
 
-/// What the footer says, checked against the file's length.
+/// Content of the footer, checked against the file's length.
 pub(super) struct Footer<'a> {
-    /// Where the index starts.
+    /// Offset of the index.
     pub offset: u64,
     /// The index as stored.
     index: &'a [u8],
@@ -107,7 +107,7 @@ fn known(version: u32, blame: Blame<'_>) -> Result<()> {
     }
 }
 
-/// What stands behind the version.
+/// Checks that the number behind the version is zero.
 fn zero(found: u32, blame: Blame<'_>) -> Result<()> {
     match found {
         0 => Ok(()),

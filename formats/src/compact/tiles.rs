@@ -4,10 +4,10 @@ use std::io::{self, Cursor, Seek, SeekFrom, Write};
 
 use quant::coding::Coding;
 
-/// How the values of a tensor are coded.
+/// Compression of the values of a tensor, in tiles of so many rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tiles {
-    /// How.
+    /// Coding of the tiles.
     pub coding: Coding,
     /// Rows of a tile, but for the last.
     pub rows: usize,
@@ -23,9 +23,9 @@ impl Tiles {
 /// The tiles of a tensor.
 #[derive(Clone, Copy, Debug)]
 pub struct Tiled<'a> {
-    /// How they are coded, and how many rows each has.
+    /// Coding of the tiles, and rows per tile.
     pub tiles: Tiles,
-    /// What they share.
+    /// Head that all tiles share.
     pub head: &'a [u8],
     /// The bytes of each, u32.
     lengths: &'a [[u8; 4]],
@@ -69,9 +69,9 @@ fn length(bytes: &[u8; 4]) -> usize {
 #[derive(Debug)]
 pub struct SectionWriter<W> {
     out: W,
-    /// What stands in front of the head, as far as it is known.
+    /// Table of lengths in front of the head, as far as it is known.
     lengths: Vec<u8>,
-    /// How many bytes it takes in the end.
+    /// Bytes of the whole table.
     table_bytes: usize,
 }
 

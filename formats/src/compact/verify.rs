@@ -18,7 +18,7 @@ use crate::format::Checksums;
 use crate::limits::Limits;
 use crate::mapped::Mapped;
 
-/// How much is hashed at a time.
+/// Bytes hashed at a time.
 const CHUNK_BYTES: u64 = 1 << 20;
 
 /// Reads every section, several at a time, and compares it with its SHA-256.
@@ -48,7 +48,7 @@ pub(super) fn sums(container: &Container, limits: &Limits) -> Result<Checksums> 
     Ok(Checksums::Match(verified))
 }
 
-/// Where the first byte lies that belongs to nothing and is not zero, in front of the index at `end`.
+/// Offset of the first byte that belongs to nothing and is not zero, in front of the index at `end`.
 fn first_stray(file: &Mapped, entries: &[Entry], end: u64) -> Option<u64> {
     let starts = entries.iter().map(|entry| entry.offset).chain([end]);
     let ends = entries.iter().map(|entry| entry.offset.saturating_add(entry.bytes));

@@ -31,7 +31,7 @@ pub fn encoding_of(id: u32) -> Option<Encoding> {
     TYPES.iter().find(|(i, _)| *i == id).map(|(_, e)| *e)
 }
 
-/// What to call a type number that [`encoding_of`] does not know.
+/// Name of a type number that [`encoding_of`] does not know.
 pub(super) fn name_of_unread(id: u32) -> Option<&'static str> {
     UNREAD.iter().find(|(i, _)| *i == id).map(|(_, name)| *name)
 }

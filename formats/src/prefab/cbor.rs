@@ -20,7 +20,7 @@ pub(super) struct Head {
     pub major: u8,
     /// The number, length or count; of a simple value or float, its bits.
     pub argument: u64,
-    /// How many bytes the argument takes (0: it stands in the first byte), which tells floats apart.
+    /// Bytes that the argument takes (0: it stands in the first byte), which tells floats apart.
     pub width: u8,
 }
 

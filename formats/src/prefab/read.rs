@@ -156,7 +156,7 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// Where a byte string is.
+    /// Reads past a byte string; returns its offset and its bytes.
     fn data(&mut self) -> Result<(u64, u64)> {
         let at = self.cursor.pos();
         let head = Head::read(&mut self.cursor)?;

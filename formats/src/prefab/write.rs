@@ -115,7 +115,7 @@ impl<'a> Node<'a> {
 struct Layout<'a> {
     tensors: &'a [Planned],
     pieces: Vec<(u64, Vec<u8>)>,
-    /// Where the piece at work starts.
+    /// Offset of the piece at work.
     start: u64,
     piece: Vec<u8>,
     offsets: Vec<u64>,

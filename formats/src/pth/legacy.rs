@@ -17,7 +17,7 @@ const PROTOCOL: i64 = 1001;
 /// The magic number stands within so many bytes (it is a pickle of its own).
 const MAGIC_WITHIN: usize = 32;
 
-/// Whether a file that is a pickle starts with torch's magic number.
+/// True if a file that is a pickle starts with torch's magic number.
 pub(super) fn is_legacy(bytes: &[u8]) -> bool {
     let start = bytes.get(..MAGIC_WITHIN).unwrap_or(bytes);
     start.windows(MAGIC.len()).any(|w| w == MAGIC)
@@ -61,7 +61,7 @@ pub(super) fn read(bytes: &[u8], budget: &Budget<'_>, blame: Blame<'_>) -> Resul
     Ok(Described { tensors, metadata, left_aside })
 }
 
-/// Where the elements of every storage start.
+/// Offset of the elements of every storage, by its key.
 fn offsets<'a>(
     bytes: &'a [u8],
     pickle: &Pickle<'a>,

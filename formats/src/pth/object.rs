@@ -1,4 +1,4 @@
-//! What a pickle of tensors can hold.
+//! Objects that a pickle of tensors can hold.
 
 use quant::Encoding;
 
@@ -22,7 +22,7 @@ pub(super) enum Item<'a> {
     Ref(u32),
 }
 
-/// What an [`Item::Ref`] stands for.
+/// Object that an [`Item::Ref`] stands for.
 #[derive(Debug, PartialEq)]
 pub(super) enum Object<'a> {
     List(Vec<Item<'a>>),
@@ -46,7 +46,7 @@ pub(super) struct Storage<'a> {
     pub elements: u64,
     /// The first element of it that is meant (legacy files only).
     pub start: u64,
-    /// How many elements are meant (legacy files only; else all).
+    /// Number of elements that are meant (legacy files only; else all).
     pub count: u64,
 }
 
@@ -80,7 +80,7 @@ pub(super) struct Pickle<'a> {
 }
 
 impl<'a> Pickle<'a> {
-    /// What a reference stands for; `None` for other values.
+    /// Object that a reference stands for; `None` for other values.
     pub fn object(&self, item: Item<'a>) -> Option<&Object<'a>> {
         object(&self.objects, item)
     }
@@ -94,7 +94,7 @@ impl<'a> Pickle<'a> {
     }
 }
 
-/// What a reference stands for; `None` for other values.
+/// Object that a reference stands for; `None` for other values.
 pub(super) fn object<'o, 'a>(objects: &'o Arena<Object<'a>>, item: Item<'a>) -> Option<&'o Object<'a>> {
     match item {
         Item::Ref(id) => objects.get(id as usize),

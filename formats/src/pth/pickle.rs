@@ -71,7 +71,7 @@ pub(super) struct Machine<'a> {
     memo: Arena<Option<Item<'a>>>,
     objects: Arena<Object<'a>>,
     work: u64,
-    /// Where the current instruction starts.
+    /// Offset of the current instruction.
     pub at: u64,
 }
 
@@ -238,7 +238,7 @@ impl<'a> Machine<'a> {
         self.blame.within("pickle instructions", self.work, limit).map(drop)
     }
 
-    /// What a reference stands for.
+    /// Object that a reference stands for.
     pub fn object(&self, item: Item<'a>) -> Option<&Object<'a>> {
         object(&self.objects, item)
     }

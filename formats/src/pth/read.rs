@@ -20,7 +20,7 @@ pub(super) fn read(file: Mapped, budget: &Budget<'_>) -> Result<Container> {
     Ok(container.with_left_aside(left_aside))
 }
 
-/// What is in a file.
+/// Content of a file.
 pub(super) struct Described {
     pub tensors: Vec<Tensor>,
     pub metadata: Metadata,
@@ -165,7 +165,7 @@ pub(super) fn tensor(
     }
 }
 
-/// Whether elements with these strides lie row by row without gaps. The stride of a dimension of one
+/// True if elements with these strides lie row by row without gaps. The stride of a dimension of one
 /// element says nothing, and a tensor without elements lies any way.
 fn is_row_major(shape: &[usize], strides: &[usize]) -> bool {
     let mut expected = Some(1usize);

@@ -1,4 +1,4 @@
-//! What the allowed Python functions mean: storages, tensors, dicts.
+//! Meaning of the allowed Python functions: storages, tensors, dicts.
 
 use quant::Encoding;
 

@@ -3,18 +3,18 @@
 use crate::error::{Blame, Error};
 use crate::pth::zip::Archive;
 
-/// Whether the file starts like a zip archive.
+/// True if the file starts like a zip archive.
 pub(super) fn is_zip(bytes: &[u8]) -> bool {
     bytes.starts_with(b"PK\x03\x04") || bytes.starts_with(b"PK\x05\x06")
 }
 
-/// Whether the file starts like a pickle of protocol 2 or later. (The first bytes of a safetensors file are
+/// True if the file starts like a pickle of protocol 2 or later. (The first bytes of a safetensors file are
 /// a length and can look alike, but then comes the brace of its header.)
 pub(super) fn is_pickle(bytes: &[u8]) -> bool {
     matches!(bytes, [0x80, 2..=5, ..]) && bytes.get(8) != Some(&b'{')
 }
 
-/// Whether the file is a tar archive.
+/// True if the file is a tar archive.
 pub(super) fn is_tar(bytes: &[u8]) -> bool {
     bytes.get(257..262) == Some(b"ustar")
 }
@@ -35,7 +35,7 @@ pub(super) fn zip(archive: &Archive<'_>, blame: Blame<'_>) -> Error {
     not_a_model(found, help, blame)
 }
 
-/// Whether the archive holds a compiled program besides the weights.
+/// True if the archive holds a compiled program besides the weights.
 pub(super) fn is_torch_script(archive: &Archive<'_>, root: &str) -> bool {
     let code = format!("{root}/code/");
     archive.entry(&format!("{root}/constants.pkl")).is_some()

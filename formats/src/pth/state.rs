@@ -11,7 +11,7 @@ use crate::value::{Metadata, Value, ValueKind};
 
 /// Keys under which programs put the state dict, the likeliest first.
 const WRAPPERS: &[&str] = &["state_dict", "model_state_dict", "model", "module", "weights"];
-/// How many wrappers can be around each other.
+/// Most wrappers that can be around each other.
 const DEPTH: usize = 4;
 
 /// Most state dicts that are named as left aside.
@@ -23,7 +23,7 @@ pub(super) type Views<'p, 'a> = Vec<(String, &'p TensorView<'a>)>;
 /// A key and its value.
 type Member<'a> = (Item<'a>, Item<'a>);
 
-/// What a pickle holds of a model.
+/// Model that a pickle holds.
 pub(super) struct Found<'p, 'a> {
     pub views: Views<'p, 'a>,
     pub metadata: Metadata,
@@ -229,7 +229,7 @@ fn cost(pickle: &Pickle<'_>, item: Item<'_>) -> u64 {
     }
 }
 
-/// What is said of a value that is no tensor.
+/// Metadata value of an item that is no tensor.
 fn value(pickle: &Pickle<'_>, item: Item<'_>) -> Value {
     if let Some(value) = scalar(item) {
         return value;

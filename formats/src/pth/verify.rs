@@ -8,7 +8,7 @@ use crate::limits::Limits;
 use crate::pth::zip::Archive;
 use crate::pth::{Crc32, NAME, refuse};
 
-/// How much is read before its pages are given back.
+/// Bytes read before their pages are given back.
 const CHUNK_BYTES: u64 = 4 << 20;
 
 /// Reads all data of an opened torch checkpoint and compares it with the CRC-32 of every entry of the

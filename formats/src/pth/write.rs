@@ -28,14 +28,14 @@ const ROOT_BYTES: usize = 255;
 /// The data of every entry starts at a multiple of 64 bytes, as torch has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PthPlacement {
-    /// Where each tensor's data starts, in the order given.
+    /// Offset of each tensor's data, in the order given.
     pub offsets: Vec<u64>,
     /// Size of the whole file.
     pub total_bytes: u64,
     /// The files before the storages, with their contents.
     small: Vec<(Entry, Vec<u8>)>,
     storages: Vec<Entry>,
-    /// Where the zip directory starts.
+    /// Offset of the zip directory.
     directory: u64,
 }
 
@@ -118,7 +118,7 @@ pub fn place(root: &str, metadata: &Metadata, tensors: &[Planned]) -> Result<Pth
     Ok(placement)
 }
 
-/// Whether a torch file can hold tensors of this encoding.
+/// True if a torch file can hold tensors of this encoding.
 pub fn holds(encoding: Encoding) -> bool {
     globals::storage_class(encoding).is_some() || globals::classless_dtype(encoding).is_some()
 }

@@ -37,11 +37,11 @@ const OTHER_ENTRIES: u64 = 1024;
 pub(super) struct Entry<'a> {
     pub name: &'a str,
     pub crc: u32,
-    /// Where its local header starts.
+    /// Offset of its local header.
     header: u64,
-    /// Where its data starts.
+    /// Offset of its data.
     pub offset: u64,
-    /// How long its data is, as it is stored.
+    /// Bytes of its data, as it is stored.
     pub bytes: u64,
     flags: u16,
     method: u16,
@@ -137,7 +137,7 @@ impl<'a> Archive<'a> {
     }
 }
 
-/// What the end record says.
+/// Content of the end record.
 struct End {
     entries: u64,
     directory: u64,
@@ -208,7 +208,7 @@ struct At {
     end: End,
 }
 
-/// Where the end record starts: the last one whose comment ends with the file.
+/// Offset of the end record: the last one whose comment ends with the file.
 fn end_record(file: &[u8]) -> Option<usize> {
     let last = file.len().checked_sub(END_BYTES)?;
     let first = last.saturating_sub(u16::MAX.into());
@@ -268,7 +268,7 @@ fn central<'a>(cursor: &mut Cursor<'a>, budget: &Budget<'_>) -> Result<Entry<'a>
     Ok(Entry { name, crc, header, offset: 0, bytes, flags, method })
 }
 
-/// Where the data of an entry starts, from its local header, which must agree with the directory.
+/// Offset of the data of an entry, from its local header, which must agree with the directory.
 fn local(file: &[u8], entry: &Entry<'_>, blame: Blame<'_>) -> Result<u64> {
     let what = "a local header of the zip archive";
     let mut cursor = Cursor::starting_at(file, entry.header, blame);

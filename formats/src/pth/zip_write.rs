@@ -11,7 +11,7 @@ const FLAGS: u16 = 0x800;
 /// "FB", the extra field that torch pads with.
 const EXTRA_PADDING: u16 = 0x4246;
 const LOCAL_BYTES: u64 = 30;
-/// What the zip64 field takes in a local header: id, length, two sizes.
+/// Bytes of the zip64 field in a local header: id, length, two sizes.
 const LOCAL_ZIP64_BYTES: u64 = 4 + 16;
 /// A field that is in the zip64 part.
 const ONES: u32 = u32::MAX;

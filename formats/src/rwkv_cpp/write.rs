@@ -21,7 +21,7 @@ pub struct Header {
     pub n_embed: u32,
     /// Number of layers.
     pub n_layer: u32,
-    /// How the large matrices are stored.
+    /// Encoding of the large matrices.
     pub encoding: Encoding,
 }
 

@@ -18,12 +18,12 @@ use crate::value::Metadata;
 /// The tensor of checksums.
 const SUMS: &str = "crc32";
 
-/// Where everything will lie in a file of pieces.
+/// Layout of a file of pieces.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Bundle {
     /// The file; its offsets are those of the pieces, and what is known lies between.
     pub(crate) placement: Placement,
-    /// Where the checksums go.
+    /// Offset of the checksums.
     sums: u64,
 }
 

@@ -13,7 +13,7 @@ use crate::safetensors::{LENGTH_BYTES, METADATA};
 /// Most entries of metadata: each takes some hundred bytes in the two parsers, however short it is.
 const MOST_METADATA: usize = 1 << 16;
 
-/// What the header says of one tensor.
+/// Header entry of one tensor.
 #[derive(Debug, Deserialize)]
 pub(super) struct Entry {
     pub dtype: String,

@@ -7,8 +7,8 @@ use crate::placement::{Placement, Planned};
 use crate::safetensors::{DTYPES, LENGTH_BYTES, METADATA};
 use crate::value::{Metadata, Value};
 
-/// What the data base and the header's length are a multiple of. Runtimes that cast instead of copying
-/// need it (web-rwkv up to 0.10.19 stops at odd offsets).
+/// Alignment of the data base and of the header's length, in bytes. Runtimes that cast instead of copying need it
+/// (web-rwkv up to 0.10.19 stops at odd offsets).
 const ALIGNMENT: usize = 8;
 /// Longest header that the crate `safetensors` reads.
 const HEADER_BYTES: usize = 100_000_000;

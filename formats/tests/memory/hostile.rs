@@ -6,7 +6,8 @@ use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
-/// What it is, the file's name, and what writes it and tells how many of its bytes a reader has to look at.
+/// Description, the file's name, and the function that writes it and tells how many of its bytes a reader has to look
+/// at.
 pub type Hostile = (&'static str, &'static str, fn(&Path) -> usize);
 
 pub const ALL: &[Hostile] = &[

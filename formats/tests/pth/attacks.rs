@@ -46,7 +46,7 @@ fn malformed(bytes: &[u8], what: &str) {
     said(open(bytes), what);
 }
 
-/// The same with room for a thousand tensors only, so that limits are reached soon.
+/// Checks the error with room for a thousand tensors only, so that limits are reached soon.
 fn malformed_within(bytes: &[u8], what: &str) {
     let mut limits = Limits::default();
     limits.tensors = 1000;

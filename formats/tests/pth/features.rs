@@ -1,4 +1,4 @@
-//! What a valid torch file can hold, hand-assembled.
+//! Contents that a valid torch file can have, hand-assembled.
 
 use formats::{Error, Value};
 use quant::Encoding;
@@ -363,7 +363,8 @@ fn integers_of_any_length() {
     }
 }
 
-/// What `torch.load(weights_only=True)` takes beside tensors is read as values that do nothing (case deepspeed-set).
+/// Values that `torch.load(weights_only=True)` takes beside tensors are read as values that do nothing (case
+/// deepspeed-set).
 #[test]
 fn plain_python_values_beside_tensors_are_read() {
     let set2 = |p: Pickle, module: &str, name: &str| p.global(module, name).op(b"](K\x01K\x02e\x85R");

@@ -27,7 +27,7 @@ pub(crate) use twice::Twice;
 pub enum Level {
     /// Plain Rust.
     Scalar,
-    /// What every processor of the architecture has: SSE2 on x86-64, NEON on AArch64, else plain Rust.
+    /// Instructions that every processor of the architecture has: SSE2 on x86-64, NEON on AArch64, else plain Rust.
     Baseline,
     /// AVX2, F16C, POPCNT.
     Avx2,

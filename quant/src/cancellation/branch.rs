@@ -11,7 +11,7 @@ use crate::Rows;
 use crate::entropy::{EntropyError, Fields};
 use crate::low_rank::{LowRank, Metric, factor, product};
 
-/// Of the random vectors that the search for the directions starts from.
+/// Seed of the random vectors that the search for the directions starts from.
 const SEED: u64 = 0;
 
 /// The directions.
@@ -22,7 +22,7 @@ pub(super) struct Branch {
     down: Vec<f32>,
 }
 
-/// What tells of a row how much it has of every direction: `[rank, cols]`, [`Branch::down`]'s pseudoinverse transposed.
+/// Projection of a row onto the directions: `[rank, cols]`, [`Branch::down`]'s pseudoinverse transposed.
 #[derive(Clone, Debug)]
 pub(super) struct Projection(Vec<f64>);
 
@@ -67,7 +67,7 @@ impl Branch {
         Ok(Branch { rank, down })
     }
 
-    /// What whole rows have of the directions, appended to a tile; the rows less that.
+    /// Appends the coefficients `up` of whole rows in the directions to a tile; returns the residual of the rows.
     pub fn divide(&self, projection: &Projection, values: &[f32], tile: &mut Vec<u8>) -> Vec<f32> {
         let cols = self.down.len() / self.rank;
         let mut up = Vec::with_capacity(values.len() / cols * self.rank);
@@ -84,7 +84,7 @@ impl Branch {
         rest
     }
 
-    /// What so many rows have of the directions, taken off the start of a tile.
+    /// Coefficients of so many rows in the directions, taken off the start of a tile.
     ///
     /// # Errors
     /// [`EntropyError`] if the tile is too short.

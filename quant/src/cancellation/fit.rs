@@ -7,10 +7,10 @@ use crate::Rows;
 use crate::entropy::{Codes, Model, exp2, log2, tile};
 use crate::feedback::Feedback;
 
-/// How near the rate is to come, in bits a weight.
+/// Tolerance of the rate, in bits per weight.
 const NEAR: f64 = 1e-3;
 
-/// How often steps are tried.
+/// Most trials of steps.
 const TRIALS: usize = 12;
 
 /// Weights of a sample of which a part is tried first.

@@ -65,17 +65,17 @@ pub fn sample_rows(rows: usize, cols: usize) -> usize {
     SAMPLE.div_ceil(cols.max(1)).clamp(1, rows.max(1)).min(rows)
 }
 
-/// What the tiles of a matrix of `rows` rows take beside their codes.
+/// Bytes that the tiles of a matrix of `rows` rows take beside their codes.
 fn tile_bytes(rows: usize, cols: usize) -> usize {
     rows.div_ceil(tile_rows(cols)) * tile::FIXED_BYTES
 }
 
-/// How the rows of a matrix become codes, and codes bytes.
+/// Entropy-coded scalar quantization of a matrix: rows become codes, and codes bytes.
 #[derive(Clone, Debug)]
 pub struct Design {
-    /// What rows are divided by, for each column.
+    /// Reciprocal of the step that rows are divided by, for each column.
     inverse: Vec<f32>,
-    /// What codes stand for, for each column.
+    /// Step that codes are multiplied by when decoded, for each column.
     steps: Vec<f32>,
     head: Vec<u8>,
     scales: bool,
@@ -107,7 +107,8 @@ impl Design {
         Ok(fit::fit(sample, rows, feedback, bits))
     }
 
-    /// The same with a branch of low rank, whose bytes count; `None` if the rate leaves nothing beside it.
+    /// Chooses steps as [`fit`](Design::fit) does, beside a low-rank branch whose bytes count; `None` if the rate
+    /// leaves nothing beside the branch.
     ///
     /// # Errors
     /// [`EncodeError::NonFinite`].
@@ -139,7 +140,7 @@ impl Design {
         Ok(Some(design))
     }
 
-    /// Whether there is a branch of low rank.
+    /// True if there is a branch of low rank.
     pub fn has_branch(&self) -> bool {
         self.branch.is_some()
     }
@@ -149,7 +150,7 @@ impl Design {
         self.bits
     }
 
-    /// What is stored once.
+    /// Head of the matrix, which is stored once.
     pub fn head(&self) -> &[u8] {
         &self.head
     }
@@ -277,7 +278,7 @@ mod tests {
         (0..n).map(|_| random.normal() as f32).collect()
     }
 
-    /// What is decoded, and the bits a weight.
+    /// Decoded weights, and the bits per weight.
     fn round_trip(values: &[f32], cols: usize, feedback: Option<&Feedback>, bits: f64) -> (Vec<f32>, f64) {
         let rows = values.len() / cols;
         let picked: Vec<f32> =

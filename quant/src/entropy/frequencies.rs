@@ -1,14 +1,14 @@
-//! How often symbols come.
+//! Frequencies of symbols.
 
 use super::{EntropyError, Fields, log2, push_varint};
 
 /// Bits of a frequency.
 pub(crate) const BITS: u32 = 12;
 
-/// What the frequencies of a table add up to.
+/// Sum of the frequencies of a table.
 pub(crate) const TOTAL: u32 = 1 << BITS;
 
-/// How often each of 256 symbols comes, in parts of 4096. A symbol of frequency 0 cannot be coded.
+/// Frequency of each of 256 symbols, in parts of 4096. A symbol of frequency 0 cannot be coded.
 ///
 /// In a file: the first and the last symbol that come, a byte each, then the frequencies of these and all between in
 /// LEB128.

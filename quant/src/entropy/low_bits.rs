@@ -84,7 +84,7 @@ impl<'a> Unpack<'a> {
         true
     }
 
-    /// Whether all was read.
+    /// True if all was read.
     ///
     /// # Errors
     /// If not.

@@ -23,7 +23,7 @@ pub use frequencies::Frequencies;
 pub(crate) use log::{exp2, log2};
 pub use model::{Codes, Model};
 
-/// Why bytes cannot be decoded.
+/// Reason why bytes cannot be decoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum EntropyError {
@@ -33,9 +33,9 @@ pub enum EntropyError {
     /// There are bytes behind the end.
     #[error("{bytes} bytes are left over behind {what}")]
     LeftOver {
-        /// What should be last.
+        /// Name of the part that should be last.
         what: &'static str,
-        /// How many.
+        /// Number of bytes left over.
         bytes: usize,
     },
     /// The coder does not end as it began: a bit is wrong somewhere before.
@@ -46,7 +46,7 @@ pub enum EntropyError {
     Field {
         /// The field.
         what: &'static str,
-        /// What it holds.
+        /// Value of the field.
         value: u64,
     },
 }

@@ -1,4 +1,4 @@
-//! Which table a code is coded with.
+//! Choice of the table that a code is coded with.
 //!
 //! Codes differ in size from column to column and from row to row, and a table fits codes of one size: a single one for
 //! a matrix costs 0.1 to 0.5 bits a weight. The mean square of the codes at `(row, column)` is about a product of two
@@ -66,7 +66,7 @@ pub(super) struct Table {
     pub frequencies: Frequencies,
 }
 
-/// How rows get their class; not in the bytes.
+/// Rule that gives rows their class; not in the bytes.
 #[derive(Clone, Debug, Default, PartialEq)]
 struct Classifier {
     /// One over the mean square of each column.
@@ -286,7 +286,7 @@ impl Model {
 }
 
 impl Classifier {
-    /// How large the codes of a row are, beside those of its columns.
+    /// Level of a row: size of its codes beside those of its columns.
     fn level(&self, row: &[i32]) -> i32 {
         let mut sums = [0.0; 8];
         let (rows, rest) = row.as_chunks::<8>();
@@ -305,11 +305,11 @@ impl Classifier {
 struct Group {
     levels: usize,
     shift: u8,
-    /// Of all symbols, before rare ones become escapes.
+    /// Counts of all symbols, before rare ones become escapes.
     counts: [u32; 256],
     frequencies: Frequencies,
     table_bits: f64,
-    /// Of all codes, and of the table.
+    /// Bits of all codes, and of the table.
     bits: f64,
 }
 

@@ -41,7 +41,7 @@ impl Encode {
         }))
     }
 
-    /// Whether `symbol` has a frequency.
+    /// True if `symbol` has a frequency.
     pub fn knows(&self, symbol: u8) -> bool {
         self.0[usize::from(symbol)].frequency > 0
     }
@@ -207,7 +207,7 @@ impl<'a> Decoder<'a> {
         self.read += take_symbols(tables, which, &mut self.states, &padded(rest), out);
     }
 
-    /// Whether all was read and each lane is back where encoding started.
+    /// True if all was read and each lane is back where encoding started.
     ///
     /// # Errors
     /// If not: the stream was damaged.

@@ -169,7 +169,7 @@ impl<F: FnMut(usize, &mut [f32])> Kernel for DecodeTile<'_, F> {
     }
 }
 
-/// How the columns of rows of a class are coded.
+/// Table and shift of each column, for rows of a class.
 struct Columns {
     which: Vec<u8>,
     shifts: Vec<u8>,
@@ -183,11 +183,11 @@ impl Columns {
     }
 }
 
-/// What codes have beside their symbols.
+/// Parts of codes beside their symbols.
 struct ReadCodes<'a> {
     low: Unpack<'a>,
     listed: Fields<'a>,
-    /// Whether any have lowest bits.
+    /// True if any have lowest bits.
     shifted: bool,
 }
 

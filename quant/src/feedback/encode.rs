@@ -25,7 +25,7 @@ pub(super) type Tile = [[f32; LANES]; PANEL];
 /// The correction of column `k` for the error of column `j` at `[k / STRIP][j][k % STRIP]`.
 pub(super) type Near = [[[f32; STRIP]; PANEL]];
 
-/// What the codes of a block stand for, before scale and minimum.
+/// Levels that the codes of a block stand for, before scale and minimum.
 #[derive(Clone, Copy)]
 pub(crate) enum Levels {
     /// The integers `low..=high`; code 0 is `low`.
@@ -73,13 +73,13 @@ impl Solution {
     pub(crate) const EMPTY: Solution =
         Solution { d: 0, dmin: 0, scales: [0; LANES], mins: [0; LANES], codes: [0; 256] };
 
-    /// With `d` a few f16 farther from zero, or nearer; `None` if that is no number of the same sign.
+    /// Solution with `d` a few f16 farther from zero, or nearer; `None` if that is no number of the same sign.
     pub(crate) fn with_other_d(mut self, step: i16) -> Option<Solution> {
         self.d = other_half(self.d, step)?;
         Some(self)
     }
 
-    /// The same for `dmin`.
+    /// Solution with `dmin` a few f16 farther from zero, or nearer; `None` if that is no number of the same sign.
     pub(crate) fn with_other_dmin(mut self, step: i16) -> Option<Solution> {
         self.dmin = other_half(self.dmin, step)?;
         Some(self)
@@ -103,7 +103,7 @@ pub(crate) trait Format {
     /// Values in a group: 16 at least.
     fn group(&self) -> usize;
 
-    /// What codes stand for.
+    /// Levels that codes stand for.
     fn levels(&self) -> Levels;
 
     /// The scales of sixteen blocks, given with the weights of their values as `[value][block]`.
@@ -112,7 +112,7 @@ pub(crate) trait Format {
     /// Scale and minimum of a group, as the decoder computes them.
     fn scale(&self, solution: &Solution, group: usize) -> (f32, f32);
 
-    /// How many neighbours the scales of a group have.
+    /// Number of neighbors that the scales of a group have.
     fn moves(&self) -> usize;
 
     /// The block with the scale or minimum of a group replaced by its neighbour `which`; `None` if there is none.

@@ -22,8 +22,8 @@ use crate::importance::negligible;
 pub(crate) use encode::{Format, Levels, Solution, encode};
 pub(crate) use polish::polish;
 
-/// What [`Codec::encode_feedback`](crate::Codec::encode_feedback) needs to know of the inputs of a matrix: `U` of
-/// the description above, 4 bytes for each pair of inputs.
+/// Cholesky factor `U` of the inverse Hessian of a matrix's inputs, for GPTQ error feedback (see above, and
+/// [`Codec::encode_feedback`](crate::Codec::encode_feedback)): 4 bytes for each pair of inputs.
 ///
 /// ```
 /// use quant::{Codec, Rows, feedback::Feedback, hessian::Hessian, ggml::Q8_0};

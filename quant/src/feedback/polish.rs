@@ -6,7 +6,7 @@ use crate::codec::Codec;
 use crate::hessian::Hessian;
 use crate::matrix::{Right, View, subtract_product};
 
-/// How often all columns are visited.
+/// Passes of coordinate descent over all columns.
 const PASSES: usize = 2;
 
 /// Changes the codes and scales in `bytes` so that `e H e^T` of each row becomes less: for every group the neighbours
@@ -42,7 +42,7 @@ struct State {
 }
 
 impl State {
-    /// Of rows of `n` values.
+    /// State of rows of `n` values.
     fn new(codec: &dyn Codec, values: &[f32], hessian: &Hessian, bytes: &[u8]) -> State {
         let n = hessian.n();
         let mut decoded = vec![0.0; values.len()];
@@ -121,9 +121,9 @@ struct Work {
     decoded: Tile,
     level: Tile,
     gradient: Tile,
-    /// What is to be subtracted from the gradients: by how much decoded values rose since.
+    /// Rise of the decoded values whose effect is still to be subtracted from the gradients.
     step: Tile,
-    /// By how much in all.
+    /// Rise of the decoded values in all.
     total: Tile,
 }
 

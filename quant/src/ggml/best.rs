@@ -29,7 +29,7 @@ pub(super) struct Grid {
     pub mins: (i32, i32),
 }
 
-/// What codes stand for.
+/// Levels that codes stand for.
 #[derive(Clone, Copy)]
 pub(super) enum Levels {
     Integers(f32, f32),
@@ -42,7 +42,7 @@ pub(super) trait Best<const LEN: usize, const BYTES: usize>: Block<LEN, BYTES> {
 
     fn pack(solution: &Solution, out: &mut [u8; BYTES]);
 
-    /// What [`pack`](Best::pack) was given, but for the codes.
+    /// Solution that [`pack`](Best::pack) was given, but for the codes.
     fn unpack(bytes: &[u8; BYTES]) -> Solution;
 }
 

@@ -1,4 +1,4 @@
-//! What the block types share: cutting rows into blocks, f16 scales, the extremes of a block.
+//! Common parts of the block types: cutting rows into blocks, f16 scales, the extremes of a block.
 
 use crate::arch::Lanes;
 use crate::arch::{self, Kernel};
@@ -71,7 +71,7 @@ impl<B: EncodeBlock<LEN, BYTES>, const LEN: usize, const BYTES: usize> Kernel fo
     }
 }
 
-/// Whether all values are finite and at most twice `limit`. (Above that ggml's sums can overflow to NaN, and it
+/// True if all values are finite and at most twice `limit`. (Above that ggml's sums can overflow to NaN, and it
 /// writes a block of zeros.)
 #[inline(always)]
 pub(super) fn all_within(values: &[f32], limit: f32) -> bool {

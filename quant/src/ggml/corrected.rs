@@ -71,7 +71,7 @@ impl<B: Best<LEN, BYTES>, const LEN: usize, const BYTES: usize> Format for Corre
     }
 
     fn moved(&self, solution: &Solution, group: usize, which: usize) -> Option<Solution> {
-        /// Of f16, where there are no codes of scales.
+        /// Steps of f16, where there are no codes of scales.
         const STEPS: [i16; 4] = [1, -1, 6, -6];
         let (grid, mut moved) = (B::GRID, *solution);
         if grid.scales.0 == grid.scales.1 {

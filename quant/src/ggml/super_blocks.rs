@@ -1,4 +1,4 @@
-//! What the types of 256 values share: encoding several super-blocks at a time, and their importance.
+//! Common parts of the types of 256 values: encoding several super-blocks at a time, and their importance.
 
 use super::blocks::{Block, all_within, failure};
 use super::search::{GROUPS, Transposed, importance_weights, transpose};
@@ -34,7 +34,7 @@ pub(super) trait EncodeSuperBlock<const BYTES: usize>: Block<LEN, BYTES> {
 }
 
 impl Batch<'_> {
-    /// Whether an importance is given.
+    /// True if an importance is given.
     pub(super) fn has_importance(&self) -> bool {
         self.importance.is_some()
     }
@@ -101,7 +101,7 @@ pub(super) fn encode<B: EncodeSuperBlock<BYTES>, const BYTES: usize>(
 
 struct Encode<'a, B, const BYTES: usize> {
     values: &'a [[f32; LEN]],
-    /// Of one row.
+    /// Importance of the columns of one row.
     importance: Option<&'a [[f32; LEN]]>,
     out: &'a mut [[u8; BYTES]],
     block: std::marker::PhantomData<B>,

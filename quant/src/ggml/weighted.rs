@@ -52,7 +52,7 @@ pub(super) fn encode<B: EncodeWeighted<BYTES>, const BYTES: usize>(
 struct Encode<'a, B, const BYTES: usize> {
     values: &'a [[f32; 32]],
     per_row: usize,
-    /// Of one row.
+    /// Importance of the columns of one row.
     importance: Option<&'a [[f32; 32]]>,
     out: &'a mut [[u8; BYTES]],
     block: std::marker::PhantomData<B>,

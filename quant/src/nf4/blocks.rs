@@ -27,14 +27,14 @@ pub struct Blocks {
     pub codebook: Codebook,
 }
 
-/// Those of NormalFloat4, which every kernel of bitsandbytes knows.
+/// Blocks with the levels of NormalFloat4, which every kernel of bitsandbytes knows.
 pub static NF4: Blocks = Blocks { codebook: codebook::NF4 };
 
 const CODE_BYTES: usize = Encoding::Nf4.code_bytes();
 const BLOCK_BYTES: usize = Encoding::Nf4.block_bytes();
 
 impl Blocks {
-    /// The same levels, searched for with scales in f16.
+    /// Fp4 codec with these levels, for the scale search in f16.
     fn halves(&self) -> Fp4 {
         Fp4 { codebook: self.codebook }
     }

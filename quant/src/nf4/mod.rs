@@ -67,7 +67,7 @@ pub fn encode(
 /// Below this magnitude a block is scaled as if this were its largest.
 const SMALLEST: f32 = 1e-38;
 
-/// Where a level gives way to the next: in the middle.
+/// Bounds between the levels: a level gives way to the next in the middle.
 fn bounds(codebook: &Codebook) -> [f32; 15] {
     std::array::from_fn(|i| (codebook[i] + codebook[i + 1]) / 2.0)
 }

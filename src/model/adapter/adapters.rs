@@ -1,4 +1,4 @@
-//! What is merged into a model as it is opened: the table `[adapters]` of a recipe.
+//! Adapters merged into a model as it is opened: the table `[adapters]` of a recipe.
 
 use std::path::PathBuf;
 
@@ -21,7 +21,7 @@ pub struct Adapters {
     pub lora_init: Option<InputFile>,
     /// A tuned initial state that every text starts from.
     pub state: Option<InputFile>,
-    /// How the state file keeps the matrix of a head, if not as its extension tells.
+    /// Layout of a head's matrix in the state file, if not the usual one of its extension.
     pub state_layout: Option<Layout>,
 }
 
@@ -53,7 +53,7 @@ impl Adapters {
         self.tune(model)
     }
 
-    /// How the state file keeps the matrix of a head, if there is one.
+    /// Layout of a head's matrix in the state file, if there is one.
     pub fn layout(&self) -> Option<Layout> {
         let state = self.state.as_ref()?;
         Some(self.state_layout.unwrap_or_else(|| Layout::usual(&state.0)))

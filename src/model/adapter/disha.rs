@@ -7,20 +7,24 @@ use std::sync::Arc;
 use formats::Container;
 
 use super::read;
-use crate::model::{Change, Held, Lazy};
+use crate::model::{Change, ModelTensor, TensorView};
 
-/// The same row is added to every group of r columns: `W[o, c] + D[c mod r, o]`.
+/// Adds one row to every group of r columns: `W[o, c] + D[c mod r, o]`.
 #[derive(Debug)]
 pub struct Disha {
     /// The file.
     pub container: Arc<Container>,
     /// `D`, turned to [out, r].
-    pub turned: Lazy,
+    pub turned: TensorView,
 }
 
 impl Disha {
     /// The change by `D` [r, out], if it is one of this tensor; else what is wrong with it.
-    pub(super) fn fitting(container: Arc<Container>, d: &Lazy, held: &Held) -> Result<Disha, String> {
+    pub(super) fn fitting(
+        container: Arc<Container>,
+        d: &TensorView,
+        held: &ModelTensor,
+    ) -> Result<Disha, String> {
         let (outs, ins) = (held.values.rows(), held.values.cols());
         let fits = d.cols() == outs && (1..=ins).contains(&d.rows());
         match d.transposed().filter(|_| fits) {
@@ -62,12 +66,16 @@ pub struct Bat {
     /// The file.
     pub container: Arc<Container>,
     /// `D` [in / r, r, r].
-    pub d: Lazy,
+    pub d: TensorView,
 }
 
 impl Bat {
     /// The change by `D` [in / r, r, r], if it is one of this tensor; else what is wrong with it.
-    pub(super) fn fitting(container: Arc<Container>, d: Lazy, held: &Held) -> Result<Bat, String> {
+    pub(super) fn fitting(
+        container: Arc<Container>,
+        d: TensorView,
+        held: &ModelTensor,
+    ) -> Result<Bat, String> {
         let (outs, ins) = (held.values.rows(), held.values.cols());
         match *d.shape() {
             [n, r, q] if r > 0 && r == q && n * r == ins && outs.is_multiple_of(r) => {

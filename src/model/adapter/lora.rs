@@ -6,7 +6,7 @@ use std::sync::Arc;
 use formats::Container;
 
 use super::read;
-use crate::model::{Change, Held, Lazy};
+use crate::model::{Change, ModelTensor, TensorView};
 
 /// A product of two low-rank matrices that is added to a matrix [out, in].
 #[derive(Debug)]
@@ -14,16 +14,16 @@ pub struct LowRank {
     /// The file that both factors are in.
     pub container: Arc<Container>,
     /// `A` [r, in].
-    pub a: Lazy,
+    pub a: TensorView,
     /// `B` [out, r].
-    pub b: Lazy,
-    /// Over the rank, the factor of the product.
+    pub b: TensorView,
+    /// Numerator of the product's scale, alpha / r.
     pub alpha: f32,
 }
 
 impl LowRank {
-    /// The same, if its factors make a change of this tensor; else what is wrong with `A`.
-    pub(super) fn fitting(self, held: &Held) -> Result<LowRank, String> {
+    /// Checks that its factors make a change of this tensor; else states the fault of `A`.
+    pub(super) fn fitting(self, held: &ModelTensor) -> Result<LowRank, String> {
         let (rank, outs, ins) = (self.rank(), held.values.rows(), held.values.cols());
         if self.a.shape() == [rank, ins] && self.b.shape() == [outs, rank] && rank > 0 {
             return Ok(self);

@@ -1,4 +1,4 @@
-//! What fine-tuning leaves instead of a whole model: changes of matrices, whole small tensors, tuned states.
+//! Results of fine-tuning that are no whole model: changes of matrices, whole small tensors, tuned states.
 //!
 //! ```text
 //! RWKV-LM-LoRA, RWKV-PEFT   <matrix>.lora_A [r, in], .lora_B [out, r]          W + B A * alpha / r
@@ -36,19 +36,19 @@ pub use lora::LowRank;
 pub use state::{Layout, TunedState};
 
 use crate::error::{Error, Result};
-use crate::model::{Lazy, Model};
+use crate::model::{Model, TensorView};
 use crate::verify;
 use reader::Reader;
 pub(crate) use reader::lonely_factor;
 
-/// What the user says of an adapter.
+/// Options of an adapter that the user states.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Options<'a> {
     /// Alpha of a LoRA, which its file does not hold.
     pub alpha: Option<f32>,
-    /// Where a PiSSA training started from: a file with `init_lora_A` and `init_lora_B`.
+    /// File that a PiSSA training started from, with `init_lora_A` and `init_lora_B`.
     pub init: Option<&'a Path>,
-    /// Whether nobody needs to know how it is scaled: it is written into a file that does not say.
+    /// True if nobody needs to know how it is scaled: it is written into a file that does not say.
     pub unscaled: bool,
 }
 
@@ -70,7 +70,7 @@ pub fn completes(adapter: &Container, model: &Container) -> bool {
     is_of_it && adapter.value(RANK_KEY).is_some() && adapter.value(RANK_KEY) == model.value(RANK_KEY)
 }
 
-/// What a file changes about a model.
+/// Changes that a file makes to a model.
 #[derive(Debug)]
 pub struct Adapter {
     /// The files it is read from.
@@ -79,20 +79,20 @@ pub struct Adapter {
     pub alpha: Option<f32>,
     /// Its parts, in file order.
     pub parts: Vec<Part>,
-    /// What else there is to know: how it is scaled, which of its tensors are not used.
+    /// Notes for the user: the scale, the tensors that are not used.
     pub notes: Vec<String>,
 }
 
-/// What an adapter changes about one tensor.
+/// Change that an adapter makes to one tensor.
 #[derive(Debug)]
 pub struct Part {
     /// Number of the tensor in [`Model::tensors`].
     pub tensor: usize,
-    /// What becomes of it.
+    /// Kind of the change.
     pub kind: Kind,
 }
 
-/// What becomes of a tensor.
+/// Kind of a change of a tensor.
 #[derive(Clone, Debug)]
 pub enum Kind {
     /// Products of two low-rank matrices are added, one after the other.
@@ -102,7 +102,7 @@ pub enum Kind {
     /// Blocks are multiplied and added.
     Bat(Arc<Bat>),
     /// Another tensor takes its place.
-    Whole(Lazy),
+    Whole(TensorView),
 }
 
 /// Wrappers that training code leaves before the names.
@@ -132,7 +132,7 @@ impl Adapter {
         model.adapters.push(self);
     }
 
-    /// What it is, in a few words: `LoRA of rank 8 for 14 matrices, 6 whole tensors`.
+    /// Description in a few words: `LoRA of rank 8 for 14 matrices, 6 whole tensors`.
     pub fn about(&self) -> String {
         let mut ranks: Vec<usize> = Vec::new();
         let mut matrices = 0;
@@ -187,7 +187,7 @@ fn unwrapped(mut name: &str) -> &str {
 }
 
 /// All values of a tensor.
-fn read(container: &Container, values: &Lazy) -> Vec<f32> {
+fn read(container: &Container, values: &TensorView) -> Vec<f32> {
     let mut out = vec![0.0; values.elements()];
     values.read(container, 0..values.rows(), &mut out);
     out

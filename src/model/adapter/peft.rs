@@ -1,4 +1,4 @@
-//! What PEFT writes beside an adapter: `adapter_config.json` with alpha, ranks and the kind of scaling.
+//! Configuration that PEFT writes beside an adapter: `adapter_config.json` with alpha, ranks and the kind of scaling.
 //!
 //! Source: huggingface/peft, `tuners/lora/config.py`, `utils/save_and_load.py`, `utils/other.py` (`get_pattern_key`).
 
@@ -36,12 +36,12 @@ pub(super) fn weights(path: &Path) -> Result<PathBuf> {
     })
 }
 
-/// Where the configuration of an adapter is, if it has one.
+/// Path of the configuration of an adapter, if it has one.
 pub(super) fn config_beside(weights: &Path) -> PathBuf {
     weights.with_file_name(CONFIG)
 }
 
-/// What scales the LoRA of PEFT's.
+/// Settings by which PEFT scales its LoRA.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default)]
 pub(super) struct Config {
@@ -79,7 +79,7 @@ impl Config {
         }
     }
 
-    /// Why it is none of the adapters that can be merged, and what to do.
+    /// Reason that it is none of the adapters that can be merged, and advice.
     fn refusal(&self) -> Option<(String, &'static str)> {
         const MERGE: &str = "merge it with PEFT (merge_and_unload), and give the merged model";
         if let Some(kind) = self.peft_type.as_deref().filter(|kind| !kind.eq_ignore_ascii_case("lora")) {

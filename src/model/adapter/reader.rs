@@ -11,7 +11,7 @@ use super::{
     ALPHA_KEY, Adapter, Bat, Disha, HELP, Kind, LowRank, Options, Part, RANK_KEY, completes, open, unwrapped,
 };
 use crate::error::{Error, Result};
-use crate::model::{Held, Lazy, Model, NAMINGS, Naming, Role, Scope};
+use crate::model::{Model, ModelTensor, NAMINGS, Naming, Role, Scope, TensorView};
 
 /// Most that a LoRA is multiplied by: trainings have 0.1 to 100 or so, and with more, weights soon are no numbers.
 const LARGEST_SCALE: f32 = 1e4;
@@ -23,7 +23,7 @@ const PAIRS: [(&str, &str, bool); 3] = [
     (".weight.lora_a", ".weight.lora_b", false),
 ];
 
-/// What may stand behind those endings: PEFT calls an adapter `default` as long as it is in a model.
+/// Suffixes that may follow those endings: PEFT calls an adapter `default` as long as it is in a model.
 const BEHIND: [&str; 4] = ["", ".weight", ".default.weight", ".default"];
 
 /// An adapter's file as it is read.
@@ -56,7 +56,7 @@ impl<'a> Reader<'a> {
         let mut names = HashMap::new();
         for naming in namings(&file) {
             for (i, held) in model.tensors.iter().enumerate() {
-                let stored = naming.store(model.version, held.slot);
+                let stored = naming.store(model.version, held.spec);
                 // Values in another order, or transformed, are no tensor of an adapter.
                 let stored = stored.filter(|s| s.regroup.is_none() && s.undo.is_none());
                 if let Some(stored) = stored {
@@ -82,7 +82,7 @@ impl<'a> Reader<'a> {
         })
     }
 
-    /// What all tensors of the file are for.
+    /// Adapter made of all tensors of the file.
     pub fn adapter(mut self) -> Result<Adapter> {
         self.refuse_other_models()?;
         let mut parts: Vec<Part> = Vec::new();
@@ -104,7 +104,7 @@ impl<'a> Reader<'a> {
         }
         self.refuse_lonely_starts(&parts)?;
         // A file with nothing but whole tensors is a model, unless they are all small.
-        let small = |p: &Part| !self.model.tensors[p.tensor].slot.role.is_large();
+        let small = |p: &Part| !self.model.tensors[p.tensor].spec.role.is_large();
         let changes = |p: &Part| !matches!(p.kind, Kind::Whole(_));
         if parts.is_empty() || !(parts.iter().any(changes) || parts.iter().all(small)) {
             return Err(Error::Model {
@@ -175,7 +175,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// What tensor number `i` of the file, called `stored`, changes; `None` if it changes nothing.
+    /// Change that tensor number `i` of the file, called `stored`, makes; `None` if it changes nothing.
     fn part(&self, stored: &str, i: usize) -> Result<Option<Part>> {
         let name = unwrapped(stored);
         let wrong = |what: String| self.unfit(stored, what);
@@ -215,7 +215,7 @@ impl<'a> Reader<'a> {
         &self,
         pair: LowRank,
         matrix: &str,
-        held: &Held,
+        held: &ModelTensor,
         wrong: &dyn Fn(String) -> Error,
     ) -> Result<Vec<Arc<LowRank>>> {
         let Some(init) = &self.init else {
@@ -292,8 +292,8 @@ impl<'a> Reader<'a> {
     /// A tensor that takes the place of the model's.
     fn whole(&self, name: &str, i: usize, wrong: &dyn Fn(String) -> Error) -> Result<Option<Part>> {
         let Some((tensor, turned)) = self.names.get(name).copied() else {
-            let slots = self.model.version.slots().filter(|s| s.scope == Scope::Later);
-            if slots.into_iter().any(|s| s.name_in(0) == name) {
+            let specs = self.model.version.specs().filter(|s| s.scope == Scope::Later);
+            if specs.into_iter().any(|s| s.name_in(0) == name) {
                 return Ok(None); // block 0 never reads it, and the model does not have it
             }
             return Err(wrong("belongs to no tensor of the model".to_owned()));
@@ -301,8 +301,8 @@ impl<'a> Reader<'a> {
         let held = &self.model.tensors[tensor];
         let shape = held.values.shape();
         let values =
-            Lazy::of_other(&self.file, i).and_then(|v| if turned { v.transposed() } else { Some(v) });
-        let fits = |v: &Lazy| v.shape() == shape || held.slot.role == Role::Vector;
+            TensorView::of_other(&self.file, i).and_then(|v| if turned { v.transposed() } else { Some(v) });
+        let fits = |v: &TensorView| v.shape() == shape || held.spec.role == Role::Vector;
         let values = values.filter(fits).and_then(|v| v.reshaped(shape)).ok_or_else(|| {
             let found = &self.file.tensors()[i].shape;
             wrong(format!("has the shape {found:?} where the model has {shape:?}"))
@@ -311,15 +311,15 @@ impl<'a> Reader<'a> {
     }
 
     /// The matrix of the model that a change is for.
-    fn matrix(&self, name: &str, wrong: &dyn Fn(String) -> Error) -> Result<(usize, &'a Held)> {
+    fn matrix(&self, name: &str, wrong: &dyn Fn(String) -> Error) -> Result<(usize, &'a ModelTensor)> {
         let found = self.names.get(&format!("{name}.weight")).map(|(i, _)| (*i, &self.model.tensors[*i]));
         found
-            .filter(|(_, h)| matches!(h.slot.role, Role::Matrix | Role::Head))
+            .filter(|(_, h)| matches!(h.spec.role, Role::Matrix | Role::Head))
             .ok_or_else(|| wrong("belongs to no matrix of the model".to_owned()))
     }
 
-    fn lazy(&self, container: &Arc<Container>, i: usize) -> Result<Lazy> {
-        Lazy::of_other(container, i).ok_or_else(|| {
+    fn lazy(&self, container: &Arc<Container>, i: usize) -> Result<TensorView> {
+        TensorView::of_other(container, i).ok_or_else(|| {
             let tensor = &container.tensors()[i];
             self.unfit(&tensor.name, format!("is stored as {}, which holds no weights", tensor.encoding))
         })

@@ -8,7 +8,7 @@ use formats::Container;
 use super::{open, unwrapped};
 use crate::choice::choice;
 use crate::error::{Error, Result};
-use crate::model::{Dims, Lazy, Model};
+use crate::model::{Dims, Model, TensorView};
 
 choice! {
     /// How a file of a tuned initial state keeps the matrix of a head.
@@ -21,7 +21,7 @@ choice! {
 }
 
 impl Layout {
-    /// That of most files with this extension.
+    /// Layout of most files with this extension.
     pub fn usual(file: &Path) -> Layout {
         match file.extension().is_some_and(|e| e.eq_ignore_ascii_case("st")) {
             true => Layout::KeyValue,
@@ -30,7 +30,7 @@ impl Layout {
     }
 
     /// A matrix [heads, value, key] kept this way, or one kept this way as [heads, value, key].
-    pub fn turn(self, values: &Lazy) -> Option<Lazy> {
+    pub fn turn(self, values: &TensorView) -> Option<TensorView> {
         match self {
             Layout::ValueKey => Some(values.clone()),
             Layout::KeyValue => values.transposed(),
@@ -43,10 +43,10 @@ impl Layout {
 pub struct TunedState {
     /// The file, if it is not the model's.
     pub file: Option<Arc<Container>>,
-    /// How the file keeps them.
+    /// Layout of the matrices in the file.
     pub layout: Layout,
     /// The matrices [heads, value, key] of every block.
-    pub blocks: Vec<Lazy>,
+    pub blocks: Vec<TensorView>,
 }
 
 impl TunedState {
@@ -76,7 +76,7 @@ impl TunedState {
                 ),
             };
             let found = file.tensors().iter().position(|t| unwrapped(&t.name) == name);
-            let values = found.and_then(|i| Lazy::of_other(&file, i));
+            let values = found.and_then(|i| TensorView::of_other(&file, i));
             let values = values.ok_or_else(|| wrong("is missing".to_owned()))?;
             let shape = values.shape().to_vec();
             let turned = (shape == [heads, size, size]).then(|| layout.turn(&values)).flatten();

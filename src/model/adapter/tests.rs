@@ -60,7 +60,7 @@ fn values(model: &Model, name: &str) -> Vec<f32> {
     whole
 }
 
-/// That the merged tensor is what `expected(row, column, original row)` says.
+/// Checks that the merged tensor is what `expected(row, column, original row)` says.
 #[track_caller]
 fn merged(model: &Model, plain: &Model, name: &str, expected: impl Fn(usize, usize, &[f32]) -> f64) {
     let (after, before) = (values(model, name), values(plain, name));

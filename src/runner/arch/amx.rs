@@ -29,13 +29,13 @@ pub(in crate::runner) const DEPTH: usize = 32;
 /// Values of the two tiles of weights that belong together.
 const STEP: usize = SIDE * DEPTH;
 
-/// Whether this processor has the unit and this process may use it.
+/// True if this processor has the unit and this process may use it.
 pub(in crate::runner) fn available() -> bool {
     static AVAILABLE: OnceLock<bool> = OnceLock::new();
     *AVAILABLE.get_or_init(|| has_unit() && permitted())
 }
 
-/// Whether the processor has AMX with bf16.
+/// True if the processor has AMX with bf16.
 fn has_unit() -> bool {
     use std::arch::x86_64::{__cpuid, __cpuid_count};
     const AMX_BF16: u32 = 1 << 22;
@@ -118,7 +118,7 @@ fn room(buffer: &mut Buffer, size: usize) -> &mut [u16] {
     &mut buffer[..size]
 }
 
-/// Where the weights of a panel come from.
+/// Source of the weights of a panel.
 #[derive(Clone, Copy)]
 pub(in crate::runner) enum Rows<'a> {
     /// Rows of f32.
@@ -265,7 +265,7 @@ fn transpose(rows: &[[u16; DEPTH]; 16], out: &mut [u16]) {
     }
 }
 
-/// What `ldtilecfg` takes: every register 16 rows of 64 bytes.
+/// Operand of `ldtilecfg`: every register 16 rows of 64 bytes.
 #[repr(C, align(64))]
 struct Config {
     palette: u8,
@@ -298,8 +298,8 @@ struct Block([f32; SIDE * SIDE]);
 /// Most rows of weights that a product takes.
 const PANEL: usize = 8 * SIDE;
 
-/// How many rows of weights, of `cols` values, a product should take: 512 KiB, which stay in the second-level cache while
-/// all activations pass by.
+/// Number of rows of weights, of `cols` values, that a product should take: 512 KiB, which stay in the second-level
+/// cache while all activations pass by.
 pub(in crate::runner) fn panel(cols: usize) -> usize {
     ((256 << 10) / cols.max(1) / SIDE * SIDE).clamp(SIDE, PANEL)
 }

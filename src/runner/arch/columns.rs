@@ -61,7 +61,7 @@ impl Columns<'_> {
         unsafe { std::slice::from_raw_parts_mut(self.first.add(row * self.stride + from), len) }
     }
 
-    /// Where the values of columns `from..from + cols` of rows `row..row + rows` are: the first one, and the
+    /// Tile of the values of columns `from..from + cols` of rows `row..row + rows`: a pointer to the first one, and the
     /// distance from row to row. They may be read and written as long as the borrow lasts.
     ///
     /// # Panics

@@ -86,7 +86,7 @@ impl Level {
     }
 }
 
-/// How many results a level computes at once, in registers.
+/// Shape of the tile of results that a level computes at once, in registers.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Shape {
     /// Rows of the left operand in a strip.

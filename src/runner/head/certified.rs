@@ -14,7 +14,7 @@ use super::{FullRows, Head, Reading, Rows, each_input};
 use crate::runner::Logits;
 use crate::runner::weight::{By, Encoded, Inputs, Values, Weight};
 
-/// How the copy is stored.
+/// Encoding of the copy.
 pub(super) static COPY: &ggml::Q6K = &ggml::Q6K;
 
 /// A copy of 6 bits, and how far each of its rows can be from the full one.
@@ -74,7 +74,7 @@ impl Head for Certified {
 
     fn logits(&self, full: &FullRows<'_>, inputs: &Inputs<'_>) -> (Logits, Vec<Reading>) {
         let x = inputs.0;
-        let copy = Weight { values: Values::Encoded(&self.copy), by: By::Exact, key: None, tap: None };
+        let copy = Weight { values: Values::Encoded(&self.copy), by: By::Exact, key: None, hook: None };
         let always = self.always_bytes();
         each_input(copy.multiply(x), |i, logits| {
             let rows = self.bounds.survivors(logits, x.row(i), self.best);

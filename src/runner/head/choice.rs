@@ -1,4 +1,4 @@
-//! How a head is asked for.
+//! Choice of a head by its name on the command line.
 
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -34,7 +34,7 @@ pub enum HeadChoice {
 impl FromStr for HeadChoice {
     type Err = String;
 
-    /// One of [`FORMS`].
+    /// Parses one of [`FORMS`].
     fn from_str(text: &str) -> std::result::Result<HeadChoice, String> {
         let forms = || {
             let forms: Vec<&str> = FORMS.iter().map(|f| f.0).collect();

@@ -30,9 +30,9 @@ pub struct Clustered {
     pub(super) of_row: Vec<u32>,
     /// The rows of each cluster, ascending.
     pub(super) members: Vec<Vec<u32>>,
-    /// What is added to the logarithm of each cluster's mass.
+    /// Offsets added to the logarithm of each cluster's mass.
     pub(super) offsets: Vec<f32>,
-    /// What is added to that of clusters that are not read.
+    /// Offset added to the logarithm of the mass of clusters that are not read.
     pub(super) outside: f32,
     /// The share of the probability up to which clusters are read.
     pub(super) share: f32,
@@ -40,7 +40,7 @@ pub struct Clustered {
     pub(super) fitted: Option<String>,
 }
 
-/// What is read for one input, by the masses alone.
+/// Clusters that are read for one input, by the masses alone.
 pub(super) struct Scan {
     /// The clusters that are read, likeliest first.
     pub clusters: Vec<usize>,
@@ -104,7 +104,7 @@ impl Clustered {
     /// The logarithm of the mass of every cluster [inputs, clusters], by mean and variance alone and without offsets;
     /// minus infinity for clusters without rows.
     pub(super) fn masses(&self, x: &Matrix) -> Matrix {
-        let by = |dense| Weight { values: Values::Dense(dense), by: By::Exact, key: None, tap: None };
+        let by = |dense| Weight { values: Values::Dense(dense), by: By::Exact, key: None, hook: None };
         let mut squares = x.clone();
         squares.data.iter_mut().for_each(|v| *v *= *v);
         let spread = by(&self.spread).multiply(&squares);

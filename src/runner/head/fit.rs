@@ -20,10 +20,10 @@ const MOST: f64 = 12.0;
 /// Seed of the first centers.
 const SEED: u64 = 0;
 
-/// How clusters are made.
+/// Settings for making clusters.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Fit {
-    /// How many.
+    /// Number of clusters.
     pub clusters: usize,
     /// The share of the probability up to which clusters are read.
     pub share: f32,
@@ -72,7 +72,8 @@ pub fn mean_squares(hidden: &[Hidden]) -> Vec<f32> {
     moments.mean_squares()
 }
 
-/// Of each token and cluster the logarithm of the mass by the clusters' means, and the true share of the probability.
+/// Mass and share by token and cluster: the logarithm of the mass by the clusters' means, and the true share of the
+/// probability.
 struct Seen {
     clusters: usize,
     masses: Vec<f32>,
@@ -80,7 +81,7 @@ struct Seen {
 }
 
 impl Seen {
-    /// In `hidden`.
+    /// Masses and shares of the tokens in `hidden`.
     fn new(clustered: &Clustered, full: &FullRows<'_>, hidden: &[Hidden]) -> Seen {
         let clusters = clustered.clusters();
         let mut seen = Seen { clusters, masses: Vec::new(), shares: Vec::new() };
@@ -143,7 +144,7 @@ impl Clustered {
         self.fitted = Some(source);
     }
 
-    /// What to add to the masses that are not read, so that they are right on average.
+    /// Offset to add to the masses that are not read, so that they are right on average.
     fn fit_outside(&self, seen: &Seen) -> f64 {
         let mut odds = Vec::new();
         let mut truth = 0.0;

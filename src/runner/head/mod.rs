@@ -34,10 +34,10 @@ use super::weight::{Inputs, Weight};
 
 /// A way to compute what a model predicts from what its last block says.
 pub trait Head: fmt::Debug + Send + Sync {
-    /// How it is asked for: `certified:5`.
+    /// Name that selects the head: `certified:5`.
     fn name(&self) -> String;
 
-    /// How many of the likeliest tokens are certainly those of the full head, in their order and with its logits: of
+    /// Number of the likeliest tokens that are certainly those of the full head, in their order and with its logits: of
     /// [`Full`] all, of an approximation none.
     fn exact(&self) -> usize;
 
@@ -46,7 +46,7 @@ pub trait Head: fmt::Debug + Send + Sync {
     fn logits(&self, full: &FullRows<'_>, inputs: &Inputs<'_>) -> (Logits, Vec<Reading>);
 }
 
-/// What was read for the logits of one token.
+/// Rows and bytes that were read for the logits of one token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reading {
     /// The rows of the full matrix.
@@ -58,14 +58,14 @@ pub struct Reading {
 /// Rows of a matrix.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Rows {
-    /// So many, which are all.
+    /// Number of rows, which are all.
     All(usize),
-    /// These.
+    /// Numbers of the rows.
     Some(Vec<u32>),
 }
 
 impl Rows {
-    /// How many.
+    /// Number of rows.
     pub fn count(&self) -> usize {
         match self {
             Rows::All(n) => *n,
@@ -73,7 +73,7 @@ impl Rows {
         }
     }
 
-    /// Whether `row` is among them.
+    /// True if `row` is among them.
     pub fn contains(&self, row: u32) -> bool {
         match self {
             Rows::All(n) => (row as usize) < *n,

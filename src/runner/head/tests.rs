@@ -1,4 +1,4 @@
-//! How heads are asked for, and clusters in files. (`tests/it/heads.rs` has what they compute.)
+//! Tests of the names of heads, and of clusters in files. (`tests/it/heads.rs` has what they compute.)
 
 use std::path::{Path, PathBuf};
 
@@ -92,7 +92,7 @@ fn certified_heads_are_read_as_they_were_written() {
     );
 }
 
-/// On the text that they were fitted to, clusters have their true probability on average, and so has what is not read.
+/// Clusters have their true probability on average on the text that they were fitted to, and so has what is not read.
 #[test]
 fn fitted_masses_are_right_on_average() {
     let runner = runner("rwkv6-bytes.pth");

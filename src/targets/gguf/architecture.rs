@@ -14,7 +14,7 @@ pub(super) struct Architecture {
     pub keys: &'static [(&'static str, Holds)],
 }
 
-/// What a key holds.
+/// Content of a key.
 #[derive(Clone, Copy)]
 pub(super) enum Holds {
     /// A constant.
@@ -23,7 +23,7 @@ pub(super) enum Holds {
     Context,
     /// Number of heads: 0, since it follows from their size.
     Heads,
-    /// After how many blocks two matrices are halved: never.
+    /// Number of blocks after which two matrices are halved: never.
     Rescale,
     /// Number of blocks.
     Blocks,

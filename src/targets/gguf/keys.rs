@@ -5,22 +5,22 @@ use std::collections::HashMap;
 use formats::{Container, Metadata, Value, ValueKind};
 
 use super::architecture::Architecture;
-use crate::about::SetKey;
-use crate::about::gguf_tokenizer;
 use crate::error::{Error, Result};
+use crate::metadata::SetKey;
+use crate::metadata::gguf_tokenizer;
 use crate::recipe::FileType;
-use crate::targets::Order;
+use crate::targets::LayoutInput;
 
 /// Version of ggml's block formats.
 const QUANTIZATION_VERSION: u32 = 2;
 
 /// All keys, in the order of llama.cpp's converter, of a file that is `called` so.
 pub(super) fn metadata(
-    order: &Order<'_>,
+    order: &LayoutInput<'_>,
     architecture: &Architecture,
     called: &FileType,
 ) -> Result<Metadata> {
-    let Order { model, about, weights, .. } = *order;
+    let LayoutInput { model, about, weights, .. } = *order;
     let mut keys = Metadata::new();
     let mut put = |key: &str, value: Value| keys.push((key.to_owned(), value));
 
@@ -43,13 +43,13 @@ pub(super) fn metadata(
 /// Keys that tell how a file was made, and not of the model in it.
 const OF_THE_FILE: [&str; 3] = ["split.", "quantize.", "rwkv-quant."];
 
-/// Those of these keys that the source may say otherwise: nothing in the tensors tells them.
+/// True if the source may state the key otherwise: nothing in the tensors tells it.
 fn is_free(key: &str) -> bool {
     key.ends_with(".context_length")
 }
 
 /// Lets the keys of a GGUF source stand that are not made anew: people set them for a reason (ollama#10759,
-/// llama.cpp#4000). `general.*` and `tokenizer.*` have their own rules, in [`crate::about`] and [`tokenizer`].
+/// llama.cpp#4000). `general.*` and `tokenizer.*` have their own rules, in [`crate::metadata`] and [`tokenizer`].
 fn keep_stated(keys: &mut Metadata, source: &Container) {
     if source.format().name() != "GGUF" {
         return;
@@ -77,7 +77,7 @@ fn keep_stated(keys: &mut Metadata, source: &Container) {
 /// # Errors
 /// [`Error::Usage`] for a key that says what the file holds, a value of another type than programs read, and a token
 /// that there is not.
-pub(super) fn set(keys: &mut Metadata, order: &Order<'_>, architecture: &Architecture) -> Result<()> {
+pub(super) fn set(keys: &mut Metadata, order: &LayoutInput<'_>, architecture: &Architecture) -> Result<()> {
     for set in &order.about.set_keys {
         let SetKey { key, value, .. } = set;
         let wrong = |what: &str, help: &str| Error::Usage {

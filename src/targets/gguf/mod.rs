@@ -15,14 +15,14 @@ use formats::{Metadata, Planned};
 use quant::Encoding;
 
 use super::files::{layout, names};
-use super::{Files, Item, Objection, Order, PlannedFile, Target};
-use crate::about::{Tokens, Trace};
+use super::{Files, Item, LayoutInput, Objection, PlannedFile, Target};
+use crate::equalize;
 use crate::error::{Error, Result};
-use crate::model::{Body, Held, Lazy, Model, Rank, Role, Version};
+use crate::metadata::{CalibrationFingerprint, Tokens};
+use crate::model::{Body, Model, ModelTensor, Rank, Role, TensorView, Version};
 use crate::recipe::{FileType, Mix};
-use crate::rescale;
-use crate::scheme::Branches;
 use crate::scheme::Importance;
+use crate::scheme::LowRankOptions;
 use crate::scheme::Scheme;
 use architecture::Architecture;
 
@@ -32,7 +32,7 @@ pub struct Gguf;
 /// Head sizes that llama.cpp's RWKV-7 kernels compute right on every CPU.
 const HEAD_SIZES_7: &[usize] = &[64, 128];
 
-/// What the epsilon of the group norm, 64e-5, comes from: 1e-5 times its square.
+/// Divisor from which the epsilon of the group norm, 64e-5, comes: 1e-5 times its square.
 const HEAD_SIZE_DIVISOR: f64 = 8.0;
 
 /// Tensors that llama.cpp computes with in F32 only, besides all vectors.
@@ -77,7 +77,7 @@ impl Target for Gguf {
     }
 
     fn takes(&self, version: &Version) -> bool {
-        Architecture::of(version).is_some() && version.slots().all(|s| s.gguf.is_some())
+        Architecture::of(version).is_some() && version.specs().all(|s| s.gguf.is_some())
     }
 
     fn holds(&self, file_type: &FileType) -> bool {
@@ -96,7 +96,7 @@ impl Target for Gguf {
         &[Mix::Own, Mix::LlamaCpp]
     }
 
-    fn rungs(&self) -> &'static [Encoding] {
+    fn candidates(&self) -> &'static [Encoding] {
         use Encoding::{F16, IQ4NL, IQ4XS, Q2K, Q3K, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0};
         &[Q2K, Q3K, IQ4XS, Q4K, IQ4NL, Q4_0, Q4_1, Q5K, Q5_0, Q5_1, Q6K, Q8_0, F16]
     }
@@ -150,7 +150,7 @@ impl Target for Gguf {
         // The code of ARWKV-7 divides by this before the group norm; llama.cpp has BlinkDL's value built in.
         let divisor =
             model.container.config().and_then(|c| c.get("head_size_divisor")).and_then(|d| d.as_f64());
-        let normed = model.tensors.iter().any(|t| t.slot.short_name() == "att.ln_x.weight");
+        let normed = model.tensors.iter().any(|t| t.spec.short_name() == "att.ln_x.weight");
         if version.body == Body::Qwen2 && normed && divisor.is_some_and(|d| d != HEAD_SIZE_DIVISOR) {
             objections.push(Objection {
                 what: format!(
@@ -164,7 +164,7 @@ impl Target for Gguf {
     }
 
     fn items(&self, model: &Model, _: &Scheme) -> Result<Vec<Item>> {
-        let mut stacks: BTreeMap<String, Vec<(usize, Lazy)>> = BTreeMap::new();
+        let mut stacks: BTreeMap<String, Vec<(usize, TensorView)>> = BTreeMap::new();
         let mut items = Vec::new();
         for held in &model.tensors {
             if held.is_unread() {
@@ -172,17 +172,17 @@ impl Target for Gguf {
             }
             let name = name(held);
             let values = oriented(held).ok_or_else(|| unfit(model, held))?;
-            if let Some(k) = held.slot.stack {
+            if let Some(k) = held.spec.stack {
                 let stack = stacks.entry(name.clone()).or_default();
                 stack.push((k, values));
-                let twins = |t: &&Held| t.layer == held.layer && t.slot.gguf == held.slot.gguf;
+                let twins = |t: &&ModelTensor| t.layer == held.layer && t.spec.gguf == held.spec.gguf;
                 let size = model.tensors.iter().filter(twins).count();
                 if stack.len() < size {
                     continue;
                 }
                 stack.sort_by_key(|(k, _)| *k);
-                let parts: Vec<Lazy> = stack.iter().map(|(_, values)| values.clone()).collect();
-                let values = Lazy::stacked(&parts)
+                let parts: Vec<TensorView> = stack.iter().map(|(_, values)| values.clone()).collect();
+                let values = TensorView::stacked(&parts)
                     .and_then(|v| v.reshaped(&[size, 1, 1, model.dims.embd]))
                     .ok_or_else(|| unfit(model, held))?;
                 items.push(item(name, held, values));
@@ -198,7 +198,7 @@ impl Target for Gguf {
         Ok(items)
     }
 
-    fn files(&self, order: &Order<'_>, groups: &[&[Planned]]) -> Result<Files> {
+    fn files(&self, order: &LayoutInput<'_>, groups: &[&[Planned]]) -> Result<Files> {
         let model = order.model;
         let architecture = Architecture::of(model.version).ok_or_else(|| super::refused(self, model))?;
         let file_type = order.scheme.file_type;
@@ -211,9 +211,9 @@ impl Target for Gguf {
         };
         let mut metadata = keys::metadata(order, architecture, called)?;
         metadata.extend(order.scheme.importance.iter().flat_map(Importance::keys));
-        metadata.extend(order.scheme.calibration.iter().flat_map(Trace::keys));
-        metadata.extend(rescale::key(model, &order.scheme.equalized));
-        metadata.extend(order.scheme.branches.iter().map(Branches::key));
+        metadata.extend(order.scheme.calibration.iter().flat_map(CalibrationFingerprint::keys));
+        metadata.extend(equalize::key(model, &order.scheme.equalized));
+        metadata.extend(order.scheme.branches.iter().map(LowRankOptions::key));
         keys::set(&mut metadata, order, architecture)?;
         let tensors: usize = groups.iter().map(|g| g.len()).sum();
         let mut files = Vec::new();
@@ -229,24 +229,24 @@ impl Target for Gguf {
     }
 }
 
-fn name(held: &Held) -> String {
-    held.slot.gguf.unwrap_or_default().replacen("{}", &held.layer.to_string(), 1)
+fn name(held: &ModelTensor) -> String {
+    held.spec.gguf.unwrap_or_default().replacen("{}", &held.layer.to_string(), 1)
 }
 
 /// Values in llama.cpp's shape: low-rank matrices turned, vectors flat, but the bonus of version 6 per head.
-fn oriented(held: &Held) -> Option<Lazy> {
-    match held.slot.role {
+fn oriented(held: &ModelTensor) -> Option<TensorView> {
+    match held.spec.role {
         Role::LowRank => held.values.transposed(),
-        Role::Vector if held.slot.short_name() != "att.time_faaaa" => {
+        Role::Vector if held.spec.short_name() != "att.time_faaaa" => {
             held.values.reshaped(&[held.values.elements()])
         }
         _ => Some(held.values.clone()),
     }
 }
 
-fn item(name: String, held: &Held, values: Lazy) -> Item {
-    let f32_only = held.slot.role == Role::Vector || F32_ONLY.iter().any(|n| name.ends_with(n));
-    Item { name, role: held.slot.role, values, fixed: f32_only.then_some(Encoding::F32), unread: false }
+fn item(name: String, held: &ModelTensor, values: TensorView) -> Item {
+    let f32_only = held.spec.role == Role::Vector || F32_ONLY.iter().any(|n| name.ends_with(n));
+    Item { name, role: held.spec.role, values, fixed: f32_only.then_some(Encoding::F32), unread: false }
 }
 
 /// The name under which block 0 of version 7 holds another copy of this tensor.
@@ -255,7 +255,7 @@ fn placeholder(name: &str) -> Option<String> {
     matches!(after, "0.weight" | "1.weight" | "2.weight").then(|| format!("{before}.time_mix_v{after}"))
 }
 
-fn unfit(model: &Model, held: &Held) -> Error {
+fn unfit(model: &Model, held: &ModelTensor) -> Error {
     Error::Tensor {
         path: model.container.path().to_owned(),
         tensor: held.name(),

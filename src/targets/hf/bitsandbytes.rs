@@ -1,4 +1,4 @@
-//! What is stored in 4 bits for bitsandbytes, and how `config.json` says so.
+//! Tensors stored in 4 bits for bitsandbytes, and their description in `config.json`.
 //!
 //! `from_pretrained` puts a `Linear4bit` in the place of every `nn.Linear` that is not skipped, and looks for its
 //! parts in the file. In the architectures here those are the matrices of the blocks, the head and the low-rank
@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use super::config;
 use crate::error::{Error, Result};
-use crate::model::{Held, Model, Role};
+use crate::model::{Model, ModelTensor, Role};
 use crate::recipe::FileType;
 
 /// The file type of such folders.
@@ -24,22 +24,22 @@ const NAME: &str = "nf4";
 /// Modules that stay as they are. transformers 4 skips what lies in a module of such a name, transformers 5 what ends
 /// with it.
 const SKIPPED: &[&str] = &["head"];
-/// The same of flash-linear-attention.
+/// Skipped modules of flash-linear-attention.
 const SKIPPED_7: &[&str] = &["lm_head", "w_lora", "a_lora", "v_lora", "g_lora", "lora.0", "lora.2"];
 
-/// Whether folders of this type are for bitsandbytes.
+/// True if folders of this type are for bitsandbytes.
 pub(super) fn is_wanted(file_type: &FileType) -> bool {
     file_type.name == NAME
 }
 
-/// How a tensor is stored: the matrices of blocks in 4 bits, all others as the source has them if that are 16 bits (of
-/// vectors: or 32), else in bf16.
+/// Encoding of a stored tensor: the matrices of blocks in 4 bits, all others as the source has them if that are 16 bits
+/// (of vectors: or 32), else in bf16.
 ///
 /// # Errors
 /// [`Error::Tensor`] if a matrix is no whole number of blocks.
-pub(super) fn encoding(model: &Model, held: &Held) -> Result<Encoding> {
+pub(super) fn encoding(model: &Model, held: &ModelTensor) -> Result<Encoding> {
     let stored = held.values.encoding();
-    let role = held.slot.role;
+    let role = held.spec.role;
     if role != Role::Matrix {
         return Ok(match stored {
             Some(e @ (Encoding::F16 | Encoding::BF16)) => e,

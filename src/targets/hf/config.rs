@@ -7,15 +7,15 @@ use serde_json::{Map, Value, json};
 use super::bitsandbytes;
 use crate::error::Result;
 use crate::model::{Model, Rank, Version};
-use crate::targets::Order;
+use crate::targets::LayoutInput;
 use crate::targets::gguf::norm_epsilon;
 
 /// The longest text that one call takes, where nothing states one: what World models were trained on.
 const CONTEXT_LENGTH: u64 = 4096;
-/// After how many blocks versions 4 to 6 are halved in f16: the released models' number.
+/// Number of blocks after which versions 4 to 6 are halved in f16: the released models' number.
 const RESCALE_EVERY: u64 = 6;
 
-/// What a version is called there: `model_type` and class.
+/// Names of a version there: `model_type` and class.
 pub(crate) fn architecture(version: &Version) -> Option<(&'static str, &'static str)> {
     match version.name {
         "4.0" => Some(("rwkv", "RwkvForCausalLM")),
@@ -27,7 +27,7 @@ pub(crate) fn architecture(version: &Version) -> Option<(&'static str, &'static 
 }
 
 /// The settings of the model. What the config of a source of the same architecture says besides is kept.
-pub(super) fn config(order: &Order<'_>, groups: &[&[Planned]]) -> Result<Value> {
+pub(super) fn config(order: &LayoutInput<'_>, groups: &[&[Planned]]) -> Result<Value> {
     let model = order.model;
     let (model_type, class) =
         architecture(model.version).ok_or_else(|| crate::targets::refused(&super::HuggingFace, model))?;
@@ -81,7 +81,7 @@ fn defaults() -> Map<String, Value> {
         .collect()
 }
 
-/// What flash-linear-attention reads.
+/// Adds the keys that flash-linear-attention reads.
 fn seven(model: &Model, epsilon: f64, config: &mut Map<String, Value>) {
     let dims = &model.dims;
     let mut set = |key: &str, value: Value| config.insert(key.to_owned(), value);

@@ -25,10 +25,10 @@ use std::path::Path;
 use formats::Planned;
 
 use super::blinkdl::{plain, sort};
-use super::{Files, Item, Objection, Order, SmallFile, Target};
-use crate::about::Tokens;
+use super::{Files, Item, LayoutInput, Objection, SmallFile, Target};
 use crate::error::{Error, Result};
-use crate::model::{Body, FLA, HUGGING_FACE, Held, Lazy, Model, Naming, Rank, Role, Version};
+use crate::metadata::Tokens;
+use crate::model::{Body, FLA, HUGGING_FACE, Model, ModelTensor, Naming, Rank, Role, TensorView, Version};
 use crate::recipe::FileType;
 use crate::scheme::Scheme;
 use crate::vocab::Tokenizer;
@@ -127,7 +127,7 @@ impl Target for HuggingFace {
         Ok(items)
     }
 
-    fn files(&self, order: &Order<'_>, groups: &[&[Planned]]) -> Result<Files> {
+    fn files(&self, order: &LayoutInput<'_>, groups: &[&[Planned]]) -> Result<Files> {
         let mut files = if bitsandbytes::is_wanted(order.scheme.file_type) {
             Files::bitsandbytes(Path::new(WEIGHTS), groups, bitsandbytes::dtype(order.model, groups))?
         } else {
@@ -149,14 +149,14 @@ impl Target for HuggingFace {
 }
 
 /// A tensor under its name there, and in its shape there.
-fn item(held: &Held, naming: &Naming, model: &Model, file_type: &FileType) -> Result<Item> {
+fn item(held: &ModelTensor, naming: &Naming, model: &Model, file_type: &FileType) -> Result<Item> {
     let unfit = || Error::Tensor {
         path: model.container.path().to_owned(),
         tensor: held.name(),
         what: "has no place in such a folder".to_owned(),
         help: "please report this file as a bug".to_owned(),
     };
-    let stored = naming.store(model.version, held.slot).ok_or_else(unfit)?;
+    let stored = naming.store(model.version, held.spec).ok_or_else(unfit)?;
     let fixed = match bitsandbytes::is_wanted(file_type) {
         true => bitsandbytes::encoding(model, held)?,
         false => plain(model, held, file_type)?,
@@ -164,7 +164,7 @@ fn item(held: &Held, naming: &Naming, model: &Model, file_type: &FileType) -> Re
     let values = if stored.transposed { held.values.transposed() } else { shaped(held, model.version) };
     Ok(Item {
         name: stored.name_in(held.layer),
-        role: held.slot.role,
+        role: held.spec.role,
         values: values.ok_or_else(unfit)?,
         fixed: Some(fixed),
         unread: false,
@@ -172,10 +172,10 @@ fn item(held: &Held, naming: &Naming, model: &Model, file_type: &FileType) -> Re
 }
 
 /// flash-linear-attention keeps the two dimensions of one of its token-shift vectors only.
-fn shaped(held: &Held, version: &Version) -> Option<Lazy> {
-    let shift = held.slot.short_name().starts_with("att.x_");
-    let flat = version.major() == 7 && held.slot.role == Role::Vector && !shift;
-    if !flat || held.slot.short_name() == "att.r_k" {
+fn shaped(held: &ModelTensor, version: &Version) -> Option<TensorView> {
+    let shift = held.spec.short_name().starts_with("att.x_");
+    let flat = version.major() == 7 && held.spec.role == Role::Vector && !shift;
+    if !flat || held.spec.short_name() == "att.r_k" {
         return Some(held.values.clone());
     }
     held.values.reshaped(&[held.values.elements()])

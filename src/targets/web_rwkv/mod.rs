@@ -22,14 +22,14 @@ pub use st::St;
 
 use super::Objection;
 use crate::error::{Error, Result};
-use crate::model::{Dim, Held, Lazy, Map, Model, Rank, Role, Stored, Version};
+use crate::model::{Dim, Map, Model, ModelTensor, Rank, Role, Stored, TensorView, Version};
 
-/// What the width of the residual stream and of a head, and the size of the vocabulary must be multiples of.
+/// Required divisor of the width of the residual stream and of a head, and of the size of the vocabulary.
 const PAD: usize = 8;
-/// What the rows of f16 matrices must be multiples of.
+/// Required divisor of the rows of f16 matrices.
 const LANES: usize = 4;
 
-/// Whether web-rwkv runs this version: 5.0 has no gate and is taken for version 4; of 7a the parts that it does not know
+/// True if web-rwkv runs this version: 5.0 has no gate and is taken for version 4; of 7a the parts that it does not know
 /// are passed over without a word.
 fn takes(version: &Version) -> bool {
     stored_as(version).is_some()
@@ -39,7 +39,7 @@ fn takes(version: &Version) -> bool {
 fn stored_as(version: &Version) -> Option<&'static Version> {
     let name = if version.name == "5.1" { "5.2" } else { version.name };
     let version = crate::model::VERSIONS.iter().find(|v| v.name == name)?;
-    version.slots().all(|slot| crate::model::web_rwkv(version, slot).is_some()).then_some(version)
+    version.specs().all(|spec| crate::model::web_rwkv(version, spec).is_some()).then_some(version)
 }
 
 fn check(model: &Model) -> Result<Vec<Objection>> {
@@ -84,18 +84,18 @@ fn check(model: &Model) -> Result<Vec<Objection>> {
 /// A tensor as web-rwkv has it, with what the file calls it; `None` if it is not written or cannot be so.
 fn prepared(
     model: &Model,
-    held: &Held,
-    store: fn(&Version, &crate::model::Slot) -> Option<Stored>,
-) -> Option<(Stored, Lazy)> {
+    held: &ModelTensor,
+    store: fn(&Version, &crate::model::TensorSpec) -> Option<Stored>,
+) -> Option<(Stored, TensorView)> {
     let version = stored_as(model.version)?;
     // Of version 5.1 the bonus may have the older name.
-    let name = match held.slot.short_name() {
+    let name = match held.spec.short_name() {
         "att.time_first" if version.major() == 5 => "blocks.{}.att.time_faaaa",
-        _ => held.slot.name,
+        _ => held.spec.name,
     };
-    let stored = store(version, version.slots().find(|s| s.name == name)?)?;
-    let per_head = held.slot.shape == [Dim::H];
-    let values = match (held.slot.role, held.slot.short_name()) {
+    let stored = store(version, version.specs().find(|s| s.name == name)?)?;
+    let per_head = held.spec.shape == [Dim::H];
+    let values = match (held.spec.role, held.spec.short_name()) {
         (Role::LowRank, _) => low_rank(model, held)?,
         (_, "att.time_decay") if per_head => held.values.repeated(model.dims.head_size)?,
         // The logarithm of the bonus.
@@ -109,9 +109,9 @@ fn prepared(
 }
 
 /// A low-rank matrix [out, in] (or five of them), its rank padded with zeros.
-fn low_rank(model: &Model, held: &Held) -> Option<Lazy> {
+fn low_rank(model: &Model, held: &ModelTensor) -> Option<TensorView> {
     let turned = held.values.transposed()?;
-    let mut dims = held.slot.shape.to_vec();
+    let mut dims = held.spec.shape.to_vec();
     let n = dims.len();
     dims.swap(n - 2, n - 1);
     let rank = dims.iter().find_map(|dim| match dim {
@@ -140,11 +140,11 @@ fn padded_rank(model: &Model, rank: Rank) -> usize {
 }
 
 /// The embedding or the head with rows of zeros for the tokens that do not exist.
-fn padded_vocabulary(model: &Model, values: &Lazy) -> Option<Lazy> {
+fn padded_vocabulary(model: &Model, values: &TensorView) -> Option<TensorView> {
     values.padded(&[model.dims.vocab.next_multiple_of(PAD), values.cols()])
 }
 
-fn unfit(model: &Model, held: &Held) -> Error {
+fn unfit(model: &Model, held: &ModelTensor) -> Error {
     Error::Tensor {
         path: model.container.path().to_owned(),
         tensor: held.name(),

@@ -15,16 +15,16 @@ use quant::Encoding;
 
 use super::{padded_rank, padded_vocabulary, prepared, stored_as, takes, unfit};
 use crate::error::Result;
-use crate::model::{Held, Lazy, Map, Model, Rank, Role, Version, prefab};
+use crate::model::{Map, Model, ModelTensor, Rank, Role, TensorView, Version, prefab};
 use crate::recipe::{FileType, Mix};
 use crate::scheme::Scheme;
 use crate::targets::files::names;
-use crate::targets::{Files, Item, Objection, Order, PlannedFile, Target};
+use crate::targets::{Files, Item, LayoutInput, Objection, PlannedFile, Target};
 
 /// The target `.prefab`.
 pub struct Prefab;
 
-/// Who loads such files.
+/// Runtimes that load such files.
 pub(crate) const RUNTIMES: &str = "web-rwkv, Ai00, RWKV App";
 
 /// The fields outside the layers, in the order of web-rwkv's structures; the norms are called otherwise before
@@ -73,11 +73,11 @@ const LAYER_7: &[&str] = &[
     "ffn.x_k", "ffn.w_k", "ffn.w_v",
 ];
 
-/// Every how many layers web-rwkv halves the activations of versions 4 to 6, so that they stay within f16.
+/// Interval in layers at which web-rwkv halves the activations of versions 4 to 6, so that they stay within f16.
 const RESCALE: usize = 6;
-/// The same for version 7, which needs no halving: more than any model has.
+/// Halving interval for version 7, which needs no halving: more than any model has.
 const NEVER: usize = 1024;
-/// Every how many layers web-rwkv sends its commands to the GPU.
+/// Interval in layers at which web-rwkv sends its commands to the GPU.
 const SEPARATE: u64 = 1024;
 
 impl Target for Prefab {
@@ -148,7 +148,7 @@ impl Target for Prefab {
         Ok(items)
     }
 
-    fn files(&self, order: &Order<'_>, groups: &[&[Planned]]) -> Result<Files> {
+    fn files(&self, order: &LayoutInput<'_>, groups: &[&[Planned]]) -> Result<Files> {
         let metadata = metadata(order.model, rescale(order.model, order.scheme));
         let mut files = Vec::new();
         for (tensors, name) in groups.iter().zip(names(order.out, groups.len())?) {
@@ -163,16 +163,16 @@ impl Target for Prefab {
 struct Field<'a> {
     name: String,
     stack: Option<usize>,
-    held: &'a Held,
-    values: Lazy,
+    held: &'a ModelTensor,
+    values: TensorView,
 }
 
 impl<'a> Field<'a> {
-    fn of(model: &Model, held: &'a Held, rescale: usize) -> Option<Field<'a>> {
+    fn of(model: &Model, held: &'a ModelTensor, rescale: usize) -> Option<Field<'a>> {
         let (stored, values) = prepared(model, held, prefab)?;
         let version = stored_as(model.version)?;
         let dims = &model.dims;
-        let values = match (version.major(), held.slot.short_name()) {
+        let values = match (version.major(), held.spec.short_name()) {
             (_, "emb.weight" | "head.weight") => padded_vocabulary(model, &values)?,
             (4, "att.time_decay") => flat(&values.mapped(Map::F16).mapped(Map::NegExp))?,
             (5, "att.time_decay") => flat(&values.mapped(Map::F16).mapped(Map::ExpNegExp))?,
@@ -183,7 +183,7 @@ impl<'a> Field<'a> {
                 0 => values,
                 n => values.mapped(Map::F16).mapped(Map::Scale((-(n as f32)).exp2())),
             },
-            _ if held.slot.role == Role::Vector => flat(&values)?,
+            _ if held.spec.role == Role::Vector => flat(&values)?,
             _ => values,
         };
         Some(Field { name: stored.name_in(held.layer), stack: stored.stack, held, values })
@@ -195,7 +195,7 @@ impl<'a> Field<'a> {
         parts.sort_by_key(|f| f.stack);
         let first = parts.first()?;
         let values = if first.stack.is_some() {
-            let stacked = Lazy::stacked(&parts.iter().map(|f| f.values.clone()).collect::<Vec<_>>())?;
+            let stacked = TensorView::stacked(&parts.iter().map(|f| f.values.clone()).collect::<Vec<_>>())?;
             let (count, cols) = (parts.len(), stacked.cols());
             stacked.reshaped(&[count, 1, cols])?
         } else {
@@ -204,24 +204,24 @@ impl<'a> Field<'a> {
             let ones = shape.iter().take(shape.len() - 1).take_while(|dim| **dim == 1).count();
             first.values.reshaped(&shape[ones..])?
         };
-        let slot = first.held.slot;
-        let fixed = match slot.role {
+        let spec = first.held.spec;
+        let fixed = match spec.role {
             Role::Embedding => Some(Encoding::F16),
             Role::Vector if name.ends_with("time_first") => Some(Encoding::F32),
             // Version 6 adds what depends on the data before it takes the exponential.
-            Role::Vector if name.ends_with("time_decay") && slot.shape.len() < 3 => Some(Encoding::F32),
+            Role::Vector if name.ends_with("time_decay") && spec.shape.len() < 3 => Some(Encoding::F32),
             Role::Vector => Some(Encoding::F16),
             _ => None,
         };
-        Some(Item { name: name.to_owned(), role: slot.role, values, fixed, unread: false })
+        Some(Item { name: name.to_owned(), role: spec.role, values, fixed, unread: false })
     }
 }
 
-fn flat(values: &Lazy) -> Option<Lazy> {
+fn flat(values: &TensorView) -> Option<TensorView> {
     values.reshaped(&[values.elements()])
 }
 
-/// Every how many layers the activations are halved.
+/// Interval in layers at which the activations are halved.
 fn rescale(model: &Model, scheme: &Scheme) -> usize {
     match scheme.rescale {
         Some(0) => NEVER,
@@ -231,13 +231,13 @@ fn rescale(model: &Model, scheme: &Scheme) -> usize {
     }
 }
 
-/// Whether a field is a matrix of whatever kind: the head, the large matrices, the low-rank ones.
+/// True if a field is a matrix of whatever kind: the head, the large matrices, the low-rank ones.
 fn is_matrix(name: &str) -> bool {
     let field = name.rsplit('.').next().unwrap_or_default();
     name == "head.w" || field.starts_with("w_") || field.ends_with(['1', '2'])
 }
 
-/// What web-rwkv wants to know of the model.
+/// Metadata that web-rwkv wants to know of the model.
 fn metadata(model: &Model, rescale: usize) -> Metadata {
     let (dims, version) = (&model.dims, model.version);
     let number = |n: usize| Value::U64(n as u64);

@@ -11,7 +11,7 @@ use crate::recipe::FileType;
 use crate::scheme::Scheme;
 use crate::targets::adapters::state_items;
 use crate::targets::files::{layout, names};
-use crate::targets::{Files, Item, Objection, Order, PlannedFile, Target};
+use crate::targets::{Files, Item, LayoutInput, Objection, PlannedFile, Target};
 
 /// The target `.st`.
 pub struct St;
@@ -63,7 +63,7 @@ impl Target for St {
         let read = model.tensors.iter().filter(|held| !held.is_unread());
         let items = read.map(|held| {
             let (stored, values) = prepared(model, held, web_rwkv).ok_or_else(|| unfit(model, held))?;
-            let (name, role) = (stored.name_in(held.layer), held.slot.role);
+            let (name, role) = (stored.name_in(held.layer), held.spec.role);
             // What web-rwkv does itself from version 6 on.
             let pads = model.version.major() < 6 && matches!(role, Role::Embedding | Role::Head);
             let padded = if pads { padded_vocabulary(model, &values) } else { Some(values) };
@@ -75,7 +75,7 @@ impl Target for St {
         Ok(items)
     }
 
-    fn files(&self, order: &Order<'_>, groups: &[&[Planned]]) -> Result<Files> {
+    fn files(&self, order: &LayoutInput<'_>, groups: &[&[Planned]]) -> Result<Files> {
         let metadata = Metadata::new(); // never looked at
         let mut files = Vec::new();
         for (tensors, name) in groups.iter().zip(names(order.out, groups.len())?) {

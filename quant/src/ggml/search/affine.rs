@@ -3,7 +3,7 @@
 use super::{GROUPS, Transposed, load};
 use crate::arch::{Lanes, nearest_int};
 
-/// Which scales [`search`] tries: `nmax + start + step * i` levels over the range, `i` in `0..=steps`.
+/// Scales that [`search`] tries: `nmax + start + step * i` levels over the range, `i` in `0..=steps`.
 #[derive(Clone, Copy)]
 pub(in crate::ggml) struct Trials {
     pub nmax: f32,
@@ -16,7 +16,7 @@ pub(in crate::ggml) struct Trials {
     pub cut_first: bool,
 }
 
-/// What [`search`] found for each group.
+/// Result of [`search`] for each group.
 pub(in crate::ggml) struct Affine {
     pub scale: [f32; GROUPS],
     /// The minimum: 0 or less.

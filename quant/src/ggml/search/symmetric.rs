@@ -3,10 +3,10 @@
 use super::{GROUPS, Transposed, ZERO, extreme, load};
 use crate::arch::{Lanes, Twice, nearest_int};
 
-/// What [`search`] found for each group.
+/// Result of [`search`] for each group.
 pub(in crate::ggml) struct Symmetric {
     pub scale: [f32; GROUPS],
-    /// What values are multiplied with to find their codes; 0 for a group of zeros.
+    /// Factor that values are multiplied with to find their codes; 0 for a group of zeros.
     pub inverse: [f32; GROUPS],
 }
 
@@ -95,7 +95,7 @@ fn sums<S: Lanes, const LEN: usize>(
     (sum_lx, sum_l2)
 }
 
-/// What [`descend`] found for each group.
+/// Result of [`descend`] for each group.
 pub(in crate::ggml) struct Descended<const LEN: usize> {
     pub scale: [f32; GROUPS],
     /// Codes counted from `-nmax`; for a group of zeros 0, as ggml has it.

@@ -82,10 +82,10 @@ impl Clustered {
     }
 }
 
-/// How far the means of a head's rows may be from the centers: as far as rounding a model moves them.
+/// Maximum distance of the means of a head's rows from the centers: as far as rounding a model moves them.
 const NEAR: f64 = 0.05;
 
-/// Whether each center is about the mean of the rows of its cluster.
+/// True if each center is about the mean of the rows of its cluster.
 fn are_means(centers: &[f32], of_row: &[u32], members: &[Vec<u32>], full: &FullRows<'_>) -> Result<bool> {
     let cols = full.cols();
     let (mut sums, mut row) = (vec![0.0; centers.len()], 0);

@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 
 use formats::{Metadata, Planned, Value, safetensors};
 use quant::Encoding;
-use rwkv_quant::about::{self, About};
+use rwkv_quant::metadata::{self, ModelMetadata};
 use rwkv_quant::model::adapter::{Adapter, Layout, Options, TunedState};
 use rwkv_quant::batch::{Job, Summary};
 use rwkv_quant::calibrate::Stats;
@@ -130,9 +130,9 @@ fn hybrid(scratch: &Scratch, name: &str, bytes: &[u8]) -> String {
     let said = ended(Model::open(&folder, &[]).and_then(|model| {
         // Making a tokenizer takes a hundred times as long as the rest, and no card changes it.
         if name != "README.md" {
-            about::coder(&model, None)?.encode(b"some text").ok();
+            metadata::coder(&model, None)?.encode(b"some text").ok();
         }
-        About::stated(&model, true)
+        ModelMetadata::stated(&model, true)
     }));
     match before {
         Some(before) => std::fs::write(&path, before).expect("the scratch folder takes a file"),
@@ -204,7 +204,7 @@ fn shards() -> Vec<Vec<u8>> {
 fn shard(scratch: &Scratch, bytes: &[u8]) -> String {
     let folder = scratch.empty_folder("shards");
     std::fs::write(folder.join("o.gguf.shard-1of1"), bytes).expect("the scratch folder takes a file");
-    ended(rwkv_quant::spread::merge(&folder.join("o.gguf"), true, &rwkv_quant::pipeline::Silent, &Stop::new()))
+    ended(rwkv_quant::shards::merge(&folder.join("o.gguf"), true, &rwkv_quant::pipeline::Silent, &Stop::new()))
 }
 
 fn results() -> Vec<Vec<u8>> {
