@@ -82,6 +82,65 @@ fn the_input_is_never_the_output() {
     assert_eq!(fs::read(&model).unwrap(), before);
 }
 
+/// Cases partial-input and save-recipe-onto-source: every file that a run reads stays, whatever name an output has.
+#[test]
+fn inputs_stay_whatever_an_output_is_called() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    for name in ["model.pth", "model.gguf.partial", "m.gguf", "m.safetensors", "m.json"] {
+        fs::copy(testdata(MODEL), at(name)).unwrap();
+    }
+    for name in ["text.txt", "stats.gguf.partial", "template"] {
+        fs::write(at(name), "The quick brown fox jumps over the lazy dog. ".repeat(40)).unwrap();
+    }
+    fs::write(at("recipe.toml"), "type = \"q8_0\"\n").unwrap();
+    let before: Vec<Vec<u8>> =
+        fs::read_dir(dir.path()).unwrap().map(|entry| fs::read(entry.unwrap().path()).unwrap()).collect();
+    let (model, partial, text) = (at("model.pth"), at("model.gguf.partial"), at("text.txt"));
+    let calibrated = ["--calib", &text, "--calib-tokens", "64", "--calib-ctx", "64", "-t", "q8_0", "-f"];
+    for args in [
+        vec!["convert", &partial, &at("model.gguf"), "-t", "q8_0"],
+        vec!["convert", &model, &at("o.gguf"), "-t", "q8_0", "--save-recipe", &model, "-f"],
+        vec!["convert", &model, &at("o.gguf"), "-t", "q8_0", "--save-recipe", &at("o.gguf"), "-f"],
+        vec!["convert", &model, &at("recipe.toml"), "--to", "gguf", "--recipe", &at("recipe.toml"), "-f"],
+        vec![
+            "convert",
+            &model,
+            &at("template"),
+            "--to",
+            "gguf",
+            "-t",
+            "q8_0",
+            "--chat-template",
+            &at("template"),
+            "-f",
+        ],
+        [&["convert", &model, &text, "--to", "gguf"], &calibrated[..]].concat(),
+        vec![
+            "calibrate",
+            &model,
+            &at("stats.gguf.partial"),
+            "-o",
+            &at("stats.gguf"),
+            "--tokens",
+            "64",
+            "--ctx",
+            "64",
+        ],
+        vec!["calibrate", &at("m.gguf"), &text, "-o", &at("m.gguf"), "-f"],
+        vec!["cluster-head", &at("m.safetensors"), "-o", &at("m.safetensors"), "-f"],
+        vec!["eval-ppl", &at("m.json"), &text, "--save", &at("m.json"), "-f"],
+    ] {
+        let ran = run(&args);
+        let says = ["is the input, which is never changed", "would write two files of the name"];
+        assert_eq!(ran.status, 2, "{args:?}: {}", ran.stderr);
+        assert!(says.iter().any(|said| ran.stderr.contains(said)), "{args:?}: {}", ran.stderr);
+        let after: Vec<Vec<u8>> =
+            fs::read_dir(dir.path()).unwrap().map(|entry| fs::read(entry.unwrap().path()).unwrap()).collect();
+        assert!(after == before, "{args:?}: {}", ran.stderr);
+    }
+}
+
 /// It was refused by the system when all was written: `cannot rename to its name`.
 #[test]
 fn a_folder_name_for_a_file_is_refused_before_anything_is_written() {
