@@ -150,7 +150,7 @@ pub fn divide(
     Ok(done)
 }
 
-/// ModelMetadata the memory that [`encode`] takes with so many threads.
+/// Approximate memory that [`encode`] takes with so many threads.
 pub fn peak_bytes(plan: &Plan, calibration: &Calibration, threads: usize) -> u64 {
     let Calibration { text, model, source } = calibration;
     let cols = |t: &Target| plan.tensors[t.write].values.cols();

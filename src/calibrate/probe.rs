@@ -103,7 +103,7 @@ pub fn probe(
     Ok(probed)
 }
 
-/// ModelMetadata the memory that [`probe`] takes.
+/// Approximate memory that [`probe`] takes.
 pub fn probing_bytes(model: &Model, text: &Text) -> u64 {
     let tokens: usize = chosen(text).iter().map(|s| s.len()).sum();
     let logits = 2 * 4 * (PREDICTIONS * model.dims.vocab) as u64;

@@ -125,7 +125,7 @@ impl Abreast {
     }
 }
 
-/// ModelMetadata the memory that [`encode`] takes with so many threads.
+/// Approximate memory that [`encode`] takes with so many threads.
 pub fn peak_bytes(plan: &Plan, threads: usize) -> u64 {
     let left: Vec<&TensorPlan> = plan.tensors.iter().filter(|t| is_left(t)).collect();
     let Abreast { tensors, tiles } = Abreast::of(threads, left.len());

@@ -12,7 +12,7 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::merge::{Merged, STEP, ShardFile, find, listed};
+use super::merge::{Merged, STEP, ShardFile, find, listed, read_back};
 use super::{head_of, path, said_by};
 use crate::convert::Prepared;
 use crate::error::{Error, Result};
@@ -20,7 +20,7 @@ use crate::identity::Identity;
 use crate::pipeline::{Observer, Stop};
 use crate::plan::TensorPlan;
 use crate::shard::{KEY, Shard};
-use crate::storage::{Inputs, Outputs, Targets, unopened};
+use crate::storage::{Inputs, Outputs, Targets};
 
 /// Head of a shard: its part, its identity and its tensors.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
@@ -99,14 +99,8 @@ pub(super) fn merge(out: &Path, force: bool, observer: &dyn Observer, stop: &Sto
     for (offset, bytes) in layout.finish(&sums) {
         outputs.write_at(0, &bytes, offset)?;
     }
-    // As a stranger would read it.
-    let to_open = outputs.to_open();
-    let written = open(&to_open, &Limits::default()).map_err(|e| unopened(&to_open, e))?;
+    let written = read_back(&outputs, observer, stop)?;
     written.format().verify_checksums(&written, &Limits::default())?;
-    outputs.read_back(&|bytes| {
-        observer.verified(bytes);
-        stop.check()
-    })?;
     let merged = Merged {
         output: out.to_owned(),
         shards: shards.len(),

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
-use formats::{Limits, Mapped, model_digest, open, put_digest};
+use formats::{Container, Limits, Mapped, model_digest, open, put_digest};
 use rayon::prelude::*;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
@@ -68,14 +68,7 @@ pub fn merge(out: &Path, force: bool, observer: &dyn Observer, stop: &Stop) -> R
     for (file, offset, bytes) in &frames {
         outputs.write_at(*file, bytes, *offset)?;
     }
-
-    // As a stranger would read it.
-    let to_open = outputs.to_open();
-    open(&to_open, &Limits::default()).map_err(|e| unopened(&to_open, e))?;
-    outputs.read_back(&|bytes| {
-        observer.verified(bytes);
-        stop.check()
-    })?;
+    read_back(&outputs, observer, stop)?;
     let merged = Merged {
         output: out.to_owned(),
         shards: shards.len(),
@@ -84,6 +77,17 @@ pub fn merge(out: &Path, force: bool, observer: &dyn Observer, stop: &Stop) -> R
     };
     outputs.commit(&inputs)?;
     Ok(merged)
+}
+
+/// Opens merged files as a stranger would, and compares all that is on disk with what was written.
+pub(super) fn read_back(outputs: &Outputs, observer: &dyn Observer, stop: &Stop) -> Result<Container> {
+    let to_open = outputs.to_open();
+    let written = open(&to_open, &Limits::default()).map_err(|e| unopened(&to_open, e))?;
+    outputs.read_back(&|bytes| {
+        observer.verified(bytes);
+        stop.check()
+    })?;
+    Ok(written)
 }
 
 /// A file that holds one shard.
